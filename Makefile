@@ -1,0 +1,48 @@
+# handfast: `make demo` shows it at work, `make test` tries everything.
+
+GO      ?= go
+LISTEN  ?= 127.0.0.1:8080
+WORKERS ?= 4
+FUZZTIME ?= 30s
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test soak bench fuzz lint
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## bin/handfast and the example worker bin/http
+	$(GO) build -o bin/ ./cmd/handfast ./examples/http
+
+demo: build ## run the balancer with example workers on LISTEN (127.0.0.1:8080)
+	@echo 'Try, in another terminal:'; \
+	echo '  curl $(LISTEN)                          # whose slot are you in?'; \
+	echo '  curl --interface 127.0.0.6 $(LISTEN)    # and another client?'; \
+	echo "  kill -USR2 $$$$; curl $(LISTEN)         # reload: same slot, new worker"; \
+	echo; \
+	exec bin/handfast run --listen $(LISTEN) --workers $(WORKERS) -- bin/http
+
+test: ## all tests, with the race detector (needs python3, else says what it skips)
+	@command -v python3 >/dev/null || echo 'make test: python3 is missing, examples/python is skipped; apt-get install python3'
+	$(GO) test -race -shuffle=on -timeout 10m ./...
+
+soak: ## the trials with real processes, again and again (SOAK=20 times)
+	$(GO) test -race -shuffle=on -timeout 2h -count=$${SOAK:-20} ./cmd/handfast ./master/... ./worker/... ./fdpass
+
+bench: ## compare with SO_REUSEPORT, HAProxy and nginx, side by side (BENCH: its flags)
+	$(GO) run ./cmd/bench $(BENCH)
+
+fuzz: ## each parser for FUZZTIME (30s)
+	@for package in $$($(GO) list ./...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz'); do \
+			echo "$$package $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$package || exit 1; \
+		done; \
+	done
+
+lint: ## formatting, vet, staticcheck, and a tidy go.mod
+	@test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+	$(GO) mod tidy -diff

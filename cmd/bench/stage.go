@@ -1,0 +1,235 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	readyTimeout = 10 * time.Second // from the start of a peer until all workers answer
+	stopTimeout  = 5 * time.Second  // from SIGTERM to SIGKILL
+)
+
+// stage is one peer in one round: its processes, where it listens, and its files.
+type stage struct {
+	settings
+	peer     peer
+	self     string // this program
+	handfast string // the program built from this tree
+	dir      string // for configurations and logs
+	files    int    // limit of open files of each process
+
+	ctx     context.Context
+	address netip.AddrPort // where clients connect
+	started []*started
+
+	balancerPIDs []int
+	workerPIDs   []int // known when all have answered
+
+	failure error // of a connection, to be shown
+}
+
+// started is a process of a peer, with a process group of its own.
+type started struct {
+	cmd   *exec.Cmd
+	log   string
+	ended chan struct{} // closed when it has been waited for
+}
+
+// open starts the peer. Call close in any case.
+func (s *stage) open() (err error) {
+	if s.address, err = freeAddress(); err != nil {
+		return err
+	}
+	if err := s.peer.start(s); err != nil {
+		return err
+	}
+	return s.await()
+}
+
+// close stops all processes: politely, then by force.
+func (s *stage) close() {
+	for _, p := range slices.Backward(s.started) {
+		unix.Kill(-p.cmd.Process.Pid, unix.SIGTERM)
+		select {
+		case <-p.ended:
+			continue
+		case <-time.After(stopTimeout):
+		}
+		unix.Kill(-p.cmd.Process.Pid, unix.SIGKILL)
+		for _, pid := range s.workerPIDs { // which may have groups of their own
+			unix.Kill(pid, unix.SIGKILL)
+		}
+		<-p.ended
+	}
+}
+
+// run starts a process and returns its id. What it says goes to a file.
+func (s *stage) run(env []string, path string, args ...string) (int, error) {
+	log, err := os.Create(filepath.Join(s.dir, fmt.Sprintf("%d.log", len(s.started))))
+	if err != nil {
+		return 0, err
+	}
+	defer log.Close()
+	cmd := exec.Command(path, args...)
+	cmd.Env = append(os.Environ(), env...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGTERM}
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	p := &started{cmd: cmd, log: log.Name(), ended: make(chan struct{})}
+	s.started = append(s.started, p)
+	go func() {
+		cmd.Wait()
+		close(p.ended)
+	}()
+	return cmd.Process.Pid, nil
+}
+
+func (s *stage) runWorker(mode, address string) (int, error) {
+	return s.run([]string{envWorker + "=" + mode, envAddress + "=" + address}, s.self)
+}
+
+// write makes a configuration file.
+func (s *stage) write(name, content string) (path string, err error) {
+	path = filepath.Join(s.dir, name)
+	return path, os.WriteFile(path, []byte(content), 0o600)
+}
+
+// await waits until every worker has answered a request.
+func (s *stage) await() error {
+	ctx, cancel := context.WithTimeout(s.ctx, readyTimeout)
+	defer cancel()
+	seen := map[int]bool{}
+	var err error
+	for client := 0; len(seen) < s.workers; client++ {
+		var pid int
+		if pid, err = s.ask(ctx, client%s.clients); err == nil {
+			seen[pid] = true
+			continue
+		}
+		if ended := s.hasEnded(); ended != nil {
+			return ended
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%d of %d workers answered within %v: %w%s", len(seen), s.workers, readyTimeout, err, s.logs())
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	s.workerPIDs = s.workerPIDs[:0]
+	for pid := range seen {
+		s.workerPIDs = append(s.workerPIDs, pid)
+	}
+	return nil
+}
+
+// ask makes one request and returns the process id of the worker that answered.
+func (s *stage) ask(ctx context.Context, client int) (pid int, err error) {
+	address := clientAddress(client)
+	source := &net.TCPAddr{IP: address[:]}
+	transport := &http.Transport{DialContext: (&net.Dialer{LocalAddr: source}).DialContext, DisableKeepAlives: true}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.address.String()+"/short", nil)
+	if err != nil {
+		return 0, err
+	}
+	res, err := transport.RoundTrip(req)
+	if err != nil {
+		return 0, err
+	}
+	defer res.Body.Close()
+	if _, err := io.Copy(io.Discard, res.Body); err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(res.Header.Get(headerWorker))
+}
+
+// hasEnded returns an error when one of the processes has ended.
+func (s *stage) hasEnded() error {
+	for _, p := range s.started {
+		select {
+		case <-p.ended:
+			return fmt.Errorf("%s: %v%s", filepath.Base(p.cmd.Path), p.cmd.ProcessState, s.logs())
+		default:
+		}
+	}
+	return nil
+}
+
+// logs returns what the processes said, on lines of their own.
+func (s *stage) logs() string {
+	var all strings.Builder
+	for _, p := range s.started {
+		text, _ := os.ReadFile(p.log)
+		if len(text) > 0 {
+			fmt.Fprintf(&all, "\n%s", strings.TrimSpace(string(text)))
+		}
+	}
+	return all.String()
+}
+
+// note keeps the reason of a failed connection.
+func (s *stage) note(err error) {
+	if err != nil {
+		s.failure = err
+	}
+}
+
+// canHold is how many connections the peer can hold at its limit of open files.
+func (s *stage) canHold() int {
+	const spare = 300 // for all other purposes
+	if s.peer.files == 0 {
+		return s.held
+	}
+	return min(s.held, (s.files-spare)/s.peer.files-s.concurrency)
+}
+
+// usage is what all involved have used until now.
+type usage struct {
+	balancer, workers, load time.Duration // processor time
+	balancerMem, workersMem int64         // bytes
+}
+
+func (u usage) total() time.Duration { return u.balancer + u.workers + u.load }
+
+func (s *stage) usage() (u usage, err error) {
+	if err := s.hasEnded(); err != nil {
+		return u, err
+	}
+	var errs [5]error
+	u.balancerMem, errs[0] = memory(s.balancerPIDs)
+	u.workersMem, errs[1] = memory(s.workerPIDs)
+	u.balancer, errs[2] = processorTime(s.balancerPIDs)
+	u.workers, errs[3] = processorTime(s.workerPIDs)
+	u.load, errs[4] = processorTime([]int{os.Getpid()})
+	if err := errors.Join(errs[:]...); err != nil {
+		return u, fmt.Errorf("%w%s", err, s.logs())
+	}
+	return u, nil
+}
+
+// freeAddress returns a loopback address with a port that was free a moment ago.
+func freeAddress() (netip.AddrPort, error) {
+	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	defer ln.Close()
+	return ln.Addr().(*net.TCPAddr).AddrPort(), nil
+}

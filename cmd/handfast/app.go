@@ -1,0 +1,121 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime/debug"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+)
+
+// Exit statuses.
+const (
+	exitOK      = 0 // stopped as asked, or printed what was asked for
+	exitFailure = 1 // could not start or go on, or was stopped by force
+	exitUsage   = 2 // the command line or the environment makes no sense
+)
+
+// usageError is a mistake of the person who typed the command.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// usagef makes a usageError.
+func usagef(format string, args ...any) error {
+	return usageError{fmt.Errorf(format, args...)}
+}
+
+// run is the whole command; args[0] is the program's name.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	app := newApp(stdout, stderr)
+	err := app.RunContext(ctx, operandsLast(app, args))
+	var usage usageError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &usage):
+		fmt.Fprintf(stderr, "handfast: %v\nTry 'handfast help'.\n", err)
+		return exitUsage
+	default:
+		fmt.Fprintf(stderr, "handfast: %v\n", err)
+		return exitFailure
+	}
+}
+
+func newApp(stdout, stderr io.Writer) *cli.App {
+	usage := func(c *cli.Context, err error, _ bool) error {
+		return usagef("%s: %w", c.Command.Name, err)
+	}
+	app := &cli.App{
+		Name:      "handfast",
+		Usage:     "run a server as several workers, with sticky TCP connections",
+		UsageText: "handfast run [flags] -- COMMAND [ARG...]\nhandfast slot [flags] ADDRESS",
+		Description: "The master accepts connections, finds the slot that a client's address belongs\n" +
+			"to, and hands the open connection to the worker in that slot.",
+		Version:      version(),
+		Writer:       stdout,
+		ErrWriter:    stderr,
+		OnUsageError: usage,
+		// Errors are reported by run, which tells usage errors from others.
+		ExitErrHandler: func(*cli.Context, error) {},
+		Commands:       []*cli.Command{runCommand(stderr), slotCommand()},
+		Action: func(c *cli.Context) error {
+			if c.NArg() > 0 {
+				return usagef("no command %q; there are run and slot", c.Args().First())
+			}
+			return cli.ShowAppHelp(c)
+		},
+	}
+	for _, command := range app.Commands {
+		command.OnUsageError = usage
+	}
+	return app
+}
+
+// version is what the Go toolchain knows of this build.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
+}
+
+// operandsLast moves the operands of `handfast slot ADDRESS --workers N` behind its
+// flags, where urfave/cli wants them. The arguments of `run` stay as they are: what
+// follows the command belongs to it.
+func operandsLast(app *cli.App, args []string) []string {
+	if len(args) < 2 || args[1] != "slot" {
+		return args
+	}
+	flags, operands := slices.Clone(args[:2]), []string{}
+	for rest := args[2:]; len(rest) > 0; rest = rest[1:] {
+		switch arg := rest[0]; {
+		case arg == "--":
+			return slices.Concat(flags, rest[:1], operands, rest[1:])
+		case !strings.HasPrefix(arg, "-") || arg == "-":
+			operands = append(operands, arg)
+		default:
+			flags = append(flags, arg)
+			if !strings.Contains(arg, "=") && takesValue(app.Command("slot"), arg) && len(rest) > 1 {
+				rest = rest[1:]
+				flags = append(flags, rest[0])
+			}
+		}
+	}
+	return append(flags, operands...)
+}
+
+// takesValue tells whether a flag as typed is followed by a value.
+func takesValue(command *cli.Command, arg string) bool {
+	name := strings.TrimLeft(arg, "-")
+	for _, f := range command.Flags {
+		if _, isBool := f.(*cli.BoolFlag); !isBool && slices.Contains(f.Names(), name) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/handfast/handfast/hash"
+	"github.com/handfast/handfast/master"
+	"github.com/handfast/handfast/master/supervisor"
+)
+
+// env names the environment variable of a flag.
+func env(name string) []string {
+	return []string{"HANDFAST_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))}
+}
+
+func intFlag(name string, value int, usage string) cli.Flag {
+	return &cli.IntFlag{Name: name, EnvVars: env(name), Value: value, Usage: usage}
+}
+
+func durationFlag(name string, value time.Duration, usage string) cli.Flag {
+	return &cli.DurationFlag{Name: name, EnvVars: env(name), Value: value, Usage: usage}
+}
+
+func stringFlag(name, value, usage string) cli.Flag {
+	return &cli.StringFlag{Name: name, EnvVars: env(name), Value: value, Usage: usage}
+}
+
+func workersFlag() cli.Flag {
+	return &cli.IntFlag{
+		Name: "workers", Aliases: []string{"n"}, EnvVars: env("workers"),
+		Value: runtime.NumCPU(), DefaultText: "number of CPUs",
+		Usage: "number of slots, each with one worker",
+	}
+}
+
+// hashFlags decide, with the number of workers, where a client belongs.
+func hashFlags() []cli.Flag {
+	config := hash.DefaultConfig()
+	return []cli.Flag{
+		&cli.Uint64Flag{Name: "hash-seed", EnvVars: env("hash-seed"), Value: uint64(config.Seed),
+			Usage: "`NUMBER`, 0 to 4294967295; machines with the same one place clients alike"},
+		intFlag("ipv4-prefix", config.IPv4Prefix, "`BITS` of an IPv4 address that tell clients apart"),
+		intFlag("ipv6-prefix", config.IPv6Prefix, "`BITS` of an IPv6 address that tell clients apart"),
+	}
+}
+
+func runFlags() []cli.Flag {
+	balancer, super := master.DefaultBalancerConfig(), supervisor.DefaultConfig()
+	flags := []cli.Flag{
+		&cli.StringSliceFlag{
+			Name: "listen", Aliases: []string{"l"}, EnvVars: env("listen"), DefaultText: "\":8080\", or what systemd passes",
+			Usage: "`ADDRESS` to listen on, repeatable: \":80\" is all IPv4 and IPv6, \"0.0.0.0:80\" all IPv4, \"[::]:80\" all IPv6",
+		},
+		workersFlag(),
+	}
+	flags = append(flags, hashFlags()...)
+	return append(flags,
+		durationFlag("retry-delay", balancer.RetryDelay, "between two tries to deliver to an empty slot or a full mailbox"),
+		intFlag("max-retries", balancer.MaxRetries, "`NUMBER` of tries after the first; then the connection is refused"),
+		intFlag("max-parked", balancer.MaxParked, "`NUMBER` of connections that may wait for their slot; further ones get 503"),
+		stringFlag("when-down", "wait", "`WHAT` to do when the slot stays empty: wait (refuse after the retries) or next (the client's next slot takes it)"),
+		stringFlag("refuse", "http", "`HOW` to refuse: http (502 or 503) or close"),
+		durationFlag("ready-timeout", super.ReadyTimeout, "a worker that is not ready by then is replaced"),
+		durationFlag("drain-timeout", super.DrainTimeout, "how long a replaced worker may finish its connections; then SIGTERM"),
+		durationFlag("stop-timeout", super.StopTimeout, "the same when handfast stops"),
+		durationFlag("kill-timeout", super.KillTimeout, "from SIGTERM to SIGKILL"),
+		durationFlag("min-uptime", super.MinUptime, "a worker that ends before died young, and its successors are delayed"),
+		durationFlag("backoff-min", super.BackoffMin, "delay after the second of them; it doubles"),
+		durationFlag("backoff-max", super.BackoffMax, "up to this"),
+		stringFlag("log-level", "info", "`LEVEL`: trace, debug, info, warn or error"),
+		&cli.BoolFlag{Name: "log-json", EnvVars: env("log-json"), Usage: "log JSON, one object a line"},
+	)
+}

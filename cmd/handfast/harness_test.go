@@ -1,0 +1,373 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/hash"
+)
+
+// The tests run the real thing: this test binary plays the command when
+// testRole is set, and a worker when there is a mailbox too (worker_test.go).
+const testRole = "HANDFAST_TEST_BINARY"
+
+// patience bounds every wait for something that should happen soon.
+const patience = 30 * time.Second
+
+func TestMain(m *testing.M) {
+	if os.Getenv(testRole) == "" {
+		os.Exit(m.Run())
+	}
+	if os.Getenv("HANDFAST_FD") != "" {
+		os.Exit(playWorker(os.Args[1:]))
+	}
+	os.Exit(run(context.Background(), os.Args, os.Stdout, os.Stderr))
+}
+
+// balancer is a running `handfast run`.
+type balancer struct {
+	t      *testing.T
+	cmd    *exec.Cmd
+	addr   string // of its first listener
+	exited chan struct{}
+
+	mu      sync.Mutex
+	lines   []logLine
+	changed chan struct{} // closed and replaced when lines grows
+}
+
+// logLine is one line of the JSON log.
+type logLine struct {
+	text       string
+	Message    string `json:"@message"`
+	Level      string `json:"@level"`
+	Address    string `json:"address"`
+	Exit       string `json:"exit"`
+	Err        string `json:"err"`
+	Slot       int    `json:"slot"`
+	PID        int    `json:"pid"`
+	Generation int    `json:"generation"`
+	Accepted   int    `json:"accepted"`
+	HandedOff  int    `json:"handed_off"`
+	TakenBack  int    `json:"taken_back"`
+	Refused    int    `json:"refused"`
+}
+
+// options changes how a balancer is started.
+type options struct {
+	flags    []string        // of `handfast run`
+	worker   []string        // arguments of playWorker; default "http"
+	notReady bool            // do not wait until the workers are ready
+	change   func(*exec.Cmd) // last changes to the command
+}
+
+// start runs a balancer with n workers on 127.0.0.1 until the test ends.
+func start(t *testing.T, n int, o options) *balancer {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o.worker == nil {
+		o.worker = []string{"http"}
+	}
+	args := []string{"run", "--log-json", "--log-level", "debug", "--stop-timeout", "10s", "--workers", strconv.Itoa(n)}
+	if !slices.Contains(o.flags, "--listen") {
+		args = append(args, "--listen", "127.0.0.1:0")
+	}
+	args = slices.Concat(args, o.flags, []string{"--", self}, o.worker)
+	b := &balancer{t: t, cmd: exec.Command(self, args...), exited: make(chan struct{}), changed: make(chan struct{})}
+	b.cmd.Env = append(os.Environ(), testRole+"=1", "GORACE=atexit_sleep_ms=0")
+	if o.change != nil {
+		o.change(b.cmd)
+	}
+	stderr, err := b.cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan struct{})
+	go func() { defer close(read); b.readLog(stderr) }()
+	go func() { <-read; b.cmd.Wait(); close(b.exited) }()
+	t.Cleanup(b.cleanup)
+	b.addr = b.await("listening").Address
+	if !o.notReady {
+		b.awaitCount("worker ready", n)
+	}
+	return b
+}
+
+// readLog collects the log, and what else is written to standard error.
+func (b *balancer) readLog(r io.Reader) {
+	scanner := bufio.NewScanner(r)
+	for scanner.Scan() {
+		line := logLine{text: scanner.Text()}
+		json.Unmarshal(scanner.Bytes(), &line) // a line that is not ours stays text
+		b.mu.Lock()
+		b.lines = append(b.lines, line)
+		close(b.changed)
+		b.changed = make(chan struct{})
+		b.mu.Unlock()
+	}
+}
+
+// log returns the lines with this message.
+func (b *balancer) log(message string) (found []logLine) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, l := range b.lines {
+		if l.Message == message {
+			found = append(found, l)
+		}
+	}
+	return found
+}
+
+// await waits for a message in the log and returns its first line.
+func (b *balancer) await(message string) logLine {
+	b.t.Helper()
+	return b.awaitCount(message, 1)[0]
+}
+
+// awaitCount waits until a message has been logged n times.
+func (b *balancer) awaitCount(message string, n int) []logLine {
+	b.t.Helper()
+	timeout := time.After(patience)
+	for {
+		b.mu.Lock()
+		changed := b.changed
+		b.mu.Unlock()
+		if found := b.log(message); len(found) >= n {
+			return found
+		}
+		select {
+		case <-changed:
+		case <-timeout:
+			b.t.Fatalf("%q was logged %d times, want %d", message, len(b.log(message)), n)
+		}
+	}
+}
+
+// cleanup stops the balancer, and fails the test if something outlived it or a
+// race detector spoke.
+func (b *balancer) cleanup() {
+	b.signal(unix.SIGTERM)
+	select {
+	case <-b.exited:
+	case <-time.After(patience):
+		b.t.Error("the balancer does not stop")
+		b.signal(unix.SIGTERM)
+		select {
+		case <-b.exited:
+		case <-time.After(patience):
+			b.cmd.Process.Kill()
+			<-b.exited
+		}
+	}
+	for _, l := range b.log("worker started") {
+		pid := l.PID
+		if !eventually(func() bool { return !alive(pid) }) {
+			b.t.Errorf("worker %d outlived the balancer", pid)
+			unix.Kill(pid, unix.SIGKILL)
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, l := range b.lines {
+		if strings.Contains(l.text, "DATA RACE") || strings.HasPrefix(l.text, "panic:") {
+			b.t.Error(l.text)
+		}
+	}
+	if b.t.Failed() {
+		for _, l := range b.lines {
+			b.t.Log(l.text)
+		}
+	}
+}
+
+// alive tells whether a process exists and is not a zombie.
+func alive(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err == nil && !bytes.Contains(stat, []byte(") Z "))
+}
+
+// freeze stops a process and waits until none of its threads runs any more: until
+// then one may still take a connection, which is then the worker's.
+func freeze(t *testing.T, pid int) {
+	t.Helper()
+	unix.Kill(pid, unix.SIGSTOP)
+	if !eventually(func() bool {
+		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		for _, thread := range threads {
+			if stat, err := os.ReadFile(thread); err == nil && !bytes.Contains(stat, []byte(") T ")) {
+				return false
+			}
+		}
+		return len(threads) > 0
+	}) {
+		t.Fatalf("process %d does not stop", pid)
+	}
+}
+
+func (b *balancer) signal(sig syscall.Signal) { b.cmd.Process.Signal(sig) }
+
+// exit waits for the end of the balancer and returns its exit status.
+func (b *balancer) exit() int {
+	b.t.Helper()
+	select {
+	case <-b.exited:
+	case <-time.After(patience):
+		b.t.Fatal("the balancer does not stop")
+	}
+	return b.cmd.ProcessState.ExitCode()
+}
+
+// worker returns the pid of the worker that filled a slot last.
+func (b *balancer) worker(slot int) int {
+	pid := 0
+	for _, l := range b.log("worker ready") {
+		if l.Slot == slot {
+			pid = l.PID
+		}
+	}
+	return pid
+}
+
+// files returns how many descriptors the balancer has open.
+func (b *balancer) files() int {
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", b.cmd.Process.Pid))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return len(entries)
+}
+
+// eventually polls until f is true, and tells whether that came.
+func eventually(f func() bool) bool {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+		if f() {
+			return true
+		}
+	}
+	return false
+}
+
+// cpuTime returns the CPU time that a process has used.
+func cpuTime(t *testing.T, pid int) time.Duration {
+	var ts unix.Timespec
+	// The clock of a process, as clock_getcpuclockid(3) makes it.
+	if err := unix.ClockGettime(int32(^pid<<3|2), &ts); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(ts.Nano())
+}
+
+// source returns the i-th loopback address to connect from.
+func source(i int) netip.Addr {
+	return netip.AddrFrom4([4]byte{127, 0, byte(1 + i/250), byte(1 + i%250)})
+}
+
+// sourceIn returns the i-th source whose slot, of n, this is.
+func sourceIn(slot, n, i int) netip.Addr {
+	for k := 0; ; k++ {
+		if hash.DefaultConfig().Key(source(k)).Slot(n) == slot {
+			if i == 0 {
+				return source(k)
+			}
+			i--
+		}
+	}
+}
+
+// answer is what a worker's response says.
+type answer struct {
+	status, slot, pid, generation int
+	client                        string
+	body                          string
+}
+
+var answerLine = regexp.MustCompile(`^slot=(\d+) pid=(\d+) generation=(\d+) client=(\S+)\n`)
+
+// dial connects to the balancer from a loopback address.
+func (b *balancer) dial(from netip.Addr) (*net.TCPConn, error) {
+	d := net.Dialer{Timeout: patience, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))}
+	conn, err := d.Dial("tcp", b.addr)
+	if err != nil {
+		return nil, err
+	}
+	conn.SetDeadline(time.Now().Add(patience))
+	return conn.(*net.TCPConn), nil
+}
+
+// request writes a request for path.
+func request(conn net.Conn, path string) error {
+	_, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n", path)
+	return err
+}
+
+// response reads a whole response.
+func response(conn net.Conn) (a answer, err error) {
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		return a, err
+	}
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return a, err
+	}
+	a.status, a.body = resp.StatusCode, string(body)
+	if m := answerLine.FindStringSubmatch(a.body); m != nil {
+		a.slot, _ = strconv.Atoi(m[1])
+		a.pid, _ = strconv.Atoi(m[2])
+		a.generation, _ = strconv.Atoi(m[3])
+		a.client = m[4]
+	} else if a.status == http.StatusOK {
+		return a, fmt.Errorf("strange answer %q", a.body)
+	}
+	return a, nil
+}
+
+// get makes one request on a connection of its own.
+func (b *balancer) get(from netip.Addr, path string) (answer, error) {
+	conn, err := b.dial(from)
+	if err != nil {
+		return answer{}, err
+	}
+	defer conn.Close()
+	if err := request(conn, path); err != nil {
+		return answer{}, err
+	}
+	return response(conn)
+}
+
+// mustGet is get where it has to work.
+func (b *balancer) mustGet(from netip.Addr, path string) answer {
+	b.t.Helper()
+	a, err := b.get(from, path)
+	if err != nil || a.status != http.StatusOK {
+		b.t.Fatalf("GET %s from %v: %+v, %v", path, from, a, err)
+	}
+	return a
+}

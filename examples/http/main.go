@@ -1,0 +1,39 @@
+// An HTTP server that runs alone, or as several workers: handfast run -- ./http
+package main
+
+import (
+	"fmt"
+	"log"
+	"net/http"
+	"net/netip"
+	"os"
+	"path"
+	"strconv"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/handfast/handfast/worker"
+)
+
+func answer(w http.ResponseWriter, r *http.Request) { // /, /sleep/100ms and /bytes/1000
+	delay, _ := time.ParseDuration(path.Base(r.URL.Path))
+	size, _ := strconv.ParseUint(path.Base(r.URL.Path), 10, 30)
+	time.Sleep(delay)
+	self, _ := worker.Self()
+	client, _ := netip.ParseAddrPort(r.RemoteAddr)
+	fmt.Fprintf(w, "slot=%d pid=%d generation=%d client=%s\n", self.Slot, os.Getpid(), self.Generation, client.Addr())
+	w.Write(make([]byte, size))
+}
+
+func main() {
+	http.HandleFunc("/", answer)
+	http.HandleFunc("/ws", func(w http.ResponseWriter, r *http.Request) {
+		for c, err := websocket.Accept(w, r, nil); err == nil; {
+			kind, msg, _ := c.Read(r.Context())
+			err = c.Write(r.Context(), kind, msg)
+		}
+	})
+	if err := worker.Serve(&http.Server{Addr: ":8080"}); err != nil {
+		log.Fatal(err)
+	}
+}

@@ -1,0 +1,334 @@
+// Package trial runs an example worker under the real command and tries what every
+// worker has to do: stay with its clients, and lose none of them.
+package trial
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/handfast/handfast/hash"
+)
+
+const (
+	timeout = time.Minute // bounds what takes seconds
+	workers = 3
+)
+
+// Worker tries a worker that answers each request with the line that Answer holds.
+func Worker(t *testing.T, command ...string) {
+	for name, try := range map[string]func(*testing.T, []string){"Sticky": sticky, "Reload": reload, "Leave": leave} {
+		t.Run(name, func(t *testing.T) { try(t, command) })
+	}
+}
+
+// Build builds a program of this module for the time of the test.
+func Build(t *testing.T, pkg string) (program string) {
+	t.Helper()
+	program = filepath.Join(t.TempDir(), "program")
+	if out, err := exec.Command("go", "build", "-o", program, pkg).CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	return program
+}
+
+// Process is a program under test.
+type Process struct {
+	*exec.Cmd
+	t     *testing.T
+	ended chan struct{} // closed when it, and all that it has started, have ended
+
+	mu     sync.Mutex
+	output []string // its lines
+}
+
+// Start runs a program until the test ends.
+func Start(t *testing.T, name string, args ...string) *Process {
+	t.Helper()
+	p := &Process{Cmd: exec.Command(name, args...), t: t, ended: make(chan struct{})}
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Stdout, p.Stderr = write, write
+	err = p.Start()
+	write.Close()
+	if err != nil {
+		read.Close()
+		t.Fatal(err)
+	}
+	go p.collect(read)
+	t.Cleanup(func() {
+		if p.ProcessState == nil {
+			p.Process.Kill()
+			p.Wait()
+		}
+		p.awaitEnd()
+		if t.Failed() {
+			t.Log(strings.Join(p.output, "\n"))
+		}
+	})
+	return p
+}
+
+// collect reads until the last process that has inherited the pipe ends.
+func (p *Process) collect(output *os.File) {
+	defer close(p.ended)
+	defer output.Close()
+	for scanner := bufio.NewScanner(output); scanner.Scan(); {
+		p.mu.Lock()
+		p.output = append(p.output, scanner.Text())
+		p.mu.Unlock()
+	}
+}
+
+// Await waits until f has found n lines.
+func (p *Process) Await(what string, n int, f func(line string) bool) {
+	p.t.Helper()
+	eventually(p.t, what, func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		found := 0
+		for _, line := range p.output {
+			if f(line) {
+				found++
+			}
+		}
+		return found >= n
+	})
+}
+
+func (p *Process) awaitEnd() {
+	p.t.Helper()
+	select {
+	case <-p.ended:
+	case <-time.After(timeout):
+		p.t.Errorf("processes are left after %v", timeout)
+	}
+}
+
+// eventually polls until ok.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	poll := time.NewTicker(5 * time.Millisecond)
+	defer poll.Stop()
+	for start := time.Now(); !ok(); <-poll.C {
+		if time.Since(start) > timeout {
+			t.Fatalf("%s: not within %v", what, timeout)
+		}
+	}
+}
+
+// Balance runs command as the workers of handfast, and returns its address when all
+// are ready.
+func Balance(t *testing.T, command ...string) (p *Process, address string) {
+	t.Helper()
+	handfast := Build(t, "github.com/handfast/handfast/cmd/handfast")
+	args := []string{"run", "--listen", "127.0.0.1:0", "--workers", strconv.Itoa(workers), "--log-json", "--"}
+	p = Start(t, handfast, append(args, command...)...)
+	p.Await("listening", 1, func(line string) bool {
+		var entry struct {
+			Message string `json:"@message"`
+			Address string `json:"address"`
+		}
+		if json.Unmarshal([]byte(line), &entry) == nil && entry.Message == "listening" {
+			address = entry.Address
+		}
+		return address != ""
+	})
+	p.AwaitReady(workers)
+	return p, address
+}
+
+// AwaitReady waits until so many workers were ready since the start.
+func (p *Process) AwaitReady(n int) {
+	p.t.Helper()
+	p.Await("ready", n, func(line string) bool { return strings.Contains(line, `"worker ready"`) })
+}
+
+// Stop sends SIGTERM and wants exit status 0 and no process left.
+func (p *Process) Stop() {
+	p.t.Helper()
+	p.Process.Signal(syscall.SIGTERM)
+	if err := p.Wait(); err != nil {
+		p.t.Errorf("handfast: %v, want exit status 0", err)
+	}
+	p.awaitEnd()
+}
+
+// Answer is what an example worker says of itself and of its client.
+type Answer struct {
+	Slot, PID, Generation int
+	Client                string
+}
+
+func parse(text string) (a Answer, err error) {
+	_, err = fmt.Sscanf(text, "slot=%d pid=%d generation=%d client=%s\n", &a.Slot, &a.PID, &a.Generation, &a.Client)
+	return a, err
+}
+
+// ClientAt returns an HTTP client with an address of its own. It keeps connections
+// alive until CloseIdleConnections.
+func ClientAt(source netip.Addr) *http.Client {
+	dialer := &net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(source, 0))}
+	return &http.Client{Transport: &http.Transport{DialContext: dialer.DialContext}, Timeout: timeout}
+}
+
+// Get makes a request to an example worker.
+func Get(client *http.Client, address string) (Answer, error) {
+	response, err := client.Get("http://" + address)
+	if err != nil {
+		return Answer{}, err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil || response.StatusCode != http.StatusOK {
+		return Answer{}, fmt.Errorf("%s %q, error %v", response.Status, body, err)
+	}
+	return parse(string(body))
+}
+
+// Loopback is the i-th address to connect from, 1 to 254.
+func Loopback(i int) netip.Addr { return netip.AddrFrom4([4]byte{127, 0, 0, byte(i)}) }
+
+// sticky: each client stays with the worker in its slot, over keep-alive and
+// over connections, and the worker is told the client's address.
+func sticky(t *testing.T, command []string) {
+	p, address := Balance(t, command...)
+	config := hash.DefaultConfig()
+	pids := map[int]int{}
+	for i := 1; i <= 40; i++ {
+		client, source := ClientAt(Loopback(i)), Loopback(i)
+		slot := config.Key(source).Slot(workers)
+		for range 3 {
+			for range 2 {
+				got, err := Get(client, address)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if pids[slot] == 0 {
+					pids[slot] = got.PID
+				}
+				if want := (Answer{slot, pids[slot], 1, source.String()}); got != want {
+					t.Errorf("client %s: %+v, want %+v", source, got, want)
+				}
+			}
+			client.CloseIdleConnections()
+		}
+	}
+	if len(pids) != workers {
+		t.Errorf("clients are in slots %v, want all %d", pids, workers)
+	}
+	p.Stop()
+}
+
+// traffic sends requests, each on a connection of its own, until stopped. stop
+// returns how many were answered; none may fail.
+func traffic(t *testing.T, address string) (stop func() int) {
+	ctx, cancel := context.WithCancel(context.Background())
+	answered := make(chan int)
+	for i := range 2 {
+		go func() {
+			n := 0
+			for ; ctx.Err() == nil; n++ {
+				client := ClientAt(Loopback(1 + (2*n+i)%40))
+				if _, err := Get(client, address); err != nil {
+					t.Error(err)
+				}
+				client.CloseIdleConnections()
+			}
+			answered <- n
+		}()
+	}
+	return sync.OnceValue(func() int { cancel(); return <-answered + <-answered })
+}
+
+// begin sends a part of a request, and returns also the answer to another one of
+// the same client: since that came later, the first one is with the worker.
+func begin(t *testing.T, client *http.Client, address string) (net.Conn, Answer) {
+	t.Helper()
+	conn, err := client.Transport.(*http.Transport).DialContext(context.Background(), "tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: a\r\n")
+	a, err := Get(client, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client.CloseIdleConnections()
+	return conn, a
+}
+
+// wantFinish sends the rest of the request, which that worker must Answer.
+func wantFinish(t *testing.T, conn net.Conn, want Answer) {
+	t.Helper()
+	fmt.Fprintf(conn, "Connection: close\r\n\r\n")
+	response, err := io.ReadAll(conn)
+	_, body, _ := strings.Cut(string(response), "\r\n\r\n")
+	if got, parseErr := parse(body); got != want || parseErr != nil {
+		t.Errorf("open request: %+v, errors %v, %v; want %+v", got, err, parseErr, want)
+	}
+}
+
+// reload: SIGUSR2 replaces all workers and no request fails. One that was begun
+// before is answered by the worker that has it.
+func reload(t *testing.T, command []string) {
+	p, address := Balance(t, command...)
+	client := ClientAt(Loopback(1))
+	conn, before := begin(t, client, address)
+	stop := traffic(t, address)
+	defer stop()
+	p.Process.Signal(syscall.SIGUSR2)
+	for n := range workers {
+		p.AwaitReady(workers + n + 1)
+		fmt.Fprintf(conn, "X-%d: not silent for long\r\n", n)
+	}
+	after, err := Get(client, address)
+	if err != nil || after.Slot != before.Slot || after.PID == before.PID || after.Generation != 2 {
+		t.Errorf("after the reload: %+v, error %v; before: %+v", after, err, before)
+	}
+	client.CloseIdleConnections()
+	wantFinish(t, conn, before)
+	t.Logf("%d requests", stop())
+	p.Stop()
+}
+
+// leave: SIGTERM makes a worker leave. Its slot gets another one and no request
+// fails; it answers what was begun, and ends with status 0.
+func leave(t *testing.T, command []string) {
+	p, address := Balance(t, command...)
+	client := ClientAt(Loopback(1))
+	conn, before := begin(t, client, address)
+	stop := traffic(t, address)
+	defer stop()
+	syscall.Kill(before.PID, syscall.SIGTERM)
+	p.AwaitReady(workers + 1)
+	after, err := Get(client, address)
+	if err != nil || after.Slot != before.Slot || after.PID == before.PID || after.Generation != 1 {
+		t.Errorf("after the worker left: %+v, error %v; before: %+v", after, err, before)
+	}
+	client.CloseIdleConnections()
+	wantFinish(t, conn, before)
+	p.Await("end of the worker", 1, func(line string) bool {
+		return strings.Contains(line, `"worker exited"`) && strings.Contains(line, fmt.Sprintf(`"pid":%d`, before.PID)) &&
+			strings.Contains(line, `"status 0"`)
+	})
+	t.Logf("%d requests", stop())
+	p.Stop()
+}

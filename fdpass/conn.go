@@ -1,0 +1,259 @@
+package fdpass
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Errors of sending and receiving.
+var (
+	// ErrFull: the other side does not keep up, or too many descriptors of this
+	// user are in flight (ETOOMANYREFS, man 7 unix). Nothing was sent; try later.
+	ErrFull = errors.New("fdpass: mailbox full")
+	// ErrNoFiles: this process is at its limit of open files. The message is still
+	// in the mailbox; receive again when descriptors have been closed.
+	ErrNoFiles = errors.New("fdpass: no free file descriptors")
+	// ErrClosed: nobody will receive this any more.
+	ErrClosed = errors.New("fdpass: mailbox closed")
+)
+
+// Conn is one end of a mailbox. Its methods may be called at the same time.
+type Conn struct {
+	file *os.File
+	raw  syscall.RawConn
+
+	sending sync.Mutex
+	out     outgoing
+
+	receiving sync.Mutex
+	in        *incoming
+}
+
+// outgoing is the message being sent; its buffers are used again and again so
+// that sending does not allocate.
+type outgoing struct {
+	body  []byte
+	oob   []byte // a control message of MaxBatch descriptors, cut to size
+	wait  bool   // whether to wait for room
+	err   error
+	write func(fd uintptr) bool
+	msg   unix.Msghdr
+	iov   unix.Iovec
+}
+
+// Pair makes a mailbox. It returns the master's end, and the worker's end to be
+// inherited by a process; the caller owns both.
+func Pair() (ours *Conn, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("fdpass: %w", os.NewSyscallError("socketpair", err))
+	}
+	if err := unix.SetNonblock(fds[0], true); err != nil {
+		closeAll(fds[:])
+		return nil, nil, fmt.Errorf("fdpass: %w", os.NewSyscallError("fcntl", err))
+	}
+	ours, err = NewConn(os.NewFile(uintptr(fds[0]), "mailbox"))
+	theirs = os.NewFile(uintptr(fds[1]), "mailbox of the worker")
+	if err != nil {
+		theirs.Close()
+		return nil, nil, err
+	}
+	return ours, theirs, nil
+}
+
+// NewConn takes ownership of one end of a mailbox. To wait in Go's poller, the
+// descriptor must have been non-blocking when the file was made.
+func NewConn(file *os.File) (*Conn, error) {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		file.Close()
+		return nil, fmt.Errorf("fdpass: %w", err)
+	}
+	c := &Conn{file: file, raw: raw, in: newIncoming()}
+	c.out.body = make([]byte, 0, headerSize+MaxBatch*recordSize)
+	c.out.oob = make([]byte, unix.CmsgSpace(4*MaxBatch))
+	c.out.write = c.out.sendmsg
+	return c, nil
+}
+
+// TrySend queues one message without waiting. It borrows the descriptors of hs,
+// at most MaxBatch of them, for the duration of the call. A nil error means
+// "queued by the kernel", not "received by the other side".
+func (c *Conn) TrySend(t Type, hs []Handoff) error { return c.send(t, hs, false) }
+
+// Send is TrySend but waits for room, and so do those who send meanwhile.
+func (c *Conn) Send(t Type, hs []Handoff) error { return c.send(t, hs, true) }
+
+func (c *Conn) send(t Type, hs []Handoff, wait bool) error {
+	if len(hs) > MaxBatch {
+		return fmt.Errorf("fdpass: %d connections in one message, at most %d", len(hs), MaxBatch)
+	}
+	c.sending.Lock()
+	defer c.sending.Unlock()
+	o := &c.out
+	o.body = appendMessage(o.body[:0], t, hs)
+	o.attach(hs)
+	o.wait, o.err = wait, nil
+	if err := c.raw.Write(o.write); err != nil {
+		return ErrClosed
+	}
+	return o.err
+}
+
+// attach writes the control message with the descriptors of hs.
+func (o *outgoing) attach(hs []Handoff) {
+	o.oob = o.oob[:0]
+	if len(hs) == 0 {
+		return
+	}
+	o.oob = o.oob[:unix.CmsgSpace(4*len(hs))]
+	header := (*unix.Cmsghdr)(unsafe.Pointer(&o.oob[0]))
+	header.Level, header.Type = unix.SOL_SOCKET, unix.SCM_RIGHTS
+	header.SetLen(unix.CmsgLen(4 * len(hs)))
+	for i := range hs {
+		binary.NativeEndian.PutUint32(o.oob[unix.CmsgLen(4*i):], uint32(hs[i].FD))
+	}
+}
+
+// sendmsg makes one attempt; false asks the poller to wait.
+func (o *outgoing) sendmsg(fd uintptr) bool {
+	for {
+		err := o.sendmsgRaw(fd)
+		switch err {
+		case 0:
+		case unix.EINTR:
+			continue
+		case unix.EAGAIN:
+			if o.wait {
+				return false
+			}
+			o.err = ErrFull
+		case unix.ETOOMANYREFS, unix.ENOBUFS, unix.ENOMEM:
+			o.err = ErrFull
+		case unix.EPIPE, unix.ECONNRESET, unix.ENOTCONN:
+			o.err = ErrClosed
+		default:
+			o.err = fmt.Errorf("fdpass: %w", os.NewSyscallError("sendmsg", err))
+		}
+		return true
+	}
+}
+
+// sendmsgRaw is sendmsg(2) without telling Go's scheduler, as it never waits.
+func (o *outgoing) sendmsgRaw(fd uintptr) syscall.Errno {
+	o.iov.Base = &o.body[0]
+	o.iov.SetLen(len(o.body))
+	o.msg.Iov, o.msg.Iovlen = &o.iov, 1
+	o.msg.Control = unsafe.SliceData(o.oob)
+	o.msg.SetControllen(len(o.oob))
+	_, _, errno := unix.RawSyscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&o.msg)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	return errno
+}
+
+// Message is what Receive fills; it may be used again.
+type Message struct {
+	Type     Type
+	Handoffs []Handoff
+	// Lost counts descriptors that did not arrive because this process came to its
+	// limit of open files since the last message, from afar (MSG_CTRUNC). Their
+	// connections are closed; Handoffs holds those that arrived. Near the limit
+	// Receive is careful and reports ErrNoFiles instead.
+	Lost int
+}
+
+// Receive waits for a message. The caller owns the descriptors in m.Handoffs. The
+// error is io.EOF when the other side has closed and all that it sent has been
+// received, and matches ErrMalformed when the message is not one: then all
+// descriptors that it carried are closed.
+func (c *Conn) Receive(m *Message) error {
+	c.receiving.Lock()
+	defer c.receiving.Unlock()
+	*m = Message{Handoffs: m.Handoffs[:0]}
+	in := c.in
+	if err := c.raw.Read(in.read); err != nil {
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return fmt.Errorf("fdpass: %w", err)
+		}
+		return ErrClosed // the poller's only other error, and not an exported one
+	}
+	switch {
+	case in.err != nil:
+		return fmt.Errorf("fdpass: %w", os.NewSyscallError("recvmsg", in.err))
+	case in.end():
+		return io.EOF
+	}
+	in.learn()
+	err := in.parse(m)
+	if err != nil {
+		closeAll(in.fds)
+		*m = Message{Handoffs: m.Handoffs[:0]}
+	}
+	return err
+}
+
+// parse fills m with the message.
+func (in *incoming) parse(m *Message) error {
+	t, records, size, err := parseHeader(in.body[:in.n])
+	if err != nil {
+		return err
+	}
+	count := len(records) / size
+	switch {
+	case in.kept:
+		return ErrNoFiles
+	case len(in.fds) > count, len(in.fds) < count && !in.truncated():
+		return fmt.Errorf("%w: %s with %d records and %d descriptors", ErrMalformed, t, count, len(in.fds))
+	case count > 0 && (t == TypeReady || t == TypeLeave):
+		return fmt.Errorf("%w: %s with %d records", ErrMalformed, t, count)
+	}
+	m.Type, m.Lost = t, count-len(in.fds)
+	for i, fd := range in.fds {
+		h, err := parseRecord(records[i*size:])
+		if err != nil {
+			return err
+		}
+		h.FD = fd
+		m.Handoffs = append(m.Handoffs, h)
+	}
+	return nil
+}
+
+// SetReceiveDeadline bounds Receive, as net.Conn's SetReadDeadline does.
+func (c *Conn) SetReceiveDeadline(t time.Time) error { return c.file.SetReadDeadline(t) }
+
+// CloseWrite says that no more messages follow. The other side receives all that
+// was sent before, then end of file.
+//
+// The shutdown acts on the socket, not on this descriptor: on all duplicates.
+func (c *Conn) CloseWrite() error {
+	err := c.raw.Control(func(fd uintptr) { unix.Shutdown(int(fd), unix.SHUT_WR) })
+	if err != nil {
+		return ErrClosed
+	}
+	return nil
+}
+
+// Close closes this end and wakes who waits on it.
+func (c *Conn) Close() error { return c.file.Close() }
+
+// CloseHandoffs closes the descriptors of hs.
+func CloseHandoffs(hs []Handoff) {
+	for i := range hs {
+		unix.RawSyscall(unix.SYS_CLOSE, uintptr(hs[i].FD), 0, 0)
+	}
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
+}

@@ -1,0 +1,96 @@
+// Package fdpass carries open connections from one process to another over a
+// Unix socket. It is all that a handfast master and its workers must agree on.
+// This page is the whole protocol: a worker in any language can be written from
+// it (examples/python is one, in the standard library alone).
+//
+// # The mailbox
+//
+// The master makes a socketpair(AF_UNIX, SOCK_SEQPACKET, 0) for each worker
+// process and starts the process with one end of it. The environment says what
+// and where it is:
+//
+//	HANDFAST_FD          number of the inherited descriptor, e.g. 3
+//	HANDFAST_SLOT        the worker's slot, 0 to HANDFAST_SLOTS-1
+//	HANDFAST_SLOTS       number of slots when the worker was started
+//	HANDFAST_GENERATION  which reload started the worker; the first is 1
+//	WORKER_ID            the same as HANDFAST_SLOT
+//
+// SOCK_SEQPACKET keeps messages apart: each recvmsg(2) returns one message, with
+// the descriptors that ride on it and no others. The descriptor is blocking and
+// is inherited over exec(2): a worker makes it close-on-exec before it starts
+// processes of its own, and removes HANDFAST_FD from their environment.
+//
+// # Messages
+//
+// Numbers are unsigned and in network byte order. A message is a header and as
+// many records as the header says:
+//
+//	offset  size  header
+//	     0     1  version of the protocol: 1
+//	     1     1  type of the message
+//	     2     2  number of records, 0 to 64
+//	     4     2  size of one record in bytes, 24 in this version; at most 56
+//	     6     2  zero
+//
+//	offset  size  record, one for each connection
+//	     0     1  flags: 1 = the address below is not the socket's peer but what
+//	              a trusted proxy said of the client
+//	     1     1  family of the client's address: 4, 6, or 0 when it is unknown
+//	     2     2  port, 0 when it is unknown
+//	     4    16  address: all 16 bytes for family 6, the first 4 for family 4
+//	    20     4  scope of a link-local IPv6 address (interface index), else 0
+//
+// The descriptors ride on the message in one SCM_RIGHTS control message, as many
+// as there are records and in the same order. No message is empty, since recvmsg
+// cannot tell that from end of file. None is longer than
+// 8 + 64*56 = 3592 bytes or carries more than 64 descriptors: a buffer of 4096
+// bytes and a control buffer of CMSG_SPACE(64*sizeof(int)) hold any.
+//
+//	type  name     from    records
+//	   1  handoff  master  connections that now belong to the worker
+//	   2  ready    worker  none: the worker takes connections from now on
+//	   3  leave    worker  none: the worker wants no more connections
+//	   4  return   worker  connections that the worker gives back unused, with
+//	                       the records that they came with
+//
+// Later versions make records longer and add types and flags; they do not change
+// what is here. So a worker steps through the records by the size in the header,
+// ignores flags that it does not know, and ignores messages of unknown types but
+// closes the descriptors that they carry. A message of another version, or one
+// whose length is not 8 + records*size, is an error: close what it carried.
+//
+// # A worker's life
+//
+//  1. Send ready. Until then the master gives the worker nothing, and if that
+//     takes longer than the master's ready timeout the process is replaced.
+//  2. Receive. A handed-off connection is an ordinary connected TCP socket that
+//     nobody has read from. It is non-blocking; the flag is the socket's own, so
+//     a worker that wants it otherwise clears O_NONBLOCK.
+//     TCP_NODELAY and keep-alive are set as on the master's listener. Ask for
+//     MSG_CMSG_CLOEXEC so that it does not leak into child processes.
+//  3. At end of file (recvmsg returns 0) the worker is to drain: either the
+//     master is replacing or stopping it, or the master is gone. All that was
+//     sent before is received first; but what the worker leaves lying for a
+//     second the master takes back, for its successor. Finish the connections,
+//     then exit.
+//  4. A worker that wants to stop by itself sends leave and then may give back,
+//     by return, what it received and did not touch; so may a worker at end of
+//     file, and no other. The master takes back what
+//     is still in the mailbox, and end of file follows. Until then the worker
+//     may go on receiving: each message reaches one of the two.
+//     Closing or shutting down the mailbox does not say leave: the master has a
+//     duplicate of it and would go on filling it.
+//
+// What lies in a mailbox is not lost when its worker dies: the master keeps a
+// duplicate of the worker's end, takes the messages back, and gives the
+// connections to the worker's successor. A worker therefore receives no more
+// than it is about to serve. A worker whose process is at its limit of open
+// files receives a message with MSG_CTRUNC and without the last of its
+// descriptors, or without any: those connections are closed, and the kernel
+// offers no way back. MSG_PEEK delivers descriptors too, so who peeks first and
+// receives only when all came loses none (package fdpass does near the limit).
+//
+// A worker should not be trusted to follow this page, so the master does not: a
+// malformed message ends that worker's link, as if it had sent leave, and
+// nothing else.
+package fdpass

@@ -1,0 +1,40 @@
+package fdpass
+
+import (
+	"net"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// ListenConfig returns what a listener is opened with whose connections are to be
+// like those that a master hands off: with the options of SetOptions, and without
+// Multipath TCP, Go's default for listeners, which would make other sockets of them
+// than their workers expect.
+func ListenConfig() net.ListenConfig {
+	config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error { return SetOptions(raw) }}
+	config.SetMultipathTCP(false)
+	return config
+}
+
+// SetOptions sets on a listener, which it borrows, what its connections inherit
+// (man 7 tcp): TCP_NODELAY and keep-alive, as package net sets them on each of its own.
+func SetOptions(listener syscall.RawConn) error {
+	var err error
+	set := func(fd uintptr, level, option, value int) {
+		if err == nil {
+			err = os.NewSyscallError("setsockopt", unix.SetsockoptInt(int(fd), level, option, value))
+		}
+	}
+	if e := listener.Control(func(fd uintptr) {
+		set(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+		set(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+		set(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 15)
+		set(fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 15)
+		set(fd, unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 9)
+	}); e != nil {
+		return e
+	}
+	return err
+}

@@ -1,0 +1,159 @@
+package fdpass
+
+import (
+	"bytes"
+	"encoding/binary"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxControl has room for more descriptors than are allowed, to notice what
+// carries too many, and for what whoever shares our end may have asked for
+// (SO_PASSCRED, SO_PASSPIDFD; man 7 unix), which would take the descriptors' place.
+const maxControl = 512
+
+// packet is one message as the kernel delivers it.
+type packet struct {
+	body  [maxMessage + 1]byte // one more than is allowed, to notice what is longer
+	n     int
+	oob   [maxControl]byte
+	flags int
+	fds   []int // the descriptors that arrived
+	err   error
+}
+
+// recvmsg makes one attempt; false means that no message is there.
+func (p *packet) recvmsg(fd uintptr, flags int) bool {
+	for {
+		var oobn int
+		p.fds = p.fds[:0]
+		p.n, oobn, p.flags, _, p.err = unix.Recvmsg(int(fd), p.body[:], p.oob[:], flags|unix.MSG_CMSG_CLOEXEC)
+		switch p.err {
+		case nil:
+			p.collect(p.oob[:oobn])
+		case unix.EINTR, unix.ECONNRESET:
+			// Reset means that the other side closed with messages of ours
+			// unread, and is said once: what it sent is still to be received.
+			continue
+		case unix.EAGAIN:
+			return false
+		}
+		return true
+	}
+}
+
+// collect finds the descriptors in the control messages, all of them, so that
+// none leaks whatever the message says.
+func (p *packet) collect(oob []byte) {
+	for len(oob) >= unix.SizeofCmsghdr {
+		header, data, rest, err := unix.ParseOneSocketControlMessage(oob)
+		if err != nil {
+			return // the kernel wrote it: does not happen
+		}
+		oob = rest
+		if header.Level != unix.SOL_SOCKET {
+			continue
+		}
+		switch header.Type {
+		case unix.SCM_RIGHTS:
+			for ; len(data) >= 4; data = data[4:] {
+				p.fds = append(p.fds, descriptor(data))
+			}
+		case unix.SCM_PIDFD:
+			unix.Close(descriptor(data))
+		}
+	}
+}
+
+func descriptor(b []byte) int { return int(int32(binary.NativeEndian.Uint32(b))) }
+
+// end tells whether this is the end of file. The kernel makes no difference
+// between that and an empty message.
+func (p *packet) end() bool { return p.err == nil && p.n == 0 && len(p.fds) == 0 }
+
+// truncated tells whether descriptors of the message did not arrive.
+func (p *packet) truncated() bool { return p.flags&unix.MSG_CTRUNC != 0 }
+
+// starved tells whether they did not because this process is at its limit of
+// open files.
+func (p *packet) starved() bool {
+	_, records, size, err := parseHeader(p.body[:p.n])
+	return err == nil && p.truncated() && len(p.fds) < len(records)/size
+}
+
+// incoming receives messages.
+//
+// A descriptor for which there is no room is lost for ever. So near the limit of
+// open files a message is peeked, which delivers its descriptors too, and is
+// removed from the mailbox only when all of them arrived.
+type incoming struct {
+	*packet // the message
+	spare   *packet
+	read    func(fd uintptr) bool
+	limit   int  // of open files, as it was when the Conn was made
+	near    bool // this process was near the limit once
+	careful bool // peek
+	kept    bool // the message is still in the mailbox
+}
+
+func newIncoming() *incoming {
+	in := &incoming{packet: new(packet), spare: new(packet), limit: openFileLimit()}
+	in.read = in.recvmsg
+	in.near = in.limit <= 2*nearLimit
+	in.careful = true // nothing is known yet
+	return in
+}
+
+// nearLimit is how many free descriptors make receiving careful: two full
+// messages, since the first may use up what the last one left.
+const nearLimit = 2 * MaxBatch
+
+// recvmsg makes one attempt; false asks the poller to wait.
+func (in *incoming) recvmsg(fd uintptr) bool {
+	in.kept = false
+	if !in.careful {
+		return in.packet.recvmsg(fd, 0)
+	}
+	for in.packet.recvmsg(fd, unix.MSG_PEEK) {
+		in.kept = in.starved()
+		if in.kept || in.err != nil || in.remove(fd) {
+			return true
+		}
+	}
+	return false
+}
+
+// remove receives the message that was peeked, again with its descriptors: if
+// somebody else receives from this end too, it may be another message by now. It
+// returns false when there is none any more.
+func (in *incoming) remove(fd uintptr) bool {
+	in.packet, in.spare = in.spare, in.packet
+	peeked := in.spare
+	there := in.packet.recvmsg(fd, unix.MSG_DONTWAIT)
+	if there && in.truncated() && bytes.Equal(in.body[:in.n], peeked.body[:peeked.n]) {
+		in.packet, in.spare = peeked, in.packet // there was room for one copy only
+	}
+	closeAll(in.spare.fds)
+	return there
+}
+
+// learn decides how to receive the next message. A descriptor gets the lowest free
+// number, so a high one says that the limit is near. A low one does not say that it
+// is far, only that something was closed: who was near it once stays careful.
+func (in *incoming) learn() {
+	n := len(in.fds)
+	if in.truncated() || n > 0 && in.fds[n-1] >= in.limit-nearLimit {
+		in.near = true
+	}
+	if in.near || n > 0 {
+		in.careful = in.near
+	}
+}
+
+func openFileLimit() int {
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
+		return 0
+	}
+	return int(min(limit.Cur, 1<<30))
+}

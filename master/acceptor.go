@@ -1,0 +1,278 @@
+package master
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/master/files"
+)
+
+const (
+	// acceptPause is how long accepting rests when the kernel has no descriptor or
+	// memory for another connection. Clients wait in the listener's backlog.
+	acceptPause = 50 * time.Millisecond
+
+	// pauseLogInterval is the shortest time between two logged pauses.
+	pauseLogInterval = time.Second
+)
+
+const (
+	crowd      = 4                    // connections in a batch from which on to yield
+	longYield  = 2 * time.Millisecond // less than a slice of those who compute
+	yieldAgain = 64                   // batches without, after a long one
+)
+
+// acceptor takes connections from one listener and routes them. It runs in the
+// goroutine that calls run.
+type acceptor struct {
+	b      *Balancer
+	file   *os.File // the listener; an os.File, since a net.Listener cannot be read raw
+	raw    syscall.RawConn
+	router router
+
+	// One turn: what take found.
+	batch   []fdpass.Handoff
+	err     error // why it ended, when not for want of connections or of room
+	ceiling int   // descriptor from which on files are scarce
+	scarce  bool  // a descriptor reached the ceiling
+
+	noYield int       // batches after which to yield again
+	said    time.Time // when a pause was logged last
+
+	peer    unix.RawSockaddrInet6 // large enough for both families
+	peerLen uint32
+}
+
+// newAcceptor takes ownership of ln.
+func newAcceptor(b *Balancer, ln net.Listener) (*acceptor, error) {
+	defer ln.Close() // the file is a duplicate of its descriptor
+	tcp, ok := ln.(*net.TCPListener)
+	if !ok {
+		return nil, fmt.Errorf("master: cannot hand off connections of a %T, only of a *net.TCPListener", ln)
+	}
+	file, err := tcp.File()
+	if err != nil {
+		return nil, fmt.Errorf("master: %w", err)
+	}
+	raw, err := file.SyscallConn()
+	if err == nil {
+		err = fdpass.SetOptions(raw)
+	}
+	if err != nil {
+		file.Close()
+		return nil, fmt.Errorf("master: %w", err)
+	}
+	return &acceptor{
+		b:       b,
+		file:    file,
+		raw:     raw,
+		router:  router{b: b},
+		batch:   make([]fdpass.Handoff, 0, fdpass.MaxBatch),
+		ceiling: files.Ceiling(),
+	}, nil
+}
+
+// run accepts until ctx ends, and then takes what the kernel has accepted
+// already: its clients believe that they are connected.
+func (a *acceptor) run(ctx context.Context) error {
+	defer a.file.Close()
+	defer context.AfterFunc(ctx, func() { a.file.SetReadDeadline(time.Unix(1, 0)) })()
+	turn := a.turn
+	for {
+		err := a.raw.Read(turn)
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return a.takeBacklog()
+		case err != nil:
+			return fmt.Errorf("master: %w", err)
+		case isFatal(a.err):
+			return fmt.Errorf("master: %w", os.NewSyscallError("accept4", a.err))
+		case a.err != nil || a.scarce:
+			a.rest(ctx)
+		}
+	}
+}
+
+// turn takes a batch and routes it. It returns false when there was nothing more,
+// to wait in the poller: what has come since its last look wakes it.
+func (a *acceptor) turn(listener uintptr) bool {
+	a.take(listener)
+	n := len(a.batch)
+	a.flush()
+	return n == cap(a.batch) || a.err != nil || a.scarce || a.yield(n)
+}
+
+// yield lets others run after a batch of n, and reports whether it is worth to
+// look again without waiting in the poller.
+//
+// Under load the processors are busy, and the master would be woken for every
+// other connection. If it goes to the end of the processor's queue instead, it
+// finds all that came meanwhile: less is spent on waking, here and in the
+// workers, and messages carry more. With an idle processor it comes back at once.
+//
+// But those who run instead may compute for long, and then clients wait: after a
+// yield longer than longYield there are none for a while.
+func (a *acceptor) yield(n int) bool {
+	if a.noYield > 0 {
+		a.noYield--
+		return false
+	}
+	if n < crowd {
+		return false
+	}
+	start := time.Now()
+	unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+	if time.Since(start) > longYield {
+		a.noYield = yieldAgain
+	}
+	return true
+}
+
+// takeBacklog accepts what has come until now. It does not wait for more, only for
+// free descriptors: what is parked gives them back when its patience is over.
+func (a *acceptor) takeBacklog() error {
+	ctx, cancel := context.WithTimeout(context.Background(), a.b.patience()+lingerTimeout+time.Second)
+	defer cancel()
+	taken := 0
+	for queued, more := a.queued(), true; more && taken < queued; {
+		err := a.raw.Control(func(fd uintptr) { more = a.take(fd) })
+		if err != nil {
+			return fmt.Errorf("master: %w", err)
+		}
+		taken += len(a.batch)
+		a.flush()
+		switch {
+		case isFatal(a.err), a.err != nil && ctx.Err() != nil:
+			return fmt.Errorf("master: backlog: %w", os.NewSyscallError("accept4", a.err))
+		case a.err != nil || a.scarce:
+			a.rest(ctx)
+		}
+	}
+	return nil
+}
+
+// queued returns how many connections wait to be accepted: for a listener, that is
+// what tcpi_unacked says (tcp_get_info in the kernel's net/ipv4/tcp.c).
+func (a *acceptor) queued() (n int) {
+	a.raw.Control(func(fd uintptr) {
+		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			n = int(info.Unacked)
+		}
+	})
+	return n
+}
+
+// take accepts connections until the batch is full or there are no more. It
+// returns false when there was none.
+func (a *acceptor) take(listener uintptr) bool {
+	a.err, a.scarce = nil, false
+	for len(a.batch) < cap(a.batch) && !a.scarce {
+		fd, errno := a.accept(listener)
+		switch errno {
+		case 0:
+			a.batch = append(a.batch, fdpass.Handoff{FD: fd, Client: peerAddress(&a.peer)})
+			a.scarce = fd >= a.ceiling
+		case unix.EAGAIN:
+			return len(a.batch) > 0
+		case unix.EINTR, unix.ECONNABORTED, unix.EPROTO, unix.ENETDOWN, unix.ENOPROTOOPT,
+			unix.EHOSTDOWN, unix.ENONET, unix.EHOSTUNREACH, unix.EOPNOTSUPP, unix.ENETUNREACH:
+			// The connection is broken already (man 2 accept). There may be more.
+		default:
+			a.err = errno
+			return true
+		}
+	}
+	return true
+}
+
+func (a *acceptor) flush() {
+	if len(a.batch) == 0 {
+		return
+	}
+	a.b.accepted.Add(uint64(len(a.batch)))
+	a.router.route(a.batch)
+	a.batch = a.batch[:0]
+}
+
+// rest waits until there are descriptors again, or for a moment when the kernel is
+// short of something else.
+func (a *acceptor) rest(ctx context.Context) {
+	start := time.Now()
+	say := start.Sub(a.said) >= pauseLogInterval
+	for paused := false; a.err != nil || files.Scarce(); paused = true {
+		if say && !paused {
+			a.said = start
+			a.b.log.Error("accept paused: "+shortage(a.err), "parked", a.b.lot.len())
+		}
+		select {
+		case <-time.After(acceptPause):
+		case <-ctx.Done():
+			return
+		}
+		a.err = nil
+	}
+	if say && a.said == start {
+		a.b.log.Info("accept resumed", "after", time.Since(start).Round(time.Millisecond).String())
+	}
+}
+
+// shortage says what accepting lacks, and the remedy.
+func shortage(err error) string {
+	switch err {
+	case nil, unix.EMFILE:
+		return fmt.Sprintf("no free file descriptors (limit %d); raise it with ulimit -n or LimitNOFILE=", files.Limit())
+	case unix.ENFILE:
+		return "the system has no free files; raise the sysctl fs.file-max"
+	default:
+		return err.Error()
+	}
+}
+
+// isFatal tells whether accepting from this listener can never succeed again.
+func isFatal(err error) bool {
+	return err == unix.EBADF || err == unix.EINVAL || err == unix.ENOTSOCK || err == unix.EFAULT
+}
+
+// accept is accept4(2) into a.peer. unix.Accept4 allocates the address.
+//
+// The system calls of the straight line never wait, so they are raw: an ordinary
+// one tells Go's scheduler, and after every pause in which the process was idle
+// the first of them wakes the runtime's monitor thread (runtime.sysmon), which
+// then polls every 20 µs: more than a quarter of all the master's time.
+func (a *acceptor) accept(listener uintptr) (fd int, errno syscall.Errno) {
+	a.peerLen = unix.SizeofSockaddrInet6
+	r, _, errno := unix.RawSyscall6(unix.SYS_ACCEPT4, listener,
+		uintptr(unsafe.Pointer(&a.peer)), uintptr(unsafe.Pointer(&a.peerLen)),
+		unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
+	return int(r), errno
+}
+
+// peerAddress reads a socket address of either family. An IPv4 client of a dual
+// stack listener is an IPv4 client.
+func peerAddress(sa *unix.RawSockaddrInet6) netip.AddrPort {
+	port := binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(&sa.Port))[:])
+	switch sa.Family {
+	case unix.AF_INET:
+		four := (*unix.RawSockaddrInet4)(unsafe.Pointer(sa))
+		return netip.AddrPortFrom(netip.AddrFrom4(four.Addr), port)
+	case unix.AF_INET6:
+		addr := netip.AddrFrom16(sa.Addr).Unmap()
+		if sa.Scope_id != 0 {
+			addr = addr.WithZone(strconv.FormatUint(uint64(sa.Scope_id), 10))
+		}
+		return netip.AddrPortFrom(addr, port)
+	default:
+		return netip.AddrPort{}
+	}
+}

@@ -1,0 +1,177 @@
+package master
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/hash"
+	"github.com/handfast/handfast/master/files"
+)
+
+// WhenDown says what happens to the clients of a slot that stays empty.
+type WhenDown int
+
+// Whether to stay with the slot, or to go to the next one after the last retry.
+const (
+	Wait WhenDown = iota // they are refused
+	Next                 // the next slot in the client's own order takes them
+)
+
+// Refuse says how a connection is refused.
+type Refuse int
+
+// The ways to refuse.
+const (
+	RefuseHTTP  Refuse = iota // with a complete HTTP answer, 502 or 503
+	RefuseClose               // by closing it
+)
+
+// BalancerConfig says how connections are placed and how long they may wait.
+// Start from DefaultBalancerConfig.
+type BalancerConfig struct {
+	Strategy   Strategy      // where clients belong
+	RetryDelay time.Duration // between two tries to deliver a parked connection
+	MaxRetries int           // tries after the first; 0: refuse at once
+	MaxParked  int           // connections that may be parked; beyond them 503
+	WhenDown   WhenDown
+	Refuse     Refuse
+	Logger     hclog.Logger // nil: none
+}
+
+// DefaultBalancerConfig waits for 50 tries, 100 ms apart.
+func DefaultBalancerConfig() BalancerConfig {
+	return BalancerConfig{
+		Strategy:   ByAddress{hash.DefaultConfig()},
+		RetryDelay: 100 * time.Millisecond,
+		MaxRetries: 50,
+		MaxParked:  10_000,
+	}
+}
+
+// Validate says what is missing or out of range.
+func (c *BalancerConfig) Validate() error {
+	switch {
+	case c.Strategy == nil:
+		return errors.New("master: no strategy")
+	case c.RetryDelay <= 0:
+		return fmt.Errorf("master: retry delay %v, want more than 0", c.RetryDelay)
+	case c.MaxRetries < 0:
+		return fmt.Errorf("master: %d retries, want 0 or more", c.MaxRetries)
+	case time.Duration(c.MaxRetries) > MaxPatience/c.RetryDelay:
+		return fmt.Errorf("master: %d retries %v apart are more than %v", c.MaxRetries, c.RetryDelay, MaxPatience)
+	case c.MaxParked < 0:
+		return fmt.Errorf("master: %d parked connections, want 0 or more", c.MaxParked)
+	}
+	return nil
+}
+
+const (
+	// MaxPatience is the longest time that a connection may be parked.
+	MaxPatience = 24 * time.Hour
+	// maxOverflow is how many connections beyond MaxParked are refused politely at
+	// a time.
+	maxOverflow = 1024
+)
+
+// Balancer hands connections to the workers of a table. A goroutine runs for each
+// parked connection; Shutdown waits for them.
+type Balancer struct {
+	cfg   BalancerConfig
+	table *Table
+	log   hclog.Logger
+
+	lot      *lot          // parked for their slot, or being refused
+	overflow *lot          // being refused since the lot is full
+	hurry    chan struct{} // closed when nothing may be parked any longer
+	hurryUp  sync.Once
+	refusals refusals
+
+	accepted, handedOff, takenBack, refused atomic.Uint64
+}
+
+// NewBalancer checks the configuration; Serve accepts connections.
+func NewBalancer(cfg BalancerConfig, table *Table) (*Balancer, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = hclog.NewNullLogger()
+	}
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	return &Balancer{
+		cfg:      cfg,
+		table:    table,
+		log:      cfg.Logger,
+		lot:      newLot(cfg.MaxParked),
+		overflow: newLot(min(maxOverflow, files.Limit()/8)),
+		hurry:    make(chan struct{}),
+	}, nil
+}
+
+// Serve accepts connections from ln, a *net.TCPListener that it takes ownership
+// of, until ctx ends: then it delivers what the kernel had accepted and returns
+// nil. It may be called for several listeners at the same time.
+//
+// It sets the options of ln that Listen sets, TCP_NODELAY and keep-alive, so that
+// connections inherit them. A listener of net.Listen may accept Multipath TCP, one
+// of Listen does not.
+func (b *Balancer) Serve(ctx context.Context, ln net.Listener) error {
+	a, err := newAcceptor(b, ln)
+	if err != nil {
+		return err
+	}
+	b.log.Info("listening", "address", ln.Addr().String())
+	return a.run(ctx)
+}
+
+// Readmit takes ownership of connections that were accepted before, such as those
+// that a worker did not take, and finds a worker for each. It does not wait.
+func (b *Balancer) Readmit(conns []fdpass.Handoff) {
+	b.takenBack.Add(uint64(len(conns)))
+	for _, h := range conns {
+		b.park(h)
+	}
+}
+
+// Shutdown waits until no connection is parked. When ctx ends those that are left,
+// and all that come later, are refused at once; it still waits for that. Call it
+// when Serve has returned.
+func (b *Balancer) Shutdown(ctx context.Context) {
+	if b.lot.wait(ctx) != nil {
+		b.hurryUp.Do(func() { close(b.hurry) })
+		b.lot.wait(context.Background()) // bounded by lingerTimeout
+	}
+	b.overflow.wait(context.Background()) // likewise
+}
+
+// patience is how long a connection may be parked.
+func (b *Balancer) patience() time.Duration {
+	return time.Duration(b.cfg.MaxRetries) * b.cfg.RetryDelay
+}
+
+// Stats are counts since the start, except Parked.
+type Stats struct {
+	Accepted  uint64 // connections accepted from listeners
+	HandedOff uint64 // given to workers; one that was taken back counts again
+	TakenBack uint64 // not taken by the worker that they were given to
+	Refused   uint64 // ended for want of a worker
+	Parked    int    // waiting now
+}
+
+// Stats returns the counts. They are not of one instant.
+func (b *Balancer) Stats() Stats {
+	return Stats{
+		Accepted:  b.accepted.Load(),
+		HandedOff: b.handedOff.Load(),
+		TakenBack: b.takenBack.Load(),
+		Refused:   b.refused.Load(),
+		Parked:    b.lot.len() + b.overflow.len(),
+	}
+}

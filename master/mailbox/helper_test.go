@@ -1,0 +1,262 @@
+package mailbox
+
+import (
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"slices"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass"
+)
+
+// timeout bounds what should be immediate.
+const timeout = 10 * time.Second
+
+// eventually polls until ok, and fails the test if that takes too long.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for start := time.Now(); !ok(); runtime.Gosched() {
+		if time.Since(start) > timeout {
+			t.Fatalf("%s: not within %v", what, timeout)
+		}
+	}
+}
+
+// closed waits until a channel is closed.
+func closed(t testing.TB, what string, c <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-c:
+	case <-time.After(timeout):
+		t.Fatalf("%s: not within %v", what, timeout)
+	}
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// checkLeaks fails the test if in the end, after the cleanups that follow, more
+// descriptors are open or goroutines run than now.
+func checkLeaks(t testing.TB) {
+	t.Helper()
+	ln := listen(t) // Go's poller opens its own descriptors with the first socket
+	ln.Close()
+	files, goroutines := openFiles(t), runtime.NumGoroutine()
+	t.Cleanup(func() {
+		if n := openFiles(t); n != files {
+			t.Errorf("%d descriptors are open, %d before the test", n, files)
+		}
+		eventually(t, "end of goroutines", func() bool { return runtime.NumGoroutine() <= goroutines })
+	})
+}
+
+func openFiles(t testing.TB) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+func listen(t testing.TB) *net.TCPListener {
+	t.Helper()
+	ln, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ln
+}
+
+// connect makes n connections. The caller owns the descriptors of the servers'
+// ends; the clients' ends are closed when the test ends.
+func connect(t testing.TB, n int) (hs []fdpass.Handoff, clients []net.Conn) {
+	t.Helper()
+	ln := listen(t)
+	defer ln.Close()
+	for range n {
+		client, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { client.Close() })
+		server, err := ln.AcceptTCP()
+		if err != nil {
+			t.Fatal(err)
+		}
+		fd := duplicate(t, server)
+		server.Close()
+		addr := client.LocalAddr().(*net.TCPAddr).AddrPort()
+		hs = append(hs, fdpass.Handoff{FD: fd, Client: netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())})
+		clients = append(clients, client)
+	}
+	return hs, clients
+}
+
+// duplicate returns a duplicate of a descriptor, which the caller owns.
+func duplicate(t testing.TB, c syscall.Conn) int {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dup := -1
+	raw.Control(func(fd uintptr) { dup, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dup
+}
+
+// isOpen tells whether a number is that of an open descriptor.
+func isOpen(fd int) bool {
+	_, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+	return err == nil
+}
+
+// returned collects what is readmitted.
+type returned struct {
+	mu  sync.Mutex
+	all []fdpass.Handoff
+}
+
+func (r *returned) readmit(hs []fdpass.Handoff) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.all = append(r.all, hs...)
+}
+
+func (r *returned) clients() []netip.AddrPort {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return clientsOf(r.all)
+}
+
+func clientsOf(hs []fdpass.Handoff) []netip.AddrPort {
+	clients := []netip.AddrPort{}
+	for _, h := range hs {
+		clients = append(clients, h.Client)
+	}
+	return clients
+}
+
+// want waits until exactly these connections were readmitted, in this order.
+func (r *returned) want(t testing.TB, hs []fdpass.Handoff) {
+	t.Helper()
+	eventually(t, "readmission", func() bool { return len(r.clients()) >= len(hs) })
+	if got, want := r.clients(), clientsOf(hs); !slices.Equal(got, want) {
+		t.Errorf("readmitted: %v\nwant: %v", got, want)
+	}
+}
+
+// open makes a mailbox for the test, and the worker that has inherited its end.
+// Both are closed when the test ends.
+func open(t testing.TB) (*Mailbox, *worker, *returned) {
+	t.Helper()
+	checkLeaks(t)
+	r := new(returned)
+	m, err := Open(r.readmit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd := duplicate(t, m.Files()[0])
+	// As worker.Listen does, to wait in the poller. It concerns the master, too:
+	// the flag is not the descriptor's but the socket's.
+	if err := unix.SetNonblock(fd, true); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := fdpass.NewConn(os.NewFile(uintptr(fd), "worker's mailbox"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.SetReceiveDeadline(time.Now().Add(timeout))
+	t.Cleanup(func() {
+		conn.Close()
+		m.Close()
+		fdpass.CloseHandoffs(r.all)
+	})
+	return m, &worker{Conn: conn, fd: fd, t: t}, r
+}
+
+// worker is the other side.
+type worker struct {
+	*fdpass.Conn
+	fd int
+	t  testing.TB
+}
+
+// receive returns the next message's connections, which the caller owns.
+func (w *worker) receive() []fdpass.Handoff {
+	w.t.Helper()
+	var m fdpass.Message
+	if err := w.Receive(&m); err != nil || m.Type != fdpass.TypeHandoff {
+		w.t.Fatalf("worker received %+v, error %v", m, err)
+	}
+	return m.Handoffs
+}
+
+// receiveEnd fails the test unless the mailbox has ended.
+func (w *worker) receiveEnd() {
+	w.t.Helper()
+	var m fdpass.Message
+	if err := w.Receive(&m); err != io.EOF {
+		w.t.Fatalf("worker received %+v, error %v; want io.EOF", m, err)
+	}
+}
+
+func (w *worker) say(typ fdpass.Type, hs ...fdpass.Handoff) {
+	w.t.Helper()
+	if err := w.TrySend(typ, hs); err != nil {
+		w.t.Fatalf("worker says %v: %v", typ, err)
+	}
+}
+
+// deliver fails the test unless the mailbox takes all, a message for each.
+func deliver(t testing.TB, m *Mailbox, hs []fdpass.Handoff) {
+	t.Helper()
+	for i := range hs {
+		if n, err := m.Deliver(hs[i : i+1]); n != 1 || err != nil {
+			t.Fatalf("connection %d: delivered %d, error %v", i, n, err)
+		}
+	}
+}
+
+// giveBack returns connections in one message and closes the worker's copies.
+func giveBack(w *worker, hs []fdpass.Handoff) {
+	w.t.Helper()
+	w.say(fdpass.TypeReturn, hs...)
+	fdpass.CloseHandoffs(hs)
+}
+
+// socket opens a socket that the caller owns.
+func socket(t testing.TB, domain, typ int) int {
+	t.Helper()
+	fd, err := unix.Socket(domain, typ|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fd
+}
+
+// answer writes to a connection and closes it.
+func answer(t testing.TB, h fdpass.Handoff, text string) {
+	t.Helper()
+	defer unix.Close(h.FD)
+	if _, err := unix.Write(h.FD, []byte(text)); err != nil {
+		t.Error(err)
+	}
+}

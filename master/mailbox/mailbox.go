@@ -1,0 +1,279 @@
+// Package mailbox is the native link between the master and one worker process:
+// handoffs over a Unix socket, as package fdpass describes it.
+package mailbox
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/master/files"
+)
+
+// Reasons why a worker takes no more connections although its process lives.
+var (
+	// ErrLeft: it asked for that.
+	ErrLeft = errors.New("mailbox: the worker asked for no more connections")
+	// ErrShutDown: it called shutdown(2) on its end, or sent an empty message.
+	ErrShutDown = errors.New("mailbox: the worker shut its mailbox down")
+)
+
+// firstInherited is the number under which a child sees its first extra file
+// (os/exec, Cmd.ExtraFiles).
+const firstInherited = 3
+
+// Mailbox is the master's side of one worker's mailbox. It implements
+// supervisor.Link and master.Worker.
+//
+// It owns both ends of the socketpair: the worker inherits a copy of its end,
+// and ours is how we take back what a dead worker did not receive. One goroutine
+// listens to the worker; Close ends it.
+type Mailbox struct {
+	ours   *fdpass.Conn
+	theirs *fdpass.Conn
+	file   *os.File // of theirs, for the child
+
+	readmit func([]fdpass.Handoff)
+	ready   chan struct{} // closed when the worker says so
+	left    chan struct{} // closed when the worker takes no more
+	leftErr error         // why; written before left is closed
+	heard   chan struct{} // closed when listen has ended
+	drained atomic.Bool   // the worker was sent end of file
+	rescue  *time.Timer   // takes back what a worker that drains leaves lying
+	closed  atomic.Bool   // Close was called
+	closing sync.Once
+}
+
+// Open makes a mailbox. Connections that come back, because the worker returned
+// or never received them, are given to readmit, which takes ownership of their
+// descriptors, must not keep the slice, and must not wait.
+func Open(readmit func([]fdpass.Handoff)) (*Mailbox, error) {
+	ours, file, err := fdpass.Pair()
+	if err != nil {
+		return nil, fmt.Errorf("mailbox: %w", err)
+	}
+	theirs, err := fdpass.NewConn(file)
+	if err != nil {
+		ours.Close()
+		return nil, fmt.Errorf("mailbox: %w", err)
+	}
+	m := &Mailbox{
+		ours:    ours,
+		theirs:  theirs,
+		file:    file,
+		readmit: readmit,
+		ready:   make(chan struct{}),
+		left:    make(chan struct{}),
+		heard:   make(chan struct{}),
+	}
+	m.rescue = time.AfterFunc(never, m.takeBack)
+	go m.listen()
+	return m, nil
+}
+
+// Files returns what the worker inherits as descriptors 3 and up. The mailbox
+// goes on owning it.
+func (m *Mailbox) Files() []*os.File { return []*os.File{m.file} }
+
+// Env returns what the worker finds in its environment.
+func (m *Mailbox) Env() []string {
+	return []string{"HANDFAST_FD=" + strconv.Itoa(firstInherited)}
+}
+
+// Ready is closed when the worker has said that it takes connections.
+func (m *Mailbox) Ready() <-chan struct{} { return m.ready }
+
+// Left is closed when the worker takes no more connections although its process
+// may live on: it asked for that, or it broke the protocol. Err says which.
+func (m *Mailbox) Left() <-chan struct{} { return m.left }
+
+// Err tells why the worker left. Ask only after Left is closed.
+func (m *Mailbox) Err() error { return m.leftErr }
+
+// Deliver queues connections and takes ownership of the first n of conns; the
+// caller still owns the others. It never waits: err is fdpass.ErrFull when the
+// worker does not keep up, fdpass.ErrClosed when it takes no more.
+func (m *Mailbox) Deliver(conns []fdpass.Handoff) (n int, err error) {
+	for n < len(conns) {
+		batch := conns[n:min(n+fdpass.MaxBatch, len(conns))]
+		if err := m.ours.TrySend(fdpass.TypeHandoff, batch); err != nil {
+			if errors.Is(err, fdpass.ErrClosed) && !m.drained.Load() {
+				m.theirs.CloseWrite() // the worker shut its end down: listen sees to it
+			}
+			return n, err
+		}
+		// The message holds its own references now. Ours must go at once: the
+		// client sees its connection end when the last copy is closed.
+		fdpass.CloseHandoffs(batch)
+		n += len(batch)
+	}
+	return n, nil
+}
+
+// Drain sends the worker end of file behind what is queued. What it has not
+// received after a while, because it is stalled, is taken back: its successor can
+// serve that.
+func (m *Mailbox) Drain() {
+	m.endFlow()
+	if !m.closed.Load() {
+		m.rescue.Reset(rescueDelay)
+	}
+}
+
+// Close ends the link and takes back what the worker did not receive. Call it
+// when the worker's process has ended, or was never started.
+func (m *Mailbox) Close() {
+	m.closing.Do(func() {
+		m.closed.Store(true)
+		m.rescue.Stop()
+		m.endFlow()
+		m.takeBack()
+		m.theirs.CloseWrite() // listen ends, but first hears what the worker had said
+		<-m.heard
+		m.ours.Close()
+		m.theirs.Close()
+	})
+}
+
+const (
+	// rescueDelay is how long a worker that drains has to receive what is queued.
+	rescueDelay = time.Second
+	// never is when a timer fires that is not wanted.
+	never = 100 * 365 * 24 * time.Hour
+	// noFilesDelay is the time between two looks for free descriptors. Parked
+	// connections give theirs back when their patience is over.
+	noFilesDelay = 50 * time.Millisecond
+)
+
+// endFlow sends end of file.
+func (m *Mailbox) endFlow() {
+	m.drained.Store(true)
+	m.ours.CloseWrite()
+}
+
+// takeBack empties the mailbox from the worker's end. Our end is shut down, so the
+// last message is followed by end of file and nothing here waits, except for
+// descriptors: what is still queued needs none, but a successor does.
+func (m *Mailbox) takeBack() {
+	var msg fdpass.Message
+	for {
+		for files.Scarce() {
+			time.Sleep(noFilesDelay)
+		}
+		switch err := m.theirs.Receive(&msg); {
+		case err == nil:
+			m.readmit(msg.Handoffs)
+		case !errors.Is(err, fdpass.ErrNoFiles) && !errors.Is(err, fdpass.ErrMalformed):
+			return
+		}
+	}
+}
+
+// listen hears what the worker says until its end is shut down.
+func (m *Mailbox) listen() {
+	defer close(m.heard)
+	var msg fdpass.Message
+	for {
+		err := m.ours.Receive(&msg)
+		if errors.Is(err, fdpass.ErrNoFiles) {
+			time.Sleep(noFilesDelay)
+			continue
+		}
+		if err != nil && m.closed.Load() {
+			return
+		}
+		// We hold the worker's end open, so this end of file is no exit.
+		over := err != nil && !errors.Is(err, fdpass.ErrMalformed)
+		if errors.Is(err, io.EOF) {
+			err = ErrShutDown
+		}
+		if err == nil {
+			err = m.handle(&msg)
+		}
+		if err != nil {
+			m.leave(err)
+		}
+		if over {
+			return
+		}
+	}
+}
+
+// handle does what one message asks for. An error ends the link.
+func (m *Mailbox) handle(msg *fdpass.Message) error {
+	switch msg.Type {
+	case fdpass.TypeReady:
+		select {
+		case <-m.ready: // said twice
+		default:
+			close(m.ready)
+		}
+	case fdpass.TypeLeave:
+		return ErrLeft
+	case fdpass.TypeReturn:
+		if !m.drained.Load() { // it could return what it is given, for ever
+			fdpass.CloseHandoffs(msg.Handoffs)
+			return fmt.Errorf("%w: a return before a leave", fdpass.ErrMalformed)
+		}
+		for i, h := range msg.Handoffs {
+			if err := checkConnection(h.FD); err != nil {
+				fdpass.CloseHandoffs(msg.Handoffs[i:])
+				m.readmit(msg.Handoffs[:i])
+				return err
+			}
+		}
+		m.readmit(msg.Handoffs)
+	case fdpass.TypeHandoff:
+		fdpass.CloseHandoffs(msg.Handoffs)
+		return fmt.Errorf("%w: a handoff from a worker", fdpass.ErrMalformed)
+	default: // of a later version
+		fdpass.CloseHandoffs(msg.Handoffs)
+	}
+	return nil
+}
+
+// leave ends the flow to the worker, for the first reason there is. A worker that
+// broke the protocol is not heard any more either.
+func (m *Mailbox) leave(why error) {
+	if why != ErrLeft {
+		m.theirs.CloseWrite()
+	}
+	if m.hasLeft() {
+		return
+	}
+	m.leftErr = why
+	m.endFlow()
+	m.takeBack()
+	close(m.left)
+}
+
+func (m *Mailbox) hasLeft() bool {
+	select {
+	case <-m.left:
+		return true
+	default:
+		return false
+	}
+}
+
+// checkConnection refuses what is not a TCP connection, and makes it non-blocking
+// in case the worker had made it otherwise.
+func checkConnection(fd int) error {
+	protocol, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
+	if err != nil || protocol != unix.IPPROTO_TCP && protocol != unix.IPPROTO_MPTCP {
+		return fmt.Errorf("%w: what was returned is not a TCP connection", fdpass.ErrMalformed)
+	}
+	listens, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	if err != nil || listens != 0 {
+		return fmt.Errorf("%w: what was returned is a listener", fdpass.ErrMalformed)
+	}
+	return unix.SetNonblock(fd, true)
+}

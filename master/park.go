@@ -1,0 +1,167 @@
+package master
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/master/files"
+)
+
+// lot counts what is parked. It has room for a fixed number of connections, and
+// for fewer of one slot.
+type lot struct {
+	mu     sync.Mutex
+	room   int
+	parked int
+	bySlot map[int]int
+	empty  *sync.Cond // signalled when parked becomes 0
+}
+
+func newLot(room int) *lot {
+	l := &lot{room: room, bySlot: make(map[int]int)}
+	l.empty = sync.NewCond(&l.mu)
+	return l
+}
+
+// enter takes a place for a connection of a slot, of which share may be there.
+func (l *lot) enter(slot, share int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.parked >= l.room || l.bySlot[slot] >= share {
+		return false
+	}
+	l.parked++
+	l.bySlot[slot]++
+	return true
+}
+
+func (l *lot) leave(slot int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.bySlot[slot]--; l.bySlot[slot] == 0 {
+		delete(l.bySlot, slot)
+	}
+	if l.parked--; l.parked == 0 {
+		l.empty.Broadcast()
+	}
+}
+
+func (l *lot) len() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.parked
+}
+
+// wait returns nil when nothing is parked, or the reason why ctx ended before.
+func (l *lot) wait(ctx context.Context) error {
+	defer context.AfterFunc(ctx, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.empty.Broadcast()
+	})()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for l.parked > 0 && ctx.Err() == nil {
+		l.empty.Wait()
+	}
+	if l.parked > 0 {
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+// park takes ownership of a connection that cannot be delivered now.
+func (b *Balancer) park(h fdpass.Handoff) {
+	slots := b.table.Len()
+	slot := b.cfg.Strategy.Slot(h.Client.Addr(), slots, 0)
+	switch {
+	case b.lot.enter(slot, b.share(slots)):
+		go b.parked(h, slot)
+	case b.overflow.enter(slot, maxOverflow):
+		go b.overflowed(h, slot)
+	default:
+		// Not even room to refuse politely: answer, but do not wait until the
+		// client has read it.
+		b.refuse(h, crowded, errCrowded, 0)
+	}
+}
+
+// share is how many connections of one slot may be parked: when there are others,
+// half of the room and of the open files, so that one stalled worker can use up
+// neither.
+func (b *Balancer) share(slots int) int {
+	if slots == 1 {
+		return b.lot.room
+	}
+	return (min(b.lot.room, files.Limit()-2*files.Spare) + 1) / 2
+}
+
+// Why connections are refused.
+var (
+	errEmpty   = errors.New("slot empty")
+	errCrowded = errors.New("too many parked")
+)
+
+// parked is the life of a parked connection.
+func (b *Balancer) parked(h fdpass.Handoff, slot int) {
+	defer b.lot.leave(slot)
+	err := b.waitForSlot(h)
+	if err != nil && b.cfg.WhenDown == Next && b.offerToOthers(h) {
+		err = nil
+	}
+	if err != nil {
+		b.refuse(h, noWorker, err, lingerTimeout)
+	}
+}
+
+func (b *Balancer) overflowed(h fdpass.Handoff, slot int) {
+	defer b.overflow.leave(slot)
+	b.refuse(h, crowded, errCrowded, lingerTimeout)
+}
+
+// waitForSlot offers a connection to its slot until the worker there takes it:
+// whenever the slot gets another worker, and after each retry delay. The error is
+// why the last try failed.
+func (b *Balancer) waitForSlot(h fdpass.Handoff) error {
+	retry := time.NewTicker(b.cfg.RetryDelay)
+	defer retry.Stop()
+	for tries := 0; ; {
+		changed, err := b.offer(h, 0)
+		if err == nil || tries >= b.cfg.MaxRetries {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-retry.C:
+			tries++
+		case <-b.hurry:
+			return err
+		}
+	}
+}
+
+// offerToOthers offers a connection to all other slots, in the client's order.
+func (b *Balancer) offerToOthers(h fdpass.Handoff) bool {
+	for rank := 1; rank < b.table.Len(); rank++ {
+		if _, err := b.offer(h, rank); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// offer tries to deliver one connection to its slot of the given rank. When that
+// fails, changed is closed as soon as the slot gets another worker.
+func (b *Balancer) offer(h fdpass.Handoff, rank int) (changed <-chan struct{}, err error) {
+	seats := b.table.load()
+	seat := seats[b.cfg.Strategy.Slot(h.Client.Addr(), len(seats), min(rank, len(seats)-1))]
+	if seat.worker == nil {
+		return seat.changed, errEmpty
+	}
+	n, err := seat.worker.Deliver([]fdpass.Handoff{h})
+	b.handedOff.Add(uint64(n))
+	return seat.changed, err
+}

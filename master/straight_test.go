@@ -1,0 +1,199 @@
+package master
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass"
+)
+
+// sink takes everything at no cost.
+type sink struct{ taken int }
+
+func (s *sink) Deliver(conns []fdpass.Handoff) (int, error) {
+	s.taken += len(conns)
+	return len(conns), nil
+}
+
+// straight returns a router over n slots, and a batch of clients for it.
+func straight(t testing.TB, n int) (*router, []fdpass.Handoff) {
+	table := NewTable(n)
+	for slot := range n {
+		table.Fill(slot, new(sink))
+	}
+	b, err := NewBalancer(DefaultBalancerConfig(), table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	batch := make([]fdpass.Handoff, fdpass.MaxBatch)
+	for i := range batch {
+		batch[i] = fdpass.Handoff{FD: -1, Client: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), 1)}
+	}
+	return &router{b: b}, batch
+}
+
+// TestStraightLineAllocatesNothing: placing and grouping a batch, and accepting.
+func TestStraightLineAllocatesNothing(t *testing.T) {
+	r, batch := straight(t, 7)
+	r.route(batch) // its buffers grow once
+	if n := testing.AllocsPerRun(100, func() { r.route(batch) }); n != 0 {
+		t.Errorf("routing a batch allocates %v times", n)
+	}
+
+	const runs = 50
+	ln, err := Listen(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := ln.Addr().String()
+	a, err := newAcceptor(r.b, ln)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.file.Close()
+	for range runs + 1 {
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+	}
+	a.batch = make([]fdpass.Handoff, 0, 1)
+	take := a.take
+	if n := testing.AllocsPerRun(runs, func() {
+		if err := a.raw.Read(take); err != nil || len(a.batch) != 1 {
+			t.Fatalf("%d connections, %v", len(a.batch), err)
+		}
+		unix.Close(a.batch[0].FD)
+		a.batch = a.batch[:0]
+	}); n != 0 {
+		t.Errorf("accepting allocates %v times", n)
+	}
+}
+
+// TestRouteKeepsOrder: each connection goes to its slot, those of a slot in the
+// order in which they came.
+func TestRouteKeepsOrder(t *testing.T) {
+	const slots = 5
+	table := NewTable(slots)
+	workers := make([]*recorder, slots)
+	for slot := range workers {
+		workers[slot] = new(recorder)
+		table.Fill(slot, workers[slot])
+	}
+	cfg := DefaultBalancerConfig()
+	b, err := NewBalancer(cfg, table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &router{b: b}
+	for round := range 3 {
+		_, batch := straight(t, 1)
+		for i := range batch {
+			batch[i].FD = 1000*round + i
+		}
+		r.route(batch)
+	}
+	total := 0
+	for slot, w := range workers {
+		for i, h := range w.got {
+			if home := cfg.Strategy.Slot(h.Client.Addr(), slots, 0); home != slot {
+				t.Errorf("client %v is in slot %d, belongs to %d", h.Client, slot, home)
+			}
+			if i > 0 && h.FD <= w.got[i-1].FD {
+				t.Errorf("slot %d: connection %d behind %d", slot, h.FD, w.got[i-1].FD)
+			}
+		}
+		total += len(w.got)
+	}
+	if total != 3*fdpass.MaxBatch {
+		t.Errorf("%d connections arrived, %d were routed", total, 3*fdpass.MaxBatch)
+	}
+}
+
+// recorder remembers descriptors that are none.
+type recorder struct{ got []fdpass.Handoff }
+
+func (w *recorder) Deliver(conns []fdpass.Handoff) (int, error) {
+	w.got = append(w.got, conns...)
+	return len(conns), nil
+}
+
+// TestPeerAddress: every kind of address as accept4(2) returns it.
+func TestPeerAddress(t *testing.T) {
+	for _, network := range []struct{ listen, dial, want string }{
+		{"127.0.0.1:0", "127.0.0.1", "127.0.0.1"},
+		{"[::1]:0", "::1", "::1"},
+		{":0", "127.0.0.1", "127.0.0.1"}, // ::ffff:127.0.0.1 to the kernel
+		{":0", "::1", "::1"},
+	} {
+		ln, err := Listen(t.Context(), network.listen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, port, _ := net.SplitHostPort(ln.Addr().String())
+		conn, err := net.Dial("tcp", net.JoinHostPort(network.dial, port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, _ := NewBalancer(DefaultBalancerConfig(), NewTable(1))
+		a, err := newAcceptor(b, ln)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := a.raw.Read(a.take); err != nil || len(a.batch) != 1 {
+			t.Fatal(len(a.batch), err)
+		}
+		want := netip.AddrPortFrom(netip.MustParseAddr(network.want), conn.LocalAddr().(*net.TCPAddr).AddrPort().Port())
+		if got := a.batch[0].Client; got != want {
+			t.Errorf("%s on %s: client %v, want %v", network.dial, network.listen, got, want)
+		}
+		unix.Close(a.batch[0].FD)
+		a.file.Close()
+		conn.Close()
+	}
+	scoped := unix.RawSockaddrInet6{Family: unix.AF_INET6, Addr: netip.MustParseAddr("fe80::1").As16(), Scope_id: 7}
+	if got := peerAddress(&scoped).Addr().String(); got != "fe80::1%7" {
+		t.Errorf("link-local client is %s", got)
+	}
+}
+
+// TestListenFamilies: ":0" is both, "[::]:0" is IPv6 alone (man 7 ipv6, IPV6_V6ONLY).
+func TestListenFamilies(t *testing.T) {
+	for address, only := range map[string]int{":0": 0, "[::]:0": 1} {
+		ln, err := Listen(t.Context(), address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := ln.(*net.TCPListener).SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw.Control(func(fd uintptr) {
+			if got, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_V6ONLY); got != only || err != nil {
+				t.Errorf("%s: IPV6_V6ONLY is %d, %v, want %d", address, got, err, only)
+			}
+		})
+		ln.Close()
+	}
+}
+
+// BenchmarkRoute places and groups batches; per connection.
+func BenchmarkRoute(b *testing.B) {
+	for _, slots := range []int{2, 16, 64} {
+		b.Run(fmt.Sprintf("%d slots", slots), func(b *testing.B) {
+			r, batch := straight(b, slots)
+			b.ReportAllocs()
+			n := 0
+			for b.Loop() {
+				r.route(batch)
+				n += len(batch)
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(n), "ns/conn")
+		})
+	}
+}

@@ -1,0 +1,125 @@
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// Config says what to run and how patient to be. Start from DefaultConfig.
+type Config struct {
+	Command []string // the program and its arguments; required
+	Env     []string // added to the environment of each worker, NAME=value
+	Workers int      // number of slots at the start; at least 1
+
+	MaxWorkers int // most slots that Scale may reach; 0: no limit
+	// MaxProcesses bounds the worker processes that run at a time, those that drain
+	// included: a reload that would start more fails. 0: no limit.
+	MaxProcesses int
+
+	ReadyTimeout time.Duration // from start to ready; then the worker is replaced; more than 0
+	DrainTimeout time.Duration // for workers that were replaced; then SIGTERM; 0: at once
+	StopTimeout  time.Duration // the same after Stop
+	KillTimeout  time.Duration // from SIGTERM to SIGKILL; 0: at once
+
+	// A worker that ends within MinUptime of being ready died young. The first
+	// is replaced at once, the next ones after BackoffMin, doubling to
+	// BackoffMax, until one has lived longer. A MinUptime of 0 means that none
+	// dies young once it was ready.
+	MinUptime  time.Duration
+	BackoffMin time.Duration
+	BackoffMax time.Duration
+
+	NewLink func(Seat) (Link, error)    // required
+	Slots   Slots                       // told of every change; required
+	Start   func(Spec) (Process, error) // nil: a process of this machine (StartProcess)
+	OnEvent func(Event)                 // nil: nobody; called from Run, must not wait
+	Logger  hclog.Logger                // nil: none
+}
+
+// DefaultConfig has everything but Command, Workers, NewLink and Slots.
+func DefaultConfig() Config {
+	return Config{
+		ReadyTimeout: 60 * time.Second,
+		DrainTimeout: time.Hour,
+		StopTimeout:  30 * time.Second,
+		KillTimeout:  5 * time.Second,
+		MinUptime:    10 * time.Second,
+		BackoffMin:   100 * time.Millisecond,
+		BackoffMax:   10 * time.Second,
+	}
+}
+
+// Validate says what is missing or out of range.
+func (c *Config) Validate() error {
+	switch {
+	case len(c.Command) == 0 || c.Command[0] == "":
+		return errors.New("supervisor: no command to run")
+	case c.MaxWorkers < 0:
+		return fmt.Errorf("supervisor: at most %d workers, want 0 for no limit or more", c.MaxWorkers)
+	case c.MaxProcesses < 0:
+		return fmt.Errorf("supervisor: at most %d processes, want 0 for no limit or more", c.MaxProcesses)
+	case c.checkWorkers(c.Workers) != nil:
+		return c.checkWorkers(c.Workers)
+	case c.NewLink == nil || c.Slots == nil:
+		return errors.New("supervisor: NewLink and Slots are required")
+	case c.ReadyTimeout <= 0:
+		return fmt.Errorf("supervisor: ready timeout %v, want more than 0", c.ReadyTimeout)
+	case c.DrainTimeout < 0 || c.StopTimeout < 0 || c.KillTimeout < 0 || c.MinUptime < 0:
+		return errors.New("supervisor: a timeout is negative")
+	case c.BackoffMin <= 0 || c.BackoffMax < c.BackoffMin:
+		return fmt.Errorf("supervisor: backoff from %v to %v, want more than 0 and growing", c.BackoffMin, c.BackoffMax)
+	}
+	return nil
+}
+
+func (c *Config) checkWorkers(n int) error {
+	if n < 1 {
+		return fmt.Errorf("supervisor: %d workers, want at least 1", n)
+	}
+	if c.MaxWorkers > 0 && n > c.MaxWorkers {
+		return fmt.Errorf("supervisor: %d workers, want at most %d", n, c.MaxWorkers)
+	}
+	return nil
+}
+
+// Seat is a worker's place: which slot it is for, of how many, and which reload
+// started it (the first generation is 1).
+type Seat struct {
+	Slot, Slots, Generation int
+}
+
+// Link connects one worker process with whatever gives it work. The supervisor
+// makes one per process and closes it.
+type Link interface {
+	// Files and Env are what the process inherits: descriptors from 3 up and
+	// variables. The link goes on owning the files.
+	Files() []*os.File
+	Env() []string
+	// Ready is closed when the worker can take work.
+	Ready() <-chan struct{}
+	// Left is closed when the worker takes no more work although its process
+	// lives; Err then tells why. It drains, and its slot gets another.
+	Left() <-chan struct{}
+	Err() error
+	// Drain tells the worker to finish what it has and to exit. It must not wait,
+	// and may be called again.
+	Drain()
+	// Close comes last and once: when the process has ended, was never started,
+	// or hangs although it was killed. It has a goroutine of its own.
+	Close()
+}
+
+// Slots is told which link is in which slot. It is called from Run and must not
+// wait.
+type Slots interface {
+	// Resize sets the number of slots. New ones are empty.
+	Resize(n int)
+	// Fill puts a link in a slot in place of what was there.
+	Fill(slot int, link Link)
+	// Empty takes the link out of a slot.
+	Empty(slot int)
+}

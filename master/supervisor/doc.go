@@ -1,0 +1,25 @@
+// Package supervisor keeps a fixed number of slots filled with worker processes.
+//
+// It knows nothing of connections. What connects a worker to its work is a Link,
+// made anew for each process, and who wants to know which slot holds which link
+// implements Slots. The master gives it links that carry connections; used alone
+// it is a process manager with readiness, backoff and rolling reload:
+//
+//	s, err := supervisor.New(config)
+//	go s.Run(ctx)       // until Stop, or at once when ctx ends
+//	s.Reload(ctx)       // slot by slot; nil when all slots run the new generation
+//	s.Scale(8)
+//	s.Stop()
+//
+// One worker's life:
+//
+//	starting ──ready──► serving ──replaced, left──► draining ──deadline──► stopping ──deadline──► killed
+//	    └──────ready timeout, left, not needed────────────────────────────────►┘
+//
+// and from any state to exited, when the process has ended.
+//
+// All state belongs to the goroutine that calls Run: methods send it functions
+// to run, and so do the two goroutines that each process has (one waits for its
+// end, one watches its link). Time is one deadline per worker and slot; the loop
+// sleeps until the earliest.
+package supervisor

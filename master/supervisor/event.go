@@ -1,0 +1,46 @@
+package supervisor
+
+import "strconv"
+
+// EventKind says what happened.
+type EventKind int
+
+// The kinds of events. Err is set where the comment says so.
+const (
+	WorkerStarted     EventKind = iota // its process runs
+	WorkerStartFailed                  // it could not be started: Err
+	WorkerReady                        // it is in its slot
+	WorkerNotReady                     // it was not ready in time, and is replaced
+	WorkerLeft                         // it takes no more work: Err
+	WorkerDraining                     // it was told to finish
+	WorkerTerminated                   // it was sent SIGTERM: it did not finish in time, or is not needed
+	WorkerKilled                       // it was sent SIGKILL
+	WorkerExited                       // its process has ended: Exit, Was
+	Reloading                          // a reload has begun
+	Reloaded                           // all slots run the new generation
+	ReloadFailed                       // the new generation does not come up: Err
+	Scaled                             // the number of slots to keep has changed: Slots
+)
+
+// Event is one change. Slot is -1 in events that are not about one worker.
+type Event struct {
+	Kind EventKind
+	Seat
+	PID  int
+	Exit Exit
+	Was  State // Starting or Serving when the end was nobody's wish
+	Err  error
+}
+
+// Exit is how a process ended.
+type Exit struct {
+	Code   int    // exit status; -1 when a signal ended it
+	Signal string // name of that signal, e.g. "killed"; else empty
+}
+
+func (e Exit) String() string {
+	if e.Signal != "" {
+		return "signal " + e.Signal
+	}
+	return "status " + strconv.Itoa(e.Code)
+}

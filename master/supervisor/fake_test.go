@@ -1,0 +1,398 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// play runs a script in a world where processes, links and time are not real.
+// Whatever the script leaves running is killed in the end; then every link must
+// have been closed once.
+func play(t *testing.T, script func(w *world)) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{T: t, cfg: DefaultConfig(), made: map[int]int{}}
+		w.cfg.Command = []string{"server"}
+		w.cfg.Workers = 1
+		w.cfg.NewLink, w.cfg.Start, w.cfg.Slots, w.cfg.OnEvent = w.newLink, w.start, w, w.hear
+		defer w.end()
+		script(w)
+	})
+}
+
+// world is everything around a Supervisor. A worker is named by its slot and a
+// letter: 1a is the first that was made for slot 1, 1b the second.
+//
+// What the supervisor does is written down as lines, such as "0a starts", "fill
+// 0a", "0a drains", "0a TERM", and expect compares them. The world belongs to the
+// supervisor while it does something, and to the script while it waits.
+type world struct {
+	*testing.T
+	cfg Config
+	s   *Supervisor
+
+	linkErr, startErr error // why nothing can be started now
+
+	made   map[int]int // number of workers made for a slot
+	fakes  []*fake
+	table  []*fake  // what is in the slots
+	lines  []string // since the last expect
+	events []string // all
+
+	order sync.Mutex
+
+	kill context.CancelFunc
+	ran  chan error // what Run returned
+}
+
+// run starts the supervisor.
+func (w *world) run() {
+	w.Helper()
+	if w.s == nil {
+		w.create()
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	w.kill, w.ran = cancel, make(chan error, 1)
+	go func() { w.ran <- w.s.Run(ctx) }()
+	synctest.Wait()
+}
+
+func (w *world) create() {
+	w.Helper()
+	s, err := New(w.cfg)
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.s = s
+}
+
+// serve runs n workers, all of them ready.
+func (w *world) serve(n int) {
+	w.Helper()
+	w.cfg.Workers = n
+	w.run()
+	for slot := range n {
+		w.ready(fmt.Sprint(slot, "a"))
+	}
+	w.lines, w.events = nil, nil
+}
+
+func (w *world) end() {
+	if w.kill != nil {
+		w.kill()
+		<-w.s.done
+	}
+	for _, f := range w.fakes {
+		f.end(Exit{})
+	}
+	synctest.Wait()
+	for _, f := range w.fakes {
+		if f.closed != 1 {
+			w.Errorf("the link of %s was closed %d times, want once", f.name, f.closed)
+		}
+	}
+}
+
+// expect compares what the supervisor has done since the last time.
+func (w *world) expect(want ...string) {
+	w.Helper()
+	synctest.Wait()
+	if !slices.Equal(w.lines, want) {
+		w.Fatalf("supervisor did\n\t%s\nwant\n\t%s", strings.Join(w.lines, "; "), strings.Join(want, "; "))
+	}
+	w.lines = nil
+}
+
+// expectAnyOrder is for what happens at the same time.
+func (w *world) expectAnyOrder(want ...string) {
+	w.Helper()
+	synctest.Wait()
+	slices.Sort(w.lines)
+	slices.Sort(want)
+	w.expect(want...)
+}
+
+// after wants nothing to happen before that time, and then this.
+func (w *world) after(d time.Duration, want ...string) {
+	w.Helper()
+	w.pass(d - 1)
+	w.expect()
+	w.pass(1)
+	w.expect(want...)
+}
+
+// pass lets time go by. What the script has written before, the supervisor reads
+// after.
+func (w *world) pass(d time.Duration) {
+	w.inOrder()
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+// inOrder tells the race detector what it cannot know: a timer that fires does not
+// order what was before the sleep.
+func (w *world) inOrder() {
+	w.order.Lock()
+	defer w.order.Unlock()
+}
+
+// holds compares the table: the workers in the slots, - for an empty one.
+func (w *world) holds(want string) {
+	w.Helper()
+	synctest.Wait()
+	var names []string
+	for _, f := range w.table {
+		names = append(names, f.String())
+	}
+	if got := strings.Join(names, " "); got != want {
+		w.Fatalf("slots hold %q, want %q", got, want)
+	}
+}
+
+// saw wants these among the events, in this order.
+func (w *world) saw(want ...string) {
+	w.Helper()
+	synctest.Wait()
+	rest := w.events
+	for _, e := range want {
+		i := slices.Index(rest, e)
+		if i < 0 {
+			w.Fatalf("events\n\t%s\nhave no %q, or not in that order", strings.Join(w.events, "\n\t"), e)
+		}
+		rest = rest[i+1:]
+	}
+}
+
+// What the script lets workers do.
+
+func (w *world) ready(name string)  { w.Helper(); close(w.worker(name).readyc); synctest.Wait() }
+func (w *world) leaves(name string) { w.Helper(); close(w.worker(name).leftc); synctest.Wait() }
+
+func (w *world) exits(name string, code int) {
+	w.Helper()
+	w.worker(name).end(Exit{Code: code})
+	synctest.Wait()
+}
+
+func (w *world) worker(name string) *fake {
+	w.Helper()
+	for _, f := range w.fakes {
+		if f.name == name {
+			return f
+		}
+	}
+	w.Fatalf("there is no worker %s", name)
+	return nil
+}
+
+// call is a method of the supervisor that may wait.
+type call struct {
+	w   *world
+	err chan error
+}
+
+func (w *world) reload() *call { return w.reloadWith(context.Background()) }
+
+func (w *world) reloadWith(ctx context.Context) *call {
+	c := &call{w, make(chan error, 1)}
+	go func() { c.err <- w.s.Reload(ctx) }()
+	synctest.Wait()
+	return c
+}
+
+func (c *call) waits() {
+	c.w.Helper()
+	synctest.Wait()
+	if len(c.err) > 0 {
+		c.w.Fatalf("call has returned %v, want it to wait", <-c.err)
+	}
+}
+
+// fails returns the error that the call has returned.
+func (c *call) fails() error {
+	c.w.Helper()
+	err := c.result()
+	if err == nil {
+		c.w.Fatal("call has succeeded, want an error")
+	}
+	return err
+}
+
+func (c *call) succeeds() {
+	c.w.Helper()
+	if err := c.result(); err != nil {
+		c.w.Fatal(err)
+	}
+}
+
+func (c *call) result() error {
+	c.w.Helper()
+	synctest.Wait()
+	select {
+	case err := <-c.err:
+		return err
+	default:
+		c.w.Fatal("call has not returned")
+		return nil
+	}
+}
+
+// ends wants Run to have returned.
+func (w *world) ends() error {
+	w.Helper()
+	return (&call{w, w.ran}).result()
+}
+
+func (w *world) runs() { w.Helper(); (&call{w, w.ran}).waits() }
+
+// What the supervisor does to the world.
+
+func (w *world) write(format string, args ...any) {
+	w.inOrder()
+	w.lines = append(w.lines, fmt.Sprintf(format, args...))
+}
+
+func (w *world) newLink(seat Seat) (Link, error) {
+	w.inOrder()
+	if w.linkErr != nil {
+		w.write("no link for %d", seat.Slot)
+		return nil, w.linkErr
+	}
+	f := &fake{
+		w:      w,
+		name:   fmt.Sprintf("%d%c", seat.Slot, 'a'+w.made[seat.Slot]),
+		seat:   seat,
+		readyc: make(chan struct{}),
+		leftc:  make(chan struct{}),
+		exit:   make(chan Exit, 1),
+	}
+	w.made[seat.Slot]++
+	w.fakes = append(w.fakes, f)
+	return f, nil
+}
+
+func (w *world) start(spec Spec) (Process, error) {
+	f := w.fakes[len(w.fakes)-1]
+	f.spec = spec
+	if w.startErr != nil {
+		w.write("%v cannot start", f)
+		f.over = true
+		return nil, w.startErr
+	}
+	w.write("%v starts", f)
+	return f, nil
+}
+
+func (w *world) Resize(n int) {
+	w.write("resize %d", n)
+	for len(w.table) < n {
+		w.table = append(w.table, nil)
+	}
+	w.table = w.table[:n]
+}
+
+func (w *world) Fill(slot int, link Link) {
+	f := link.(*fake)
+	w.write("fill %v", f)
+	if f.seat.Slot != slot || f.draining {
+		w.Errorf("slot %d was filled with %v; draining: %v", slot, f, f.draining)
+	}
+	w.table[slot] = f
+}
+
+func (w *world) Empty(slot int) {
+	w.write("empty %d", slot)
+	w.table[slot] = nil
+}
+
+var kinds = [...]string{"started", "start failed", "ready", "not ready", "left", "draining", "terminated",
+	"killed", "exited", "reloading", "reloaded", "reload failed", "scaled"}
+
+// hear writes an event down as its kind, whom it is about, and its details.
+func (w *world) hear(e Event) {
+	line := kinds[e.Kind]
+	switch {
+	case e.Kind == Scaled:
+		line += fmt.Sprint(" ", e.Slots)
+	case e.Slot == -1:
+		line += fmt.Sprint(" ", e.Generation)
+	case e.PID > 0:
+		line += " " + w.fakes[e.PID-1].name
+	}
+	if e.Kind == WorkerExited {
+		line += " " + e.Exit.String()
+	}
+	if e.Err != nil {
+		line += ": " + e.Err.Error()
+	}
+	w.events = append(w.events, line)
+}
+
+// fake is a worker, its process and its link in one. It obeys nothing but SIGKILL,
+// and ends when the script says so.
+type fake struct {
+	w             *world
+	name          string
+	seat          Seat
+	spec          Spec
+	readyc, leftc chan struct{}
+	exit          chan Exit
+	over          bool // it has ended, or was never started
+	unkillable    bool
+	draining      bool
+	closed        int // how often its link was closed
+}
+
+var errLeft = errors.New("had enough")
+
+func (f *fake) String() string {
+	if f == nil {
+		return "-"
+	}
+	return f.name
+}
+
+func (f *fake) end(exit Exit) {
+	if !f.over {
+		f.over = true
+		f.exit <- exit
+	}
+}
+
+func (f *fake) PID() int   { return 1 + slices.Index(f.w.fakes, f) }
+func (f *fake) Wait() Exit { return <-f.exit }
+
+func (f *fake) Signal(sig syscall.Signal) {
+	f.w.write("%v %s", f, map[syscall.Signal]string{syscall.SIGTERM: "TERM", syscall.SIGKILL: "KILL"}[sig])
+	if sig == syscall.SIGKILL && !f.unkillable {
+		f.end(Exit{Code: -1, Signal: "killed"})
+	}
+}
+
+func (f *fake) Files() []*os.File      { return []*os.File{os.Stdin} }
+func (f *fake) Env() []string          { return []string{"LINK=" + f.name} }
+func (f *fake) Ready() <-chan struct{} { return f.readyc }
+func (f *fake) Left() <-chan struct{}  { return f.leftc }
+func (f *fake) Err() error             { return errLeft }
+
+func (f *fake) Drain() {
+	if !f.draining {
+		f.draining = true
+		f.w.write("%v drains", f)
+	}
+}
+
+func (f *fake) Close() {
+	if !f.over && !f.unkillable {
+		f.w.Errorf("the link of %v was closed while its process runs", f)
+	}
+	f.closed++
+}

@@ -1,0 +1,144 @@
+package supervisor
+
+import (
+	"math"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"sync"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Spec says how to start one worker process.
+type Spec struct {
+	Command []string
+	Env     []string   // added to, and replacing, the master's environment
+	Files   []*os.File // borrowed; become descriptors 3 and up
+}
+
+// Process is a running worker. Wait is called once; Signal may be called at any
+// time and does nothing once the process has ended.
+type Process interface {
+	PID() int
+	Signal(sig syscall.Signal)
+	Wait() Exit
+}
+
+// process is a child with a process group of its own, so that a Ctrl-C at the
+// terminal reaches the master alone, and a signal of ours reaches also what a
+// wrapper such as sh or npm has started.
+type process struct {
+	cmd   *exec.Cmd
+	mu    sync.Mutex
+	ended bool // its pid may be somebody else's soon
+}
+
+// StartProcess starts a worker. It inherits standard output and error and the
+// files of spec, and no other descriptor; its standard input is /dev/null. It
+// ignores no signal, also if we were started so. Its limit of open files is the
+// one that we were started with: the Go runtime gives it back to a child.
+func StartProcess(spec Spec) (Process, error) {
+	cmd := exec.Command(spec.Command[0], spec.Command[1:]...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.Env = append(environ(), spec.Env...)
+	cmd.ExtraFiles = spec.Files
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	catchIgnored()
+	// What we inherited ourselves is not close-on-exec. Before Linux 5.11 it leaks.
+	unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC)
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	return &process{cmd: cmd}, nil
+}
+
+// unheard is where signals go that we ignore.
+var unheard = make(chan os.Signal, 1)
+
+// catchIgnored ignores by catching. A signal that is ignored, say because of nohup
+// or of a shell's &, stays ignored across exec (man 2 execve); one that is caught
+// is reset. The Go runtime resets only those that it catches itself, and leaves
+// SIGHUP, SIGINT and the job control signals as they were (os/signal).
+//
+// The first three real-time signals belong to the C library, and os/signal does not
+// catch them: they get their default action back here already. Nobody sends them.
+func catchIgnored() {
+	for sig := syscall.Signal(1); sig <= lastSignal; sig++ {
+		switch {
+		case !ignored(sig):
+		case sig >= 32 && sig <= 34:
+			var byDefault sigaction
+			rtSigaction(sig, &byDefault, nil)
+		default:
+			signal.Notify(unheard, sig)
+		}
+	}
+}
+
+const lastSignal = 64
+
+// sigaction is the kernel's struct sigaction, with room to spare. The first word is
+// the handler; zero is the default action.
+type sigaction [16]uintptr
+
+// ignored asks the kernel: signal.Ignored does not know of job control signals.
+func ignored(sig syscall.Signal) bool {
+	var action sigaction
+	rtSigaction(sig, nil, &action)
+	const sigIgn = 1
+	return action[0] == sigIgn
+}
+
+// rtSigaction is rt_sigaction(2).
+func rtSigaction(sig syscall.Signal, set, old *sigaction) {
+	const maskSize = 8
+	unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(set)), uintptr(unsafe.Pointer(old)), maskSize, 0, 0)
+}
+
+// environ is our environment without what is meant for the master alone: the
+// sockets and the notifications of systemd (man 3 sd_listen_fds, sd_notify).
+func environ() []string {
+	var env []string
+	for _, v := range os.Environ() {
+		switch name, _, _ := strings.Cut(v, "="); name {
+		case "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID":
+		default:
+			env = append(env, v)
+		}
+	}
+	return env
+}
+
+func (p *process) PID() int { return p.cmd.Process.Pid }
+
+// Signal signals the whole process group.
+func (p *process) Signal(sig syscall.Signal) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.ended {
+		unix.Kill(-p.PID(), sig)
+	}
+}
+
+// Wait waits until the process has ended, and reaps it.
+func (p *process) Wait() Exit {
+	// Wait without reaping first: until ended is set the pid stays ours.
+	for unix.Waitid(unix.P_PID, p.PID(), nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
+	}
+	p.mu.Lock()
+	p.ended = true
+	p.mu.Unlock()
+	p.cmd.Wait()
+	if p.cmd.ProcessState == nil {
+		return Exit{Code: -1} // somebody else has reaped it
+	}
+	status := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	if status.Signaled() {
+		return Exit{Code: -1, Signal: status.Signal().String()}
+	}
+	return Exit{Code: status.ExitStatus()}
+}

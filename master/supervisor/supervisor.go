@@ -1,0 +1,332 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// reapTimeout is how long to wait for a process that was sent SIGKILL.
+const reapTimeout = 10 * time.Second
+
+// never is a time no timer needs to fire at.
+const never = 24 * time.Hour
+
+// ErrStopped: the supervisor is stopping or has stopped.
+var ErrStopped = errors.New("supervisor: stopped")
+
+// Supervisor keeps slots filled with workers. Two goroutines run for each worker
+// process, and one that closes its link in the end. They end with Run, except the
+// one that waits for a process which not even SIGKILL ends.
+type Supervisor struct {
+	cfg     Config
+	log     hclog.Logger
+	inbox   chan func()
+	stopped chan struct{} // closed by Stop
+	done    chan struct{} // closed when the loop has ended
+	running sync.WaitGroup
+	once    sync.Once // for Stop
+
+	// What follows belongs to the goroutine in Run.
+	slots      []*slot
+	workers    map[*worker]struct{} // all that have not ended, in a slot or not
+	published  int                  // number of slots that Slots was told of
+	generation int                  // of the latest reload
+	reload     *reload              // the one in progress, or nil
+	queued     []chan error         // who waits for the reload after it
+	stopping   bool
+}
+
+// New checks the configuration; Run starts the workers.
+func New(cfg Config) (*Supervisor, error) {
+	if cfg.Start == nil {
+		cfg.Start = StartProcess
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = hclog.NewNullLogger()
+	}
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	return &Supervisor{
+		cfg:        cfg,
+		log:        cfg.Logger,
+		inbox:      make(chan func()),
+		stopped:    make(chan struct{}),
+		done:       make(chan struct{}),
+		workers:    make(map[*worker]struct{}),
+		generation: 1,
+	}, nil
+}
+
+// Run starts the workers and keeps them running until Stop, and returns when all
+// of them have ended. When ctx ends it kills them instead. Call it once.
+func (s *Supervisor) Run(ctx context.Context) error {
+	s.published = s.cfg.Workers
+	s.cfg.Slots.Resize(s.published)
+	s.grow(s.cfg.Workers)
+
+	stopped, killed := s.stopped, ctx.Done()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for !s.stopping || len(s.workers) > 0 {
+		select {
+		case f := <-s.inbox:
+			f()
+		case <-timer.C:
+		case <-stopped:
+			stopped = nil
+			s.stop()
+		case <-killed:
+			killed = nil
+			s.stop()
+			for w := range s.workers {
+				if w.state != Killed {
+					s.kill(w)
+				}
+			}
+		}
+		timer.Reset(s.tick())
+	}
+	close(s.done)
+	s.running.Wait()
+	return context.Cause(ctx)
+}
+
+// tick does what is due and returns how long nothing else will be.
+func (s *Supervisor) tick() time.Duration {
+	now := time.Now()
+	for w := range s.workers {
+		if !w.deadline.IsZero() && !now.Before(w.deadline) {
+			s.late(w)
+		}
+	}
+	for _, sl := range s.slots {
+		if sl.respawnAt.IsZero() || now.Before(sl.respawnAt) {
+			continue
+		}
+		switch err := s.spawn(sl, sl.generation); {
+		case errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE):
+			sl.respawnAt = now.Add(s.cfg.BackoffMin) // our fault, and no reason to wait long
+		case err != nil:
+			s.respawn(sl, true)
+		}
+	}
+	// In a second pass, since what was late may have given others a new deadline.
+	now, next := time.Now(), never
+	for w := range s.workers {
+		if !w.deadline.IsZero() {
+			next = min(next, w.deadline.Sub(now))
+		}
+	}
+	for _, sl := range s.slots {
+		if !sl.respawnAt.IsZero() {
+			next = min(next, sl.respawnAt.Sub(now))
+		}
+	}
+	return max(next, 0)
+}
+
+// Reload replaces all workers, slot by slot: a new one takes a slot over when it
+// is ready, and only then the old one drains. It returns when all slots run the
+// new generation, or with the reason why they do not: then the workers that were
+// not replaced go on. A reload that is asked for during another one follows it.
+// When ctx ends Reload returns, and the reload goes on.
+func (s *Supervisor) Reload(ctx context.Context) error {
+	result := make(chan error, 1)
+	if err := s.do(func() error { return s.startReload(result) }); err != nil {
+		return err
+	}
+	select {
+	case err := <-result:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Scale changes the number of slots. Slots are added when their workers are
+// ready, and in order; removed slots lose their clients at once and their
+// workers drain. Scale does not wait for either.
+func (s *Supervisor) Scale(n int) error {
+	return s.do(func() error { return s.scale(func(int) int { return n }) })
+}
+
+// ScaleBy adds n slots, or removes -n.
+func (s *Supervisor) ScaleBy(n int) error {
+	return s.do(func() error { return s.scale(func(now int) int { return now + n }) })
+}
+
+// Stop lets all workers finish what they have and ends Run, also one that is yet
+// to come. It does not wait.
+func (s *Supervisor) Stop() {
+	s.once.Do(func() { close(s.stopped) })
+}
+
+// post runs f in Run's goroutine, unless Run has ended.
+func (s *Supervisor) post(f func()) {
+	select {
+	case s.inbox <- f:
+	case <-s.done:
+	}
+}
+
+// do runs f in Run's goroutine, which it waits for, and returns its result.
+func (s *Supervisor) do(f func() error) error {
+	select {
+	case <-s.stopped:
+		return ErrStopped
+	default:
+	}
+	result := make(chan error, 1)
+	s.post(func() {
+		if s.stopping {
+			result <- ErrStopped
+			return
+		}
+		result <- f()
+	})
+	select {
+	case err := <-result:
+		return err
+	case <-s.done:
+		return ErrStopped
+	}
+}
+
+func (s *Supervisor) scale(target func(now int) int) error {
+	n := target(len(s.slots))
+	if err := s.cfg.checkWorkers(n); err != nil {
+		return err
+	}
+	if n < len(s.slots) {
+		s.shrink(n)
+	} else {
+		s.grow(n)
+	}
+	s.emit(Event{Kind: Scaled, Seat: Seat{Slot: -1, Slots: n, Generation: s.generation}})
+	return nil
+}
+
+// grow adds slots and starts their workers.
+func (s *Supervisor) grow(n int) {
+	now := time.Now()
+	for i := len(s.slots); i < n; i++ {
+		// The first start, like any other, is done by tick.
+		s.slots = append(s.slots, &slot{number: i, generation: s.generation, respawnAt: now})
+	}
+}
+
+// shrink removes the last slots.
+func (s *Supervisor) shrink(n int) {
+	if s.published > n {
+		s.published = n
+		s.cfg.Slots.Resize(n)
+	}
+	removed := s.slots[n:]
+	s.slots = s.slots[:n:n]
+	for _, sl := range removed {
+		if sl.current != nil {
+			s.drain(sl.current, s.cfg.DrainTimeout)
+			sl.current = nil
+		}
+		s.dismiss(sl)
+	}
+	s.stepReload() // which may have waited for a slot that is gone
+}
+
+// dismiss ends a worker that is not needed before it was ready.
+func (s *Supervisor) dismiss(sl *slot) {
+	if w := sl.next; w != nil {
+		sl.next = nil
+		s.terminate(w)
+	}
+}
+
+// publish puts a slot's worker into use. New slots come into use in order, so
+// that the number of slots never counts one that was never filled.
+func (s *Supervisor) publish(sl *slot) {
+	if sl.number < s.published {
+		s.cfg.Slots.Fill(sl.number, sl.current.link)
+		return
+	}
+	for ; s.published < len(s.slots) && s.slots[s.published].current != nil; s.published++ {
+		s.cfg.Slots.Resize(s.published + 1)
+		s.cfg.Slots.Fill(s.published, s.slots[s.published].current.link)
+	}
+}
+
+// stop lets every worker go, whatever it is doing.
+func (s *Supervisor) stop() {
+	if s.stopping {
+		return
+	}
+	s.stopping = true
+	s.reloadStopped()
+	for _, sl := range s.slots {
+		sl.respawnAt = time.Time{}
+		s.dismiss(sl)
+		if sl.current == nil {
+			continue
+		}
+		if sl.number < s.published {
+			s.cfg.Slots.Empty(sl.number)
+		}
+		s.drain(sl.current, s.cfg.StopTimeout)
+		sl.current = nil
+	}
+	limit := time.Now().Add(s.cfg.StopTimeout)
+	for w := range s.workers {
+		if w.state == Draining && w.deadline.After(limit) {
+			w.deadline = limit
+		}
+	}
+}
+
+// emit reports a change to the log and to whoever listens.
+func (s *Supervisor) emit(e Event) {
+	s.logEvent(e)
+	if s.cfg.OnEvent != nil {
+		s.cfg.OnEvent(e)
+	}
+}
+
+func (s *Supervisor) logEvent(e Event) {
+	where := []any{"slot", e.Slot, "pid", e.PID, "generation", e.Generation}
+	switch e.Kind {
+	case WorkerStarted:
+		s.log.Debug("worker started", where...)
+	case WorkerStartFailed:
+		s.log.Error("worker cannot be started", "slot", e.Slot, "generation", e.Generation, "err", e.Err)
+	case WorkerReady:
+		s.log.Info("worker ready", where...)
+	case WorkerNotReady:
+		s.log.Error("worker is not ready in time; it must accept connections or say ready", append(where, "timeout", s.cfg.ReadyTimeout.String())...)
+	case WorkerLeft:
+		s.log.Warn("worker takes no more connections", append(where, "err", e.Err)...)
+	case WorkerDraining:
+		s.log.Debug("worker drains", where...)
+	case WorkerTerminated:
+		s.log.Info("worker sent SIGTERM", where...)
+	case WorkerKilled:
+		s.log.Warn("worker sent SIGKILL", where...)
+	case WorkerExited:
+		level := hclog.Info
+		if e.Was == Starting || e.Was == Serving {
+			level = hclog.Warn
+		}
+		s.log.Log(level, "worker exited", append(where, "exit", e.Exit.String())...)
+	case Reloading:
+		s.log.Info("reload started", "generation", e.Generation)
+	case Reloaded:
+		s.log.Info("reload finished", "generation", e.Generation)
+	case ReloadFailed:
+		s.log.Error("reload failed", "generation", e.Generation, "err", e.Err)
+	case Scaled:
+		s.log.Info("number of slots changed", "slots", e.Slots)
+	}
+}

@@ -1,0 +1,264 @@
+package supervisor
+
+import (
+	"fmt"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+// slot is one fixed place. A client belongs to a slot, a worker fills it.
+type slot struct {
+	number     int
+	generation int       // of the worker that filled it last
+	current    *worker   // in the slot, or nil
+	next       *worker   // starting, to take the slot over; or nil
+	failures   int       // workers in a row that died young
+	respawnAt  time.Time // when to start the next one; zero: not waiting
+}
+
+// worker is one process, from its start until it is reaped.
+type worker struct {
+	seat     Seat
+	slot     *slot
+	state    State
+	link     Link
+	process  Process
+	readyAt  time.Time
+	deadline time.Time     // when the state has lasted too long; zero: never
+	exited   chan struct{} // closed when the process has ended
+}
+
+// enter changes the state; a zero timeout means no deadline.
+func (w *worker) enter(next State, timeout time.Duration) {
+	if !w.state.may(next) {
+		panic(fmt.Sprintf("supervisor: worker of slot %d cannot go from %v to %v", w.seat.Slot, w.state, next))
+	}
+	w.state, w.deadline = next, time.Time{}
+	if timeout > 0 {
+		w.deadline = time.Now().Add(timeout)
+	}
+}
+
+// of tells whether the worker exists and is of a generation.
+func (w *worker) of(generation int) bool {
+	return w != nil && w.seat.Generation == generation
+}
+
+// spawn starts a worker that will take the slot over when it is ready.
+func (s *Supervisor) spawn(sl *slot, generation int) error {
+	sl.respawnAt = time.Time{}
+	seat := Seat{Slot: sl.number, Slots: len(s.slots), Generation: generation}
+	w := &worker{seat: seat, slot: sl, exited: make(chan struct{})}
+	var err error
+	if w.link, err = s.cfg.NewLink(seat); err != nil {
+		s.emit(Event{Kind: WorkerStartFailed, Seat: seat, Err: err})
+		return err
+	}
+	w.process, err = s.cfg.Start(Spec{
+		Command: s.cfg.Command,
+		Env:     append(append(seat.env(), w.link.Env()...), s.cfg.Env...),
+		Files:   w.link.Files(),
+	})
+	if err != nil {
+		s.running.Go(w.link.Close)
+		s.emit(Event{Kind: WorkerStartFailed, Seat: seat, Err: err})
+		return err
+	}
+	s.workers[w] = struct{}{}
+	sl.next = w
+	w.deadline = time.Now().Add(s.cfg.ReadyTimeout)
+	s.emit(w.event(WorkerStarted))
+	go s.reap(w)
+	s.running.Go(func() { s.watch(w) })
+	return nil
+}
+
+func (seat Seat) env() []string {
+	n := strconv.Itoa(seat.Slot)
+	return []string{
+		"HANDFAST_SLOT=" + n,
+		"HANDFAST_SLOTS=" + strconv.Itoa(seat.Slots),
+		"HANDFAST_GENERATION=" + strconv.Itoa(seat.Generation),
+		"WORKER_ID=" + n,
+	}
+}
+
+func (w *worker) event(kind EventKind) Event {
+	return Event{Kind: kind, Seat: w.seat, PID: w.process.PID()}
+}
+
+// reap waits for the end of the process. Nobody waits for reap: a process that
+// cannot be killed would keep Run from returning.
+func (s *Supervisor) reap(w *worker) {
+	exit := w.process.Wait()
+	close(w.exited)
+	s.post(func() { s.gone(w, exit) })
+}
+
+// watch passes on what the link reports.
+func (s *Supervisor) watch(w *worker) {
+	ready, left := w.link.Ready(), w.link.Left()
+	for ready != nil || left != nil {
+		select {
+		case <-ready:
+			ready = nil
+			s.post(func() { s.ready(w) })
+		case <-left:
+			left = nil
+			s.post(func() { s.left(w) })
+		case <-w.exited:
+			return
+		case <-s.done:
+			return
+		}
+	}
+}
+
+// ready: the worker takes its slot over, and the one that was there drains.
+func (s *Supervisor) ready(w *worker) {
+	if w.state != Starting {
+		return // too late: it is being replaced already
+	}
+	sl, old := w.slot, w.slot.current
+	w.enter(Serving, 0)
+	w.readyAt = time.Now()
+	sl.current, sl.next, sl.generation = w, nil, w.seat.Generation
+	s.publish(sl)
+	s.emit(w.event(WorkerReady))
+	if old != nil {
+		s.drain(old, s.cfg.DrainTimeout)
+	}
+	s.stepReload()
+}
+
+// left: the worker lives, but takes no more work.
+func (s *Supervisor) left(w *worker) {
+	if w.state != Starting && w.state != Serving {
+		return
+	}
+	e := w.event(WorkerLeft)
+	e.Err = w.link.Err()
+	s.emit(e)
+	s.vacate(w, fmt.Errorf("worker left: %w", e.Err))
+	if w.state == Starting {
+		s.terminate(w) // it was given nothing that it could finish
+	} else {
+		s.drain(w, s.cfg.DrainTimeout)
+	}
+}
+
+// gone: the process has ended.
+func (s *Supervisor) gone(w *worker, exit Exit) {
+	before := w.state
+	w.enter(Exited, 0)
+	s.release(w)
+	e := w.event(WorkerExited)
+	e.Exit, e.Was = exit, before
+	s.emit(e)
+	why := fmt.Errorf("worker exited with %v", exit)
+	if before == Starting {
+		why = fmt.Errorf("worker exited with %v before it was ready", exit)
+	}
+	s.vacate(w, why)
+}
+
+// release closes the link, once: a worker that was given up may end after all.
+func (s *Supervisor) release(w *worker) {
+	if _, ok := s.workers[w]; ok {
+		delete(s.workers, w)
+		s.running.Go(w.link.Close)
+	}
+}
+
+// late: a state has lasted longer than it may.
+func (s *Supervisor) late(w *worker) {
+	switch w.state {
+	case Starting:
+		s.emit(w.event(WorkerNotReady))
+		s.terminate(w)
+		s.vacate(w, fmt.Errorf("worker was not ready within %v", s.cfg.ReadyTimeout))
+	case Draining:
+		s.terminate(w)
+	case Stopping:
+		s.kill(w)
+	case Killed:
+		// It hangs in the kernel and will not run again: give it up.
+		s.log.Error("worker cannot be killed", "slot", w.seat.Slot, "pid", w.process.PID(), "generation", w.seat.Generation)
+		s.release(w)
+	}
+}
+
+// drain tells a worker to finish, and gives it time.
+func (s *Supervisor) drain(w *worker, timeout time.Duration) {
+	if timeout <= 0 {
+		s.terminate(w)
+		return
+	}
+	w.enter(Draining, timeout)
+	w.link.Drain()
+	s.emit(w.event(WorkerDraining))
+}
+
+// terminate sends SIGTERM.
+func (s *Supervisor) terminate(w *worker) {
+	w.enter(Stopping, max(s.cfg.KillTimeout, 1))
+	w.link.Drain()
+	w.process.Signal(syscall.SIGTERM)
+	s.emit(w.event(WorkerTerminated))
+}
+
+// kill sends SIGKILL.
+func (s *Supervisor) kill(w *worker) {
+	w.enter(Killed, reapTimeout)
+	w.process.Signal(syscall.SIGKILL)
+	s.emit(w.event(WorkerKilled))
+}
+
+// vacate takes a worker that can no longer fill its slot out of it, and sees to
+// a successor.
+func (s *Supervisor) vacate(w *worker, why error) {
+	sl := w.slot
+	switch w {
+	case sl.current:
+		sl.current = nil
+		if sl.number < s.published {
+			s.cfg.Slots.Empty(sl.number)
+		}
+	case sl.next:
+		sl.next = nil
+	default:
+		return // replaced before, or its slot was removed
+	}
+	young := w.readyAt.IsZero() || time.Since(w.readyAt) < s.cfg.MinUptime
+	s.respawn(sl, young)
+	s.reloadFailed(w, why)
+}
+
+// respawn decides when a slot that has nobody left gets its next worker.
+func (s *Supervisor) respawn(sl *slot, young bool) {
+	if sl.current != nil || sl.next != nil {
+		return
+	}
+	if !young {
+		sl.failures = 0
+	}
+	delay := s.cfg.backoff(sl.failures)
+	if delay > 0 {
+		s.log.Warn("workers keep dying young, next start is delayed", "slot", sl.number, "attempt", sl.failures, "delay", delay.String())
+	}
+	sl.failures++
+	sl.respawnAt = time.Now().Add(delay)
+}
+
+// backoff is how long to wait after so many failures in a row.
+func (c *Config) backoff(failures int) time.Duration {
+	if failures == 0 {
+		return 0
+	}
+	delay := c.BackoffMin
+	for ; failures > 1 && delay < c.BackoffMax; failures-- {
+		delay *= 2
+	}
+	return min(delay, c.BackoffMax)
+}

@@ -1,0 +1,92 @@
+package master
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/hash"
+)
+
+// Worker takes connections for one slot.
+type Worker interface {
+	// Deliver takes ownership of the first n of conns; the caller still owns the
+	// others and may deliver them again, here or elsewhere. It must not wait and
+	// must not keep the slice. err says why not all were taken: fdpass.ErrFull
+	// when the worker does not keep up.
+	Deliver(conns []fdpass.Handoff) (n int, err error)
+}
+
+// Table says which worker is in which slot. Slots are numbered from 0, and each
+// is empty or holds one worker. Changes take effect with the next connection;
+// reading takes no lock.
+type Table struct {
+	changing sync.Mutex
+	seats    atomic.Pointer[[]seat] // never changed, only replaced
+}
+
+// seat is what one slot holds.
+type seat struct {
+	worker  Worker        // nil: empty
+	changed chan struct{} // closed when the slot gets another worker, or is removed
+}
+
+// NewTable returns a table of n empty slots, 1 to hash.MaxSlots.
+func NewTable(n int) *Table {
+	t := new(Table)
+	t.seats.Store(new([]seat))
+	t.Resize(n)
+	return t
+}
+
+// Len returns the number of slots.
+func (t *Table) Len() int { return len(t.load()) }
+
+// Fill puts a worker into a slot, in place of the one that was there. The slot
+// must exist. What was delivered to the other worker stays with it.
+func (t *Table) Fill(slot int, w Worker) {
+	t.change(func(seats []seat) ([]seat, []seat) {
+		old := seats[slot]
+		seats[slot] = seat{worker: w, changed: make(chan struct{})}
+		return seats, []seat{old}
+	})
+}
+
+// Empty takes the worker out of a slot: its clients wait for the next one.
+func (t *Table) Empty(slot int) {
+	t.change(func(seats []seat) ([]seat, []seat) {
+		seats[slot].worker = nil
+		return seats, nil
+	})
+}
+
+// Resize adds empty slots at the end or removes the last ones, with their
+// workers. About as many clients move as slots were added or removed.
+func (t *Table) Resize(n int) {
+	if n < 1 || n > hash.MaxSlots {
+		panic(fmt.Sprintf("master: table of %d slots, want 1 to %d", n, hash.MaxSlots))
+	}
+	t.change(func(seats []seat) ([]seat, []seat) {
+		gone := seats[min(n, len(seats)):]
+		for len(seats) < n {
+			seats = append(seats, seat{changed: make(chan struct{})})
+		}
+		return seats[:n:n], gone
+	})
+}
+
+// change replaces the seats by what f makes of a copy, and then wakes who waits for
+// those that f says are gone.
+func (t *Table) change(f func(copy []seat) (seats, gone []seat)) {
+	t.changing.Lock()
+	defer t.changing.Unlock()
+	seats, gone := f(slices.Clone(t.load()))
+	t.seats.Store(&seats)
+	for _, s := range gone {
+		close(s.changed)
+	}
+}
+
+func (t *Table) load() []seat { return *t.seats.Load() }

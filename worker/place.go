@@ -1,0 +1,78 @@
+package worker
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// Place is where the master has put this process.
+type Place struct {
+	Slot       int // 0 to Slots-1; also in WORKER_ID
+	Slots      int // number of slots when the process was started
+	Generation int // which reload started the process; the first is 1
+}
+
+// Self returns the place of this process; ok is false when it was not started by
+// handfast.
+func Self() (p Place, ok bool) {
+	var err [3]error
+	p.Slot, err[0] = strconv.Atoi(os.Getenv("HANDFAST_SLOT"))
+	p.Slots, err[1] = strconv.Atoi(os.Getenv("HANDFAST_SLOTS"))
+	p.Generation, err[2] = strconv.Atoi(os.Getenv("HANDFAST_GENERATION"))
+	if errors.Join(err[:]...) != nil {
+		return Place{}, false
+	}
+	return p, true
+}
+
+// envFD names the variable that holds the mailbox's descriptor.
+const envFD = "HANDFAST_FD"
+
+// inheritedMailbox returns the mailbox that the master left us, which the caller
+// owns, or nil when there is none. It removes it from the environment and makes
+// it close-on-exec, so that processes that this one starts do not take it for
+// theirs.
+func inheritedMailbox() (*os.File, error) {
+	value, ok := os.LookupEnv(envFD)
+	if !ok {
+		return nil, nil
+	}
+	os.Unsetenv(envFD)
+	fd, err := strconv.Atoi(value)
+	if err != nil || fd < 0 {
+		return nil, fmt.Errorf("worker: %s=%q is not a descriptor", envFD, value)
+	}
+	kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
+	if err != nil || kind != unix.SOCK_SEQPACKET {
+		return nil, fmt.Errorf("worker: %s=%s is not a handfast mailbox; was the descriptor closed by a wrapper, or the variable inherited from a worker?", envFD, value)
+	}
+	unix.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), "handfast mailbox"), nil
+}
+
+// pollable takes ownership of a file and returns one, which the caller owns, that
+// waits in Go's poller: only a file that is made of a non-blocking descriptor does.
+func pollable(file *os.File) (*os.File, error) {
+	defer file.Close()
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return nil, fmt.Errorf("worker: %w", err)
+	}
+	var dup int
+	var callErr error
+	if err := raw.Control(func(fd uintptr) {
+		if callErr = unix.SetNonblock(int(fd), true); callErr == nil {
+			dup, callErr = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
+		}
+	}); err != nil {
+		return nil, fmt.Errorf("worker: %w", err)
+	}
+	if callErr != nil {
+		return nil, fmt.Errorf("worker: %w", os.NewSyscallError("fcntl", callErr))
+	}
+	return os.NewFile(uintptr(dup), file.Name()), nil
+}

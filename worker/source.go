@@ -1,0 +1,180 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass"
+)
+
+// source is where a Listener's connections come from.
+type source interface {
+	// ready says that connections are welcome from now on.
+	ready() error
+	// receive waits for connections, which the caller owns. io.EOF means that no
+	// more will come, os.ErrDeadlineExceeded that the source was interrupted.
+	receive(m *fdpass.Message) error
+	// interrupt makes receive return, now and from now on.
+	interrupt()
+	// close ends the source and takes ownership of connections that were received
+	// but not used. Nobody is in receive any more.
+	close(unused []fdpass.Handoff) error
+	addr() net.Addr
+}
+
+// mailboxSource receives what a master hands off.
+type mailboxSource struct {
+	conn *fdpass.Conn
+}
+
+// newMailboxSource takes ownership of the worker's end of a mailbox.
+func newMailboxSource(file *os.File) (*mailboxSource, error) {
+	file, err := pollable(file)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := fdpass.NewConn(file)
+	if err != nil {
+		return nil, fmt.Errorf("worker: %w", err)
+	}
+	return &mailboxSource{conn: conn}, nil
+}
+
+func (s *mailboxSource) ready() error {
+	if err := s.conn.Send(fdpass.TypeReady, nil); err != nil && !errors.Is(err, fdpass.ErrClosed) {
+		return err
+	}
+	return nil // the master is gone: receive tells
+}
+
+func (s *mailboxSource) receive(m *fdpass.Message) error {
+	for {
+		err := s.conn.Receive(m)
+		switch {
+		case errors.Is(err, fdpass.ErrNoFiles), m.Lost > 0 && len(m.Handoffs) == 0:
+			// What accept(2) says in the same case; servers wait and try again.
+			return os.NewSyscallError("recvmsg", unix.EMFILE)
+		case err != nil:
+			return err
+		case m.Type == fdpass.TypeHandoff && len(m.Handoffs) > 0:
+			return nil
+		}
+		fdpass.CloseHandoffs(m.Handoffs) // of a type that this version does not know
+	}
+}
+
+func (s *mailboxSource) interrupt() { s.conn.SetReceiveDeadline(time.Unix(1, 0)) }
+
+// close leaves, and gives back what is unused: the master finds another worker
+// for it. It does not wait, since the master hears everything at once.
+func (s *mailboxSource) close(unused []fdpass.Handoff) error {
+	defer fdpass.CloseHandoffs(unused) // ours; the message has copies
+	err := s.conn.TrySend(fdpass.TypeLeave, nil)
+	if err == nil && len(unused) > 0 {
+		err = s.conn.TrySend(fdpass.TypeReturn, unused)
+	}
+	if errors.Is(err, fdpass.ErrClosed) {
+		err = nil // the master has gone before us
+	}
+	return errors.Join(err, s.conn.Close())
+}
+
+func (s *mailboxSource) addr() net.Addr { return mailboxAddr{} }
+
+// mailboxAddr is the address of a listener that has none of its own: its
+// connections were accepted on any of the master's addresses.
+type mailboxAddr struct{}
+
+func (mailboxAddr) Network() string { return "tcp" }
+func (mailboxAddr) String() string  { return "handfast" }
+
+// tcpSource accepts from a listening socket of this process, when there is no
+// master. The socket is a file because a net.Listener gives no access to the
+// connections' own descriptors.
+type tcpSource struct {
+	file  *os.File
+	local net.Addr
+}
+
+func newTCPSource(address string) (*tcpSource, error) {
+	config := fdpass.ListenConfig()
+	ln, err := config.Listen(context.Background(), "tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("worker: %w", err)
+	}
+	defer ln.Close() // the file is a duplicate
+	file, err := ln.(*net.TCPListener).File()
+	if err != nil {
+		return nil, fmt.Errorf("worker: %w", err)
+	}
+	return &tcpSource{file: file, local: ln.Addr()}, nil
+}
+
+func (s *tcpSource) ready() error { return nil }
+
+func (s *tcpSource) receive(m *fdpass.Message) error {
+	raw, err := s.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var fd int
+	var sa unix.Sockaddr
+	var errno error
+	err = raw.Read(func(listener uintptr) bool {
+		for {
+			fd, sa, errno = unix.Accept4(int(listener), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+			// Neither says that nobody else waits, so the poller is not asked.
+			if errno != unix.EINTR && errno != unix.ECONNABORTED {
+				return errno != unix.EAGAIN
+			}
+		}
+	})
+	switch {
+	case err != nil:
+		return err
+	case errno != nil:
+		return os.NewSyscallError("accept4", errno)
+	}
+	m.Handoffs = append(m.Handoffs[:0], fdpass.Handoff{FD: fd, Client: addrPort(sa)})
+	return nil
+}
+
+func (s *tcpSource) interrupt() { s.file.SetReadDeadline(time.Unix(1, 0)) }
+
+func (s *tcpSource) close(unused []fdpass.Handoff) error {
+	fdpass.CloseHandoffs(unused)
+	return s.file.Close()
+}
+
+func (s *tcpSource) addr() net.Addr { return s.local }
+
+// addrPort is zero when sa is nil.
+func addrPort(sa unix.Sockaddr) netip.AddrPort {
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	case *unix.SockaddrInet6:
+		addr := netip.AddrFrom16(sa.Addr).Unmap()
+		if sa.ZoneId != 0 {
+			addr = addr.WithZone(strconv.FormatUint(uint64(sa.ZoneId), 10))
+		}
+		return netip.AddrPortFrom(addr, uint16(sa.Port))
+	default:
+		return netip.AddrPort{}
+	}
+}
+
+// ended tells whether a source will give no more: the master has ended the flow,
+// or this end was closed or interrupted.
+func ended(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, fdpass.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded)
+}
