@@ -15,6 +15,11 @@
 //	HANDFAST_GENERATION  which reload started the worker; the first is 1
 //	WORKER_ID            the same as HANDFAST_SLOT
 //
+// and whom to believe of what a request says of its client: HANDFAST_BEHIND_PROXY is
+// true or false, and if it is true HANDFAST_PROXY_HEADER names the header,
+// HANDFAST_TRUSTED_PROXIES lists the CIDR ranges of those who may write it, with
+// commas, and HANDFAST_KEY is "address" or "header:NAME" (package forwarded).
+//
 // SOCK_SEQPACKET keeps messages apart: each recvmsg(2) returns one message, with
 // the descriptors that ride on it and no others. The descriptor is blocking and
 // is inherited over exec(2): a worker makes it close-on-exec before it starts
@@ -33,8 +38,8 @@
 //	     6     2  zero
 //
 //	offset  size  record, one for each connection
-//	     0     1  flags: 1 = the address below is not the socket's peer but what
-//	              a trusted proxy said of the client
+//	     0     1  flags: 1 = the socket's peer is a trusted proxy, and the address
+//	              below is what it said of the client (PROXY protocol)
 //	     1     1  family of the client's address: 4, 6, or 0 when it is unknown
 //	     2     2  port, 0 when it is unknown
 //	     4    16  address: all 16 bytes for family 6, the first 4 for family 4

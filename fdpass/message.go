@@ -51,7 +51,8 @@ func (t Type) String() string {
 // Flags say more about a handed-off connection.
 type Flags uint8
 
-// FlagProxied: Client is not the socket's peer but what a trusted proxy said.
+// FlagProxied: the socket's peer is a trusted proxy, and Client is what it said of the
+// client.
 const FlagProxied Flags = 1
 
 // Handoff is one open connection on its way. Whoever holds a Handoff owns its

@@ -6,7 +6,8 @@
 //     dropped, and the address is cut to the prefix length of its family. What
 //     is left is the same for all connections of one client.
 //  2. Key: the 32-bit words of the canonical address, in network byte order,
-//     are folded into one seeded 32-bit number.
+//     are folded into one seeded 32-bit number. Text, such as a session's name,
+//     can be the key instead of an address.
 //  3. Slot: rendezvous hashing. Every slot gets a score from the key, and the
 //     highest one wins. So when a slot is added only those clients move that
 //     the new slot wins (about 1/N), when the last one is removed only its own
@@ -38,6 +39,7 @@ const MaxSlots = 1024
 const (
 	kindIPv4 = 4
 	kindIPv6 = 6
+	kindText = 1
 )
 
 // Config says how addresses become keys.
@@ -86,6 +88,19 @@ func (c Config) Key(addr netip.Addr) Key {
 	default:
 		return Key(mix(c.Seed))
 	}
+}
+
+// Text returns the key of a text: its bytes in words, the last one filled up with
+// zeros, and its length. It keeps nothing of text.
+func (c Config) Text(text string) Key {
+	h := mix(c.Seed ^ kindText)
+	for rest := text; rest != ""; {
+		var w [4]byte
+		n := copy(w[:], rest)
+		h = mix(h ^ binary.BigEndian.Uint32(w[:]))
+		rest = rest[n:]
+	}
+	return Key(mix(h ^ uint32(len(text))))
 }
 
 // Slot returns the slot, 0 to slots-1, in which the client belongs.

@@ -42,10 +42,11 @@ type acceptor struct {
 	router router
 
 	// One turn: what take found.
-	batch   []fdpass.Handoff
-	err     error // why it ended, when not for want of connections or of room
-	ceiling int   // descriptor from which on files are scarce
-	scarce  bool  // a descriptor reached the ceiling
+	batch   []arrival
+	peek    []byte // what is peeked at, one connection after the other
+	err     error  // why it ended, when not for want of connections or of room
+	ceiling int    // descriptor from which on files are scarce
+	scarce  bool   // a descriptor reached the ceiling
 
 	noYield int       // batches after which to yield again
 	said    time.Time // when a pause was logged last
@@ -69,6 +70,9 @@ func newAcceptor(b *Balancer, ln net.Listener) (*acceptor, error) {
 	if err == nil {
 		err = fdpass.SetOptions(raw)
 	}
+	if err == nil {
+		err = deferAccept(raw, b.clients.Peeks())
+	}
 	if err != nil {
 		file.Close()
 		return nil, fmt.Errorf("master: %w", err)
@@ -78,7 +82,8 @@ func newAcceptor(b *Balancer, ln net.Listener) (*acceptor, error) {
 		file:    file,
 		raw:     raw,
 		router:  router{b: b},
-		batch:   make([]fdpass.Handoff, 0, fdpass.MaxBatch),
+		batch:   make([]arrival, 0, fdpass.MaxBatch),
+		peek:    b.clients.Buffer(),
 		ceiling: files.Ceiling(),
 	}, nil
 }
@@ -181,7 +186,7 @@ func (a *acceptor) take(listener uintptr) bool {
 		fd, errno := a.accept(listener)
 		switch errno {
 		case 0:
-			a.batch = append(a.batch, fdpass.Handoff{FD: fd, Client: peerAddress(&a.peer)})
+			a.batch = append(a.batch, arrival{Handoff: fdpass.Handoff{FD: fd, Client: peerAddress(&a.peer)}})
 			a.scarce = fd >= a.ceiling
 		case unix.EAGAIN:
 			return len(a.batch) > 0
@@ -201,7 +206,7 @@ func (a *acceptor) flush() {
 		return
 	}
 	a.b.accepted.Add(uint64(len(a.batch)))
-	a.router.route(a.batch)
+	a.router.route(a.b.identify(a.batch, a.peek))
 	a.batch = a.batch[:0]
 }
 

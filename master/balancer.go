@@ -5,14 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/handfast/handfast/fdpass"
-	"github.com/handfast/handfast/hash"
+	"github.com/handfast/handfast/fdpass/forwarded"
+	"github.com/handfast/handfast/master/clientip"
 	"github.com/handfast/handfast/master/files"
 )
 
@@ -37,10 +37,11 @@ const (
 // BalancerConfig says how connections are placed and how long they may wait.
 // Start from DefaultBalancerConfig.
 type BalancerConfig struct {
-	Strategy   Strategy      // where clients belong
-	RetryDelay time.Duration // between two tries to deliver a parked connection
-	MaxRetries int           // tries after the first; 0: refuse at once
-	MaxParked  int           // connections that may be parked; beyond them 503
+	Clients    clientip.Config // whom connections are from
+	Strategy   Strategy        // where clients belong
+	RetryDelay time.Duration   // between two tries to deliver a parked connection
+	MaxRetries int             // tries after the first; 0: refuse at once
+	MaxParked  int             // connections that may be parked; beyond them 503
 	WhenDown   WhenDown
 	Refuse     Refuse
 	Logger     hclog.Logger // nil: none
@@ -49,7 +50,8 @@ type BalancerConfig struct {
 // DefaultBalancerConfig waits for 50 tries, 100 ms apart.
 func DefaultBalancerConfig() BalancerConfig {
 	return BalancerConfig{
-		Strategy:   ByAddress{hash.DefaultConfig()},
+		Clients:    clientip.DefaultConfig(),
+		Strategy:   ByKey{},
 		RetryDelay: 100 * time.Millisecond,
 		MaxRetries: 50,
 		MaxParked:  10_000,
@@ -70,7 +72,7 @@ func (c *BalancerConfig) Validate() error {
 	case c.MaxParked < 0:
 		return fmt.Errorf("master: %d parked connections, want 0 or more", c.MaxParked)
 	}
-	return nil
+	return c.Clients.Validate()
 }
 
 const (
@@ -88,13 +90,14 @@ type Balancer struct {
 	table *Table
 	log   hclog.Logger
 
-	lot      *lot          // parked for their slot, or being refused
-	overflow *lot          // being refused since the lot is full
-	hurry    chan struct{} // closed when nothing may be parked any longer
-	hurryUp  sync.Once
+	clients  *clientip.Finder
+	lot      *lot            // parked for their head or their slot, or being refused
+	overflow *lot            // being refused since the lot is full
+	hurry    context.Context // ended when nothing may be parked any longer
+	hurryUp  context.CancelFunc
 	refusals refusals
 
-	accepted, handedOff, takenBack, refused atomic.Uint64
+	accepted, handedOff, takenBack, refused, gone atomic.Uint64
 }
 
 // NewBalancer checks the configuration; Serve accepts connections.
@@ -105,13 +108,24 @@ func NewBalancer(cfg BalancerConfig, table *Table) (*Balancer, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
+	clients, err := clientip.New(cfg.Clients)
+	if err != nil {
+		return nil, err
+	}
+	if clients.Peeks() {
+		cfg.Logger.Info("clients are named by proxies", "header", cfg.Clients.Rules.Header, "key", forwarded.FormatKey(cfg.Clients.Rules.Key),
+			"proxy_protocol", cfg.Clients.ProxyProtocol, "trusted", cfg.Clients.Rules.Trusted.String())
+	}
+	hurry, hurryUp := context.WithCancel(context.Background())
 	return &Balancer{
 		cfg:      cfg,
 		table:    table,
 		log:      cfg.Logger,
+		clients:  clients,
 		lot:      newLot(cfg.MaxParked),
 		overflow: newLot(min(maxOverflow, files.Limit()/8)),
-		hurry:    make(chan struct{}),
+		hurry:    hurry,
+		hurryUp:  hurryUp,
 	}, nil
 }
 
@@ -135,8 +149,12 @@ func (b *Balancer) Serve(ctx context.Context, ln net.Listener) error {
 // that a worker did not take, and finds a worker for each. It does not wait.
 func (b *Balancer) Readmit(conns []fdpass.Handoff) {
 	b.takenBack.Add(uint64(len(conns)))
-	for _, h := range conns {
-		b.park(h)
+	arrivals := make([]arrival, len(conns))
+	for i, h := range conns {
+		arrivals[i].Handoff = h
+	}
+	for _, a := range b.identify(arrivals, b.clients.Buffer()) {
+		b.park(a)
 	}
 }
 
@@ -145,7 +163,7 @@ func (b *Balancer) Readmit(conns []fdpass.Handoff) {
 // when Serve has returned.
 func (b *Balancer) Shutdown(ctx context.Context) {
 	if b.lot.wait(ctx) != nil {
-		b.hurryUp.Do(func() { close(b.hurry) })
+		b.hurryUp()
 		b.lot.wait(context.Background()) // bounded by lingerTimeout
 	}
 	b.overflow.wait(context.Background()) // likewise
@@ -153,7 +171,7 @@ func (b *Balancer) Shutdown(ctx context.Context) {
 
 // patience is how long a connection may be parked.
 func (b *Balancer) patience() time.Duration {
-	return time.Duration(b.cfg.MaxRetries) * b.cfg.RetryDelay
+	return b.clients.Timeout() + time.Duration(b.cfg.MaxRetries)*b.cfg.RetryDelay
 }
 
 // Stats are counts since the start, except Parked.
@@ -161,7 +179,8 @@ type Stats struct {
 	Accepted  uint64 // connections accepted from listeners
 	HandedOff uint64 // given to workers; one that was taken back counts again
 	TakenBack uint64 // not taken by the worker that they were given to
-	Refused   uint64 // ended for want of a worker
+	Refused   uint64 // ended for want of a worker, or of a request in time
+	Gone      uint64 // ended by the client before it was known
 	Parked    int    // waiting now
 }
 
@@ -172,6 +191,7 @@ func (b *Balancer) Stats() Stats {
 		HandedOff: b.handedOff.Load(),
 		TakenBack: b.takenBack.Load(),
 		Refused:   b.refused.Load(),
+		Gone:      b.gone.Load(),
 		Parked:    b.lot.len() + b.overflow.len(),
 	}
 }

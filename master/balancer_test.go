@@ -19,6 +19,7 @@ import (
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/hash"
+	"github.com/handfast/handfast/master/clientip"
 )
 
 const testPatience = 20 * time.Second
@@ -54,8 +55,8 @@ func busyWorker(name string) *fakeWorker { return &fakeWorker{name: name, room: 
 // bySource is a Strategy that a user could write: the client's last byte.
 type bySource struct{}
 
-func (bySource) Slot(client netip.Addr, slots, rank int) int {
-	return (int(client.As4()[3]) + rank) % slots
+func (bySource) Slot(client clientip.Client, slots, rank int) int {
+	return (int(client.Addr.As4()[3]) + rank) % slots
 }
 
 // serveTest serves a table until the test ends, and then checks that no goroutine
@@ -295,7 +296,7 @@ func TestRefusalsAreLoggedOnce(t *testing.T) {
 	if n := strings.Count(out.String(), "connection refused"); n < 1 || n > 3 {
 		t.Errorf("%d lines for %d refusals:\n%s", n, b.Stats().Refused, &out)
 	}
-	for _, want := range []string{`"client":"127.0.0.1:`, `"slot":0`, `"reason":"slot empty"`, `"left_out":0`} {
+	for _, want := range []string{`"peer":"127.0.0.1:`, `"client":"127.0.0.1"`, `"slot":0`, `"reason":"slot empty"`, `"left_out":0`} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the log has no %s:\n%s", want, &out)
 		}

@@ -76,6 +76,7 @@ func newMaster(cfg Config) (*Master, error) {
 		return nil, err
 	}
 	cfg.Supervisor.Logger = cfg.Logger.Named("supervisor")
+	cfg.Supervisor.Env = append(cfg.Balancer.Clients.Rules.Environ(), cfg.Supervisor.Env...)
 	cfg.Supervisor.Slots = slots{table}
 	cfg.Supervisor.NewLink = func(supervisor.Seat) (supervisor.Link, error) {
 		return mailbox.Open(balancer.Readmit)
@@ -157,5 +158,5 @@ func (m *Master) Stats() Stats { return m.balancer.Stats() }
 
 func (m *Master) logSummary() {
 	s := m.Stats()
-	m.log.Info("stopped", "accepted", s.Accepted, "handed_off", s.HandedOff, "taken_back", s.TakenBack, "refused", s.Refused)
+	m.log.Info("stopped", "accepted", s.Accepted, "handed_off", s.HandedOff, "taken_back", s.TakenBack, "refused", s.Refused, "gone", s.Gone)
 }

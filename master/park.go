@@ -2,7 +2,6 @@ package master
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
 
@@ -10,7 +9,7 @@ import (
 	"github.com/handfast/handfast/master/files"
 )
 
-// lot counts what is parked. It has room for a fixed number of connections, and
+// lot counts what is parked, or is being refused. It has room for a fixed number of connections, and
 // for fewer of one slot.
 type lot struct {
 	mu     sync.Mutex
@@ -74,62 +73,66 @@ func (l *lot) wait(ctx context.Context) error {
 }
 
 // park takes ownership of a connection that cannot be delivered now.
-func (b *Balancer) park(h fdpass.Handoff) {
+func (b *Balancer) park(a arrival) {
 	slots := b.table.Len()
-	slot := b.cfg.Strategy.Slot(h.Client.Addr(), slots, 0)
-	switch {
-	case b.lot.enter(slot, b.share(slots)):
-		go b.parked(h, slot)
-	case b.overflow.enter(slot, maxOverflow):
-		go b.overflowed(h, slot)
-	default:
-		// Not even room to refuse politely: answer, but do not wait until the
-		// client has read it.
-		b.refuse(h, crowded, errCrowded, 0)
+	slot := b.cfg.Strategy.Slot(a.client, slots, 0)
+	if b.lot.enter(slot, b.share(slots)) {
+		go b.parked(a, slot)
+	} else {
+		b.turnAway(a, slot, errCrowded)
 	}
 }
 
+// turnAway takes ownership of a connection that cannot even be parked.
+func (b *Balancer) turnAway(a arrival, slot int, why error) {
+	if b.overflow.enter(slot, maxOverflow) {
+		go b.overflowed(a, slot, why)
+		return
+	}
+	// Not even room to refuse politely: answer, but do not wait until the client has
+	// read it.
+	b.refuse(a, slot, why, 0)
+}
+
+func (b *Balancer) overflowed(a arrival, slot int, why error) {
+	defer b.overflow.leave(slot)
+	b.refuse(a, slot, why, lingerTimeout)
+}
+
 // share is how many connections of one slot may be parked: when there are others,
-// half of the room and of the open files, so that one stalled worker can use up
-// neither.
+// half of what there is room for, so that one stalled worker cannot use it up.
 func (b *Balancer) share(slots int) int {
 	if slots == 1 {
 		return b.lot.room
 	}
+	return b.half()
+}
+
+// half is half of the room and of the open files.
+func (b *Balancer) half() int {
 	return (min(b.lot.room, files.Limit()-2*files.Spare) + 1) / 2
 }
 
-// Why connections are refused.
-var (
-	errEmpty   = errors.New("slot empty")
-	errCrowded = errors.New("too many parked")
-)
-
-// parked is the life of a parked connection.
-func (b *Balancer) parked(h fdpass.Handoff, slot int) {
+// parked is the life of a connection that waits for its slot.
+func (b *Balancer) parked(a arrival, slot int) {
 	defer b.lot.leave(slot)
-	err := b.waitForSlot(h)
-	if err != nil && b.cfg.WhenDown == Next && b.offerToOthers(h) {
+	err := b.waitForSlot(a)
+	if err != nil && b.cfg.WhenDown == Next && b.offerToOthers(a) {
 		err = nil
 	}
 	if err != nil {
-		b.refuse(h, noWorker, err, lingerTimeout)
+		b.refuse(a, slot, err, lingerTimeout)
 	}
-}
-
-func (b *Balancer) overflowed(h fdpass.Handoff, slot int) {
-	defer b.overflow.leave(slot)
-	b.refuse(h, crowded, errCrowded, lingerTimeout)
 }
 
 // waitForSlot offers a connection to its slot until the worker there takes it:
 // whenever the slot gets another worker, and after each retry delay. The error is
 // why the last try failed.
-func (b *Balancer) waitForSlot(h fdpass.Handoff) error {
+func (b *Balancer) waitForSlot(a arrival) error {
 	retry := time.NewTicker(b.cfg.RetryDelay)
 	defer retry.Stop()
 	for tries := 0; ; {
-		changed, err := b.offer(h, 0)
+		changed, err := b.offer(a, 0)
 		if err == nil || tries >= b.cfg.MaxRetries {
 			return err
 		}
@@ -137,16 +140,16 @@ func (b *Balancer) waitForSlot(h fdpass.Handoff) error {
 		case <-changed:
 		case <-retry.C:
 			tries++
-		case <-b.hurry:
+		case <-b.hurry.Done():
 			return err
 		}
 	}
 }
 
 // offerToOthers offers a connection to all other slots, in the client's order.
-func (b *Balancer) offerToOthers(h fdpass.Handoff) bool {
+func (b *Balancer) offerToOthers(a arrival) bool {
 	for rank := 1; rank < b.table.Len(); rank++ {
-		if _, err := b.offer(h, rank); err == nil {
+		if _, err := b.offer(a, rank); err == nil {
 			return true
 		}
 	}
@@ -155,13 +158,13 @@ func (b *Balancer) offerToOthers(h fdpass.Handoff) bool {
 
 // offer tries to deliver one connection to its slot of the given rank. When that
 // fails, changed is closed as soon as the slot gets another worker.
-func (b *Balancer) offer(h fdpass.Handoff, rank int) (changed <-chan struct{}, err error) {
+func (b *Balancer) offer(a arrival, rank int) (changed <-chan struct{}, err error) {
 	seats := b.table.load()
-	seat := seats[b.cfg.Strategy.Slot(h.Client.Addr(), len(seats), min(rank, len(seats)-1))]
+	seat := seats[b.cfg.Strategy.Slot(a.client, len(seats), min(rank, len(seats)-1))]
 	if seat.worker == nil {
 		return seat.changed, errEmpty
 	}
-	n, err := seat.worker.Deliver([]fdpass.Handoff{h})
+	n, err := seat.worker.Deliver([]fdpass.Handoff{a.Handoff})
 	b.handedOff.Add(uint64(n))
 	return seat.changed, err
 }

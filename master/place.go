@@ -1,10 +1,8 @@
 package master
 
 import (
-	"net/netip"
-
 	"github.com/handfast/handfast/fdpass"
-	"github.com/handfast/handfast/hash"
+	"github.com/handfast/handfast/master/clientip"
 )
 
 // Strategy says where clients belong. It is asked once per connection on the
@@ -12,17 +10,22 @@ import (
 type Strategy interface {
 	// Slot returns the client's choice of the given rank among slots 0 to
 	// slots-1: rank 0 is where it belongs, ranks up to slots-1 name the other
-	// slots in the order in which they stand in. client is the zero Addr when the
-	// address is not known.
-	Slot(client netip.Addr, slots, rank int) int
+	// slots in the order in which they stand in.
+	Slot(client clientip.Client, slots, rank int) int
 }
 
-// ByAddress is the Strategy that hashes the client's address.
-type ByAddress struct{ hash.Config }
+// ByKey is the Strategy that hashes the client's key.
+type ByKey struct{}
 
 // Slot implements Strategy.
-func (s ByAddress) Slot(client netip.Addr, slots, rank int) int {
-	return s.Key(client).Ranked(slots, rank)
+func (ByKey) Slot(client clientip.Client, slots, rank int) int {
+	return client.Key.Ranked(slots, rank)
+}
+
+// arrival is a connection whose client is known.
+type arrival struct {
+	fdpass.Handoff
+	client clientip.Client
 }
 
 // router places a batch of connections: it groups them by slot and delivers each
@@ -30,6 +33,7 @@ func (s ByAddress) Slot(client netip.Addr, slots, rank int) int {
 type router struct {
 	b     *Balancer
 	group []fdpass.Handoff // the connections of one slot
+	index []int            // and which of the batch they are
 	next  []int            // per connection: the next of the same slot, or -1
 	first []int            // per slot: its first connection, or -1
 	last  []int            // per slot: its last connection
@@ -38,27 +42,29 @@ type router struct {
 
 // route delivers a batch and takes ownership of its descriptors. Connections that
 // cannot be delivered now are parked.
-func (r *router) route(batch []fdpass.Handoff) {
+func (r *router) route(batch []arrival) {
 	seats := r.b.table.load()
 	r.sort(batch, len(seats))
 	for _, slot := range r.used {
-		r.group = r.group[:0]
+		r.group, r.index = r.group[:0], r.index[:0]
 		for i := r.first[slot]; i >= 0; i = r.next[i] {
-			r.group = append(r.group, batch[i])
+			r.group, r.index = append(r.group, batch[i].Handoff), append(r.index, i)
 		}
 		r.first[slot] = -1
-		r.deliver(seats[slot].worker)
+		for _, i := range r.index[r.deliver(seats[slot].worker):] {
+			r.b.park(batch[i])
+		}
 	}
 }
 
 // sort links the connections of each slot, in the order in which they came.
-func (r *router) sort(batch []fdpass.Handoff, slots int) {
+func (r *router) sort(batch []arrival, slots int) {
 	for len(r.first) < slots {
 		r.first, r.last = append(r.first, -1), append(r.last, -1)
 	}
 	r.used, r.next = r.used[:0], r.next[:0]
 	for i := range batch {
-		slot := r.b.cfg.Strategy.Slot(batch[i].Client.Addr(), slots, 0)
+		slot := r.b.cfg.Strategy.Slot(batch[i].client, slots, 0)
 		r.next = append(r.next, -1)
 		if r.first[slot] < 0 {
 			r.first[slot] = i
@@ -70,14 +76,12 @@ func (r *router) sort(batch []fdpass.Handoff, slots int) {
 	}
 }
 
-// deliver gives the group to its worker, and parks what that does not take.
-func (r *router) deliver(w Worker) {
-	n := 0
-	if w != nil {
-		n, _ = w.Deliver(r.group)
-		r.b.handedOff.Add(uint64(n))
+// deliver gives the group to its worker, and returns how many that has taken.
+func (r *router) deliver(w Worker) int {
+	if w == nil {
+		return 0
 	}
-	for _, h := range r.group[n:] {
-		r.b.park(h)
-	}
+	n, _ := w.Deliver(r.group)
+	r.b.handedOff.Add(uint64(n))
+	return n
 }

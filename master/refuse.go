@@ -1,15 +1,17 @@
 package master
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"sync"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
-	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/master/clientip"
 )
 
 // Bounds of a polite refusal: how long and how much the client may go on sending
@@ -19,11 +21,43 @@ const (
 	lingerBytes   = 256 << 10
 )
 
+// Why connections are refused. For want of a client there are also package
+// clientip's errors, and fdpass.ErrFull and its like for want of a worker.
+var (
+	errEmpty         = errors.New("slot empty")
+	errCrowded       = errors.New("too many parked")
+	errCrowdedSilent = errors.New("too many parked, and no request yet")
+	errStopping      = errors.New("stopping before the request was complete")
+	errNoFile        = errors.New("no free file descriptor")
+)
+
 // What refused clients read.
 var (
 	noWorker = answer(502, "Bad Gateway", "No worker took this connection in time. Please try again.")
 	crowded  = answer(503, "Service Unavailable", "Too many connections are waiting for a worker. Please try again.")
+	stopping = answer(503, "Service Unavailable", "This server is stopping. Please try again.")
+	tooSlow  = answer(408, "Request Timeout", "The head of the request did not arrive in time.")
+	tooLarge = answer(431, "Request Header Fields Too Large", "The head of the request is too long.")
 )
+
+// answerTo returns the answer that tells a client why it is refused, and none when
+// the client is not known to speak HTTP.
+func answerTo(why error) []byte {
+	switch why {
+	case errCrowded, errNoFile:
+		return crowded
+	case errStopping:
+		return stopping
+	case clientip.ErrPartial:
+		return tooSlow
+	case clientip.ErrTooLarge:
+		return tooLarge
+	case errCrowdedSilent, clientip.ErrSilent, clientip.ErrNoProxyHeader, clientip.ErrBadProxyHeader, clientip.ErrProxyForbidden:
+		return nil
+	default:
+		return noWorker
+	}
+}
 
 // answer writes a complete HTTP/1.1 response (RFC 9112) after which the
 // connection ends.
@@ -35,16 +69,20 @@ func answer(status int, text, body string) []byte {
 
 // refuse ends a connection that nobody serves. It takes ownership of its
 // descriptor and waits at most linger for the client to read the answer.
-func (b *Balancer) refuse(h fdpass.Handoff, answer []byte, why error, linger time.Duration) {
-	b.refused.Add(1)
-	b.refusals.log(b, h, why)
-	if b.cfg.Refuse == RefuseClose {
-		unix.Close(h.FD)
-		return
-	}
-	file := os.NewFile(uintptr(h.FD), "refused connection")
+func (b *Balancer) refuse(a arrival, slot int, why error, linger time.Duration) {
+	file := os.NewFile(uintptr(a.FD), "refused connection")
 	defer file.Close()
-	say(file, answer, linger)
+	b.sayWhy(file, a, slot, why, linger)
+}
+
+// sayWhy tells the client and the log why a connection is refused. It borrows file,
+// which is the connection's.
+func (b *Balancer) sayWhy(file *os.File, a arrival, slot int, why error, linger time.Duration) {
+	b.refused.Add(1)
+	b.refusals.log(b.log, a, slot, why)
+	if answer := answerTo(why); answer != nil && b.cfg.Refuse != RefuseClose {
+		say(file, answer, linger)
+	}
 }
 
 // say writes an answer so that the client receives it although its request was
@@ -79,14 +117,18 @@ type refusals struct {
 // refusalLogInterval is the shortest time between two logged refusals.
 const refusalLogInterval = time.Second
 
-func (r *refusals) log(b *Balancer, h fdpass.Handoff, why error) {
+func (r *refusals) log(log hclog.Logger, a arrival, slot int, why error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if now := time.Now(); now.Sub(r.last) >= refusalLogInterval {
-		slot := b.cfg.Strategy.Slot(h.Client.Addr(), b.table.Len(), 0)
-		b.log.Warn("connection refused", "client", h.Client.String(), "slot", slot, "reason", why.Error(), "left_out", r.leftOut)
-		r.last, r.leftOut = now, 0
+	now := time.Now()
+	if now.Sub(r.last) < refusalLogInterval {
+		r.leftOut++
 		return
 	}
-	r.leftOut++
+	fields := []any{"peer", a.Client.String()}
+	if slot != noSlot {
+		fields = append(fields, "client", a.client.Addr.String(), "slot", slot)
+	}
+	log.Warn("connection refused", append(fields, "reason", why.Error(), "left_out", r.leftOut)...)
+	r.last, r.leftOut = now, 0
 }

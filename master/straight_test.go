@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/hash"
 )
 
 // sink takes everything at no cost.
@@ -20,7 +21,7 @@ func (s *sink) Deliver(conns []fdpass.Handoff) (int, error) {
 }
 
 // straight returns a router over n slots, and a batch of clients for it.
-func straight(t testing.TB, n int) (*router, []fdpass.Handoff) {
+func straight(t testing.TB, n int) (*router, []arrival) {
 	table := NewTable(n)
 	for slot := range n {
 		table.Fill(slot, new(sink))
@@ -29,19 +30,20 @@ func straight(t testing.TB, n int) (*router, []fdpass.Handoff) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	batch := make([]fdpass.Handoff, fdpass.MaxBatch)
+	batch := make([]arrival, fdpass.MaxBatch)
 	for i := range batch {
-		batch[i] = fdpass.Handoff{FD: -1, Client: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), 1)}
+		client := netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})
+		batch[i].Handoff = fdpass.Handoff{FD: -1, Client: netip.AddrPortFrom(client, 1)}
 	}
-	return &router{b: b}, batch
+	return &router{b: b}, b.identify(batch, nil)
 }
 
 // TestStraightLineAllocatesNothing: placing and grouping a batch, and accepting.
 func TestStraightLineAllocatesNothing(t *testing.T) {
 	r, batch := straight(t, 7)
 	r.route(batch) // its buffers grow once
-	if n := testing.AllocsPerRun(100, func() { r.route(batch) }); n != 0 {
-		t.Errorf("routing a batch allocates %v times", n)
+	if n := testing.AllocsPerRun(100, func() { r.route(r.b.identify(batch, nil)) }); n != 0 {
+		t.Errorf("placing a batch allocates %v times", n)
 	}
 
 	const runs = 50
@@ -62,7 +64,7 @@ func TestStraightLineAllocatesNothing(t *testing.T) {
 		}
 		defer conn.Close()
 	}
-	a.batch = make([]fdpass.Handoff, 0, 1)
+	a.batch = make([]arrival, 0, 1)
 	take := a.take
 	if n := testing.AllocsPerRun(runs, func() {
 		if err := a.raw.Read(take); err != nil || len(a.batch) != 1 {
@@ -85,8 +87,7 @@ func TestRouteKeepsOrder(t *testing.T) {
 		workers[slot] = new(recorder)
 		table.Fill(slot, workers[slot])
 	}
-	cfg := DefaultBalancerConfig()
-	b, err := NewBalancer(cfg, table)
+	b, err := NewBalancer(DefaultBalancerConfig(), table)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +102,7 @@ func TestRouteKeepsOrder(t *testing.T) {
 	total := 0
 	for slot, w := range workers {
 		for i, h := range w.got {
-			if home := cfg.Strategy.Slot(h.Client.Addr(), slots, 0); home != slot {
+			if home := hash.DefaultConfig().Key(h.Client.Addr()).Slot(slots); home != slot {
 				t.Errorf("client %v is in slot %d, belongs to %d", h.Client, slot, home)
 			}
 			if i > 0 && h.FD <= w.got[i-1].FD {
@@ -190,7 +191,7 @@ func BenchmarkRoute(b *testing.B) {
 			b.ReportAllocs()
 			n := 0
 			for b.Loop() {
-				r.route(batch)
+				r.route(r.b.identify(batch, nil))
 				n += len(batch)
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(n), "ns/conn")

@@ -22,7 +22,7 @@ const (
 // Serve runs an HTTP server on the connections that the master hands to this
 // process; alone, it listens on srv.Addr. TLS is served when srv.TLSConfig has
 // certificates. Serve sets srv's Handler, ConnState and ConnContext to functions
-// that call those that were there.
+// that call those that were there. Behind a proxy it does what KeepClientsApart does.
 //
 // It returns nil after a drain: when the master says so or is gone, or at
 // SIGTERM or SIGINT, no more connections are taken. Requests that are under way
@@ -46,6 +46,7 @@ func Serve(srv *http.Server) error {
 }
 
 func serve(srv *http.Server, ln *Listener, signals <-chan os.Signal) error {
+	KeepClientsApart(srv)
 	traffic := watch(srv, ln.Draining())
 	served := make(chan error, 1)
 	go func() { served <- serveOn(srv, ln) }()

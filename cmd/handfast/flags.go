@@ -7,8 +7,10 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/handfast/handfast/fdpass/forwarded"
 	"github.com/handfast/handfast/hash"
 	"github.com/handfast/handfast/master"
+	"github.com/handfast/handfast/master/clientip"
 	"github.com/handfast/handfast/master/supervisor"
 )
 
@@ -45,6 +47,22 @@ func hashFlags() []cli.Flag {
 			Usage: "`NUMBER`, 0 to 4294967295; machines with the same one place clients alike"},
 		intFlag("ipv4-prefix", config.IPv4Prefix, "`BITS` of an IPv4 address that tell clients apart"),
 		intFlag("ipv6-prefix", config.IPv6Prefix, "`BITS` of an IPv6 address that tell clients apart"),
+		stringFlag("key", forwarded.KeyAddress, "`WHAT` clients are recognised by: address, or header:NAME for the value of a header, with --behind-proxy"),
+	}
+}
+
+// proxyFlags say who may speak for clients, and how.
+func proxyFlags() []cli.Flag {
+	config := clientip.DefaultConfig()
+	return []cli.Flag{
+		&cli.BoolFlag{Name: "behind-proxy", EnvVars: env("behind-proxy"),
+			Usage: "trusted peers are HTTP proxies: the client is the rightmost address in --proxy-header that is not a trusted proxy's"},
+		stringFlag("proxy-header", forwarded.DefaultHeader, "`NAME` of the header with the client's address, such as X-Real-IP, CF-Connecting-IP or Forwarded"),
+		stringFlag("trusted-proxies", forwarded.DefaultTrust, "`LIST` of CIDR ranges, addresses, and the words loopback, private and link-local; others are not believed"),
+		&cli.BoolFlag{Name: "proxy-protocol", EnvVars: env("proxy-protocol"),
+			Usage: "trusted peers must begin with a PROXY protocol header, version 1 or 2, and others must not"},
+		durationFlag("header-timeout", config.HeaderTimeout, "for all headers of a connection to arrive; then 408"),
+		stringFlag("header-limit", "16KiB", "`SIZE` of a request's head, or of a PROXY header, that is looked at; beyond it 431"),
 	}
 }
 
@@ -58,10 +76,11 @@ func runFlags() []cli.Flag {
 		workersFlag(),
 	}
 	flags = append(flags, hashFlags()...)
+	flags = append(flags, proxyFlags()...)
 	return append(flags,
 		durationFlag("retry-delay", balancer.RetryDelay, "between two tries to deliver to an empty slot or a full mailbox"),
 		intFlag("max-retries", balancer.MaxRetries, "`NUMBER` of tries after the first; then the connection is refused"),
-		intFlag("max-parked", balancer.MaxParked, "`NUMBER` of connections that may wait for their slot; further ones get 503"),
+		intFlag("max-parked", balancer.MaxParked, "`NUMBER` of connections that may wait for their slot or their headers; further ones get 503"),
 		stringFlag("when-down", "wait", "`WHAT` to do when the slot stays empty: wait (refuse after the retries) or next (the client's next slot takes it)"),
 		stringFlag("refuse", "http", "`HOW` to refuse: http (502 or 503) or close"),
 		durationFlag("ready-timeout", super.ReadyTimeout, "a worker that is not ready by then is replaced"),

@@ -32,6 +32,8 @@ func runCommand(logs io.Writer) *cli.Command {
 		Description: "Starts COMMAND once per slot. Signals: SIGUSR2 or SIGHUP replaces all workers one\n" +
 			"by one, SIGTTIN and SIGTTOU add and remove a slot, SIGTERM and SIGINT finish\n" +
 			"what is open and stop, a second one stops at once.\n\n" +
+			"Behind nginx, HAProxy or another HTTP proxy clients are told apart only with\n" +
+			"--behind-proxy, behind a TCP proxy only with --proxy-protocol.\n\n" +
 			"Exit status: 0 stopped as asked; 1 could not start, could not go on, or was\n" +
 			"stopped by a second signal; 2 wrong flags. Workers that fail do not end it:\n" +
 			"they are started again, and clients of their slots wait and then get 502.",
@@ -60,7 +62,7 @@ func configFrom(c *cli.Context, logs io.Writer) (master.Config, error) {
 	b.MaxParked = v.number("max-parked", 0, math.MaxInt32)
 	b.WhenDown = []master.WhenDown{master.Wait, master.Next}[max(v.choice("when-down", "wait", "next"), 0)]
 	b.Refuse = []master.Refuse{master.RefuseHTTP, master.RefuseClose}[max(v.choice("refuse", "http", "close"), 0)]
-	b.Strategy = master.ByAddress{Config: v.hashing()}
+	b.Clients = v.clients()
 
 	s := &config.Supervisor
 	s.Command = c.Args().Slice()

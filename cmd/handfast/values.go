@@ -3,12 +3,15 @@ package main
 import (
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/handfast/handfast/fdpass/forwarded"
 	"github.com/handfast/handfast/hash"
+	"github.com/handfast/handfast/master/clientip"
 )
 
 // values reads flags and checks their ranges. The first error stays.
@@ -41,6 +44,20 @@ func (v *values) duration(name string, low time.Duration) time.Duration {
 	return d
 }
 
+// size returns a number of bytes, which may be given in KiB, between low and high.
+func (v *values) size(name string, low, high int) int {
+	text := v.String(name)
+	digits, isKiB := strings.CutSuffix(text, "KiB")
+	n, err := strconv.Atoi(digits)
+	if isKiB && err == nil && n <= high {
+		n <<= 10
+	}
+	if err != nil || n < low || n > high {
+		v.fail("--%s %q: want %d to %d bytes, or %dKiB to %dKiB", name, text, low, high, low>>10, high>>10)
+	}
+	return n
+}
+
 // choice returns the index of a flag's value among the words allowed.
 func (v *values) choice(name string, words ...string) int {
 	i := slices.Index(words, v.String(name))
@@ -48,6 +65,47 @@ func (v *values) choice(name string, words ...string) int {
 		v.fail("--%s %q: want %s", name, v.String(name), strings.Join(words, " or "))
 	}
 	return i
+}
+
+// key returns the header whose value is the client's key, empty for its address.
+func (v *values) key() string {
+	header, err := forwarded.ParseKey(v.String("key"))
+	if err != nil {
+		v.fail("--key %q: want address or header:NAME", v.String("key"))
+	}
+	return header
+}
+
+// clients reads who a connection may be from.
+func (v *values) clients() clientip.Config {
+	config := clientip.Config{
+		Hash:          v.hashing(),
+		ProxyProtocol: v.Bool("proxy-protocol"),
+		HeaderTimeout: v.duration("header-timeout", time.Millisecond),
+		HeaderLimit:   v.size("header-limit", clientip.MinHeaderLimit, clientip.MaxHeaderLimit),
+	}
+	config.Rules.Key = v.key()
+	var err error
+	if config.Rules.Trusted, err = forwarded.ParseTrust(v.String("trusted-proxies")); err != nil {
+		v.fail("--trusted-proxies: %v", err)
+	}
+	if v.Bool("behind-proxy") {
+		config.Rules.Header = v.String("proxy-header")
+		if !forwarded.IsToken(config.Rules.Header) {
+			v.fail("--proxy-header %q: want the name of a header", config.Rules.Header)
+		}
+	}
+	switch proxied := v.Bool("behind-proxy") || config.ProxyProtocol; {
+	case !v.Bool("behind-proxy") && v.IsSet("proxy-header"):
+		v.fail("--proxy-header %s: needs --behind-proxy, else no header is looked at", v.String("proxy-header"))
+	case !v.Bool("behind-proxy") && config.Rules.Key != "":
+		v.fail("--key %s: needs --behind-proxy, since only a trusted proxy's headers are believed", v.String("key"))
+	case !proxied && v.IsSet("trusted-proxies"):
+		v.fail("--trusted-proxies %s: needs --behind-proxy or --proxy-protocol, else nobody is asked", v.String("trusted-proxies"))
+	case proxied && len(config.Rules.Trusted) == 0:
+		v.fail("--trusted-proxies %q: name at least one, else no proxy is believed", v.String("trusted-proxies"))
+	}
+	return config
 }
 
 func (v *values) workers() int { return v.number("workers", 1, hash.MaxSlots) }

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/http"
 	"net/netip"
@@ -27,6 +28,7 @@ import (
 //	mute         never becomes ready
 //	exit N       exits with status N
 //	stubborn     is ready, takes nothing, and ignores drain and SIGTERM
+//	raw          answers a connection's first bytes with the line of http and those bytes
 func playWorker(args []string) int {
 	switch args[0] {
 	case "http":
@@ -50,6 +52,8 @@ func playWorker(args []string) int {
 			return 1
 		}
 		select {}
+	case "raw":
+		return playRaw()
 	}
 	http.HandleFunc("/", answerWith)
 	http.HandleFunc("/ws", echo)
@@ -69,13 +73,36 @@ func answerWith(w http.ResponseWriter, r *http.Request) {
 	delay, _ := time.ParseDuration(path.Base(r.URL.Path))
 	size, _ := strconv.ParseUint(path.Base(r.URL.Path), 10, 30)
 	time.Sleep(delay)
-	self, _ := worker.Self()
-	client, _ := netip.ParseAddrPort(r.RemoteAddr)
-	fmt.Fprintf(w, "slot=%d pid=%d generation=%d client=%s\n", self.Slot, os.Getpid(), self.Generation, client.Addr())
+	io.WriteString(w, lineFor(r.RemoteAddr))
 	if r.URL.Path == "/env" {
 		fmt.Fprintln(w, strings.Join(os.Environ(), "\n"))
 	}
 	w.Write(make([]byte, size))
+}
+
+func lineFor(remote string) string {
+	self, _ := worker.Self()
+	client, _ := netip.ParseAddrPort(remote)
+	return fmt.Sprintf("slot=%d pid=%d generation=%d client=%s\n", self.Slot, os.Getpid(), self.Generation, client.Addr())
+}
+
+func playRaw() int {
+	ln, err := worker.Listen("")
+	if err != nil {
+		return 1
+	}
+	for {
+		conn, err := ln.Accept()
+		if err != nil {
+			return 0
+		}
+		go func() {
+			defer conn.Close()
+			first := make([]byte, 64<<10)
+			n, _ := conn.Read(first)
+			fmt.Fprintf(conn, "%s%s", lineFor(conn.RemoteAddr().String()), first[:n])
+		}()
+	}
 }
 
 func echo(w http.ResponseWriter, r *http.Request) {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log"
 	"net/http"
-	"net/netip"
 	"os"
 	"path"
 	"strconv"
@@ -20,8 +19,7 @@ func answer(w http.ResponseWriter, r *http.Request) { // /, /sleep/100ms and /by
 	size, _ := strconv.ParseUint(path.Base(r.URL.Path), 10, 30)
 	time.Sleep(delay)
 	self, _ := worker.Self()
-	client, _ := netip.ParseAddrPort(r.RemoteAddr)
-	fmt.Fprintf(w, "slot=%d pid=%d generation=%d client=%s\n", self.Slot, os.Getpid(), self.Generation, client.Addr())
+	fmt.Fprintf(w, "slot=%d pid=%d generation=%d client=%s\n", self.Slot, os.Getpid(), self.Generation, worker.Client(r))
 	w.Write(make([]byte, size))
 }
 

@@ -1,0 +1,166 @@
+package forwarded
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestClient(t *testing.T) {
+	for _, v := range []struct {
+		name, header, peer string
+		lines              []string
+		want               string
+	}{
+		{"nobody is believed", "", "10.0.0.1", []string{"203.0.113.66"}, "10.0.0.1"},
+		{"peer is no proxy", DefaultHeader, "192.0.2.1", []string{"203.0.113.66"}, "192.0.2.1"},
+		{"peer is nobody", DefaultHeader, "", []string{"203.0.113.66"}, ""},
+		{"proxy", DefaultHeader, "10.0.0.1", []string{"192.0.2.1"}, "192.0.2.1"},
+		{"IPv4-mapped proxy", DefaultHeader, "::ffff:10.0.0.1", []string{"192.0.2.1"}, "192.0.2.1"},
+		{"IPv6 proxy", DefaultHeader, "fd00::1", []string{"192.0.2.1", "10.0.0.1"}, "192.0.2.1"},
+		{"small letters", "x-forwarded-for", "10.0.0.1", []string{"203.0.113.66, 192.0.2.1"}, "192.0.2.1"},
+		{"no line", DefaultHeader, "10.0.0.1", nil, "10.0.0.1"},
+		{"nobody is named", DefaultHeader, "10.0.0.1", []string{"unknown"}, "10.0.0.1"},
+		{"health check of a proxy", DefaultHeader, "10.0.0.1", []string{"10.0.0.2"}, "10.0.0.2"},
+		{"RFC 7239", "Forwarded", "10.0.0.1", []string{"for=192.0.2.1"}, "192.0.2.1"},
+		{"RFC 7239, small letters", "forwarded", "10.0.0.1", []string{"for=192.0.2.1"}, "192.0.2.1"},
+		{"nginx", "X-Real-IP", "10.0.0.1", []string{"192.0.2.1"}, "192.0.2.1"},
+		{"nginx, IPv6", "X-Real-IP", "10.0.0.1", []string{"2001:db8::1"}, "2001:db8::1"},
+		{"nginx, Unix socket", "X-Real-IP", "10.0.0.1", []string{"unix:"}, "10.0.0.1"},
+		{"nginx behind an invented line", "X-Real-IP", "10.0.0.1", []string{"203.0.113.66", "192.0.2.1"}, "192.0.2.1"},
+		{"Cloudflare", "CF-Connecting-IP", "10.0.0.1", []string{"2001:db8::1"}, "2001:db8::1"},
+		{"Cloudflare, no port", "CF-Connecting-IP", "10.0.0.1", []string{" 192.0.2.1 "}, "192.0.2.1"},
+	} {
+		r := Rules{Header: v.header, Trusted: trust(t, proxies)}
+		if got := r.Client(addr(v.peer), v.lines); got != addr(v.want) {
+			t.Errorf("%s: %q from %q is %v, want %q", v.name, v.lines, v.peer, got, v.want)
+		}
+	}
+}
+
+func TestValidate(t *testing.T) {
+	trusted := trust(t, "private")
+	for _, v := range []struct {
+		rules Rules
+		want  string // in the error; empty: there is none
+	}{
+		{Rules{}, ""},
+		{Rules{Trusted: trusted}, ""},
+		{Rules{Header: "Forwarded", Trusted: trusted}, ""},
+		{Rules{Header: DefaultHeader, Key: "X-User", Trusted: trusted}, ""},
+		{Rules{Header: "X Forwarded", Trusted: trusted}, `"X Forwarded"`},
+		{Rules{Header: "Forwarded:", Trusted: trusted}, `"Forwarded:"`},
+		{Rules{Header: "Forwarded", Key: "X-User\r\n", Trusted: trusted}, `"X-User\r\n"`},
+		{Rules{Key: "X-User", Trusted: trusted}, "no header is believed"},
+		{Rules{Header: "Forwarded"}, "no proxy is trusted"},
+	} {
+		err := v.rules.Validate()
+		if (err != nil) != (v.want != "") || err != nil && !strings.Contains(err.Error(), v.want) {
+			t.Errorf("%+v: error %v, want %q", v.rules, err, v.want)
+		}
+	}
+}
+
+// TestEnviron: a worker has the rules of its master.
+func TestEnviron(t *testing.T) {
+	for _, v := range []struct {
+		rules Rules
+		want  []string
+	}{
+		{Rules{}, []string{"HANDFAST_BEHIND_PROXY=false"}},
+		{Rules{Header: "Forwarded", Trusted: trust(t, "192.0.2.1,::ffff:10.0.0.0/104")}, []string{
+			"HANDFAST_BEHIND_PROXY=true", "HANDFAST_PROXY_HEADER=Forwarded", "HANDFAST_TRUSTED_PROXIES=192.0.2.1/32,10.0.0.0/8", "HANDFAST_KEY=address",
+		}},
+		{Rules{Header: "X-Real-IP", Key: "X-User", Trusted: trust(t, "loopback")}, []string{
+			"HANDFAST_BEHIND_PROXY=true", "HANDFAST_PROXY_HEADER=X-Real-IP", "HANDFAST_TRUSTED_PROXIES=127.0.0.0/8,::1/128", "HANDFAST_KEY=header:X-User",
+		}},
+		{Rules{Header: DefaultHeader, Key: "address", Trusted: trust(t, "::/0")}, []string{
+			"HANDFAST_BEHIND_PROXY=true", "HANDFAST_PROXY_HEADER=X-Forwarded-For", "HANDFAST_TRUSTED_PROXIES=::/0", "HANDFAST_KEY=header:address",
+		}},
+	} {
+		environ := v.rules.Environ()
+		if !slices.Equal(environ, v.want) {
+			t.Errorf("%+v is %q, want %q", v.rules, environ, v.want)
+		}
+		got, err := FromEnviron(getenv(environ))
+		if err != nil || got.Header != v.rules.Header || got.Key != v.rules.Key || !slices.Equal(got.Trusted, v.rules.Trusted) {
+			t.Errorf("%q is %+v, error %v, want %+v", environ, got, err, v.rules)
+		}
+	}
+}
+
+func getenv(environ []string) func(string) string {
+	return func(name string) string {
+		for _, entry := range environ {
+			if value, found := strings.CutPrefix(entry, name+"="); found {
+				return value
+			}
+		}
+		return ""
+	}
+}
+
+// TestFromEnviron: without a master nothing is believed, and half a set of rules is an
+// error, not fewer proxies or another key.
+func TestFromEnviron(t *testing.T) {
+	const on, header, trusted, key = "HANDFAST_BEHIND_PROXY=true", "HANDFAST_PROXY_HEADER=Forwarded", "HANDFAST_TRUSTED_PROXIES=private", "HANDFAST_KEY=address"
+	for _, v := range []struct {
+		name    string
+		environ []string
+		header  string
+		fails   bool
+	}{
+		{"no master", nil, "", false},
+		{"off", []string{"HANDFAST_BEHIND_PROXY=false", header, trusted, key}, "", false},
+		{"not on", []string{header, trusted, key}, "", false},
+		{"on", []string{on, header, trusted, key}, "Forwarded", false},
+		{"no proxies", []string{on, header, key}, "", true},
+		{"wrong proxies", []string{on, header, "HANDFAST_TRUSTED_PROXIES=privat", key}, "", true},
+		{"wrong header", []string{on, "HANDFAST_PROXY_HEADER=a b", trusted, key}, "", true},
+		{"no key", []string{on, header, trusted}, "", true},
+		{"wrong key", []string{on, header, trusted, "HANDFAST_KEY=header:"}, "", true},
+	} {
+		r, err := FromEnviron(getenv(v.environ))
+		if (err != nil) != v.fails || err == nil && r.Header != v.header {
+			t.Errorf("%s: %+v, error %v", v.name, r, err)
+		}
+	}
+}
+
+func TestKey(t *testing.T) {
+	for _, v := range []struct{ text, header string }{
+		{"address", ""},
+		{"header:X-Session", "X-Session"},
+		{"header:address", "address"},
+		{"header:header", "header"},
+	} {
+		header, err := ParseKey(v.text)
+		if err != nil || header != v.header || FormatKey(header) != v.text {
+			t.Errorf("%q is %q, error %v, again %q", v.text, header, err, FormatKey(header))
+		}
+	}
+	for _, text := range []string{"", "Address", "header", "header:", "header: X", "header:X:Y", "header:X Y", "cookie:a", "X-Session", " address"} {
+		header, err := ParseKey(text)
+		if err == nil || header != "" {
+			t.Errorf("%q is accepted as %q", text, header)
+		} else if !strings.Contains(err.Error(), "want address or header:NAME") {
+			t.Errorf("the error for %q has no remedy: %v", text, err)
+		}
+	}
+}
+
+// TestIsToken: RFC 9110, section 5.6.2.
+func TestIsToken(t *testing.T) {
+	const delimiters = "\"(),/:;<=>?@[\\]{}"
+	for c := range 256 {
+		want := c > ' ' && c < 0x7f && !strings.ContainsRune(delimiters, rune(c))
+		for _, b := range [][]byte{{byte(c)}, {'a', byte(c)}, {byte(c), 'a'}} {
+			if IsToken(b) != want || IsToken(string(b)) != want {
+				t.Errorf("%q is a token: %v, want %v", b, IsToken(b), want)
+			}
+		}
+	}
+	if IsToken("") || IsToken[[]byte](nil) {
+		t.Error("nothing is a token")
+	}
+}

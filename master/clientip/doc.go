@@ -1,0 +1,13 @@
+// Package clientip finds out whom a connection is from.
+//
+//  1. The peer's address, if nobody stands between.
+//  2. proxyproto.go: a trusted proxy may have to say it in front of the connection
+//     (PROXY protocol). That header is read, to its last byte and no further.
+//  3. head.go: if the address found so far is a trusted proxy's, the head of the HTTP
+//     request may say it (package forwarded). It is peeked (MSG_PEEK) and stays
+//     where it is, so that the worker reads it and the same can be asked again.
+//
+// finder.go takes these steps with what has arrived, without waiting; wait.go is
+// for connections of which too little has. A connection that does not begin with an
+// HTTP/1 request belongs to the address found until then.
+package clientip

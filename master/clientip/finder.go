@@ -1,0 +1,203 @@
+package clientip
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/forwarded"
+	"github.com/handfast/handfast/hash"
+)
+
+// Client is whom a connection is from.
+type Client struct {
+	Addr netip.Addr // the zero Addr when it is not known
+	Key  hash.Key   // what the client is recognised by
+}
+
+// Bounds of HeaderLimit. A socket's receive buffer holds 64 KiB without having been
+// read (net.ipv4.tcp_rmem, 131072 by default, half of it for bookkeeping).
+const (
+	MinHeaderLimit = 1 << 10
+	MaxHeaderLimit = 64 << 10
+)
+
+// Config says how clients are found. Start from DefaultConfig.
+type Config struct {
+	Hash          hash.Config     // makes keys
+	Rules         forwarded.Rules // without a Header none is looked at
+	ProxyProtocol bool            // trusted peers begin with a PROXY header, others must not
+	HeaderTimeout time.Duration   // from accept until headers are complete
+	HeaderLimit   int             // bytes of a PROXY header, and of a request's head
+}
+
+// DefaultConfig believes nobody: a client is its peer address.
+func DefaultConfig() Config {
+	trusted, _ := forwarded.ParseTrust(forwarded.DefaultTrust)
+	return Config{
+		Hash:          hash.DefaultConfig(),
+		Rules:         forwarded.Rules{Trusted: trusted},
+		HeaderTimeout: 5 * time.Second,
+		HeaderLimit:   16 << 10,
+	}
+}
+
+// Validate says what is missing or out of range.
+func (c *Config) Validate() error {
+	switch {
+	case c.HeaderTimeout <= 0:
+		return fmt.Errorf("clientip: header timeout %v, want more than 0", c.HeaderTimeout)
+	case c.HeaderLimit < MinHeaderLimit || c.HeaderLimit > MaxHeaderLimit:
+		return fmt.Errorf("clientip: header limit %d, want %d to %d bytes", c.HeaderLimit, MinHeaderLimit, MaxHeaderLimit)
+	case c.ProxyProtocol && len(c.Rules.Trusted) == 0:
+		return errors.New("clientip: PROXY protocol without a trusted proxy")
+	}
+	return errors.Join(c.Hash.Validate(), c.Rules.Validate())
+}
+
+// Why a client is not found. While more may come these are not final: ErrSilent
+// and ErrPartial.
+var (
+	// ErrSilent: not a byte of a request has come, nor a whole PROXY header.
+	ErrSilent = errors.New("clientip: no request within the header timeout")
+	// ErrPartial: what has come is the beginning of a request's head.
+	ErrPartial = errors.New("clientip: request head not complete within the header timeout")
+	// ErrTooLarge: the head of a request is longer than the header limit.
+	ErrTooLarge = errors.New("clientip: request head longer than the header limit")
+	// ErrProxyForbidden: a peer sent a PROXY header and is no trusted proxy.
+	ErrProxyForbidden = errors.New("clientip: PROXY protocol header of a peer that is not trusted; if it is a proxy, add it to --trusted-proxies")
+	// ErrGone: the client has ended the connection before it said anything, or has
+	// reset it.
+	ErrGone = errors.New("clientip: connection ended by the client")
+)
+
+// Finder finds clients. It may be used by several goroutines.
+type Finder struct {
+	cfg     Config
+	buffers sync.Pool // of *[]byte as Buffer makes them, for those that wait
+}
+
+// New checks the configuration.
+func New(cfg Config) (*Finder, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	f := &Finder{cfg: cfg}
+	f.buffers.New = func() any { b := f.Buffer(); return &b }
+	return f, nil
+}
+
+// Peeks tells whether anything else than the peer's address can matter.
+func (f *Finder) Peeks() bool { return f.cfg.ProxyProtocol || f.cfg.Rules.Header != "" }
+
+// Timeout is how long Wait may take.
+func (f *Finder) Timeout() time.Duration {
+	if !f.Peeks() {
+		return 0
+	}
+	return f.cfg.HeaderTimeout
+}
+
+// Buffer returns a buffer for Now: what one goroutine peeks into.
+func (f *Finder) Buffer() []byte {
+	if !f.Peeks() {
+		return nil
+	}
+	return make([]byte, f.cfg.HeaderLimit)
+}
+
+// Now finds a connection's client in what has arrived, without waiting or allocating.
+// It borrows h.FD. A PROXY header is consumed, and h then carries what it says; so
+// Now may be called again, also for a connection that comes back from a worker.
+//
+// After ErrSilent and ErrPartial it is worth to Wait. All errors but ErrGone mean that
+// the connection must be refused.
+func (f *Finder) Now(h *fdpass.Handoff, buffer []byte) (Client, error) {
+	return f.find(h, buffer, false)
+}
+
+// find takes one step after the other. ended: what has arrived is all that will.
+func (f *Finder) find(h *fdpass.Handoff, buffer []byte, ended bool) (Client, error) {
+	if f.cfg.ProxyProtocol && h.Flags&fdpass.FlagProxied == 0 {
+		if err := f.takeProxyHeader(h, buffer, ended); err != nil {
+			return Client{}, err
+		}
+	}
+	if source := h.Client.Addr(); f.cfg.Rules.Header == "" || !f.cfg.Rules.Trusted.Contains(source) {
+		return f.client(source), nil
+	}
+	return f.findInHead(h, buffer, ended)
+}
+
+func (f *Finder) client(addr netip.Addr) Client {
+	return Client{Addr: addr, Key: f.cfg.Hash.Key(addr)}
+}
+
+// takeProxyHeader consumes the PROXY header of a trusted proxy and writes what it says
+// into h. Of others it only looks whether they send one, which they must not.
+func (f *Finder) takeProxyHeader(h *fdpass.Handoff, buffer []byte, ended bool) error {
+	data, err := peek(h.FD, buffer)
+	if err != nil {
+		return err
+	}
+	source, n, err := parseProxy(data, f.cfg.HeaderLimit)
+	if err == errIncomplete && !ended {
+		return ErrSilent
+	}
+	if !f.cfg.Rules.Trusted.Contains(h.Client.Addr()) {
+		if err == nil || err == ErrBadProxyHeader {
+			return ErrProxyForbidden
+		}
+		return nil // its own address
+	}
+	switch {
+	case err == errIncomplete && len(data) == 0:
+		return ErrGone // a health check, most likely
+	case err == errIncomplete:
+		return ErrBadProxyHeader
+	case err != nil:
+		return err
+	}
+	if source.IsValid() {
+		h.Client = source
+	}
+	h.Flags |= fdpass.FlagProxied
+	return discard(h.FD, buffer[:n])
+}
+
+// findInHead looks into the head of the request.
+func (f *Finder) findInHead(h *fdpass.Handoff, buffer []byte, ended bool) (Client, error) {
+	source := h.Client.Addr()
+	data, err := peek(h.FD, buffer)
+	if err != nil {
+		return Client{}, err
+	}
+	head := head{rules: &f.cfg.Rules}
+	switch progress := head.scan(data); {
+	case progress == complete:
+		return f.named(source, &head), nil
+	case progress == notHTTP, ended:
+		return f.client(source), nil
+	case len(data) == len(buffer):
+		return Client{}, ErrTooLarge
+	case progress == nothing:
+		return Client{}, ErrSilent
+	default:
+		return Client{}, ErrPartial
+	}
+}
+
+// named returns the client that a head names. source is the trusted proxy that sent it.
+func (f *Finder) named(source netip.Addr, head *head) Client {
+	if addr := head.chain.Client(); addr.IsValid() {
+		source = addr
+	}
+	client := f.client(source)
+	if len(head.key) > 0 {
+		client.Key = f.cfg.Hash.Text(text(head.key))
+	}
+	return client
+}

@@ -1,0 +1,107 @@
+package worker
+
+import (
+	"context"
+	"log"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"github.com/handfast/handfast/fdpass/forwarded"
+)
+
+// Client returns the address of a request's client: the one that the master places by.
+// Under handfast run --behind-proxy that is what a trusted proxy says of it, else where
+// the request came from. It is the zero Addr when that is no IP address.
+func Client(r *http.Request) netip.Addr {
+	rules, _ := rulesOfMaster()
+	return addressOf(rules, r)
+}
+
+// rulesOfMaster are the master's, which it told this process by environment.
+var rulesOfMaster = sync.OnceValues(func() (forwarded.Rules, error) {
+	return forwarded.FromEnviron(os.Getenv)
+})
+
+func addressOf(rules forwarded.Rules, r *http.Request) netip.Addr {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		host = r.RemoteAddr
+	}
+	peer, _ := netip.ParseAddr(host)
+	return rules.Client(peer.Unmap(), r.Header.Values(rules.Header))
+}
+
+// KeepClientsApart wraps the server's Handler, and ConnContext, for a proxy that pools its
+// connections. Such a proxy sends requests of several clients over one connection, of
+// which only the first decided about the slot. A request of another client is answered
+// with "Connection: close", so that the proxy sends the next one over a connection that
+// the master places anew; the first one is logged (srv.ErrorLog).
+//
+// Serve does it by itself. Without handfast run --behind-proxy it changes nothing.
+func KeepClientsApart(srv *http.Server) {
+	rules, err := rulesOfMaster()
+	if err != nil {
+		logf(srv, "handfast: the master's environment: %v; clients that share a connection are not kept apart", err)
+	}
+	keepApart(srv, rules)
+}
+
+// placedKey finds in a request's context for whom its connection was placed.
+type placedKey struct{}
+
+// client is what the master recognises a client by.
+type client struct {
+	addr netip.Addr
+	key  string // the value of the header that is the key, if there is one
+}
+
+func keepApart(srv *http.Server, rules forwarded.Rules) {
+	if rules.Header == "" {
+		return
+	}
+	handler, connContext := srv.Handler, srv.ConnContext
+	if handler == nil {
+		handler = http.DefaultServeMux
+	}
+	srv.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		if connContext != nil {
+			ctx = connContext(ctx, c)
+		}
+		return context.WithValue(ctx, placedKey{}, new(atomic.Pointer[client]))
+	}
+	var logOnce sync.Once
+	srv.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if placed, ok := r.Context().Value(placedKey{}).(*atomic.Pointer[client]); ok {
+			now := clientOf(rules, r)
+			if !placed.CompareAndSwap(nil, &now) && *placed.Load() != now {
+				w.Header().Set("Connection", "close")
+				logOnce.Do(func() {
+					logf(srv, "handfast: the proxy at %s sends requests of several clients over one connection, "+
+						"of which only the first decides about the slot; such connections are now closed, "+
+						"but better turn off the proxy's pool (README, Behind a proxy)", r.RemoteAddr)
+				})
+			}
+		}
+		handler.ServeHTTP(w, r)
+	})
+}
+
+func clientOf(rules forwarded.Rules, r *http.Request) client {
+	c := client{addr: addressOf(rules, r)}
+	if values := r.Header.Values(rules.Key); len(values) > 0 {
+		c.key = values[len(values)-1]
+	}
+	return c
+}
+
+func logf(srv *http.Server, format string, args ...any) {
+	if srv.ErrorLog != nil {
+		srv.ErrorLog.Printf(format, args...)
+	} else {
+		log.Printf(format, args...)
+	}
+}
