@@ -1,0 +1,112 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/pires/go-proxyproto"
+)
+
+// TestProxyProtocol: the header is consumed, what follows is left, and the worker's
+// peer is the client.
+func TestProxyProtocol(t *testing.T) {
+	const slots = 16
+	untrusted := source(9)
+	b := start(t, slots, options{worker: []string{"raw"}, flags: []string{"--proxy-protocol", "--trusted-proxies", proxyAt.String()}})
+	for i := range 20 {
+		client := proxied(i)
+		for version := byte(1); version <= 2; version++ {
+			header := proxyHeader(t, version, client)
+			for _, cut := range []int{0, 1, 8, len(header) - 1} {
+				a := b.raw(proxyAt, header[:cut], header[cut:]+"then this")
+				if a.slot != slotOf(client, slots) || a.client != client.String() || a.body != "then this" {
+					t.Errorf("version %d, cut at %d: %+v, want slot %d", version, cut, a, slotOf(client, slots))
+				}
+			}
+		}
+	}
+	for _, own := range []string{"PROXY UNKNOWN\r\n", "\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00"} {
+		if a := b.raw(proxyAt, own+"then this"); a.slot != slotOf(proxyAt, slots) || a.client != proxyAt.String() || a.body != "then this" {
+			t.Errorf("%q: %+v", own, a)
+		}
+	}
+	if a := b.raw(untrusted, "PROX, or not"); a.slot != slotOf(untrusted, slots) || a.body != "PROX, or not" {
+		t.Errorf("a peer that is not trusted: %+v", a)
+	}
+	for _, refused := range []struct {
+		from netip.Addr
+		text string
+	}{
+		{proxyAt, "no header"},
+		{proxyAt, "PROXY TCP4 one two 3 4\r\n"},
+		{untrusted, "PROXY TCP4 192.0.2.1 192.0.2.2 3 4\r\nthen this"},
+	} {
+		if answer, err := io.ReadAll(b.send(refused.from, refused.text)); len(answer) > 0 || isTimeout(err) {
+			t.Errorf("%v, %q: %q, %v, want a closed connection", refused.from, refused.text, answer, err)
+		}
+	}
+	if refused := b.await("connection refused"); !strings.Contains(refused.text, "PROXY protocol header") {
+		t.Errorf("the log does not say why: %s", refused.text)
+	}
+}
+
+// TestProxyProtocolAndHeader: PROXY first, and if that names a trusted proxy, its header.
+func TestProxyProtocolAndHeader(t *testing.T) {
+	const slots = 16
+	b := start(t, slots, options{flags: []string{"--proxy-protocol", "--behind-proxy"}})
+	inner, client := netip.MustParseAddr("10.1.2.3"), proxied(3)
+	a := b.ask(proxyAt, proxyHeader(t, 2, inner)+forwardedFor(client))
+	if a.slot != slotOf(client, slots) || a.client != inner.String() {
+		t.Errorf("%+v, want slot %d and client %v", a, slotOf(client, slots), inner)
+	}
+	a = b.ask(proxyAt, proxyHeader(t, 1, client)+forwardedFor(proxied(5)))
+	if a.slot != slotOf(client, slots) {
+		t.Errorf("a client that names another one: %+v, want slot %d", a, slotOf(client, slots))
+	}
+	a = b.ask(proxyAt, proxyHeader(t, 2, inner), forwardedFor(client))
+	if a.slot != slotOf(client, slots) {
+		t.Errorf("in two segments: %+v, want slot %d", a, slotOf(client, slots))
+	}
+}
+
+func proxyHeader(t *testing.T, version byte, client netip.Addr) string {
+	t.Helper()
+	to := net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr("192.0.2.250"), 80))
+	if client.Is6() {
+		to.IP = net.ParseIP("2001:db8::250")
+	}
+	header := proxyproto.HeaderProxyFromAddrs(version, net.TCPAddrFromAddrPort(netip.AddrPortFrom(client, 4711)), to)
+	text, err := header.Format()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// raw sends text to a worker that plays "raw" and returns its answer, whose body is what
+// reached the worker.
+func (b *balancer) raw(from netip.Addr, parts ...string) (a answer) {
+	b.t.Helper()
+	parts = slices.DeleteFunc(parts, func(part string) bool { return part == "" })
+	conn := b.send(from, parts...)
+	defer conn.Close()
+	text, err := io.ReadAll(conn)
+	m := answerLine.FindStringSubmatch(string(text))
+	if err != nil || m == nil {
+		b.t.Fatalf("%q: answer %q, %v", parts, text, err)
+	}
+	a.slot, _ = strconv.Atoi(m[1])
+	a.client, a.body = m[4], string(text[len(m[0]):])
+	return a
+}
+
+func isTimeout(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
+}
