@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"net/netip"
+	"strconv"
 	"testing"
 )
 
@@ -34,6 +35,79 @@ func TestGolden(t *testing.T) {
 		if key != v.key || got != v.slots {
 			t.Errorf("{%q, %d, %#08x, %#v}, want key %#08x slots %v", v.addr, v.seed, uint32(key), got, uint32(v.key), v.slots)
 		}
+	}
+}
+
+// TestTextGolden pins the keys of texts in the same way.
+func TestTextGolden(t *testing.T) {
+	for _, v := range []struct {
+		text  string
+		seed  uint32
+		key   Key
+		slots [4]int // of 2, 4, 16, 128
+	}{
+		{"", 0, 0x2fef5c8f, [4]int{1, 2, 2, 45}},
+		{"a", 0, 0xa3dee849, [4]int{1, 1, 8, 20}},
+		{"abcd", 0, 0x8ab072a8, [4]int{1, 1, 7, 48}},
+		{"abcde", 0, 0x082e4cc0, [4]int{1, 1, 1, 35}},
+		{"user-1", 0, 0x0031d00a, [4]int{1, 1, 6, 24}},
+		{"user-1", 1, 0x9b1f61e8, [4]int{1, 1, 12, 80}},
+		{"user-2", 3735928559, 0xa4b54f75, [4]int{0, 2, 8, 127}},
+		{"0b5f9a3c7e1d4f28", 0, 0x2374e9c8, [4]int{1, 2, 8, 92}},
+		{"3f2504e0-4f89-11d3-9a0c-0305e82c3301", 0, 0x6b9ebf93, [4]int{1, 3, 4, 79}},
+		{"3f2504e0-4f89-11d3-9a0c-0305e82c3301", 4294967295, 0xc840ad18, [4]int{1, 1, 10, 63}},
+		{"Zoë", 7, 0xb92f016d, [4]int{0, 0, 0, 17}},
+		{"\x00\x00\x00", 0, 0x9295635a, [4]int{0, 0, 13, 85}},
+	} {
+		c := DefaultConfig()
+		c.Seed = v.seed
+		key := c.Text(v.text)
+		got := [4]int{key.Slot(2), key.Slot(4), key.Slot(16), key.Slot(128)}
+		if key != v.key || got != v.slots {
+			t.Errorf("{%q, %d, %#08x, %#v}, want key %#08x slots %v", v.text, v.seed, uint32(key), got, uint32(v.key), v.slots)
+		}
+	}
+}
+
+// TestTextApart: texts that a sloppy folding would take for each other, and the
+// addresses whose words they are, have keys of their own.
+func TestTextApart(t *testing.T) {
+	c := DefaultConfig()
+	keys := make(map[Key]string)
+	add := func(key Key, name string) {
+		if other, found := keys[key]; found {
+			t.Errorf("%s has the key of %s", name, other)
+		}
+		keys[key] = name
+	}
+	for _, text := range []string{
+		"", "a", "ab", "abc", "abcd", "abcde", "dcba", "bcda", "Abcd", "abcdabcd", "abcdefgh", "efghabcd", // case and order
+		"\x00", "\x00\x00", "\x00\x00\x00", "\x00\x00\x00\x00", "\x00\x00\x00\x00\x00", // length
+		"a\x00", "a\x00\x00", "a\x00\x00\x00", "a\x00\x00\x00\x00", "\x00a", "abcd\x00", "abcd\x00\x00\x00\x00", // filling
+		"\x00\x00\x00\x01", "\x00\x00\x00\x04", "\x00\x00\x00\x06", // marks
+		"\xc0\x00\x02\x01", "192.0.2.1", "2001:db8::1",
+		"\x20\x01\x0d\xb8\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00",
+	} {
+		add(c.Text(text), fmt.Sprintf("text %q", text))
+	}
+	for _, addr := range []string{"0.0.0.0", "0.0.0.1", "0.0.0.4", "192.0.2.1", "97.98.99.100", "::", "2001:db8::"} {
+		add(c.Key(netip.MustParseAddr(addr)), addr)
+	}
+	add(c.Key(netip.Addr{}), "the zero Addr")
+}
+
+// TestTextIgnoresPrefixes: they are about addresses.
+func TestTextIgnoresPrefixes(t *testing.T) {
+	if a, b := DefaultConfig().Text("user-1"), (Config{}).Text("user-1"); a != b {
+		t.Errorf("user-1 is %#08x with prefixes, %#08x without", a, b)
+	}
+}
+
+func TestNoAllocations(t *testing.T) {
+	c := DefaultConfig()
+	text, addr := "3f2504e0-4f89-11d3-9a0c-0305e82c3301", v6(0x20010db8<<32, 1)
+	if n := testing.AllocsPerRun(100, func() { _, _ = c.Text(text).Slot(16), c.Key(addr).Slot(16) }); n != 0 {
+		t.Errorf("%v allocations", n)
 	}
 }
 
@@ -83,6 +157,21 @@ var sources = map[string]func(i uint32, r *rand.Rand) netip.Addr{
 	"IPv6 one per /56":    func(i uint32, _ *rand.Rand) netip.Addr { return v6(0x20010db8<<32|uint64(i)<<8, 1) },
 }
 
+// texts are the keys that applications choose.
+var texts = map[string]func(i uint32, r *rand.Rand) string{
+	"UUID": func(_ uint32, r *rand.Rand) string { // version 4, RFC 9562
+		hi, lo := r.Uint64(), r.Uint64()
+		return fmt.Sprintf("%08x-%04x-4%03x-%04x-%012x", hi>>32, hi>>16&0xffff, hi&0xfff, lo>>48&0x3fff|0x8000, lo&(1<<48-1))
+	},
+	"UUID by time": func(i uint32, r *rand.Rand) string { // version 7, one each millisecond
+		hi, lo := r.Uint64(), r.Uint64()
+		return fmt.Sprintf("%08x-%04x-7%03x-8%03x-%012x", 0x01890a5d+i>>16, i&0xffff, hi&0xfff, hi>>52, lo>>16)
+	},
+	"user id":    func(i uint32, _ *rand.Rand) string { return fmt.Sprintf("user-%d", i+1) },
+	"session id": func(_ uint32, r *rand.Rand) string { return fmt.Sprintf("%016x%016x", r.Uint64(), r.Uint64()) },
+	"base 36":    func(i uint32, _ *rand.Rand) string { return strconv.FormatUint(uint64(i), 36) },
+}
+
 func v4(a uint32) netip.Addr {
 	return netip.AddrFrom4([4]byte{byte(a >> 24), byte(a >> 16), byte(a >> 8), byte(a)})
 }
@@ -96,35 +185,49 @@ func v6(hi, lo uint64) netip.Addr {
 }
 
 // TestEven: every plan of addresses spreads evenly for every number of slots.
-// The bound is on chi-squared: its mean is slots-1 and its deviation
-// sqrt(2(slots-1)) when the spread is as good as chance.
 func TestEven(t *testing.T) {
-	const clients = 100_000
 	for name, addr := range sources {
-		for _, slots := range []int{2, 3, 4, 8, 16, 64, 128} {
-			t.Run(fmt.Sprintf("%s/%d", name, slots), func(t *testing.T) {
-				r := rand.New(rand.NewPCG(1, 2))
-				for _, seed := range []uint32{0, 1, 0xdeadbeef} {
-					c := DefaultConfig()
-					c.Seed = seed
-					counts := make([]int, slots)
-					for i := range uint32(clients) {
-						counts[c.Key(addr(i, r)).Slot(slots)]++
-					}
-					expect := float64(clients) / float64(slots)
-					chi, worst := 0.0, 0.0
-					for _, n := range counts {
-						d := float64(n) - expect
-						chi += d * d / expect
-						worst = max(worst, math.Abs(d)/expect)
-					}
-					free := float64(slots - 1)
-					if limit := free + 6*math.Sqrt(2*free); chi > limit {
-						t.Errorf("seed %d: chi-squared %.1f, want below %.1f (furthest slot %.1f %% off)", seed, chi, limit, 100*worst)
-					}
+		testEven(t, name, addr, Config.Key)
+	}
+}
+
+// TestTextEven: so does every kind of text.
+func TestTextEven(t *testing.T) {
+	for name, text := range texts {
+		testEven(t, name, text, Config.Text)
+	}
+}
+
+// testEven puts a bound on chi-squared: its mean is slots-1 and its deviation
+// sqrt(2(slots-1)) when the spread is as good as chance.
+func testEven[T any](t *testing.T, name string, source func(uint32, *rand.Rand) T, key func(Config, T) Key) {
+	r := rand.New(rand.NewPCG(1, 2))
+	clients := make([]T, 100_000)
+	for i := range clients {
+		clients[i] = source(uint32(i), r)
+	}
+	for _, slots := range []int{2, 3, 4, 8, 16, 64, 128} {
+		t.Run(fmt.Sprintf("%s/%d", name, slots), func(t *testing.T) {
+			for _, seed := range []uint32{0, 1, 0xdeadbeef} {
+				c := DefaultConfig()
+				c.Seed = seed
+				counts := make([]int, slots)
+				for _, client := range clients {
+					counts[key(c, client).Slot(slots)]++
 				}
-			})
-		}
+				expect := float64(len(clients)) / float64(slots)
+				chi, worst := 0.0, 0.0
+				for _, n := range counts {
+					d := float64(n) - expect
+					chi += d * d / expect
+					worst = max(worst, math.Abs(d)/expect)
+				}
+				free := float64(slots - 1)
+				if limit := free + 6*math.Sqrt(2*free); chi > limit {
+					t.Errorf("seed %d: chi-squared %.1f, want below %.1f (furthest slot %.1f %% off)", seed, chi, limit, 100*worst)
+				}
+			}
+		})
 	}
 }
 

@@ -9,7 +9,9 @@ import (
 // client and us. Several lines are one list (RFC 9110, section 5.2).
 //
 // What is left of the rightmost address that is not a trusted proxy's, that one
-// wrote itself and may have invented. So nobody can choose the address that counts.
+// wrote itself and may have invented. So nobody can choose the address that counts,
+// as long as every trusted proxy adds whom it talks to: one that adds "unknown"
+// instead leaves the choice to its clients.
 type Chain struct {
 	client netip.Addr // the rightmost that is not trusted
 	first  netip.Addr // the leftmost, which is a trusted proxy's
@@ -81,14 +83,10 @@ func unquoted(s string) int {
 	if !closed || escaped(inside) {
 		return len(s)
 	}
-	for i := len(inside) - 1; i > 0; i-- {
-		if inside[i] != '"' || escaped(inside[:i]) {
-			continue
-		}
-		if inside[i-1] == '=' {
+	for i := len(inside) - 1; i >= 0; i-- {
+		if inside[i] == '"' && !escaped(inside[:i]) {
 			return i
 		}
-		break
 	}
 	return len(s)
 }

@@ -61,8 +61,9 @@ func parsePrefix(text string) (netip.Prefix, error) {
 	if err != nil {
 		return netip.Prefix{}, err
 	}
-	if addr := prefix.Addr(); addr.Is4In6() && prefix.Bits() >= 96 {
-		prefix = netip.PrefixFrom(addr.Unmap(), prefix.Bits()-96)
+	if addr := prefix.Addr(); addr.Is4In6() {
+		// IPv4 addresses are never seen in this form, so a shorter prefix means nothing.
+		return addr.Unmap().Prefix(prefix.Bits() - 96)
 	}
 	return prefix.Masked(), nil
 }
