@@ -92,19 +92,18 @@ func (b *runner) leaveOutMissing() {
 			continue
 		}
 		there = append(there, p)
-		b.report.measured = append(b.report.measured, p.name)
 	}
 	b.peers, b.report.peers = there, there
 }
 
-// measureAll measures every peer in every round. It returns an error only when
+// measureAll measures every peer of every work in every round. It returns an error only when
 // ctx ends; that a peer fails is noted.
 func (b *runner) measureAll(ctx context.Context) error {
 	for _, w := range b.works {
-		found := results{}
+		found, peers := results{}, w.among(b.peers)
 		for round := range b.rounds {
-			for i := range b.peers {
-				p := b.peers[(i+round)%len(b.peers)] // nobody is always first
+			for i := range peers {
+				p := peers[(i+round)%len(peers)] // nobody is always first
 				if b.failed[p.name] {
 					continue
 				}

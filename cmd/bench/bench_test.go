@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -8,8 +9,11 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -39,7 +43,7 @@ func TestRun(t *testing.T) {
 	if got := progress.String(); strings.Count(got, "100 connections\n") != 2 {
 		t.Errorf("want each peer to hold 100 connections:\n%s", got)
 	}
-	for _, text := range []string{"Short connections", "Connections held open", "handfast"} {
+	for _, text := range []string{"Short connections", "Connections held open", "behind a proxy", "handfast"} {
 		if !strings.Contains(out.String(), text) {
 			t.Errorf("no %q in the output:\n%s", text, &out)
 		}
@@ -72,6 +76,7 @@ func TestUsage(t *testing.T) {
 		{"--rounds", "x"},
 		{"--peers", "nobody"},
 		{"--works", "short,idle"},
+		{"--works", "forwarded", "--peers", "nginx-stream"},
 		{"--clients", "100000000"},
 		{"argument"},
 	} {
@@ -102,6 +107,133 @@ func TestLoad(t *testing.T) {
 	}
 	if len(count) != 10 || count["127.1.0.0"] != 10 || count["127.1.0.9"] != 10 {
 		t.Errorf("connections by client: %v, want 10 from each of 10", count)
+	}
+}
+
+// Each client has a request of its own, whichever thread of the load sends it.
+func TestLoadForwarded(t *testing.T) {
+	type client struct{ from, forwarded string }
+	seen := make(chan client, 100)
+	to := serveHTTP(t, func(w http.ResponseWriter, r *http.Request) {
+		host, _, _ := net.SplitHostPort(r.RemoteAddr)
+		seen <- client{host, r.Header.Get("X-Forwarded-For")}
+		handler().ServeHTTP(w, r)
+	})
+	l := load{to: to, exchange: forwardedExchange(10), clients: 10, concurrency: 5, duration: time.Minute, total: 100}
+	result, err := l.run(t.Context())
+	if err != nil || result.failed > 0 || len(result.latencies) != 100 {
+		t.Fatalf("%d answers, %d failures (%v), error %v", len(result.latencies), result.failed, result.err, err)
+	}
+	count := map[client]int{}
+	for range 100 {
+		count[<-seen]++
+	}
+	if len(count) != 10 || count[client{"127.1.0.0", "198.18.0.0"}] != 10 || count[client{"127.1.0.9", "198.18.9.0"}] != 10 {
+		t.Errorf("connections by client: %v, want 10 from each of 10", count)
+	}
+}
+
+func TestForwardedRequests(t *testing.T) {
+	requests := forwardedExchange(maxForwarded + 1).requests
+	if len(requests) != maxForwarded {
+		t.Errorf("%d requests, want %d", len(requests), maxForwarded)
+	}
+	forBenchmarks := netip.MustParsePrefix("198.18.0.0/15") // RFC 2544, appendix C.2.2
+	seen := map[netip.Addr]bool{}
+	for _, request := range requests {
+		r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(request)))
+		if err != nil {
+			t.Fatalf("%v\n%s", err, request)
+		}
+		client, err := netip.ParseAddr(r.Header.Get("X-Forwarded-For"))
+		if err != nil || seen[client] || !forBenchmarks.Contains(client) || len(request) < 300 || len(request) > 400 {
+			t.Fatalf("%d bytes, error %v, or a client again\n%s", len(request), err, request)
+		}
+		seen[client] = true
+	}
+}
+
+// What the forwarded work compares: a client before the proxy belongs to a worker,
+// whichever address the proxy has.
+func TestForwardedPlacement(t *testing.T) {
+	dir := t.TempDir()
+	handfast, err := build(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	chosen, err := choose(peers, "handfast-behind-proxy,nginx-http,haproxy-http")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range chosen {
+		t.Run(p.name, func(t *testing.T) {
+			if pkg := p.lacks(); pkg != "" {
+				t.Skipf("apt-get install %s", pkg)
+			}
+			s := &stage{
+				settings: settings{workers: 2, concurrency: 10, clients: 100, held: 10},
+				peer:     p, self: self, handfast: handfast, dir: t.TempDir(), files: 1000, ctx: t.Context(),
+			}
+			defer s.close()
+			if err := s.open(); err != nil {
+				t.Fatal(err)
+			}
+			count := map[int]int{}
+			for client := range 20 {
+				first, err := s.ask(t.Context(), 0, client)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for from := range 5 {
+					if pid, err := s.ask(t.Context(), from<<8, client); pid != first || err != nil {
+						t.Errorf("client %d: worker %d, error %v; before it was %d", client, pid, err, first)
+					}
+				}
+				count[first]++
+			}
+			if len(count) != 2 {
+				t.Errorf("clients by worker: %v, want both to have some", count)
+			}
+		})
+	}
+}
+
+// Whom a work compares, and with whom, is in the table of peers.
+func TestWorks(t *testing.T) {
+	for _, w := range works {
+		if compared := names(w.among(peers)); len(compared) != len(w.peers) {
+			t.Errorf("%s compares %v, of which there are %v", w.name, w.peers, compared)
+		}
+		for _, c := range w.columns {
+			if c.over != "" && !slices.Contains(w.peers, c.over) {
+				t.Errorf("%s: %q, but that peer does not take part", w.name, c.head())
+			}
+		}
+	}
+}
+
+// What cannot be compared is left out.
+func TestMatch(t *testing.T) {
+	for _, test := range []struct{ peers, works, wantPeers, wantWorks string }{
+		{"reuseport,handfast", "short,held,forwarded", "reuseport,handfast", "short,held,forwarded"},
+		{"nginx-stream,haproxy-tcp", "forwarded,held", "nginx-stream,haproxy-tcp", "held"},
+		{"nginx-stream,handfast", "forwarded", "handfast", "forwarded"},
+		{"nginx-http", "short", "", ""},
+	} {
+		var set settings
+		var errs [3]error
+		set.peers, errs[0] = choose(peers, test.peers)
+		set.works, errs[1] = choose(works, test.works)
+		if errs[2] = set.match(); (errs[2] != nil) != (test.wantWorks == "") || errs[0] != nil || errs[1] != nil {
+			t.Errorf("%+v: errors %v", test, errs)
+		}
+		if p, w := strings.Join(names(set.peers), ","), strings.Join(names(set.works), ","); p != test.wantPeers || w != test.wantWorks {
+			t.Errorf("%+v: got %q and %q", test, p, w)
+		}
 	}
 }
 
@@ -181,6 +313,28 @@ func TestProcessorTime(t *testing.T) {
 	}
 	if _, err := processorTime([]int{1 << 24}); err == nil {
 		t.Error("a process that is not there has a clock")
+	}
+}
+
+// A balancer with several processes is measured when all are there.
+func TestFamily(t *testing.T) {
+	cmd := exec.Command("sh", "-c", "sleep 0.1; sleep 60 & sleep 60 & sleep 60")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	s := &stage{ctx: t.Context()}
+	pids, err := s.family(cmd.Process.Pid, 3)
+	if err != nil || len(pids) != 4 || !slices.Contains(pids, cmd.Process.Pid) {
+		t.Errorf("processes %v, error %v, want %d and 3 children", pids, err, cmd.Process.Pid)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	s.ctx = ctx
+	if pids, err := s.family(cmd.Process.Pid, 5); err == nil {
+		t.Errorf("%v are 5 children", pids)
 	}
 }
 

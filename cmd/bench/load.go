@@ -31,10 +31,11 @@ const (
 	maxClients = 254 << 16
 )
 
-// exchange is what happens on a connection: the client sends a request, and the
+// exchange is what happens on a connection: the client sends its request, and the
 // answer begins and ends as given.
 type exchange struct {
-	request, prefix, suffix []byte
+	requests       [][]byte // clients take turns with them, at least 1
+	prefix, suffix []byte
 }
 
 // load says which connections to open.
@@ -137,6 +138,7 @@ type loader struct {
 // place holds one connection in flight.
 type place struct {
 	fd      int // -1: none
+	request []byte
 	sent    bool
 	started time.Time
 	length  int // of the answer so far
@@ -229,6 +231,7 @@ func (l *loader) open(i int) (err error) {
 		return os.NewSyscallError("setsockopt", err)
 	}
 	l.source.Addr = clientAddress(l.client)
+	p.request = l.exchange.requests[l.client%len(l.exchange.requests)]
 	l.client = (l.client + l.stride) % l.clients
 	if err := unix.Bind(p.fd, &l.source); err != nil {
 		return os.NewSyscallError("bind", err)
@@ -256,13 +259,13 @@ func (l *loader) watch(op, i int) error {
 
 // send sends the request unless the connection is not there yet.
 func (l *loader) send(p *place) error {
-	n, err := unix.Write(p.fd, l.exchange.request)
+	n, err := unix.Write(p.fd, p.request)
 	switch {
 	case err == unix.EAGAIN:
 		return nil
 	case err != nil:
 		return os.NewSyscallError("write", err)
-	case n < len(l.exchange.request):
+	case n < len(p.request):
 		return io.ErrShortWrite
 	}
 	p.sent = true

@@ -10,7 +10,8 @@
 //  5. load.go opens the connections; usage.go reads processor time and memory.
 //  6. table.go makes a table of all rounds, report.go the page around it.
 //
-// To add a peer or a work, add an entry to the table in peers.go or works.go.
+// To add a peer or a work, add an entry to the table in peers.go or works.go; a
+// work names the peers that it compares.
 package main
 
 import (
@@ -21,6 +22,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -126,7 +128,23 @@ func settingsFrom(c *cli.Context) (settings, error) {
 	var err, err2 error
 	set.peers, err = choose(peers, c.String("peers"))
 	set.works, err2 = choose(works, c.String("works"))
-	return set, errors.Join(err, err2)
+	if err := errors.Join(err, err2); err != nil {
+		return set, err
+	}
+	return set, set.match()
+}
+
+// match leaves out works that compare none of the peers, and peers that none of
+// the works compares.
+func (set *settings) match() error {
+	set.works = slices.DeleteFunc(set.works, func(w work) bool { return len(w.among(set.peers)) == 0 })
+	set.peers = slices.DeleteFunc(set.peers, func(p peer) bool {
+		return !slices.ContainsFunc(set.works, func(w work) bool { return slices.Contains(w.peers, p.name) })
+	})
+	if len(set.works) == 0 {
+		return fmt.Errorf("%w: the works compare none of the peers", errUsage)
+	}
+	return nil
 }
 
 // named is an entry of a table.

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 )
@@ -31,19 +34,26 @@ var peers = []peer{
 		start: startReuseport,
 	},
 	{
-		name:  "handfast",
+		name:  theHandoff,
 		what:  "`handfast run`",
 		lacks: nothing,
 		about: revision,
-		start: startHandfast,
+		start: startHandfast(),
+	},
+	{
+		name:  "handfast-behind-proxy",
+		what:  "`handfast run --behind-proxy`",
+		lacks: nothing,
+		about: revision,
+		start: startHandfast("--behind-proxy"),
 	},
 	{
 		name:  theStandard,
 		what:  "HAProxy, `mode tcp`, `balance source`",
 		files: 2,
-		lacks: func() string { return unless(program("haproxy") != "", "haproxy") },
-		about: func() string { return firstLine("haproxy", "-v") },
-		start: startHAProxy,
+		lacks: lacksHAProxy,
+		about: aboutHAProxy,
+		start: startHAProxy("mode tcp", "balance source"),
 	},
 	{
 		name:  "nginx-stream",
@@ -52,8 +62,25 @@ var peers = []peer{
 		lacks: func() string {
 			return unless(program("nginx") != "" && nginxStream() != "", "nginx libnginx-mod-stream")
 		},
-		about: func() string { return firstLine("nginx", "-v") },
-		start: startNginx,
+		about: aboutNginx,
+		start: startNginx(nginxStreamConfig),
+	},
+	{
+		name:  theHTTPProxy,
+		what:  "nginx, `proxy_pass`, `ip_hash` of the client that `real_ip_header X-Forwarded-For` finds",
+		files: 2,
+		lacks: func() string { return unless(program("nginx") != "", "nginx") },
+		about: aboutNginx,
+		start: startNginx(nginxHTTPConfig),
+	},
+	{
+		name:  "haproxy-http",
+		what:  "HAProxy, `mode http`, `balance hdr(X-Forwarded-For)`",
+		files: 2,
+		lacks: lacksHAProxy,
+		about: aboutHAProxy,
+		start: startHAProxy("mode http", "balance hdr(X-Forwarded-For)", "option forwardfor",
+			"option http-server-close", "http-reuse never"),
 	},
 }
 
@@ -65,6 +92,10 @@ func unless(there bool, pkg string) string {
 	}
 	return pkg
 }
+
+func lacksHAProxy() string { return unless(program("haproxy") != "", "haproxy") }
+func aboutHAProxy() string { return firstLine("haproxy", "-v") }
+func aboutNginx() string   { return firstLine("nginx", "-v") }
 
 // program finds a program also where the path of ordinary users does not lead.
 func program(name string) string {
@@ -91,14 +122,17 @@ func startReuseport(s *stage) error {
 	return nil
 }
 
-func startHandfast(s *stage) error {
-	env := []string{envWorker + "=" + byMailbox}
-	pid, err := s.run(env, s.handfast, "run", "--workers", strconv.Itoa(s.workers), "--listen", s.address.String(), "--", s.self)
-	s.balancerPIDs = []int{pid}
-	return err
+func startHandfast(flags ...string) func(*stage) error {
+	return func(s *stage) error {
+		args := append([]string{"run", "--workers", strconv.Itoa(s.workers), "--listen", s.address.String()}, flags...)
+		pid, err := s.run([]string{envWorker + "=" + byMailbox}, s.handfast, append(args, "--", s.self)...)
+		s.balancerPIDs = []int{pid}
+		return err
+	}
 }
 
-// startPortWorkers starts workers that listen on a port each, for proxies.
+// startPortWorkers starts workers that listen on a port each, for proxies. They
+// listen when it returns: nginx would not try one that has refused it for 10 s.
 func startPortWorkers(s *stage) (addresses []string, err error) {
 	for range s.workers {
 		address, err := freeAddress()
@@ -110,35 +144,46 @@ func startPortWorkers(s *stage) (addresses []string, err error) {
 		}
 		addresses = append(addresses, address.String())
 	}
-	return addresses, nil
+	return addresses, s.until(func(ctx context.Context) error {
+		for _, address := range addresses {
+			conn, err := new(net.Dialer).DialContext(ctx, "tcp4", address)
+			if err != nil {
+				return err
+			}
+			conn.Close()
+		}
+		return nil
+	})
 }
 
-func startHAProxy(s *stage) error {
-	workers, err := startPortWorkers(s)
-	if err != nil {
-		return err
-	}
-	config := fmt.Sprintf(`global
+// startHAProxy starts it with what its configuration says of the proxying.
+func startHAProxy(lines ...string) func(*stage) error {
+	return func(s *stage) error {
+		workers, err := startPortWorkers(s)
+		if err != nil {
+			return err
+		}
+		config := fmt.Sprintf(`global
 	maxconn %d
 defaults
-	mode tcp
-	balance source
 	timeout connect 5s
 	timeout client 10m
 	timeout server 10m
 listen bench
 	bind %s
-`, s.canHold()+s.concurrency, s.address)
-	for i, worker := range workers {
-		config += fmt.Sprintf("\tserver worker%d %s\n", i, worker)
-	}
-	path, err := s.write("haproxy.cfg", config)
-	if err != nil {
+	%s
+`, s.canHold()+s.concurrency, s.address, strings.Join(lines, "\n\t"))
+		for i, worker := range workers {
+			config += fmt.Sprintf("\tserver worker%d %s\n", i, worker)
+		}
+		path, err := s.write("haproxy.cfg", config)
+		if err != nil {
+			return err
+		}
+		pid, err := s.run(nil, program("haproxy"), "-db", "-f", path)
+		s.balancerPIDs = []int{pid}
 		return err
 	}
-	pid, err := s.run(nil, program("haproxy"), "-db", "-f", path)
-	s.balancerPIDs = []int{pid}
-	return err
 }
 
 // nginxStream finds nginx's stream module, which distributions package apart.
@@ -152,39 +197,71 @@ func nginxStream() string {
 	return ""
 }
 
-func startNginx(s *stage) error {
-	workers, err := startPortWorkers(s)
-	if err != nil {
-		return err
-	}
-	servers := ""
-	for _, worker := range workers {
-		servers += fmt.Sprintf("server %s; ", worker)
-	}
-	config := fmt.Sprintf(`load_module %s;
-daemon off;
-worker_processes auto;
+// startNginx starts it with what its configuration says of the proxying, given the
+// address to listen on and the workers' as "server" directives.
+func startNginx(proxying func(address, servers string) string) func(*stage) error {
+	return func(s *stage) error {
+		workers, err := startPortWorkers(s)
+		if err != nil {
+			return err
+		}
+		servers := ""
+		for _, worker := range workers {
+			servers += fmt.Sprintf("server %s; ", worker)
+		}
+		processes := runtime.NumCPU()
+		config := fmt.Sprintf(`daemon off;
+worker_processes %d;
 pid %s/nginx.pid;
 error_log stderr;
-events { worker_connections %d; }
+%sevents { worker_connections %d; }
+`, processes, s.dir, proxying(s.address.String(), servers), s.files)
+		path, err := s.write("nginx.conf", config)
+		if err != nil {
+			return err
+		}
+		pid, err := s.run(nil, program("nginx"), "-p", s.dir, "-e", "stderr", "-c", path)
+		if err != nil {
+			return err
+		}
+		if err := s.await(); err != nil {
+			return err
+		}
+		// The first of its processes may have answered before the last was there.
+		s.balancerPIDs, err = s.family(pid, processes)
+		return err
+	}
+}
+
+func nginxStreamConfig(address, servers string) string {
+	return fmt.Sprintf(`load_module %s;
 stream {
 	upstream workers { hash $remote_addr consistent; %s}
 	server { listen %s; proxy_pass workers; }
 }
-`, nginxStream(), s.dir, s.files, servers, s.address)
-	path, err := s.write("nginx.conf", config)
-	if err != nil {
-		return err
+`, nginxStream(), servers, address)
+}
+
+// nginxHTTPConfig names files for request and answer bodies, which are not used
+// here, because the usual ones may not be the user's to create.
+func nginxHTTPConfig(address, servers string) string {
+	return fmt.Sprintf(`http {
+	access_log off;
+	client_body_temp_path temp;
+	proxy_temp_path temp;
+	fastcgi_temp_path temp;
+	uwsgi_temp_path temp;
+	scgi_temp_path temp;
+	set_real_ip_from 127.0.0.0/8;
+	real_ip_header X-Forwarded-For;
+	upstream workers { ip_hash; %s}
+	server {
+		listen %s;
+		location / {
+			proxy_pass http://workers;
+			proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+		}
 	}
-	pid, err := s.run(nil, program("nginx"), "-p", s.dir, "-e", "stderr", "-c", path)
-	if err != nil {
-		return err
-	}
-	// Its workers exist when it serves.
-	if err := s.await(); err != nil {
-		return err
-	}
-	s.balancerPIDs, err = children(pid)
-	s.balancerPIDs = append(s.balancerPIDs, pid)
-	return err
+}
+`, servers, address)
 }

@@ -15,9 +15,8 @@ import (
 // report is all that a run has found out.
 type report struct {
 	settings
-	measured []string           // peers, in order
-	notes    []string           // what is missing, and what went wrong
-	results  map[string]results // of each work
+	notes   []string           // what is missing, and what went wrong
+	results map[string]results // of each work
 }
 
 func (r *report) notef(format string, args ...any) {
@@ -28,7 +27,7 @@ func (r *report) writeText(w io.Writer) error {
 	fmt.Fprintln(w, r.setting())
 	for _, work := range r.works {
 		fmt.Fprintf(w, "\n%s\n\n", work.title)
-		if err := r.results[work.name].writeText(w, r.measured, work.columns); err != nil {
+		if err := r.results[work.name].writeText(w, names(work.among(r.peers)), work.columns); err != nil {
 			return err
 		}
 	}
@@ -58,7 +57,7 @@ func (r *report) writeMarkdown(path string) error {
 	}
 	for _, work := range r.works {
 		fmt.Fprintf(&page, "\n## %s\n\n%s\n\n", work.title, work.method)
-		r.results[work.name].writeMarkdown(&page, r.measured, work.columns)
+		r.results[work.name].writeMarkdown(&page, names(work.among(r.peers)), work.columns)
 	}
 	if len(r.notes) > 0 {
 		fmt.Fprintln(&page, "\n## Notes")

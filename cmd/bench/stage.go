@@ -112,26 +112,41 @@ func (s *stage) write(name, content string) (path string, err error) {
 	return path, os.WriteFile(path, []byte(content), 0o600)
 }
 
-// await waits until every worker has answered a request.
-func (s *stage) await() error {
+// until tries again until it works, a process has ended, or readyTimeout is over.
+func (s *stage) until(try func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(s.ctx, readyTimeout)
 	defer cancel()
-	seen := map[int]bool{}
-	var err error
-	for client := 0; len(seen) < s.workers; client++ {
-		var pid int
-		if pid, err = s.ask(ctx, client%s.clients); err == nil {
-			seen[pid] = true
-			continue
+	for {
+		err := try(ctx)
+		if err == nil {
+			return nil
 		}
 		if ended := s.hasEnded(); ended != nil {
 			return ended
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%d of %d workers answered within %v: %w%s", len(seen), s.workers, readyTimeout, err, s.logs())
+			return fmt.Errorf("not ready within %v: %w%s", readyTimeout, err, s.logs())
 		case <-time.After(10 * time.Millisecond):
 		}
+	}
+}
+
+// await waits until every worker has answered a request.
+func (s *stage) await() error {
+	seen := map[int]bool{}
+	client := 0
+	if err := s.until(func(ctx context.Context) error {
+		for ; len(seen) < s.workers; client++ {
+			pid, err := s.ask(ctx, client%s.clients, client)
+			if err != nil {
+				return fmt.Errorf("%d of %d workers answered: %w", len(seen), s.workers, err)
+			}
+			seen[pid] = true
+		}
+		return nil
+	}); err != nil {
+		return err
 	}
 	s.workerPIDs = s.workerPIDs[:0]
 	for pid := range seen {
@@ -140,15 +155,28 @@ func (s *stage) await() error {
 	return nil
 }
 
-// ask makes one request and returns the process id of the worker that answered.
-func (s *stage) ask(ctx context.Context, client int) (pid int, err error) {
-	address := clientAddress(client)
+// family returns a process and its children when there are as many as given.
+func (s *stage) family(pid, size int) (pids []int, err error) {
+	err = s.until(func(context.Context) error {
+		if pids, err = children(pid); err == nil && len(pids) != size {
+			err = fmt.Errorf("process %d has %d children, want %d", pid, len(pids), size)
+		}
+		return err
+	})
+	return append(pids, pid), err
+}
+
+// ask makes one request from a source address, for a client before a proxy there,
+// and returns the process id of the worker that answered.
+func (s *stage) ask(ctx context.Context, from, client int) (pid int, err error) {
+	address := clientAddress(from)
 	source := &net.TCPAddr{IP: address[:]}
 	transport := &http.Transport{DialContext: (&net.Dialer{LocalAddr: source}).DialContext, DisableKeepAlives: true}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.address.String()+"/short", nil)
 	if err != nil {
 		return 0, err
 	}
+	req.Header.Set("X-Forwarded-For", forwardedAddress(client).String())
 	res, err := transport.RoundTrip(req)
 	if err != nil {
 		return 0, err

@@ -2,6 +2,9 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -10,16 +13,30 @@ type work struct {
 	name    string
 	title   string
 	method  string
+	peers   []string // whom it compares
 	columns []column
 	do      func(context.Context, *stage) (sample, error)
 }
 
 func (w work) String() string { return w.name }
 
+// among returns those of the peers that the work compares.
+func (w work) among(peers []peer) []peer {
+	var compared []peer
+	for _, p := range peers {
+		if slices.Contains(w.peers, p.name) {
+			compared = append(compared, p)
+		}
+	}
+	return compared
+}
+
 // Peers that others are compared with.
 const (
-	theLimit    = "reuseport"
-	theStandard = "haproxy-tcp"
+	theLimit     = "reuseport"
+	theHandoff   = "handfast"
+	theStandard  = "haproxy-tcp"
+	theHTTPProxy = "nginx-http"
 )
 
 // The names of figures.
@@ -48,12 +65,13 @@ var works = []work{
 			"the client then resets the connection. Processor time is what the processes' own clocks say, user and kernel, " +
 			"divided by the connections served; the total is that of balancer, workers and load generator, and hardly " +
 			"depends on what else the machine does.",
-		columns: []column{
+		peers: []string{theLimit, theHandoff, theStandard, "nginx-stream"},
+		columns: slices.Concat([]column{
 			{of: rate, over: theLimit}, {of: totalCPU, over: theLimit}, {of: balancerCPU, over: theStandard},
-			{of: rate}, {of: totalCPU}, {of: balancerCPU}, {of: workerCPU},
-			{of: latency50}, {of: latency99}, {of: latency999}, {of: failures}, {of: balancerMem},
+		}, shortFigures),
+		do: func(ctx context.Context, s *stage) (sample, error) {
+			return shortConnections(ctx, s, shortExchange)
 		},
-		do: shortConnections,
 	},
 	{
 		name:  "held",
@@ -61,27 +79,76 @@ var works = []work{
 		method: "Each connection is switched to another protocol, as a WebSocket is, and stays open and idle. " +
 			"Memory is the anonymous memory of the processes (Pss_Anon) before and after; the kernel's own, " +
 			"which proxies need for two sockets instead of one, comes on top.",
+		peers: []string{theLimit, theHandoff, theStandard, "nginx-stream"},
 		columns: []column{
 			{of: added, over: theStandard},
 			{of: connections}, {of: added}, {of: addedTotal}, {of: balancerMem}, {of: workerAdded}, {of: failures},
 		},
 		do: heldConnections,
 	},
+	{
+		name:  "forwarded",
+		title: "Short connections behind a proxy",
+		method: "As the short connections, but the load plays a proxy that has ended TLS: each request has the head of a " +
+			"browser's and names one of the clients in X-Forwarded-For. All but reuseport and plain handfast place the " +
+			"connection by that name. The request is sent as soon as the connection is open, so it mostly is there when the balancer looks.",
+		peers: []string{theLimit, theHandoff, "handfast-behind-proxy", theHTTPProxy, "haproxy-http"},
+		columns: slices.Concat([]column{
+			{of: balancerCPU, over: theHandoff}, {of: balancerCPU, over: theHTTPProxy}, {of: rate, over: theLimit},
+		}, shortFigures),
+		do: func(ctx context.Context, s *stage) (sample, error) {
+			return shortConnections(ctx, s, forwardedExchange(s.clients))
+		},
+	},
+}
+
+// shortFigures are what is shown of short connections after the ratios.
+var shortFigures = []column{
+	{of: rate}, {of: totalCPU}, {of: balancerCPU}, {of: workerCPU},
+	{of: latency50}, {of: latency99}, {of: latency999}, {of: failures}, {of: balancerMem},
 }
 
 // Exchanges of the works.
 var (
 	shortExchange = exchange{
-		request: []byte("GET /short HTTP/1.1\r\nHost: bench\r\n\r\n"),
-		prefix:  []byte("HTTP/1.1 200 "),
-		suffix:  []byte("\r\n\r\nok\n"),
+		requests: [][]byte{[]byte("GET /short HTTP/1.1\r\nHost: bench\r\n\r\n")},
+		prefix:   []byte("HTTP/1.1 200 "),
+		suffix:   []byte("\r\n\r\nok\n"),
 	}
 	heldExchange = exchange{
-		request: []byte("GET /held HTTP/1.1\r\nHost: bench\r\nConnection: Upgrade\r\nUpgrade: held\r\n\r\n"),
-		prefix:  []byte("HTTP/1.1 101 "),
-		suffix:  []byte("\r\n\r\n"),
+		requests: [][]byte{[]byte("GET /held HTTP/1.1\r\nHost: bench\r\nConnection: Upgrade\r\nUpgrade: held\r\n\r\n")},
+		prefix:   []byte("HTTP/1.1 101 "),
+		suffix:   []byte("\r\n\r\n"),
 	}
 )
+
+// maxForwarded is how many addresses are set apart for benchmarks (RFC 2544,
+// 198.18.0.0/15). More clients than that share them.
+const maxForwarded = 1 << 17
+
+// forwardedExchange has a request of each client, as a proxy passes it on.
+func forwardedExchange(clients int) exchange {
+	x := shortExchange
+	x.requests = make([][]byte, min(clients, maxForwarded))
+	for i := range x.requests {
+		x.requests[i] = fmt.Appendf(nil, "GET /short HTTP/1.1\r\n"+
+			"Host: bench.example\r\n"+
+			"X-Forwarded-For: %s\r\n"+
+			"X-Forwarded-Proto: https\r\n"+
+			"User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0\r\n"+
+			"Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\n"+
+			"Accept-Language: en-US,en;q=0.5\r\n"+
+			"Accept-Encoding: gzip, deflate, br\r\n\r\n", forwardedAddress(i))
+	}
+	return x
+}
+
+// forwardedAddress is the i-th client's before the proxy. Neighbours differ in the
+// third byte, since nginx's ip_hash looks no further.
+func forwardedAddress(i int) netip.Addr {
+	i %= maxForwarded
+	return netip.AddrFrom4([4]byte{198, 18 + byte(i>>16), byte(i), byte(i >> 8)})
+}
 
 const (
 	warmUp     = 300 * time.Millisecond // of load before anything is measured
@@ -89,19 +156,19 @@ const (
 	holdWithin = 60 * time.Second       // for opening what is held
 )
 
-func (s *stage) short(d time.Duration) load {
-	return load{to: s.address, exchange: shortExchange, clients: s.clients, concurrency: s.concurrency, duration: d}
+func (s *stage) load(x exchange, d time.Duration) load {
+	return load{to: s.address, exchange: x, clients: s.clients, concurrency: s.concurrency, duration: d}
 }
 
-func shortConnections(ctx context.Context, s *stage) (sample, error) {
-	if _, err := s.short(warmUp).run(ctx); err != nil {
+func shortConnections(ctx context.Context, s *stage, x exchange) (sample, error) {
+	if _, err := s.load(x, warmUp).run(ctx); err != nil {
 		return nil, err
 	}
 	before, err := s.usage()
 	if err != nil {
 		return nil, err
 	}
-	result, err := s.short(s.duration).run(ctx)
+	result, err := s.load(x, s.duration).run(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -127,7 +194,7 @@ func shortConnections(ctx context.Context, s *stage) (sample, error) {
 }
 
 func heldConnections(ctx context.Context, s *stage) (sample, error) {
-	if _, err := s.short(warmUp).run(ctx); err != nil {
+	if _, err := s.load(shortExchange, warmUp).run(ctx); err != nil {
 		return nil, err
 	}
 	time.Sleep(settling)
@@ -135,8 +202,8 @@ func heldConnections(ctx context.Context, s *stage) (sample, error) {
 	if err != nil {
 		return nil, err
 	}
-	hold := s.short(holdWithin)
-	hold.exchange, hold.total, hold.keep = heldExchange, s.canHold(), true
+	hold := s.load(heldExchange, holdWithin)
+	hold.total, hold.keep = s.canHold(), true
 	result, err := hold.run(ctx)
 	if err != nil {
 		result.closeKept()
