@@ -4,6 +4,7 @@ GO      ?= go
 LISTEN  ?= 127.0.0.1:8080
 WORKERS ?= 4
 FUZZTIME ?= 30s
+TESTED_WITH = python3 nginx haproxy apache2
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .DEFAULT_GOAL := help
@@ -23,8 +24,10 @@ demo: build ## run the balancer with example workers on LISTEN (127.0.0.1:8080)
 	echo; \
 	exec bin/handfast run --listen $(LISTEN) --workers $(WORKERS) -- bin/http
 
-test: ## all tests, with the race detector (needs python3, else says what it skips)
-	@command -v python3 >/dev/null || echo 'make test: python3 is missing, examples/python is skipped; apt-get install python3'
+test: ## all tests, with the race detector (says what it skips for want of a program)
+	@PATH=$$PATH:/usr/sbin; for program in $(TESTED_WITH); do \
+		command -v $$program >/dev/null || echo "make test: skips what needs $$program; apt-get install $$program"; \
+	done
 	$(GO) test -race -shuffle=on -timeout 10m ./...
 
 soak: ## the trials with real processes, again and again (SOAK=20 times)

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,10 +25,10 @@ import (
 	"github.com/handfast/handfast/hash"
 )
 
-const (
-	timeout = time.Minute // bounds what takes seconds
-	workers = 3
-)
+// Workers is how many workers Balance runs.
+const Workers = 3
+
+const timeout = time.Minute // bounds what takes seconds
 
 // Worker tries a worker that answers each request with the line that Answer holds.
 func Worker(t *testing.T, command ...string) {
@@ -56,10 +57,12 @@ type Process struct {
 	output []string // its lines
 }
 
-// Start runs a program until the test ends.
+// Start runs a program until the test ends, in a process group of its own: what it has
+// started is killed with it. It gets SIGTERM when the test does not come to its end.
 func Start(t *testing.T, name string, args ...string) *Process {
 	t.Helper()
 	p := &Process{Cmd: exec.Command(name, args...), t: t, ended: make(chan struct{})}
+	p.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	read, write, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -74,7 +77,7 @@ func Start(t *testing.T, name string, args ...string) *Process {
 	go p.collect(read)
 	t.Cleanup(func() {
 		if p.ProcessState == nil {
-			p.Process.Kill()
+			syscall.Kill(-p.Process.Pid, syscall.SIGKILL)
 			p.Wait()
 		}
 		p.awaitEnd()
@@ -137,9 +140,15 @@ func eventually(t *testing.T, what string, ok func() bool) {
 // are ready.
 func Balance(t *testing.T, command ...string) (p *Process, address string) {
 	t.Helper()
+	return BalanceWith(t, nil, command...)
+}
+
+// BalanceWith is Balance with more flags of handfast run.
+func BalanceWith(t *testing.T, flags []string, command ...string) (p *Process, address string) {
+	t.Helper()
 	handfast := Build(t, "github.com/handfast/handfast/cmd/handfast")
-	args := []string{"run", "--listen", "127.0.0.1:0", "--workers", strconv.Itoa(workers), "--log-json", "--"}
-	p = Start(t, handfast, append(args, command...)...)
+	args := []string{"run", "--listen", "127.0.0.1:0", "--workers", strconv.Itoa(Workers), "--log-json"}
+	p = Start(t, handfast, slices.Concat(args, flags, []string{"--"}, command)...)
 	p.Await("listening", 1, func(line string) bool {
 		var entry struct {
 			Message string `json:"@message"`
@@ -150,7 +159,7 @@ func Balance(t *testing.T, command ...string) (p *Process, address string) {
 		}
 		return address != ""
 	})
-	p.AwaitReady(workers)
+	p.AwaitReady(Workers)
 	return p, address
 }
 
@@ -160,12 +169,35 @@ func (p *Process) AwaitReady(n int) {
 	p.Await("ready", n, func(line string) bool { return strings.Contains(line, `"worker ready"`) })
 }
 
+// AwaitListening waits until address accepts connections.
+func (p *Process) AwaitListening(address string) {
+	p.t.Helper()
+	eventually(p.t, "listening on "+address, func() bool {
+		select {
+		case <-p.ended:
+			p.t.Fatalf("%s has ended and does not listen", filepath.Base(p.Path))
+		default:
+		}
+		conn, err := net.Dial("tcp", address)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
+}
+
 // Stop sends SIGTERM and wants exit status 0 and no process left.
 func (p *Process) Stop() {
 	p.t.Helper()
-	p.Process.Signal(syscall.SIGTERM)
+	p.StopWith(syscall.SIGTERM)
+}
+
+// StopWith is Stop for a program that takes another signal.
+func (p *Process) StopWith(sig syscall.Signal) {
+	p.t.Helper()
+	p.Process.Signal(sig)
 	if err := p.Wait(); err != nil {
-		p.t.Errorf("handfast: %v, want exit status 0", err)
+		p.t.Errorf("%s: %v, want exit status 0", filepath.Base(p.Path), err)
 	}
 	p.awaitEnd()
 }
@@ -213,7 +245,7 @@ func sticky(t *testing.T, command []string) {
 	pids := map[int]int{}
 	for i := 1; i <= 40; i++ {
 		client, source := ClientAt(Loopback(i)), Loopback(i)
-		slot := config.Key(source).Slot(workers)
+		slot := config.Key(source).Slot(Workers)
 		for range 3 {
 			for range 2 {
 				got, err := Get(client, address)
@@ -230,8 +262,8 @@ func sticky(t *testing.T, command []string) {
 			client.CloseIdleConnections()
 		}
 	}
-	if len(pids) != workers {
-		t.Errorf("clients are in slots %v, want all %d", pids, workers)
+	if len(pids) != Workers {
+		t.Errorf("clients are in slots %v, want all %d", pids, Workers)
 	}
 	p.Stop()
 }
@@ -295,8 +327,8 @@ func reload(t *testing.T, command []string) {
 	stop := traffic(t, address)
 	defer stop()
 	p.Process.Signal(syscall.SIGUSR2)
-	for n := range workers {
-		p.AwaitReady(workers + n + 1)
+	for n := range Workers {
+		p.AwaitReady(Workers + n + 1)
 		fmt.Fprintf(conn, "X-%d: not silent for long\r\n", n)
 	}
 	after, err := Get(client, address)
@@ -318,7 +350,7 @@ func leave(t *testing.T, command []string) {
 	stop := traffic(t, address)
 	defer stop()
 	syscall.Kill(before.PID, syscall.SIGTERM)
-	p.AwaitReady(workers + 1)
+	p.AwaitReady(Workers + 1)
 	after, err := Get(client, address)
 	if err != nil || after.Slot != before.Slot || after.PID == before.PID || after.Generation != 1 {
 		t.Errorf("after the worker left: %+v, error %v; before: %+v", after, err, before)
