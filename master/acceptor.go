@@ -23,6 +23,10 @@ const (
 	// memory for another connection. Clients wait in the listener's backlog.
 	acceptPause = 50 * time.Millisecond
 
+	// deferredGrace is how long, at the end, clients may take from connecting to their
+	// first bytes: the kernel does not tell of them before (deferAccept).
+	deferredGrace = 100 * time.Millisecond
+
 	// pauseLogInterval is the shortest time between two logged pauses.
 	pauseLogInterval = time.Second
 )
@@ -98,6 +102,7 @@ func (a *acceptor) run(ctx context.Context) error {
 		err := a.raw.Read(turn)
 		switch {
 		case err != nil && ctx.Err() != nil:
+			a.awaitDeferred()
 			return a.takeBacklog()
 		case err != nil:
 			return fmt.Errorf("master: %w", err)
@@ -142,6 +147,14 @@ func (a *acceptor) yield(n int) bool {
 		a.noYield = yieldAgain
 	}
 	return true
+}
+
+// awaitDeferred lets those clients into the backlog that are connected and about to send
+// their first bytes.
+func (a *acceptor) awaitDeferred() {
+	if a.b.clients.Peeks() && deferAccept(a.raw, false) == nil {
+		time.Sleep(deferredGrace)
+	}
 }
 
 // takeBacklog accepts what has come until now. It does not wait for more, only for

@@ -1,0 +1,165 @@
+package master
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net"
+
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/handfast/handfast/fdpass"
+)
+
+const proxiedHead = "GET / HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: 203.0.113.2, 10.0.0.1\r\n\r\n"
+
+func behindProxy(c *BalancerConfig) { c.Clients.Rules.Header = "X-Forwarded-For" }
+
+// begins is reads for a worker that closes without having read the request, which makes
+// the kernel send a reset behind its answer.
+func begins(t *testing.T, conn net.Conn, want string) {
+	t.Helper()
+	got := make([]byte, len(want))
+	if _, err := io.ReadFull(conn, got); err != nil || string(got) != want {
+		t.Errorf("client %v reads %q, %v, want %q", conn.LocalAddr(), got, err, want)
+	}
+}
+
+// TestIdentifyAllocatesNothing: a connection whose head is there stays on the straight
+// line, also behind a proxy.
+func TestIdentifyAllocatesNothing(t *testing.T) {
+	cfg := DefaultBalancerConfig()
+	behindProxy(&cfg)
+	b, err := NewBalancer(cfg, NewTable(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, theirs := tcpPair(t)
+	defer ours.Close()
+	defer theirs.Close()
+	if _, err := ours.Write([]byte(proxiedHead)); err != nil {
+		t.Fatal(err)
+	}
+	fd := duplicate(t, theirs)
+	batch := []arrival{{Handoff: fdpass.Handoff{FD: fd, Client: netip.MustParseAddrPort("127.0.0.1:1")}}}
+	buffer := b.clients.Buffer()
+	var known []arrival
+	if n := testing.AllocsPerRun(100, func() { known = b.identify(batch, buffer) }); n != 0 {
+		t.Errorf("identifying allocates %v times", n)
+	}
+	if len(known) != 1 || known[0].client.Addr != netip.MustParseAddr("203.0.113.2") {
+		t.Errorf("%+v", known)
+	}
+	b.refuse(known[0], 0, errEmpty, 0)
+}
+
+// TestDeferredAtTheEnd: a client that is connected, and sends its first bytes when the
+// balancer is stopping already, is served.
+func TestDeferredAtTheEnd(t *testing.T) {
+	for try := 1; ; try++ {
+		listening := make(chan time.Time, 1)
+		cfg := DefaultBalancerConfig()
+		behindProxy(&cfg)
+		cfg.Logger = hclog.New(&hclog.LoggerOptions{Output: writerFunc(func(p []byte) (int, error) {
+			if bytes.Contains(p, []byte("listening")) {
+				listening <- time.Now()
+			}
+			return len(p), nil
+		})})
+		table := NewTable(1)
+		table.Fill(0, busyWorker("w"))
+		b, err := NewBalancer(cfg, table)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ln, err := Listen(t.Context(), "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := ln.(*net.TCPListener).SyscallConn()
+		if err == nil {
+			err = deferAccept(raw, true)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		client, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		client.SetDeadline(time.Now().Add(testPatience))
+		stopped, stop := context.WithCancel(t.Context())
+		stop()
+		served := make(chan error, 1)
+		go func() { served <- b.Serve(stopped, ln) }()
+		begin := <-listening
+		client.Write([]byte(proxiedHead))
+		if time.Since(begin) > deferredGrace/2 && try < 10 {
+			<-served
+			continue // this test was too slow
+		}
+		begins(t, client, "w")
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+		return
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// TestHalfAHeadAtTheEnd: when nothing may wait any longer, a client that has sent half a
+// head is told that the server stops.
+func TestHalfAHeadAtTheEnd(t *testing.T) {
+	b, dial, stop := serveTest(t, NewTable(1), behindProxy)
+	client := dial(1)
+	client.Write([]byte(proxiedHead[:20]))
+	if !soon(func() bool { return b.Stats().Parked == 1 }) {
+		t.Fatalf("%+v", b.Stats())
+	}
+	go stop()
+	reads(t, client, "HTTP/1.1 503 ")
+}
+
+// TestReadmitIdentifies: what comes back from a worker is looked at again.
+func TestReadmitIdentifies(t *testing.T) {
+	table := NewTable(4)
+	workers := []*fakeWorker{busyWorker("0"), busyWorker("1"), busyWorker("2"), busyWorker("3")}
+	for slot, w := range workers {
+		table.Fill(slot, w)
+	}
+	b, _, _ := serveTest(t, table, behindProxy)
+	ours, theirs := tcpPair(t)
+	defer ours.Close()
+	peer := netip.MustParseAddrPort("127.0.0.1:1")
+	if _, err := ours.Write([]byte(proxiedHead)); err != nil {
+		t.Fatal(err)
+	}
+	b.Readmit([]fdpass.Handoff{{FD: duplicate(t, theirs), Client: peer}})
+	theirs.Close()
+	begins(t, ours, "2") // the last byte of 203.0.113.2
+
+	// Half a head waits for the rest, and who is gone is forgotten.
+	ours, theirs = tcpPair(t)
+	defer ours.Close()
+	ours.Write([]byte(proxiedHead[:20]))
+	gone, theirGone := tcpPair(t)
+	gone.SetLinger(0)
+	gone.Close()
+	b.Readmit([]fdpass.Handoff{{FD: duplicate(t, theirs), Client: peer}, {FD: duplicate(t, theirGone), Client: peer}})
+	theirs.Close()
+	theirGone.Close()
+	if !soon(func() bool { s := b.Stats(); return s.Parked == 1 && s.Gone == 1 }) {
+		t.Fatalf("%+v", b.Stats())
+	}
+	ours.Write([]byte(proxiedHead[20:]))
+	begins(t, ours, "2")
+	b.Shutdown(context.Background())
+}
