@@ -22,14 +22,16 @@ func (f *Finder) Wait(ctx context.Context, file *os.File, h *fdpass.Handoff) (cl
 	}
 	file.SetReadDeadline(time.Now().Add(f.cfg.HeaderTimeout))
 	defer context.AfterFunc(ctx, func() { file.SetReadDeadline(time.Unix(1, 0)) })()
-	err = ErrSilent // if it does not even come to a look
-	raw.Read(func(uintptr) bool {
+	look := func(uintptr) (done bool) {
 		// The buffer is held for the look, not for the wait: thousands may wait.
 		buffer := f.buffers.Get().(*[]byte)
 		defer f.buffers.Put(buffer)
 		client, err = f.find(h, *buffer, ended(h.FD))
 		return err != ErrSilent && err != ErrPartial
-	})
+	}
+	if raw.Read(look) != nil { // the time is over: what has come since the last look?
+		raw.Control(func(fd uintptr) { look(fd) })
+	}
 	return client, err
 }
 
