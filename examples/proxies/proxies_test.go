@@ -284,3 +284,27 @@ func webSocket(t *testing.T, address string) {
 		}
 	}
 }
+
+// TestReadmeShows: what README.md shows of a configuration is in the file that is tried.
+func TestReadmeShows(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for language, file := range map[string]string{"nginx": "nginx-websocket.conf", "haproxy": "haproxy-http.cfg", "apache": "apache.conf"} {
+		tried, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, block, found := strings.Cut(string(readme), "\n```"+language+"\n")
+		block, _, _ = strings.Cut(block, "\n```\n")
+		if !found {
+			t.Errorf("README.md shows no configuration of %s", language)
+		}
+		for line := range strings.Lines(block) {
+			if line = strings.TrimSpace(line); !strings.Contains(string(tried), line) {
+				t.Errorf("README.md: %q is not in %s", line, file)
+			}
+		}
+	}
+}
