@@ -179,10 +179,12 @@ func (f *Finder) findInHead(h *fdpass.Handoff, buffer []byte, ended bool) (Clien
 	switch progress := head.scan(data); {
 	case progress == complete:
 		return f.named(source, &head), nil
-	case progress == notHTTP, ended:
+	case progress == notHTTP:
 		return f.client(source), nil
 	case len(data) == len(buffer):
 		return Client{}, ErrTooLarge
+	case ended:
+		return f.client(source), nil
 	case progress == nothing:
 		return Client{}, ErrSilent
 	default:
