@@ -69,8 +69,8 @@ var (
 	ErrTooLarge = errors.New("clientip: request head longer than the header limit")
 	// ErrProxyForbidden: a peer sent a PROXY header and is no trusted proxy.
 	ErrProxyForbidden = errors.New("clientip: PROXY protocol header of a peer that is not trusted; if it is a proxy, add it to --trusted-proxies")
-	// ErrGone: the client has ended the connection before it said anything, or has
-	// reset it.
+	// ErrGone: the client has reset the connection, or a trusted proxy has ended it
+	// without a PROXY header, as health checks do.
 	ErrGone = errors.New("clientip: connection ended by the client")
 )
 

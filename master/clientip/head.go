@@ -72,7 +72,7 @@ func cutLine(data []byte) (line, rest []byte, whole bool) {
 func requestLine(line []byte, whole bool) progress {
 	method, rest, found := bytes.Cut(line, []byte(" "))
 	switch {
-	case len(method) > maxMethod, len(line) > 0 && !forwarded.IsToken(method):
+	case len(method) > maxMethod, !forwarded.IsToken(method):
 		return notHTTP
 	case !found:
 		return unless(whole)
