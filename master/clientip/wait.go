@@ -21,7 +21,16 @@ func (f *Finder) Wait(ctx context.Context, file *os.File, h *fdpass.Handoff) (cl
 		return Client{}, err
 	}
 	file.SetReadDeadline(time.Now().Add(f.cfg.HeaderTimeout))
-	defer context.AfterFunc(ctx, func() { file.SetReadDeadline(time.Unix(1, 0)) })()
+	hurried := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(hurried)
+		file.SetReadDeadline(time.Unix(1, 0))
+	})
+	defer func() {
+		if !stop() {
+			<-hurried // else it could end a later wait on file
+		}
+	}()
 	err = ErrSilent // if it does not even come to a look
 	look := func(uintptr) (done bool) {
 		// The buffer is held for the look, not for the wait: thousands may wait.
