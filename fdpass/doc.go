@@ -19,6 +19,8 @@
 // true or false, and if it is true HANDFAST_PROXY_HEADER names the header,
 // HANDFAST_TRUSTED_PROXIES lists the CIDR ranges of those who may write it, with
 // commas, and HANDFAST_KEY is "address" or "header:NAME" (package forwarded).
+// HANDFAST_IPV4_PREFIX and HANDFAST_IPV6_PREFIX are how many bits of an address tell
+// clients apart.
 //
 // SOCK_SEQPACKET keeps messages apart: each recvmsg(2) returns one message, with
 // the descriptors that ride on it and no others. The descriptor is blocking and
@@ -38,8 +40,9 @@
 //	     6     2  zero
 //
 //	offset  size  record, one for each connection
-//	     0     1  flags: 1 = the socket's peer is a trusted proxy, and the address
-//	              below is what it said of the client (PROXY protocol)
+//	     0     1  flags: 1 = the socket's peer is a trusted proxy whose PROXY
+//	              protocol header the master has read: the address below is the
+//	              client's, or the proxy's own when it said that it has no client
 //	     1     1  family of the client's address: 4, 6, or 0 when it is unknown
 //	     2     2  port, 0 when it is unknown
 //	     4    16  address: all 16 bytes for family 6, the first 4 for family 4

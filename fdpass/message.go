@@ -51,8 +51,8 @@ func (t Type) String() string {
 // Flags say more about a handed-off connection.
 type Flags uint8
 
-// FlagProxied: the socket's peer is a trusted proxy, and Client is what it said of the
-// client.
+// FlagProxied: the master has read the PROXY protocol header of a trusted proxy, which is
+// the socket's peer, and Client is whom it named, or itself when it named nobody.
 const FlagProxied Flags = 1
 
 // Handoff is one open connection on its way. Whoever holds a Handoff owns its

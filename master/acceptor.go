@@ -23,9 +23,9 @@ const (
 	// memory for another connection. Clients wait in the listener's backlog.
 	acceptPause = 50 * time.Millisecond
 
-	// deferredGrace is how long, at the end, clients may take from connecting to their
-	// first bytes: the kernel does not tell of them before (deferAccept).
-	deferredGrace = 100 * time.Millisecond
+	// lastGrace is how long, at the end, clients have from their first packet to being
+	// connected, and behind a proxy to their first bytes.
+	lastGrace = 100 * time.Millisecond
 
 	// pauseLogInterval is the shortest time between two logged pauses.
 	pauseLogInterval = time.Second
@@ -92,18 +92,45 @@ func newAcceptor(b *Balancer, ln net.Listener) (*acceptor, error) {
 	}, nil
 }
 
-// run accepts until ctx ends, and then takes what the kernel has accepted
-// already: its clients believe that they are connected.
+// run accepts until ctx ends, and then those who believe that they are connected.
 func (a *acceptor) run(ctx context.Context) error {
 	defer a.file.Close()
-	defer context.AfterFunc(ctx, func() { a.file.SetReadDeadline(time.Unix(1, 0)) })()
+	if err := a.acceptUntil(ctx); err != nil {
+		return err
+	}
+	// From now on nobody connects, but who is about to is let in: the last packet of
+	// a handshake may be under way, and the first bytes of a client that the kernel
+	// tells of only then (deferAccept).
+	filterErr := dropSYNs(a.raw)
+	deferAccept(a.raw, false)
+	grace, cancel := context.WithTimeout(context.Background(), lastGrace)
+	defer cancel()
+	if err := a.acceptUntil(grace); err != nil {
+		return err
+	}
+	if err := a.takeBacklog(); err != nil {
+		return err
+	}
+	if filterErr == nil { // a service manager may go on with this listener
+		passSYNs(a.raw)
+	}
+	return nil
+}
+
+func (a *acceptor) acceptUntil(ctx context.Context) error {
+	a.file.SetReadDeadline(time.Time{})
+	over := make(chan struct{})
+	defer context.AfterFunc(ctx, func() {
+		defer close(over)
+		a.file.SetReadDeadline(time.Unix(1, 0))
+	})()
 	turn := a.turn
 	for {
 		err := a.raw.Read(turn)
 		switch {
 		case err != nil && ctx.Err() != nil:
-			a.awaitDeferred()
-			return a.takeBacklog()
+			<-over // else it could end the next wait
+			return nil
 		case err != nil:
 			return fmt.Errorf("master: %w", err)
 		case isFatal(a.err):
@@ -149,26 +176,15 @@ func (a *acceptor) yield(n int) bool {
 	return true
 }
 
-// awaitDeferred lets those clients into the backlog that are connected and about to send
-// their first bytes.
-func (a *acceptor) awaitDeferred() {
-	if a.b.clients.Peeks() && deferAccept(a.raw, false) == nil {
-		time.Sleep(deferredGrace)
-	}
-}
-
-// takeBacklog accepts what has come until now. It does not wait for more, only for
-// free descriptors: what is parked gives them back when its patience is over.
+// takeBacklog accepts what is there. It does not wait for more, only for free
+// descriptors: what is parked gives them back when its patience is over.
 func (a *acceptor) takeBacklog() error {
 	ctx, cancel := context.WithTimeout(context.Background(), a.b.patience()+lingerTimeout+time.Second)
 	defer cancel()
-	taken := 0
-	for queued, more := a.queued(), true; more && taken < queued; {
-		err := a.raw.Control(func(fd uintptr) { more = a.take(fd) })
-		if err != nil {
+	for more := true; more; {
+		if err := a.raw.Control(func(fd uintptr) { more = a.take(fd) }); err != nil {
 			return fmt.Errorf("master: %w", err)
 		}
-		taken += len(a.batch)
 		a.flush()
 		switch {
 		case isFatal(a.err), a.err != nil && ctx.Err() != nil:
@@ -176,19 +192,9 @@ func (a *acceptor) takeBacklog() error {
 		case a.err != nil || a.scarce:
 			a.rest(ctx)
 		}
+		more = more && ctx.Err() == nil // if SYNs could not be dropped, this may go on
 	}
 	return nil
-}
-
-// queued returns how many connections wait to be accepted: for a listener, that is
-// what tcpi_unacked says (tcp_get_info in the kernel's net/ipv4/tcp.c).
-func (a *acceptor) queued() (n int) {
-	a.raw.Control(func(fd uintptr) {
-		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
-			n = int(info.Unacked)
-		}
-	})
-	return n
 }
 
 // take accepts connections until the batch is full or there are no more. It

@@ -4,17 +4,20 @@
 // One connection, file by file:
 //
 //  1. acceptor.go takes what a listener has, up to a batch.
-//  2. place.go finds each client's slot and groups the batch by slot.
-//  3. table.go says which worker is in a slot; the worker's link (package mailbox)
+//  2. identify.go finds out whom each is from (package clientip). Those of which too
+//     little has arrived wait, a goroutine each, within --header-timeout.
+//  3. place.go finds each client's slot and groups the batch by slot.
+//  4. table.go says which worker is in a slot; the worker's link (package mailbox)
 //     takes the group over in one message. Most connections are gone here.
-//  4. park.go waits for those whose slot is empty or whose worker is behind: a
+//  5. park.go waits for those whose slot is empty or whose worker is behind: a
 //     goroutine each, within --max-retries tries.
-//  5. refuse.go answers those that waited in vain.
+//  6. refuse.go answers those that waited in vain.
 //
-// Beside it: listen.go opens listeners, package files keeps descriptors free, package
-// supervisor starts and replaces workers, and master.go wires all of it.
+// Beside it: listen.go opens listeners, handshake.go says when their connections are
+// accepted, package files keeps descriptors free, package supervisor starts and replaces
+// workers, and master.go wires all of it.
 //
-// Steps 1 to 3 are the straight line: one goroutine per listener, and nothing is
+// Steps 1 to 4 are the straight line: one goroutine per listener, and nothing is
 // allocated or copied per connection.
 //
 // A Balancer does this over a Table, and whoever manages workers fills the table:

@@ -2,7 +2,6 @@ package master
 
 import (
 	"os"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -30,22 +29,27 @@ func (b *Balancer) identify(batch []arrival, buffer []byte) (known []arrival) {
 
 // parkUnknown takes ownership of a connection whose client is not known, and why.
 func (b *Balancer) parkUnknown(a arrival, why error) {
-	switch {
-	case why == clientip.ErrGone:
+	switch why {
+	case clientip.ErrGone:
 		unix.Close(a.FD)
 		b.gone.Add(1)
-	case b.lot.enter(noSlot, b.half()):
-		go b.awaitClient(a)
-	case why == clientip.ErrSilent:
-		b.turnAway(a, noSlot, errCrowdedSilent)
+	case clientip.ErrSilent, clientip.ErrPartial:
+		if b.lot.enter(noSlot, b.half()) {
+			go b.awaitClient(a)
+		} else if why == clientip.ErrSilent {
+			b.turnAway(a, noSlot, errCrowdedSilent)
+		} else {
+			b.turnAway(a, noSlot, errCrowded)
+		}
 	default:
-		b.turnAway(a, noSlot, errCrowded)
+		b.turnAway(a, noSlot, why)
 	}
 }
 
 // awaitClient is the life of a connection until its client is known.
 func (b *Balancer) awaitClient(a arrival) {
-	defer b.lot.leave(noSlot)
+	slot := noSlot
+	defer func() { b.lot.leave(slot) }()
 	file := os.NewFile(uintptr(a.FD), "parked connection")
 	var err error
 	if a.client, err = b.clients.Wait(b.hurry, file, &a.Handoff); err == nil {
@@ -58,13 +62,27 @@ func (b *Balancer) awaitClient(a arrival) {
 	}
 	switch err {
 	case nil:
-		defer b.park(a)
 	case clientip.ErrGone:
 		b.gone.Add(1)
 	default:
 		b.sayWhy(file, a, noSlot, err, lingerTimeout)
 	}
 	file.Close()
+	if err != nil {
+		return
+	}
+	if _, err = b.offer(a, 0); err == nil {
+		return
+	}
+	// It keeps its place in the lot, so that it can have the last one.
+	slots := b.table.Len()
+	home := b.cfg.Strategy.Slot(a.client, slots, 0)
+	if b.lot.move(noSlot, home, b.share(slots)) {
+		slot = home
+		b.awaitSlot(a, slot)
+	} else {
+		b.turnAway(a, home, errCrowded)
+	}
 }
 
 // dup returns a duplicate of a file's descriptor, which the caller owns.
@@ -79,21 +97,4 @@ func dup(file *os.File) (fd int, err error) {
 		}
 	})
 	return fd, err
-}
-
-// deferAccept sets whether a listener's connections are accepted only when they have
-// brought their first bytes (TCP_DEFER_ACCEPT, man 7 tcp), so that a peek finds them.
-// A client that is silent for a second is accepted all the same.
-func deferAccept(listener syscall.RawConn, on bool) (err error) {
-	seconds := 0
-	if on {
-		seconds = 1
-	}
-	controlErr := listener.Control(func(fd uintptr) {
-		err = os.NewSyscallError("setsockopt", unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, seconds))
-	})
-	if controlErr != nil {
-		return controlErr
-	}
-	return err
 }

@@ -3,9 +3,9 @@ package master
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net"
-
 	"net/netip"
 	"testing"
 	"time"
@@ -99,7 +99,7 @@ func TestDeferredAtTheEnd(t *testing.T) {
 		go func() { served <- b.Serve(stopped, ln) }()
 		begin := <-listening
 		client.Write([]byte(proxiedHead))
-		if time.Since(begin) > deferredGrace/2 && try < 10 {
+		if time.Since(begin) > lastGrace/2 && try < 10 {
 			<-served
 			continue // this test was too slow
 		}
@@ -114,6 +114,34 @@ func TestDeferredAtTheEnd(t *testing.T) {
 type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// TestDropSYNs: nobody connects while first packets are dropped, and nobody is refused.
+func TestDropSYNs(t *testing.T) {
+	ln, err := Listen(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	raw, err := ln.(*net.TCPListener).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := dropSYNs(raw); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.DialTimeout("tcp", ln.Addr().String(), 100*time.Millisecond)
+	var timeout net.Error
+	if !errors.As(err, &timeout) || !timeout.Timeout() {
+		t.Errorf("connected: %v, %v, want a timeout", conn != nil, err)
+	}
+	if err := passSYNs(raw); err != nil {
+		t.Fatal(err)
+	}
+	if conn, err = net.DialTimeout("tcp", ln.Addr().String(), testPatience); err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+}
 
 // TestHalfAHeadAtTheEnd: when nothing may wait any longer, a client that has sent half a
 // head is told that the server stops.

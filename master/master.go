@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strconv"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/handfast/handfast/hash"
+	"github.com/handfast/handfast/master/clientip"
 	"github.com/handfast/handfast/master/files"
 	"github.com/handfast/handfast/master/mailbox"
 	"github.com/handfast/handfast/master/nodeipc"
@@ -89,7 +91,7 @@ func newMaster(cfg Config) (*Master, error) {
 		return nil, err
 	}
 	cfg.Supervisor.Logger = cfg.Logger.Named("supervisor")
-	cfg.Supervisor.Env = append(cfg.Balancer.Clients.Rules.Environ(), cfg.Supervisor.Env...)
+	cfg.Supervisor.Env = append(environ(&cfg.Balancer.Clients), cfg.Supervisor.Env...)
 	cfg.Supervisor.Slots = slots{table}
 	cfg.Supervisor.NewLink = func(supervisor.Seat) (supervisor.Link, error) {
 		return mailbox.Open(balancer.Readmit)
@@ -114,6 +116,13 @@ func newMaster(cfg Config) (*Master, error) {
 		log:        cfg.Logger,
 		stop:       make(chan struct{}),
 	}, nil
+}
+
+// environ tells workers how we recognise clients.
+func environ(clients *clientip.Config) []string {
+	return append(clients.Rules.Environ(),
+		"HANDFAST_IPV4_PREFIX="+strconv.Itoa(clients.Hash.IPv4Prefix),
+		"HANDFAST_IPV6_PREFIX="+strconv.Itoa(clients.Hash.IPv6Prefix))
 }
 
 // slots shows the supervisor the table as its own interface.

@@ -37,12 +37,28 @@ func (l *lot) enter(slot, share int) bool {
 	return true
 }
 
-func (l *lot) leave(slot int) {
+// move makes a place one of another slot, of which share may be there.
+func (l *lot) move(from, to, share int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.bySlot[to] >= share {
+		return false
+	}
+	l.forget(from)
+	l.bySlot[to]++
+	return true
+}
+
+func (l *lot) forget(slot int) {
 	if l.bySlot[slot]--; l.bySlot[slot] == 0 {
 		delete(l.bySlot, slot)
 	}
+}
+
+func (l *lot) leave(slot int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.forget(slot)
 	if l.parked--; l.parked == 0 {
 		l.empty.Broadcast()
 	}
@@ -116,6 +132,11 @@ func (b *Balancer) half() int {
 // parked is the life of a connection that waits for its slot.
 func (b *Balancer) parked(a arrival, slot int) {
 	defer b.lot.leave(slot)
+	b.awaitSlot(a, slot)
+}
+
+// awaitSlot delivers a parked connection, or refuses it when its patience is over.
+func (b *Balancer) awaitSlot(a arrival, slot int) {
 	err := b.waitForSlot(a)
 	if err != nil && b.cfg.WhenDown == Next && b.offerToOthers(a) {
 		err = nil

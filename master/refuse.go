@@ -25,8 +25,8 @@ const (
 // clientip's errors, and fdpass.ErrFull and its like for want of a worker.
 var (
 	errEmpty         = errors.New("slot empty")
-	errCrowded       = errors.New("too many parked")
-	errCrowdedSilent = errors.New("too many parked, and no request yet")
+	errCrowded       = errors.New("too many parked; the limits are --max-parked and half of the open files (ulimit -n, LimitNOFILE=)")
+	errCrowdedSilent = fmt.Errorf("no request yet, and %w", errCrowded)
 	errStopping      = errors.New("stopping before the request was complete")
 	errNoFile        = errors.New("no free file descriptor")
 )

@@ -7,10 +7,13 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 
 	"github.com/handfast/handfast/fdpass/forwarded"
+	"github.com/handfast/handfast/hash"
 )
 
 // Client returns the address of a request's client: the one that the master places by.
@@ -23,6 +26,9 @@ func Client(r *http.Request) netip.Addr {
 
 // rulesOfMaster are the master's, which it told this process by environment.
 var rulesOfMaster = sync.OnceValues(func() (forwarded.Rules, error) {
+	if _, ok := Self(); !ok {
+		return forwarded.Rules{}, nil // alone
+	}
 	return forwarded.FromEnviron(os.Getenv)
 })
 
@@ -47,19 +53,24 @@ func KeepClientsApart(srv *http.Server) {
 	if err != nil {
 		logf(srv, "handfast: the master's environment: %v; clients that share a connection are not kept apart", err)
 	}
-	keepApart(srv, rules)
+	keepApart(srv, rules, prefixes())
+}
+
+// prefixes are how many bits of an address tell clients apart, as the master says.
+func prefixes() hash.Config {
+	config := hash.DefaultConfig()
+	for name, bits := range map[string]*int{"HANDFAST_IPV4_PREFIX": &config.IPv4Prefix, "HANDFAST_IPV6_PREFIX": &config.IPv6Prefix} {
+		if n, err := strconv.Atoi(os.Getenv(name)); err == nil {
+			*bits = n
+		}
+	}
+	return config
 }
 
 // placedKey finds in a request's context for whom its connection was placed.
 type placedKey struct{}
 
-// client is what the master recognises a client by.
-type client struct {
-	addr netip.Addr
-	key  string // the value of the header that is the key, if there is one
-}
-
-func keepApart(srv *http.Server, rules forwarded.Rules) {
+func keepApart(srv *http.Server, rules forwarded.Rules, config hash.Config) {
 	if rules.Header == "" {
 		return
 	}
@@ -71,12 +82,12 @@ func keepApart(srv *http.Server, rules forwarded.Rules) {
 		if connContext != nil {
 			ctx = connContext(ctx, c)
 		}
-		return context.WithValue(ctx, placedKey{}, new(atomic.Pointer[client]))
+		return context.WithValue(ctx, placedKey{}, new(atomic.Pointer[hash.Key]))
 	}
 	var logOnce sync.Once
 	srv.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if placed, ok := r.Context().Value(placedKey{}).(*atomic.Pointer[client]); ok {
-			now := clientOf(rules, r)
+		if placed, ok := r.Context().Value(placedKey{}).(*atomic.Pointer[hash.Key]); ok {
+			now := keyOf(rules, config, r)
 			if !placed.CompareAndSwap(nil, &now) && *placed.Load() != now {
 				w.Header().Set("Connection", "close")
 				logOnce.Do(func() {
@@ -90,12 +101,16 @@ func keepApart(srv *http.Server, rules forwarded.Rules) {
 	})
 }
 
-func clientOf(rules forwarded.Rules, r *http.Request) client {
-	c := client{addr: addressOf(rules, r)}
-	if values := r.Header.Values(rules.Key); len(values) > 0 {
-		c.key = values[len(values)-1]
+// keyOf returns what the master recognises a request's client by.
+func keyOf(rules forwarded.Rules, config hash.Config, r *http.Request) hash.Key {
+	values := r.Header.Values(rules.Key)
+	if strings.EqualFold(rules.Key, "Host") {
+		values = []string{r.Host} // package http has moved it
 	}
-	return c
+	if len(values) > 0 && values[len(values)-1] != "" {
+		return config.Text(values[len(values)-1])
+	}
+	return config.Key(addressOf(rules, r))
 }
 
 func logf(srv *http.Server, format string, args ...any) {

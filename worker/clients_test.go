@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/handfast/handfast/fdpass/forwarded"
+	"github.com/handfast/handfast/hash"
 )
 
 func testRules(t *testing.T) forwarded.Rules {
@@ -77,7 +78,7 @@ func apart(t *testing.T, rules forwarded.Rules) (address string, logged func() s
 		defer mu.Unlock()
 		return text.Write(p)
 	}), "", 0)
-	keepApart(srv.Config, rules)
+	keepApart(srv.Config, rules, hash.DefaultConfig())
 	srv.Start()
 	t.Cleanup(srv.Close)
 	return srv.Listener.Addr().String(), func() string {
@@ -108,6 +109,9 @@ func TestKeepClientsApart(t *testing.T) {
 		{"another client", byAddress, []string{one, one, other}, true},
 		{"no client", byAddress, []string{one, ""}, true},
 		{"the same, differently", byAddress, []string{one, "x-forwarded-for: 198.51.100.1, 203.0.113.1:99, 10.0.0.1\r\n"}, false},
+		{"the same /64", byAddress, []string{"X-Forwarded-For: 2001:db8::1\r\n", "X-Forwarded-For: 2001:db8::2\r\n"}, false},
+		{"another /64", byAddress, []string{"X-Forwarded-For: 2001:db8::1\r\n", "X-Forwarded-For: 2001:db8:0:1::1\r\n"}, true},
+		{"the same session elsewhere", byKey, []string{one + "X-Session: a\r\n", other + "X-Session: a\r\n"}, false},
 		{"another session", byKey, []string{one + "X-Session: a\r\n", one + "X-Session: b\r\n"}, true},
 		{"the last session counts", byKey, []string{one + "X-Session: a\r\n", one + "X-Session: b\r\nX-Session: a\r\n"}, false},
 		{"no proxy", forwarded.Rules{}, []string{one, other, one}, false},

@@ -73,7 +73,8 @@ func (c *Conn) LocalAddr() net.Addr { return net.TCPAddrFromAddrPort(c.local) }
 // number of the interface.
 func (c *Conn) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.remote) }
 
-// Proxied tells whether RemoteAddr is what a trusted proxy said.
+// Proxied tells whether the socket's peer is a trusted proxy that said, by the PROXY
+// protocol, whose connection it is: RemoteAddr's, which may be its own.
 func (c *Conn) Proxied() bool { return c.flags&fdpass.FlagProxied != 0 }
 
 // SetDeadline implements net.Conn.

@@ -84,6 +84,9 @@ func (v *values) clients() clientip.Config {
 		HeaderTimeout: v.duration("header-timeout", time.Millisecond),
 		HeaderLimit:   v.size("header-limit", clientip.MinHeaderLimit, clientip.MaxHeaderLimit),
 	}
+	if v.err == nil && config.HeaderTimeout > clientip.MaxHeaderTimeout {
+		v.fail("--header-timeout %v: want at most %v", config.HeaderTimeout, clientip.MaxHeaderTimeout)
+	}
 	config.Rules.Key = v.key()
 	var err error
 	if config.Rules.Trusted, err = forwarded.ParseTrust(v.String("trusted-proxies")); err != nil {

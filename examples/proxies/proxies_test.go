@@ -101,6 +101,7 @@ func (c configuration) try(t *testing.T) {
 			sticky(t, address, func(i int) client { return forwarded(i, new(http.Transport)) })
 		})
 		t.Run("OneConnection", func(t *testing.T) { oneConnection(t, address) })
+		t.Run("OddMethod", func(t *testing.T) { oddMethod(t, address) })
 	}
 	t.Run("Body", func(t *testing.T) { body(t, address) })
 	if c.websocket {
@@ -224,6 +225,24 @@ func sticky(t *testing.T, address string, clientOf func(i int) client) {
 		if fair := clients / trial.Workers; !t.Failed() && (n < fair/2 || n > fair*2) {
 			t.Errorf("%d clients in slot %d, want about %d", n, slot, fair)
 		}
+	}
+}
+
+// oddMethod: a request that no server knows, but proxies pass on, does not move its client.
+func oddMethod(t *testing.T, address string) {
+	for i := range 20 {
+		c := direct(i)
+		defer c.CloseIdleConnections()
+		request, err := http.NewRequestWithContext(t.Context(), strings.Repeat("M", 40), "http://"+address+"/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response, err := c.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		c.wantSlot(t, response)
 	}
 }
 

@@ -12,8 +12,10 @@ const DefaultHeader = "X-Forwarded-For"
 
 // Rules say which header names the client, and whose word counts.
 type Rules struct {
-	Header  string // that names the client's address; empty: headers are not believed
-	Key     string // header whose value is the client's key; empty: the address is
+	Header string // that names the client's address; empty: headers are not believed
+	// Key is the header whose value is the client's key; empty: the address is. A
+	// proxy must set or remove it, or clients choose their key themselves.
+	Key     string
 	Trusted Trust
 }
 

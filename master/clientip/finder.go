@@ -18,6 +18,9 @@ type Client struct {
 	Key  hash.Key   // what the client is recognised by
 }
 
+// MaxHeaderTimeout is the longest HeaderTimeout.
+const MaxHeaderTimeout = 24 * time.Hour
+
 // Bounds of HeaderLimit. A socket's receive buffer holds 64 KiB without having been
 // read (net.ipv4.tcp_rmem, 131072 by default, half of it for bookkeeping).
 const (
@@ -48,8 +51,8 @@ func DefaultConfig() Config {
 // Validate says what is missing or out of range.
 func (c *Config) Validate() error {
 	switch {
-	case c.HeaderTimeout <= 0:
-		return fmt.Errorf("clientip: header timeout %v, want more than 0", c.HeaderTimeout)
+	case c.HeaderTimeout <= 0 || c.HeaderTimeout > MaxHeaderTimeout:
+		return fmt.Errorf("clientip: header timeout %v, want more than 0 and at most %v", c.HeaderTimeout, MaxHeaderTimeout)
 	case c.HeaderLimit < MinHeaderLimit || c.HeaderLimit > MaxHeaderLimit:
 		return fmt.Errorf("clientip: header limit %d, want %d to %d bytes", c.HeaderLimit, MinHeaderLimit, MaxHeaderLimit)
 	case c.ProxyProtocol && len(c.Rules.Trusted) == 0:
@@ -62,15 +65,15 @@ func (c *Config) Validate() error {
 // and ErrPartial.
 var (
 	// ErrSilent: not a byte of a request has come, nor a whole PROXY header.
-	ErrSilent = errors.New("clientip: no request within the header timeout")
+	ErrSilent = errors.New("clientip: no request within the header timeout (--header-timeout)")
 	// ErrPartial: what has come is the beginning of a request's head.
-	ErrPartial = errors.New("clientip: request head not complete within the header timeout")
+	ErrPartial = errors.New("clientip: request head not complete within the header timeout (--header-timeout)")
 	// ErrTooLarge: the head of a request is longer than the header limit.
-	ErrTooLarge = errors.New("clientip: request head longer than the header limit")
+	ErrTooLarge = errors.New("clientip: request head longer than the header limit (--header-limit)")
 	// ErrProxyForbidden: a peer sent a PROXY header and is no trusted proxy.
 	ErrProxyForbidden = errors.New("clientip: PROXY protocol header of a peer that is not trusted; if it is a proxy, add it to --trusted-proxies")
-	// ErrGone: the client has ended the connection before it said anything, or has
-	// reset it.
+	// ErrGone: the client has reset the connection, or a trusted proxy has ended it
+	// without a PROXY header, as health checks do.
 	ErrGone = errors.New("clientip: connection ended by the client")
 )
 
@@ -179,10 +182,12 @@ func (f *Finder) findInHead(h *fdpass.Handoff, buffer []byte, ended bool) (Clien
 	switch progress := head.scan(data); {
 	case progress == complete:
 		return f.named(source, &head), nil
-	case progress == notHTTP, ended:
+	case progress == notHTTP:
 		return f.client(source), nil
 	case len(data) == len(buffer):
 		return Client{}, ErrTooLarge
+	case ended:
+		return f.client(source), nil
 	case progress == nothing:
 		return Client{}, ErrSilent
 	default:

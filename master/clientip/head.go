@@ -7,10 +7,6 @@ import (
 	"github.com/handfast/handfast/fdpass/forwarded"
 )
 
-// maxMethod is longer than any registered method (UPDATEREDIRECTREF), and short
-// enough to tell soon that a stream of letters is none.
-const maxMethod = 32
-
 // progress is what is known of a connection that may be an HTTP/1 request.
 type progress int
 
@@ -72,7 +68,7 @@ func cutLine(data []byte) (line, rest []byte, whole bool) {
 func requestLine(line []byte, whole bool) progress {
 	method, rest, found := bytes.Cut(line, []byte(" "))
 	switch {
-	case len(method) > maxMethod, len(line) > 0 && !forwarded.IsToken(method):
+	case !forwarded.IsToken(method): // of any length: proxies let it through
 		return notHTTP
 	case !found:
 		return unless(whole)

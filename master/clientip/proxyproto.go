@@ -22,11 +22,11 @@ import (
 var (
 	// ErrNoProxyHeader: the peer began with something else. It is no proxy that
 	// speaks the PROXY protocol, or it is not configured to.
-	ErrNoProxyHeader = errors.New("clientip: no PROXY protocol header of a trusted proxy")
+	ErrNoProxyHeader = errors.New("clientip: no PROXY protocol header of a trusted proxy; it must send one, or not be in --trusted-proxies")
 
 	// ErrBadProxyHeader: the peer began a header that is malformed or longer than
 	// we allow. It is the peer's fault unless the limit is too low.
-	ErrBadProxyHeader = errors.New("clientip: malformed or too long PROXY protocol header")
+	ErrBadProxyHeader = errors.New("clientip: PROXY protocol header malformed, or longer than --header-limit")
 
 	// errIncomplete: so far it is a header, and the rest has not come yet.
 	errIncomplete = errors.New("clientip: incomplete PROXY protocol header")

@@ -21,12 +21,25 @@ func (f *Finder) Wait(ctx context.Context, file *os.File, h *fdpass.Handoff) (cl
 		return Client{}, err
 	}
 	file.SetReadDeadline(time.Now().Add(f.cfg.HeaderTimeout))
-	defer context.AfterFunc(ctx, func() { file.SetReadDeadline(time.Unix(1, 0)) })()
+	hurried := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(hurried)
+		file.SetReadDeadline(time.Unix(1, 0))
+	})
+	defer func() {
+		if !stop() {
+			<-hurried // else it could end a later wait on file
+		}
+	}()
+	err = ErrSilent // if it does not even come to a look
 	look := func(uintptr) (done bool) {
 		// The buffer is held for the look, not for the wait: thousands may wait.
 		buffer := f.buffers.Get().(*[]byte)
 		defer f.buffers.Put(buffer)
-		client, err = f.find(h, *buffer, ended(h.FD))
+		var end bool
+		if end, err = ended(h.FD); err == nil {
+			client, err = f.find(h, *buffer, end)
+		}
 		return err != ErrSilent && err != ErrPartial
 	}
 	if raw.Read(look) != nil { // the time is over: what has come since the last look?
@@ -37,9 +50,17 @@ func (f *Finder) Wait(ctx context.Context, file *os.File, h *fdpass.Handoff) (cl
 
 // ended tells whether the peer will send no more. Whoever wants to know all that it
 // sent asks before they look: a FIN hides behind unread bytes, and what comes with it may
-// come between two system calls.
-func ended(fd int) bool {
+// come between two system calls. So does a reset, of which recv(2) tells when all has
+// been read: then the error is ErrGone.
+func ended(fd int) (bool, error) {
 	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
 	n, err := unix.Poll(poll, 0)
-	return err == nil && n > 0
+	switch {
+	case err != nil || n <= 0:
+		return false, nil // EINTR: not yet, and the poller wakes us when it is
+	case poll[0].Revents&unix.POLLHUP != 0: // both directions, and we have ended none
+		return true, ErrGone
+	default:
+		return true, nil
+	}
 }
