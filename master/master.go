@@ -48,6 +48,8 @@ const (
 	LinkNode                   // over Node's own channel (package nodeipc)
 )
 
+func (k LinkKind) String() string { return [...]string{"native", "node"}[k] }
+
 // Master is a Balancer whose slots a Supervisor fills with worker processes. One
 // goroutine runs for each listener and one for the supervisor; they end with Run.
 type Master struct {
@@ -96,6 +98,7 @@ func newMaster(cfg Config) (*Master, error) {
 	cfg.Supervisor.NewLink = func(supervisor.Seat) (supervisor.Link, error) {
 		return mailbox.Open(balancer.Readmit)
 	}
+	cfg.Logger.Info("workers get connections", "link", cfg.Link.String())
 	var primary *nodeipc.Primary
 	if cfg.Link == LinkNode {
 		primary = nodeipc.NewPrimary(cfg.Listeners, cfg.ReadyWhen, balancer.Readmit, cfg.Logger.Named("node"))

@@ -6,14 +6,17 @@ import (
 	"io"
 	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// maxLine is the longest message that a worker may send.
+// maxLine is the longest message of a worker that is heard: Node's own are short, and what
+// else a program sends is skipped.
 const maxLine = 16 << 20
 
-var errTooLong = errors.New("nodeipc: message of a worker over 16 MiB")
+// maxRest bounds how often to read what a worker has left behind: more than a socket holds.
+const maxRest = 1024
 
 // channel is the master's end. Sending does not wait: who sends holds the link's
 // lock and keeps what could not be sent.
@@ -21,6 +24,7 @@ type channel struct {
 	file *os.File
 	raw  syscall.RawConn
 	in   []byte // received, and not a whole line yet
+	skip bool   // the rest of a line that is too long
 
 	buffer, oob []byte // what one recvmsg fills
 }
@@ -83,27 +87,72 @@ func (c *channel) whenRoom(try func() (done bool)) error {
 
 // receive waits for bytes and calls handle for each line. Descriptors that a worker
 // sends are closed: a program can do that, and nobody here wants one. It returns io.EOF
-// when the worker has closed its end.
+// when the worker has closed its end, and errGone after interrupt.
 func (c *channel) receive(handle func(line []byte)) error {
-	var n, oobn int
+	var n int
 	var err error
 	waitErr := c.raw.Read(func(s uintptr) bool {
-		n, oobn, _, _, err = unix.Recvmsg(int(s), c.buffer, c.oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
-		return err != unix.EAGAIN && err != unix.EINTR
+		n, err = c.read(s)
+		return err != unix.EAGAIN
 	})
 	switch {
 	case waitErr != nil:
 		return errGone
-	case err == unix.ECONNRESET:
+	case err == unix.ECONNRESET: // it had not read all; what it had sent was read before
 		return io.EOF
 	case err != nil:
 		return os.NewSyscallError("recvmsg", err)
 	case n == 0:
 		return io.EOF
 	}
-	closeRights(c.oob[:oobn])
-	c.in = append(c.in, c.buffer[:n]...)
+	c.split(n, handle)
+	return nil
+}
+
+// interrupt makes receive and whenRoom return.
+func (c *channel) interrupt() { c.file.SetDeadline(time.Unix(1, 0)) }
+
+// rest is receive, without waiting, for all that is there. Call it after interrupt.
+func (c *channel) rest(handle func(line []byte)) {
+	for range maxRest {
+		var n int
+		var err error
+		if ctlErr := c.raw.Control(func(s uintptr) { n, err = c.read(s) }); ctlErr != nil || err != nil || n <= 0 {
+			return
+		}
+		c.split(n, handle)
+	}
+}
+
+// read fills the buffer, once.
+func (c *channel) read(s uintptr) (n int, err error) {
+	for {
+		var oobn int
+		n, oobn, _, _, err = unix.Recvmsg(int(s), c.buffer, c.oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+		if err == unix.EINTR {
+			continue
+		}
+		if err == nil {
+			closeRights(c.oob[:oobn])
+		}
+		return n, err
+	}
+}
+
+// split calls handle for each line that the first n bytes of the buffer complete.
+func (c *channel) split(n int, handle func(line []byte)) {
+	if !c.skip {
+		c.in = append(c.in, c.buffer[:n]...)
+	}
+	if bytes.IndexByte(c.buffer[:n], '\n') < 0 { // so a long line is not searched again and again
+		c.limit()
+		return
+	}
 	rest := c.in
+	if c.skip {
+		_, rest, _ = bytes.Cut(c.buffer[:n], []byte("\n"))
+		c.skip = false
+	}
 	for {
 		line, behind, found := bytes.Cut(rest, []byte("\n"))
 		if !found {
@@ -113,10 +162,14 @@ func (c *channel) receive(handle func(line []byte)) error {
 		rest = behind
 	}
 	c.in = append(c.in[:0], rest...)
+	c.limit()
+}
+
+// limit forgets a line that is too long.
+func (c *channel) limit() {
 	if len(c.in) > maxLine {
-		return errTooLong
+		c.in, c.skip = nil, true
 	}
-	return nil
 }
 
 func closeRights(oob []byte) {

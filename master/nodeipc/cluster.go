@@ -14,8 +14,9 @@ func itoa(n int) string { return strconv.Itoa(n) }
 // heard does what one message of the worker asks for.
 func (l *Link) heard(text []byte) {
 	var m message
-	if json.Unmarshal(text, &m) != nil {
-		return // a program's own message, and no object
+	var other *json.UnmarshalTypeError // a program's own message, which may have anything anywhere
+	if err := json.Unmarshal(text, &m); err != nil && !errors.As(err, &other) {
+		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -29,7 +30,7 @@ func (l *Link) heard(text []byte) {
 	case cmdCluster:
 		l.asked(&m)
 	case cmdReady:
-		l.isReady(ReadyMessage)
+		l.saysReady()
 	case cmdDisconnect:
 		l.leave(ErrAskedFor)
 	}
@@ -57,7 +58,12 @@ func (l *Link) asked(m *message) {
 			l.leave(ErrClosedServer)
 		}
 	case m.Act == "exitedAfterDisconnect":
-		l.post(packet{text: line(map[string]any{"cmd": cmdCluster, "ack": m.Seq, "seq": l.next()})})
+		// With the answer it disconnects, as it does when it is told to. Twice is an
+		// error that ends it.
+		if !l.drained {
+			l.drained = true
+			l.post(packet{text: line(map[string]any{"cmd": cmdCluster, "ack": m.Seq, "seq": l.next()})})
+		}
 		l.leave(ErrAskedFor)
 	}
 }
@@ -70,7 +76,7 @@ func (l *Link) queryServer(m *message) {
 	answer := reply{Cmd: cmdCluster, Ack: m.Seq, Key: key, Seq: l.next(), Data: l.primary.dataOf(key, q.Data)}
 	addr, ours := l.primary.balancer(q)
 	switch {
-	case len(q.FD) > 0 && string(q.FD) != "null":
+	case q.inherited():
 		answer.Errno = -int(unix.ENOTSUP)
 	case ours && l.offer.cluster && !l.servers[key]:
 		answer.Errno = -int(unix.EADDRINUSE) // two servers of one program

@@ -16,8 +16,12 @@ const (
 	window = 64
 	// maxQueued is how many more may wait for that; beyond them Deliver says full.
 	maxQueued = 64
-	// nackPause is how long a worker that is at its limit of open files is left alone.
-	nackPause = 100 * time.Millisecond
+	// pause is how long a worker is left alone that is at its limit of open files, or whose
+	// server is at its maxConnections.
+	pause = 100 * time.Millisecond
+	// settle is how long a program that says it is ready, and does not listen, may take
+	// until it does: with a host's name that needs a look-up.
+	settle = 200 * time.Millisecond
 
 	firstInherited = 3 // the number of a child's first extra file (os/exec)
 )
@@ -53,9 +57,9 @@ type Link struct {
 	out     []packet         // messages that there was no room for
 	queue   []fdpass.Handoff // to be sent
 	flight  []sent           // sent and not acknowledged, in that order
-	paused  bool             // after a NACK
+	paused  bool             // after a NACK, or a refusal
 	over    bool             // it gets no more connections: it drains, has left or ended
-	drained bool             // it was told to
+	drained bool             // it was told to, or told us so
 	leftErr error
 }
 
@@ -111,8 +115,15 @@ func (l *Link) Env() []string {
 	}
 }
 
-// Ready is closed when the worker takes connections.
-func (l *Link) Ready() <-chan struct{} { return l.ready }
+// Ready is closed when the worker takes connections. Ask when its process has started: it
+// has its end of the channel then, and our copy is closed. Otherwise we would not see its
+// end of file.
+func (l *Link) Ready() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.dropTheirs()
+	return l.ready
+}
 
 // Left is closed when the worker takes no more although its process may live on.
 func (l *Link) Left() <-chan struct{} { return l.left }
@@ -127,7 +138,7 @@ func (l *Link) Deliver(conns []fdpass.Handoff) (n int, err error) {
 	if l.over {
 		return 0, fdpass.ErrClosed
 	}
-	n = min(len(conns), maxQueued+window-len(l.queue)-len(l.flight))
+	n = max(0, min(len(conns), maxQueued+window-len(l.queue)-len(l.flight)))
 	l.queue = append(l.queue, conns[:n]...)
 	l.pump()
 	if n < len(conns) {
@@ -149,11 +160,14 @@ func (l *Link) Drain() {
 	l.stopFlow()
 }
 
-// Close ends the link, and gives back what the worker did not take.
+// Close ends the link, and gives back what the worker did not take. What it has taken it
+// may have said in the last moment.
 func (l *Link) Close() {
 	close(l.ended)
-	l.channel.file.Close()
+	l.channel.interrupt()
 	l.done.Wait()
+	l.channel.rest(l.heard)
+	l.channel.file.Close()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.dropTheirs()
@@ -166,14 +180,12 @@ func (l *Link) next() int64 { l.seq++; return l.seq }
 // listen hears the worker until it closes its end.
 func (l *Link) listen() {
 	for {
-		err := l.channel.receive(func(text []byte) {
-			l.mu.Lock()
-			l.dropTheirs()
-			l.mu.Unlock()
-			l.heard(text)
-		})
+		err := l.channel.receive(l.heard)
 		if err == nil {
 			continue
+		}
+		if err == errGone {
+			return // and Close hears the rest
 		}
 		l.mu.Lock()
 		defer l.mu.Unlock()
@@ -183,13 +195,26 @@ func (l *Link) listen() {
 	}
 }
 
-// dropTheirs closes our copy of the worker's end: the worker has one. Otherwise we would
-// not see its end of file.
+// dropTheirs closes our copy of the worker's end.
 func (l *Link) dropTheirs() {
 	if l.theirs != nil {
 		l.theirs.Close()
 		l.theirs = nil
 	}
+}
+
+// saysReady: the program is ready, if it waits for messages. If it is about to listen we must
+// know, for what is offered in the wrong way is lost.
+func (l *Link) saysReady() {
+	if l.offer.cluster {
+		l.isReady(ReadyMessage)
+		return
+	}
+	time.AfterFunc(settle, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.isReady(ReadyMessage)
+	})
 }
 
 // isReady: something happened that may mean ready.
@@ -268,19 +293,28 @@ func (l *Link) handleLost() {
 		}
 		l.flight = append(l.flight[:i], l.flight[i+1:]...)
 		if s.file != nil {
-			l.sendShared(s.answer, s.file)
+			time.AfterFunc(pause, func() {
+				l.mu.Lock()
+				defer l.mu.Unlock()
+				l.sendShared(s.answer, s.file)
+			})
 			return
 		}
-		if l.over {
-			l.giveBack([]fdpass.Handoff{s.handoff})
-			return
-		}
-		l.queue = append([]fdpass.Handoff{s.handoff}, l.queue...)
-		if !l.paused {
-			l.paused = true
-			time.AfterFunc(nackPause, l.resume)
-		}
+		l.offerAgain(s.handoff)
 		return
+	}
+}
+
+// offerAgain sends a connection again after a pause, unless there is no more to be sent.
+func (l *Link) offerAgain(h fdpass.Handoff) {
+	if l.over {
+		l.giveBack([]fdpass.Handoff{h})
+		return
+	}
+	l.queue = append([]fdpass.Handoff{h}, l.queue...)
+	if !l.paused {
+		l.paused = true
+		time.AfterFunc(pause, l.resume)
 	}
 }
 
@@ -304,7 +338,7 @@ func (l *Link) acknowledged(seq int64, accepted bool) {
 			return
 		}
 		l.flight = append(l.flight[:i], l.flight[i+1:]...)
-		l.giveBack([]fdpass.Handoff{s.handoff})
+		l.offerAgain(s.handoff)
 		return
 	}
 }

@@ -40,6 +40,12 @@ const (
 	cmdDisconnect = "disconnect" // recluster's: the worker wants to be replaced, or is to drain
 )
 
+// inherited: it is a descriptor that the worker wants to listen on.
+func (q *query) inherited() bool {
+	fd := string(q.FD)
+	return fd != "" && fd != "null" && fd != "-1" // a socket for datagrams has -1
+}
+
 func (q *query) kind() string { return trimQuotes(q.AddressType) }
 
 func trimQuotes(raw json.RawMessage) string {

@@ -1,6 +1,7 @@
 package nodeipc
 
 import (
+	"encoding/json"
 	"fmt"
 	"strconv"
 )
@@ -13,8 +14,9 @@ type offer struct {
 
 // toServer offers to a server that listens, as Node's primary does (newconn).
 func toServer(key string) offer {
+	quoted, _ := json.Marshal(key) // a string never fails
 	return offer{
-		before:  fmt.Sprintf(`{"cmd":"NODE_HANDLE","type":"net.Native","msg":{"cmd":"NODE_CLUSTER","act":"newconn","key":%s,"seq":`, strconv.Quote(key)),
+		before:  fmt.Sprintf(`{"cmd":"NODE_HANDLE","type":"net.Native","msg":{"cmd":"NODE_CLUSTER","act":"newconn","key":%s,"seq":`, quoted),
 		after:   "}}\n",
 		cluster: true,
 	}

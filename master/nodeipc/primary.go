@@ -1,6 +1,7 @@
 package nodeipc
 
 import (
+	"context"
 	"encoding/json"
 	"net"
 	"net/netip"
@@ -22,7 +23,7 @@ const (
 	ReadyAuto      ReadyWhen = iota // by whichever of the next two comes first
 	ReadyMessage                    // it sends {cmd: 'ready'}, as with recluster
 	ReadyListening                  // it listens on the balancer's port
-	ReadyStarted                    // Node runs; what it does not listen for waits
+	ReadyStarted                    // Node runs. What the program does not listen for by its first turn is lost
 )
 
 // Primary is what all Node workers of a master have in common.
@@ -37,6 +38,7 @@ type Primary struct {
 	mu     sync.Mutex
 	data   map[string]json.RawMessage // per listener: the first worker's TLS ticket keys
 	shared map[string]*os.File        // listeners that are not the balancer's
+	paths  []string                   // of those on Unix paths
 }
 
 // NewPrimary serves workers of a balancer that listens on these addresses. readmit takes
@@ -68,6 +70,10 @@ func (p *Primary) Close() {
 		file.Close()
 	}
 	clear(p.shared)
+	for _, path := range p.paths {
+		os.Remove(path) // as Node's primary does
+	}
+	p.paths = nil
 }
 
 // balancer tells whether a worker asks for what the balancer listens on.
@@ -106,8 +112,14 @@ func (p *Primary) share(q *query) (*os.File, error) {
 		return nil, err
 	}
 	p.shared[key] = file
+	if q.kind() == "-1" {
+		p.paths = append(p.paths, *q.Address)
+	}
 	return file, nil
 }
+
+// ipv6Only is a flag of libuv (UV_TCP_IPV6ONLY).
+const ipv6Only = 1
 
 // open opens what a worker wants to listen on. The caller owns the file.
 func open(q *query) (file *os.File, err error) {
@@ -123,10 +135,19 @@ func open(q *query) (file *os.File, err error) {
 	hostPort := net.JoinHostPort(address, itoa(q.Port))
 	switch q.kind() {
 	case "4", "6":
-		opened, err = net.Listen("tcp"+map[bool]string{true: "", false: q.kind()}[address == "::"], hostPort)
+		network := "tcp"
+		if q.Address != nil && (address != "::" || q.Flags&ipv6Only != 0) {
+			network += q.kind()
+		}
+		var config net.ListenConfig
+		config.SetMultipathTCP(false)
+		opened, err = config.Listen(context.Background(), network, hostPort)
 	case "udp4", "udp6":
-		opened, err = net.ListenPacket(q.kind()[:3]+q.kind()[3:], hostPort)
+		opened, err = net.ListenPacket(q.kind(), hostPort)
 	case "-1":
+		if address == "" {
+			return nil, unix.EINVAL
+		}
 		var ln *net.UnixListener
 		ln, err = net.ListenUnix("unix", &net.UnixAddr{Name: address, Net: "unix"})
 		if err == nil {
