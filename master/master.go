@@ -15,6 +15,7 @@ import (
 	"github.com/handfast/handfast/master/clientip"
 	"github.com/handfast/handfast/master/files"
 	"github.com/handfast/handfast/master/mailbox"
+	"github.com/handfast/handfast/master/nodeipc"
 	"github.com/handfast/handfast/master/supervisor"
 )
 
@@ -33,15 +34,29 @@ type Config struct {
 	Listeners  []net.Listener // of which the Master takes ownership, also on error
 	Balancer   BalancerConfig
 	Supervisor supervisor.Config
-	Logger     hclog.Logger // nil: none
+	Link       LinkKind          // how workers get their connections
+	ReadyWhen  nodeipc.ReadyWhen // when a Node worker is ready
+	Logger     hclog.Logger      // nil: none
 }
+
+// LinkKind says how workers get their connections.
+type LinkKind int
+
+// The kinds of links.
+const (
+	LinkNative LinkKind = iota // from a mailbox, as package fdpass describes it
+	LinkNode                   // over Node's own channel (package nodeipc)
+)
+
+func (k LinkKind) String() string { return [...]string{"native", "node"}[k] }
 
 // Master is a Balancer whose slots a Supervisor fills with worker processes. One
 // goroutine runs for each listener and one for the supervisor; they end with Run.
 type Master struct {
 	balancer   *Balancer
 	supervisor *supervisor.Supervisor
-	patience   time.Duration // with what is parked when we stop
+	primary    *nodeipc.Primary // nil without Node workers
+	patience   time.Duration    // with what is parked when we stop
 	listeners  []net.Listener
 	log        hclog.Logger
 	stop       chan struct{}
@@ -83,12 +98,21 @@ func newMaster(cfg Config) (*Master, error) {
 	cfg.Supervisor.NewLink = func(supervisor.Seat) (supervisor.Link, error) {
 		return mailbox.Open(balancer.Readmit)
 	}
+	cfg.Logger.Info("workers get connections", "link", cfg.Link.String())
+	var primary *nodeipc.Primary
+	if cfg.Link == LinkNode {
+		primary = nodeipc.NewPrimary(cfg.Listeners, cfg.ReadyWhen, balancer.Readmit, cfg.Logger.Named("node"))
+		cfg.Supervisor.NewLink = func(seat supervisor.Seat) (supervisor.Link, error) {
+			return primary.Open(seat.Slot)
+		}
+	}
 	super, err := supervisor.New(cfg.Supervisor)
 	if err != nil {
 		return nil, err
 	}
 	return &Master{
 		balancer:   balancer,
+		primary:    primary,
 		supervisor: super,
 		patience:   min(balancer.patience()+time.Second, cfg.Supervisor.StopTimeout),
 		listeners:  cfg.Listeners,
@@ -145,6 +169,9 @@ func (m *Master) Run(ctx context.Context) error {
 	err := <-supervising
 	cancel()
 	m.balancer.Shutdown(waiting) // what the last workers left in their mailboxes
+	if m.primary != nil {
+		m.primary.Close()
+	}
 	m.logSummary()
 	return errors.Join(failed, err)
 }

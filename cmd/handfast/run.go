@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/master"
+	"github.com/handfast/handfast/master/nodeipc"
 	"github.com/handfast/handfast/master/supervisor"
 )
 
@@ -74,6 +75,16 @@ func configFrom(c *cli.Context, logs io.Writer) (master.Config, error) {
 	s.MinUptime = v.duration("min-uptime", 0)
 	s.BackoffMin = v.duration("backoff-min", time.Millisecond)
 	s.BackoffMax = v.duration("backoff-max", s.BackoffMin)
+
+	config.ReadyWhen = nodeipc.ReadyWhen(max(v.choice("ready-when", "auto", "message", "listening", "started"), 0))
+	switch v.choice("worker-link", "auto", "native", "node") {
+	case 0:
+		if nodeipc.IsNode(s.Command) {
+			config.Link = master.LinkNode
+		}
+	case 2:
+		config.Link = master.LinkNode
+	}
 
 	v.choice("log-level", "trace", "debug", "info", "warn", "error")
 	config.Logger = hclog.New(&hclog.LoggerOptions{

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
@@ -146,8 +147,14 @@ func Balance(t *testing.T, command ...string) (p *Process, address string) {
 // BalanceWith is Balance with more flags of handfast run.
 func BalanceWith(t *testing.T, flags []string, command ...string) (p *Process, address string) {
 	t.Helper()
+	return BalanceAt(t, "127.0.0.1:0", flags, command...)
+}
+
+// BalanceAt is BalanceWith for workers that must know where clients come to: it is listen.
+func BalanceAt(t *testing.T, listen string, flags []string, command ...string) (p *Process, address string) {
+	t.Helper()
 	handfast := Build(t, "github.com/handfast/handfast/cmd/handfast")
-	args := []string{"run", "--listen", "127.0.0.1:0", "--workers", strconv.Itoa(Workers), "--log-json"}
+	args := []string{"run", "--listen", listen, "--workers", strconv.Itoa(Workers), "--log-json"}
 	p = Start(t, handfast, slices.Concat(args, flags, []string{"--"}, command)...)
 	p.Await("listening", 1, func(line string) bool {
 		var entry struct {
@@ -161,6 +168,61 @@ func BalanceWith(t *testing.T, flags []string, command ...string) (p *Process, a
 	})
 	p.AwaitReady(Workers)
 	return p, address
+}
+
+// FreeAddress returns a loopback address and port where nobody listens. Since the
+// address is one of a million, and the port none that the kernel gives out, nobody will
+// before it is used.
+func FreeAddress(t *testing.T) string {
+	t.Helper()
+	for range 100 {
+		host := netip.AddrFrom4([4]byte{127, byte(64 + rand.IntN(64)), byte(rand.IntN(256)), byte(1 + rand.IntN(254))})
+		address := netip.AddrPortFrom(host, uint16(10_000+rand.IntN(20_000))).String()
+		if ln, err := net.Listen("tcp", address); err == nil {
+			ln.Close()
+			return address
+		}
+	}
+	t.Fatal("no address is free")
+	return ""
+}
+
+// Install copies the files of a Node example, which is the current directory, to one of
+// the test, and installs there what its lock file names. Who has no Node or npm may skip
+// the test, but not continuous integration.
+func Install(t *testing.T, files ...string) (node, dir string) {
+	t.Helper()
+	node, npm := need(t, "node", "nodejs"), need(t, "npm", "npm")
+	dir = t.TempDir()
+	for _, file := range append(files, "package.json", "package-lock.json") {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, file), text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	ci := exec.CommandContext(ctx, npm, "ci", "--prefer-offline", "--ignore-scripts", "--no-audit", "--no-fund")
+	ci.Dir, ci.WaitDelay = dir, time.Second
+	if out, err := ci.CombinedOutput(); err != nil {
+		t.Fatalf("npm ci: %v\n%s", err, out)
+	}
+	return node, dir
+}
+
+// need finds a program of a package of Debian's.
+func need(t *testing.T, program, pkg string) string {
+	t.Helper()
+	path, err := exec.LookPath(program)
+	if missing := fmt.Sprintf("%s is not installed; apt-get install %s", program, pkg); err != nil && os.Getenv("CI") != "" {
+		t.Fatal(missing)
+	} else if err != nil {
+		t.Skip(missing)
+	}
+	return path
 }
 
 // AwaitReady waits until so many workers were ready since the start.

@@ -1,0 +1,187 @@
+package nodeipc
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxLine is the longest message of a worker that is heard: Node's own are short, and what
+// else a program sends is skipped.
+const maxLine = 16 << 20
+
+// maxRest bounds how often to read what a worker has left behind: more than a socket holds.
+const maxRest = 1024
+
+// channel is the master's end. Sending does not wait: who sends holds the link's
+// lock and keeps what could not be sent.
+type channel struct {
+	file *os.File
+	raw  syscall.RawConn
+	in   []byte // received, and not a whole line yet
+	skip bool   // the rest of a line that is too long
+
+	buffer, oob []byte // what one recvmsg fills
+}
+
+// pair makes a channel. It returns the worker's end, too; the caller owns both.
+func pair() (ours *channel, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	if err := unix.SetNonblock(fds[0], true); err != nil {
+		unix.Close(fds[0])
+		unix.Close(fds[1])
+		return nil, nil, os.NewSyscallError("fcntl", err)
+	}
+	file := os.NewFile(uintptr(fds[0]), "node channel")
+	theirs = os.NewFile(uintptr(fds[1]), "node channel of the worker")
+	raw, err := file.SyscallConn()
+	if err != nil {
+		file.Close()
+		theirs.Close()
+		return nil, nil, err
+	}
+	ours = &channel{file: file, raw: raw, buffer: make([]byte, 64<<10), oob: make([]byte, unix.CmsgSpace(4*8))}
+	return ours, theirs, nil
+}
+
+// Errors of sending.
+var (
+	errFull = errors.New("nodeipc: channel full")
+	errGone = errors.New("nodeipc: channel closed")
+)
+
+// send sends as much of text as there is room for, and returns how much that was. fd,
+// if it is not -1, rides on the first byte; it is borrowed.
+func (c *channel) send(text []byte, fd int) (n int, err error) {
+	var rights []byte
+	if fd >= 0 {
+		rights = unix.UnixRights(fd)
+	}
+	ctlErr := c.raw.Control(func(s uintptr) {
+		n, err = unix.SendmsgN(int(s), text, rights, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	})
+	switch {
+	case ctlErr != nil:
+		return 0, errGone
+	case err == nil:
+		return n, nil
+	case err == unix.EAGAIN, err == unix.ENOBUFS, err == unix.ENOMEM, err == unix.ETOOMANYREFS, err == unix.EINTR:
+		return 0, errFull
+	default:
+		return 0, errGone
+	}
+}
+
+// whenRoom calls try now and whenever there is room again, until it returns true.
+func (c *channel) whenRoom(try func() (done bool)) error {
+	return c.raw.Write(func(uintptr) bool { return try() })
+}
+
+// receive waits for bytes and calls handle for each line. Descriptors that a worker
+// sends are closed: a program can do that, and nobody here wants one. It returns io.EOF
+// when the worker has closed its end, and errGone after interrupt.
+func (c *channel) receive(handle func(line []byte)) error {
+	var n int
+	var err error
+	waitErr := c.raw.Read(func(s uintptr) bool {
+		n, err = c.read(s)
+		return err != unix.EAGAIN
+	})
+	switch {
+	case waitErr != nil:
+		return errGone
+	case err == unix.ECONNRESET: // it had not read all; what it had sent was read before
+		return io.EOF
+	case err != nil:
+		return os.NewSyscallError("recvmsg", err)
+	case n == 0:
+		return io.EOF
+	}
+	c.split(n, handle)
+	return nil
+}
+
+// interrupt makes receive and whenRoom return.
+func (c *channel) interrupt() { c.file.SetDeadline(time.Unix(1, 0)) }
+
+// rest is receive, without waiting, for all that is there. Call it after interrupt.
+func (c *channel) rest(handle func(line []byte)) {
+	for range maxRest {
+		var n int
+		var err error
+		if ctlErr := c.raw.Control(func(s uintptr) { n, err = c.read(s) }); ctlErr != nil || err != nil || n <= 0 {
+			return
+		}
+		c.split(n, handle)
+	}
+}
+
+// read fills the buffer, once.
+func (c *channel) read(s uintptr) (n int, err error) {
+	for {
+		var oobn int
+		n, oobn, _, _, err = unix.Recvmsg(int(s), c.buffer, c.oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+		if err == unix.EINTR {
+			continue
+		}
+		if err == nil {
+			closeRights(c.oob[:oobn])
+		}
+		return n, err
+	}
+}
+
+// split calls handle for each line that the first n bytes of the buffer complete.
+func (c *channel) split(n int, handle func(line []byte)) {
+	if !c.skip {
+		c.in = append(c.in, c.buffer[:n]...)
+	}
+	if bytes.IndexByte(c.buffer[:n], '\n') < 0 { // so a long line is not searched again and again
+		c.limit()
+		return
+	}
+	rest := c.in
+	if c.skip {
+		_, rest, _ = bytes.Cut(c.buffer[:n], []byte("\n"))
+		c.skip = false
+	}
+	for {
+		line, behind, found := bytes.Cut(rest, []byte("\n"))
+		if !found {
+			break
+		}
+		handle(line)
+		rest = behind
+	}
+	c.in = append(c.in[:0], rest...)
+	c.limit()
+}
+
+// limit forgets a line that is too long.
+func (c *channel) limit() {
+	if len(c.in) > maxLine {
+		c.in, c.skip = nil, true
+	}
+}
+
+func closeRights(oob []byte) {
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return
+	}
+	for _, m := range messages {
+		if fds, err := unix.ParseUnixRights(&m); err == nil {
+			for _, fd := range fds {
+				unix.Close(fd)
+			}
+		}
+	}
+}

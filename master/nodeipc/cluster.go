@@ -1,0 +1,109 @@
+package nodeipc
+
+import (
+	"encoding/json"
+	"errors"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+// heard does what one message of the worker asks for.
+func (l *Link) heard(text []byte) {
+	var m message
+	var other *json.UnmarshalTypeError // a program's own message, which may have anything anywhere
+	if err := json.Unmarshal(text, &m); err != nil && !errors.As(err, &other) {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch m.Cmd {
+	case cmdAck:
+		l.handleTaken()
+	case cmdNack:
+		l.handleLost()
+	case cmdHandle:
+		l.post(packet{text: []byte(`{"cmd":"NODE_HANDLE_ACK"}` + "\n")}) // receive has closed it
+	case cmdCluster:
+		l.asked(&m)
+	case cmdReady:
+		l.saysReady()
+	case cmdDisconnect:
+		l.leave(ErrAskedFor)
+	}
+}
+
+// asked answers what a cluster worker asks its primary.
+func (l *Link) asked(m *message) {
+	switch {
+	case m.Ack != nil:
+		l.acknowledged(*m.Ack, m.Accepted)
+	case m.Act == "online":
+		l.isReady(ReadyStarted)
+	case m.Act == "queryServer":
+		l.queryServer(m)
+	case m.Act == "listening":
+		if l.servers[m.query.key()] {
+			l.isReady(ReadyListening)
+		} else {
+			l.primary.log.Warn("worker listens elsewhere", "slot", l.slot, "port", m.Port,
+				"remedy", "connections reach it only past the balancer; listen with both on the same port")
+		}
+	case m.Act == "close":
+		delete(l.servers, m.Key)
+		if l.offer.cluster && len(l.servers) == 0 {
+			l.leave(ErrClosedServer)
+		}
+	case m.Act == "exitedAfterDisconnect":
+		// With the answer it disconnects, as it does when it is told to. Twice is an
+		// error that ends it.
+		if !l.drained {
+			l.drained = true
+			l.post(packet{text: line(map[string]any{"cmd": cmdCluster, "ack": m.Seq, "seq": l.next()})})
+		}
+		l.leave(ErrAskedFor)
+	}
+}
+
+// queryServer: the worker wants to listen. On the balancer's port it gets the slot's
+// connections from now on, on anything else a socket that it shares with the others.
+func (l *Link) queryServer(m *message) {
+	q := &m.query
+	key := q.key()
+	answer := reply{Cmd: cmdCluster, Ack: m.Seq, Key: key, Seq: l.next(), Data: l.primary.dataOf(key, q.Data)}
+	addr, ours := l.primary.balancer(q)
+	switch {
+	case q.inherited():
+		answer.Errno = -int(unix.ENOTSUP)
+	case ours && l.offer.cluster && !l.servers[key]:
+		answer.Errno = -int(unix.EADDRINUSE) // two servers of one program
+	case ours:
+		l.servers[key] = true
+		l.offer = toServer(key)
+		family := "IPv4"
+		if addr.Addr().Is6() {
+			family = "IPv6"
+		}
+		answer.Sockname = &sockname{Address: addr.Addr().String(), Family: family, Port: q.Port}
+	default:
+		file, err := l.primary.share(q)
+		if err != nil {
+			answer.Errno = -errnoOf(err)
+			break
+		}
+		l.sendShared(answer, file)
+		return
+	}
+	l.post(packet{text: line(answer)})
+}
+
+func errnoOf(err error) int {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return int(errno)
+	}
+	return int(unix.EADDRNOTAVAIL)
+}

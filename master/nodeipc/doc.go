@@ -1,0 +1,25 @@
+// Package nodeipc is the link between the master and a Node worker that knows nothing
+// of handfast: it speaks the channel by which Node's own cluster module talks to its
+// workers. A program that calls server.listen() believes that it has a primary, and
+// that is the master.
+//
+// The channel is a Unix stream socket, which a worker finds by NODE_CHANNEL_FD. A
+// message is one line of JSON; a descriptor rides on the message that speaks of it
+// (lib/internal/child_process.js of Node; the same from Node 14 to 24).
+//
+// One connection:
+//
+//  1. link.go queues it, and sends it while fewer than a window's worth are under
+//     way, each in a message of its own (channel.go).
+//  2. The worker acknowledges, and only then the master closes its copy. What a worker
+//     refuses, or has not acknowledged when it ends, is placed again: it has not
+//     touched it.
+//
+// What a worker gets depends on what it is (offer.go): a server that listens gets what
+// a cluster worker gets, a worker written for sticky-listen or @socket.io/sticky gets the
+// message that those wait for.
+//
+// cluster.go answers what a worker asks its primary: queryServer, listening, close,
+// exitedAfterDisconnect. Listening on the balancer's port means to take the slot's
+// connections; anything else is a socket that all workers share (shared.go).
+package nodeipc

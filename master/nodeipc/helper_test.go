@@ -1,0 +1,334 @@
+package nodeipc
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass"
+)
+
+// timeout bounds what should be immediate.
+const timeout = 10 * time.Second
+
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for begin := time.Now(); !ok(); time.Sleep(100 * time.Microsecond) {
+		if time.Since(begin) > timeout {
+			t.Fatalf("%s: not within %v", what, timeout)
+		}
+	}
+}
+
+func closed(t testing.TB, what string, c <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-c:
+	case <-time.After(timeout):
+		t.Fatalf("%s: not within %v", what, timeout)
+	}
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// checkLeaks fails the test if in the end, after the cleanups that follow, more descriptors
+// are open or goroutines run than now.
+func checkLeaks(t testing.TB) {
+	t.Helper()
+	listen(t).Close() // Go's poller opens its own descriptors with the first socket
+	files, goroutines := openFiles(t), runtime.NumGoroutine()
+	t.Cleanup(func() {
+		if n := openFiles(t); n != files {
+			t.Errorf("%d descriptors are open, %d before the test", n, files)
+		}
+		eventually(t, "end of goroutines", func() bool { return runtime.NumGoroutine() <= goroutines })
+	})
+}
+
+func openFiles(t testing.TB) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+func listen(t testing.TB) net.Listener {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ln
+}
+
+// client is the other end of a connection.
+type client struct {
+	fd    int    // of the end that the test keeps
+	inode uint64 // of the end that is handed over
+}
+
+// connect makes n connections; a link does not mind that they are no TCP. The caller owns
+// the handoffs, the test the clients.
+func connect(t testing.TB, n int) (hs []fdpass.Handoff, clients []client) {
+	t.Helper()
+	for i := range n {
+		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Close(fds[0]) })
+		inode, _ := inodeOf(fds[1])
+		clients = append(clients, client{fd: fds[0], inode: inode})
+		hs = append(hs, fdpass.Handoff{FD: fds[1], Client: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(1+i))})
+	}
+	return hs, clients
+}
+
+// ended tells whether nobody holds the other end any more.
+func (c client) ended() bool {
+	n, err := unix.Read(c.fd, make([]byte, 1))
+	return n == 0 && err == nil
+}
+
+func inodeOf(fd int) (inode uint64, ok bool) {
+	var stat unix.Stat_t
+	err := unix.Fstat(fd, &stat)
+	return stat.Ino, err == nil
+}
+
+// returned collects what is readmitted.
+type returned struct {
+	mu  sync.Mutex
+	all []fdpass.Handoff
+}
+
+func (r *returned) readmit(hs []fdpass.Handoff) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.all = append(r.all, hs...)
+}
+
+func (r *returned) clients() []netip.AddrPort {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return clientsOf(r.all)
+}
+
+func clientsOf(hs []fdpass.Handoff) []netip.AddrPort {
+	clients := []netip.AddrPort{}
+	for _, h := range hs {
+		clients = append(clients, h.Client)
+	}
+	slices.SortFunc(clients, netip.AddrPort.Compare)
+	return clients
+}
+
+// want waits until exactly these connections were readmitted, in any order.
+func (r *returned) want(t testing.TB, hs []fdpass.Handoff) {
+	t.Helper()
+	eventually(t, "readmission", func() bool { return len(r.clients()) >= len(hs) })
+	if got, want := r.clients(), clientsOf(hs); !slices.Equal(got, want) {
+		t.Fatalf("readmitted: %v\nwant: %v", got, want)
+	}
+}
+
+// fakeWorker is Node's end of a channel.
+type fakeWorker struct {
+	t    testing.TB
+	fd   int
+	text []byte
+	fds  []int // received and not taken yet
+	once sync.Once
+}
+
+const port = 8080
+
+// openLink makes a link whose balancer listens on port, and the worker that has inherited its
+// end. Both are closed when the test ends, and nothing may be left.
+func openLink(t testing.TB, when ReadyWhen) (*Link, *fakeWorker, *returned) {
+	t.Helper()
+	checkLeaks(t)
+	r := new(returned)
+	p := NewPrimary(nil, when, r.readmit, hclog.NewNullLogger())
+	p.ports[port] = netip.MustParseAddrPort("127.0.0.1:8080")
+	l, err := p.Open(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.FcntlInt(l.Files()[0].Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Ready() // as the supervisor does when the process has started
+	w := &fakeWorker{t: t, fd: fd}
+	t.Cleanup(func() {
+		w.Close()
+		if !isClosed(l.ended) {
+			l.Close()
+		}
+		p.Close()
+		fdpass.CloseHandoffs(r.all)
+	})
+	return l, w, r
+}
+
+// Close is the end of the process.
+func (w *fakeWorker) Close() {
+	w.once.Do(func() {
+		unix.Close(w.fd)
+		for _, fd := range w.fds {
+			unix.Close(fd)
+		}
+	})
+}
+
+// say sends text as it is, in pieces if there is no room.
+func (w *fakeWorker) say(text string) {
+	w.t.Helper()
+	for len(text) > 0 {
+		n, err := unix.SendmsgN(w.fd, []byte(text), nil, nil, unix.MSG_NOSIGNAL)
+		if err != nil {
+			w.t.Fatalf("worker says %.100q: %v", text, err)
+		}
+		text = text[n:]
+	}
+}
+
+func (w *fakeWorker) sayf(format string, args ...any) {
+	w.t.Helper()
+	w.say(fmt.Sprintf(format, args...) + "\n")
+}
+
+// heard is a message of the master, and the descriptor that came with it, or -1. The worker
+// owns it.
+type heard struct {
+	Cmd, Act, Type, Key string
+	Seq                 int64
+	Ack                 *int64
+	Errno               int
+	Sockname            *sockname
+	Data                json.RawMessage
+	Msg                 json.RawMessage
+	fd                  int
+}
+
+// inner is the message within a NODE_HANDLE.
+func (h heard) inner() (in heard) {
+	json.Unmarshal(h.Msg, &in)
+	return in
+}
+
+// hear returns the next message, as Node reads it: a read ends behind a descriptor.
+func (w *fakeWorker) hear() heard {
+	w.t.Helper()
+	for {
+		if line, rest, found := bytes.Cut(w.text, []byte("\n")); found {
+			m := heard{fd: -1}
+			if err := json.Unmarshal(line, &m); err != nil {
+				w.t.Fatalf("the master says %q: %v", line, err)
+			}
+			w.text = bytes.Clone(rest)
+			if m.Cmd == cmdHandle {
+				if len(w.fds) == 0 {
+					w.t.Fatalf("%s without a descriptor", line)
+				}
+				m.fd = w.fds[0]
+				w.fds = w.fds[1:]
+			}
+			return m
+		}
+		poll := []unix.PollFd{{Fd: int32(w.fd), Events: unix.POLLIN}}
+		if n, err := unix.Poll(poll, int(timeout.Milliseconds())); n == 0 && err == nil {
+			w.t.Fatalf("the master says nothing more than %q", w.text)
+		}
+		text, oob := make([]byte, 65536), make([]byte, 256)
+		n, oobn, _, _, err := unix.Recvmsg(w.fd, text, oob, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
+		if err == unix.EINTR || err == unix.EAGAIN {
+			continue
+		}
+		if err != nil || n == 0 {
+			w.t.Fatalf("the master has gone: %v", err)
+		}
+		w.text = append(w.text, text[:n]...)
+		messages, _ := unix.ParseSocketControlMessage(oob[:oobn])
+		for _, m := range messages {
+			fds, _ := unix.ParseUnixRights(&m)
+			w.fds = append(w.fds, fds...)
+		}
+	}
+}
+
+// takes hears a connection and returns its number; the worker closes its copy.
+func (w *fakeWorker) takes() int64 {
+	w.t.Helper()
+	m := w.hear()
+	if m.Cmd != cmdHandle {
+		w.t.Fatalf("heard %+v, want a connection", m)
+	}
+	unix.Close(m.fd)
+	return m.inner().Seq
+}
+
+// accepts says that the server has taken a connection, as Node does.
+func (w *fakeWorker) accepts(seq int64) {
+	w.t.Helper()
+	w.sayf(`{"cmd":"NODE_HANDLE_ACK"}`)
+	w.sayf(`{"cmd":"NODE_CLUSTER","ack":%d,"accepted":true}`, seq)
+}
+
+// listens asks for the balancer's port, and is a server from now on.
+func (w *fakeWorker) listens() (key string) {
+	w.t.Helper()
+	w.sayf(queryFor, 7, port)
+	m := w.hear()
+	if m.Errno != 0 || m.Ack == nil || *m.Ack != 7 || m.Sockname == nil || m.Sockname.Port != port {
+		w.t.Fatalf("listening is answered by %+v", m)
+	}
+	return m.Key
+}
+
+// What a worker asks that wants to listen: on the port of the second argument, and on one
+// that is not the balancer's.
+const (
+	queryFor       = `{"cmd":"NODE_CLUSTER","act":"queryServer","index":0,"data":null,"address":null,"port":%[2]d,"addressType":4,"seq":%[1]d}`
+	queryElsewhere = `{"cmd":"NODE_CLUSTER","act":"queryServer","index":0,"data":null,"address":"127.0.0.1","port":0,"addressType":4,"seq":8}`
+)
+
+// deliver fails the test unless the link takes all.
+func deliver(t testing.TB, l *Link, hs []fdpass.Handoff) {
+	t.Helper()
+	if n, err := l.Deliver(hs); n != len(hs) || err != nil {
+		t.Fatalf("delivered %d of %d, error %v", n, len(hs), err)
+	}
+}
+
+// gone waits until nobody holds these connections.
+func gone(t testing.TB, clients ...client) {
+	t.Helper()
+	for i, c := range clients {
+		eventually(t, fmt.Sprintf("end of connection %d", i), c.ended)
+	}
+}
+
+func lines(texts ...string) string { return strings.Join(texts, "\n") + "\n" }

@@ -1,0 +1,442 @@
+package nodeipc
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/handfast/handfast/fdpass"
+)
+
+const (
+	// window is how many connections may be sent and not acknowledged.
+	window = 64
+	// maxQueued is how many more may wait for that; beyond them Deliver says full.
+	maxQueued = 64
+	// pause is how long a worker is left alone that is at its limit of open files, or whose
+	// server is at its maxConnections.
+	pause = 100 * time.Millisecond
+	// settle is how long a program that says it is ready, and does not listen, may take
+	// until it does: with a host's name that needs a look-up.
+	settle = 200 * time.Millisecond
+
+	firstInherited = 3 // the number of a child's first extra file (os/exec)
+)
+
+// Why a worker takes no more connections although its process lives.
+var (
+	// ErrAskedFor: it asked to be replaced, or disconnected.
+	ErrAskedFor = errors.New("nodeipc: the worker disconnected")
+	// ErrClosedServer: it closed the server that listened on the balancer's port.
+	ErrClosedServer = errors.New("nodeipc: the worker closed its server")
+)
+
+// Link is the master's side of one worker's channel. It implements supervisor.Link and
+// master.Worker. One goroutine hears the worker, one sends what there was no room for;
+// Close ends both.
+type Link struct {
+	primary *Primary
+	slot    int
+	id      int64
+	channel *channel
+	theirs  *os.File // until the worker has it
+
+	ready chan struct{}
+	left  chan struct{}
+	full  chan struct{} // there is something to send, and no room
+	ended chan struct{} // closed by Close
+	done  sync.WaitGroup
+
+	mu      sync.Mutex
+	seq     int64
+	servers map[string]bool  // the worker's, that listen on the balancer's port
+	offer   offer            // how connections are offered
+	out     []packet         // messages that there was no room for
+	queue   []fdpass.Handoff // to be sent
+	flight  []sent           // sent and not acknowledged, in that order
+	paused  bool             // after a NACK, or a refusal
+	over    bool             // it gets no more connections: it drains, has left or ended
+	drained bool             // it was told to, or told us so
+	leftErr error
+}
+
+// packet is a message to be sent, or the rest of one.
+type packet struct {
+	text []byte
+	file *os.File // rides on its first byte; nil: nothing does
+}
+
+// sent is something with a descriptor, of which the worker's word is awaited.
+type sent struct {
+	seq     int64
+	handoff fdpass.Handoff
+	file    *os.File // not a connection but a shared listener, and the answer that it rode on
+	answer  reply
+	taken   bool // the worker's Node has it; a server may still refuse it
+	cluster bool
+}
+
+// Open makes a link for the worker of a slot.
+func (p *Primary) Open(slot int) (*Link, error) {
+	ours, theirs, err := pair()
+	if err != nil {
+		return nil, fmt.Errorf("nodeipc: %w", err)
+	}
+	l := &Link{
+		primary: p,
+		slot:    slot,
+		id:      p.lastID.Add(1),
+		channel: ours,
+		theirs:  theirs,
+		ready:   make(chan struct{}),
+		left:    make(chan struct{}),
+		full:    make(chan struct{}, 1),
+		ended:   make(chan struct{}),
+		servers: make(map[string]bool),
+		offer:   toListener(),
+	}
+	l.done.Go(l.listen)
+	l.done.Go(l.write)
+	return l, nil
+}
+
+// Files returns the worker's end of the channel.
+func (l *Link) Files() []*os.File { return []*os.File{l.theirs} }
+
+// Env returns what Node looks for in a cluster worker.
+func (l *Link) Env() []string {
+	return []string{
+		"NODE_CHANNEL_FD=" + strconv.Itoa(firstInherited),
+		"NODE_CHANNEL_SERIALIZATION_MODE=json",
+		"NODE_UNIQUE_ID=" + strconv.FormatInt(l.id, 10),
+	}
+}
+
+// Ready is closed when the worker takes connections. Ask when its process has started: it
+// has its end of the channel then, and our copy is closed. Otherwise we would not see its
+// end of file.
+func (l *Link) Ready() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.dropTheirs()
+	return l.ready
+}
+
+// Left is closed when the worker takes no more although its process may live on.
+func (l *Link) Left() <-chan struct{} { return l.left }
+
+// Err tells why it left. Ask only after Left is closed.
+func (l *Link) Err() error { return l.leftErr }
+
+// Deliver queues connections and takes ownership of the first n of conns.
+func (l *Link) Deliver(conns []fdpass.Handoff) (n int, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.over {
+		return 0, fdpass.ErrClosed
+	}
+	n = max(0, min(len(conns), maxQueued+window-len(l.queue)-len(l.flight)))
+	l.queue = append(l.queue, conns[:n]...)
+	l.pump()
+	if n < len(conns) {
+		return n, fdpass.ErrFull
+	}
+	return n, nil
+}
+
+// Drain tells the worker to finish, as recluster and Node's primary do. What it was not
+// sent goes elsewhere.
+func (l *Link) Drain() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.drained { // Node does not like to hear it twice
+		l.drained = true
+		l.post(packet{text: []byte(`{"cmd":"disconnect"}` + "\n")})
+		l.post(packet{text: line(map[string]any{"cmd": cmdCluster, "act": "disconnect", "seq": l.next()})})
+	}
+	l.stopFlow()
+}
+
+// Close ends the link, and gives back what the worker did not take. What it has taken it
+// may have said in the last moment.
+func (l *Link) Close() {
+	close(l.ended)
+	l.channel.interrupt()
+	l.done.Wait()
+	l.channel.rest(l.heard)
+	l.channel.file.Close()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.dropTheirs()
+	l.stopFlow()
+	l.takeBack()
+}
+
+func (l *Link) next() int64 { l.seq++; return l.seq }
+
+// listen hears the worker until it closes its end.
+func (l *Link) listen() {
+	for {
+		err := l.channel.receive(l.heard)
+		if err == nil {
+			continue
+		}
+		if err == errGone {
+			return // and Close hears the rest
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.leave(ErrAskedFor)
+		l.takeBack() // it cannot acknowledge any more
+		return
+	}
+}
+
+// dropTheirs closes our copy of the worker's end.
+func (l *Link) dropTheirs() {
+	if l.theirs != nil {
+		l.theirs.Close()
+		l.theirs = nil
+	}
+}
+
+// saysReady: the program is ready, if it waits for messages. If it is about to listen we must
+// know, for what is offered in the wrong way is lost.
+func (l *Link) saysReady() {
+	if l.offer.cluster {
+		l.isReady(ReadyMessage)
+		return
+	}
+	time.AfterFunc(settle, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.isReady(ReadyMessage)
+	})
+}
+
+// isReady: something happened that may mean ready.
+func (l *Link) isReady(why ReadyWhen) {
+	want := l.primary.readyWhen
+	if want != why && (want != ReadyAuto || why == ReadyStarted) {
+		return
+	}
+	select {
+	case <-l.ready:
+	default:
+		close(l.ready)
+	}
+}
+
+// leave: the worker takes no more, for the first reason there is.
+func (l *Link) leave(why error) {
+	if l.over {
+		return
+	}
+	l.leftErr = why
+	l.stopFlow()
+	close(l.left)
+}
+
+// stopFlow gives back what was not sent.
+func (l *Link) stopFlow() {
+	l.over = true
+	back := l.queue
+	l.queue = nil
+	l.giveBack(back)
+}
+
+// takeBack gives back what was sent and not acknowledged.
+func (l *Link) takeBack() {
+	var back []fdpass.Handoff
+	for _, s := range l.flight {
+		if s.file == nil {
+			back = append(back, s.handoff)
+		}
+	}
+	l.flight = nil
+	l.giveBack(back)
+}
+
+// giveBack must not hold up who is told: the balancer may deliver to us.
+func (l *Link) giveBack(conns []fdpass.Handoff) {
+	if len(conns) > 0 {
+		l.primary.readmit(conns)
+	}
+}
+
+// handleTaken: the worker's Node has the oldest descriptor that it had not. A program
+// that only listens for messages has its connection then.
+func (l *Link) handleTaken() {
+	for i := range l.flight {
+		s := &l.flight[i]
+		if s.taken {
+			continue
+		}
+		s.taken = true
+		if !s.cluster {
+			l.finish(i)
+		}
+		return
+	}
+}
+
+// handleLost: it came without its descriptor, since the worker is at its limit of open
+// files. It is sent again after a while.
+func (l *Link) handleLost() {
+	for i := range l.flight {
+		s := l.flight[i]
+		if s.taken {
+			continue
+		}
+		l.flight = append(l.flight[:i], l.flight[i+1:]...)
+		if s.file != nil {
+			time.AfterFunc(pause, func() {
+				l.mu.Lock()
+				defer l.mu.Unlock()
+				l.sendShared(s.answer, s.file)
+			})
+			return
+		}
+		l.offerAgain(s.handoff)
+		return
+	}
+}
+
+// offerAgain sends a connection again after a pause, unless there is no more to be sent.
+func (l *Link) offerAgain(h fdpass.Handoff) {
+	if l.over {
+		l.giveBack([]fdpass.Handoff{h})
+		return
+	}
+	l.queue = append([]fdpass.Handoff{h}, l.queue...)
+	if !l.paused {
+		l.paused = true
+		time.AfterFunc(pause, l.resume)
+	}
+}
+
+func (l *Link) resume() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.paused = false
+	l.pump()
+}
+
+// acknowledged: a server took a connection, or refused it: it is at its maxConnections, or
+// has just been closed.
+func (l *Link) acknowledged(seq int64, accepted bool) {
+	for i := range l.flight {
+		s := l.flight[i]
+		if s.seq != seq || !s.cluster {
+			continue
+		}
+		if accepted {
+			l.finish(i)
+			return
+		}
+		l.flight = append(l.flight[:i], l.flight[i+1:]...)
+		l.offerAgain(s.handoff)
+		return
+	}
+}
+
+// finish closes our copy of what the worker has, and sends more.
+func (l *Link) finish(i int) {
+	if s := l.flight[i]; s.file == nil {
+		fdpass.CloseHandoffs([]fdpass.Handoff{s.handoff})
+	}
+	l.flight = append(l.flight[:i], l.flight[i+1:]...)
+	l.pump()
+}
+
+// sendShared sends a listener that is not the balancer's, as the answer to a query.
+func (l *Link) sendShared(answer reply, file *os.File) {
+	l.flight = append(l.flight, sent{answer: answer, file: file})
+	l.post(packet{text: line(map[string]any{"cmd": cmdHandle, "type": "net.Native", "msg": answer}), file: file})
+}
+
+// post sends a message, behind those that wait for room.
+func (l *Link) post(p packet) {
+	l.out = append(l.out, p)
+	l.pump()
+}
+
+// pump sends what waits, as far as window and channel allow. It is called whenever one
+// of them may have opened.
+func (l *Link) pump() {
+	if !l.trySend() {
+		select {
+		case l.full <- struct{}{}:
+		default: // write knows
+		}
+	}
+}
+
+// trySend returns false when there is no room for something that could be sent.
+func (l *Link) trySend() (done bool) {
+	for len(l.out) > 0 {
+		p := &l.out[0]
+		n, err := l.sendPacket(p)
+		if err == errGone {
+			l.out = nil
+			return true
+		}
+		p.text = p.text[n:]
+		if len(p.text) > 0 {
+			return false
+		}
+		l.out = l.out[1:]
+	}
+	var text []byte
+	for len(l.queue) > 0 && len(l.flight) < window && !l.paused {
+		h := l.queue[0]
+		text = l.offer.append(text[:0], l.seq+1)
+		n, err := l.channel.send(text, h.FD)
+		if err != nil {
+			return err == errGone // then listen sees to it
+		}
+		l.queue = l.queue[1:]
+		l.flight = append(l.flight, sent{seq: l.next(), handoff: h, cluster: l.offer.cluster})
+		if n < len(text) {
+			l.out = append(l.out, packet{text: text[n:]})
+			return false
+		}
+	}
+	return true
+}
+
+func (l *Link) sendPacket(p *packet) (n int, err error) {
+	if p.file == nil {
+		return l.channel.send(p.text, -1)
+	}
+	raw, err := p.file.SyscallConn()
+	if err != nil {
+		return 0, errGone
+	}
+	raw.Control(func(fd uintptr) { n, err = l.channel.send(p.text, int(fd)) })
+	if n > 0 {
+		p.file = nil
+	}
+	return n, err
+}
+
+// write sends what there was no room for.
+func (l *Link) write() {
+	for {
+		select {
+		case <-l.full:
+		case <-l.ended:
+			return
+		}
+		if l.channel.whenRoom(func() bool {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			return l.trySend()
+		}) != nil {
+			return
+		}
+	}
+}

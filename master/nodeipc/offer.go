@@ -1,0 +1,38 @@
+package nodeipc
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+)
+
+// offer is the message with which a connection is sent to a worker.
+type offer struct {
+	before, after string // of the number that the worker's answer names
+	cluster       bool   // the worker accepts or refuses; otherwise it takes what arrives
+}
+
+// toServer offers to a server that listens, as Node's primary does (newconn).
+func toServer(key string) offer {
+	quoted, _ := json.Marshal(key) // a string never fails
+	return offer{
+		before:  fmt.Sprintf(`{"cmd":"NODE_HANDLE","type":"net.Native","msg":{"cmd":"NODE_CLUSTER","act":"newconn","key":%s,"seq":`, quoted),
+		after:   "}}\n",
+		cluster: true,
+	}
+}
+
+// toListener offers to a program that waits for messages: one of sticky-listen by
+// "msg", one of @socket.io/sticky by "type". Neither minds the other's words.
+func toListener() offer {
+	return offer{
+		before: `{"cmd":"NODE_HANDLE","type":"net.Socket","msg":{"msg":"sticky:balance","payload":null,"type":"sticky:connection","data":"","seq":`,
+		after:  "}}\n",
+	}
+}
+
+func (o *offer) append(text []byte, seq int64) []byte {
+	text = append(text, o.before...)
+	text = strconv.AppendInt(text, seq, 10)
+	return append(text, o.after...)
+}

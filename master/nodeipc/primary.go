@@ -1,0 +1,178 @@
+package nodeipc
+
+import (
+	"context"
+	"encoding/json"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass"
+)
+
+// ReadyWhen says when a worker is ready.
+type ReadyWhen int
+
+// Ready is said by the program, or seen.
+const (
+	ReadyAuto      ReadyWhen = iota // by whichever of the next two comes first
+	ReadyMessage                    // it sends {cmd: 'ready'}, as with recluster
+	ReadyListening                  // it listens on the balancer's port
+	ReadyStarted                    // Node runs. What the program does not listen for by its first turn is lost
+)
+
+// Primary is what all Node workers of a master have in common.
+type Primary struct {
+	readmit   func([]fdpass.Handoff)
+	ports     map[int]netip.AddrPort // the balancer's listeners
+	readyWhen ReadyWhen
+	log       hclog.Logger
+
+	lastID atomic.Int64 // of a worker, as cluster.worker.id names it
+
+	mu     sync.Mutex
+	data   map[string]json.RawMessage // per listener: the first worker's TLS ticket keys
+	shared map[string]*os.File        // listeners that are not the balancer's
+	paths  []string                   // of those on Unix paths
+}
+
+// NewPrimary serves workers of a balancer that listens on these addresses. readmit takes
+// ownership of connections that a worker did not take; it must not wait.
+func NewPrimary(listeners []net.Listener, readyWhen ReadyWhen, readmit func([]fdpass.Handoff), log hclog.Logger) *Primary {
+	p := &Primary{
+		readmit:   readmit,
+		ports:     make(map[int]netip.AddrPort),
+		readyWhen: readyWhen,
+		log:       log,
+		data:      make(map[string]json.RawMessage),
+		shared:    make(map[string]*os.File),
+	}
+	for _, ln := range listeners {
+		if tcp, ok := ln.Addr().(*net.TCPAddr); ok {
+			addr := tcp.AddrPort()
+			p.ports[int(addr.Port())] = addr
+		}
+	}
+	return p
+}
+
+// Close closes the listeners that are not the balancer's. Call it when all links are
+// closed.
+func (p *Primary) Close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, file := range p.shared {
+		file.Close()
+	}
+	clear(p.shared)
+	for _, path := range p.paths {
+		os.Remove(path) // as Node's primary does
+	}
+	p.paths = nil
+}
+
+// balancer tells whether a worker asks for what the balancer listens on.
+func (p *Primary) balancer(q *query) (addr netip.AddrPort, ok bool) {
+	if kind := q.kind(); kind != "4" && kind != "6" {
+		return addr, false
+	}
+	addr, ok = p.ports[q.Port]
+	return addr, ok
+}
+
+// dataOf returns the data that all workers share for a listener: the first one's.
+func (p *Primary) dataOf(key string, own json.RawMessage) json.RawMessage {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if known, ok := p.data[key]; ok {
+		return known
+	}
+	if len(own) > 0 && string(own) != "null" {
+		p.data[key] = own
+	}
+	return own
+}
+
+// share returns a listener that all workers share, or a socket for datagrams; the primary
+// goes on owning it.
+func (p *Primary) share(q *query) (*os.File, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	key := q.key()
+	if file, ok := p.shared[key]; ok {
+		return file, nil
+	}
+	file, err := open(q)
+	if err != nil {
+		return nil, err
+	}
+	p.shared[key] = file
+	if q.kind() == "-1" {
+		p.paths = append(p.paths, *q.Address)
+	}
+	return file, nil
+}
+
+// ipv6Only is a flag of libuv (UV_TCP_IPV6ONLY).
+const ipv6Only = 1
+
+// open opens what a worker wants to listen on. The caller owns the file.
+func open(q *query) (file *os.File, err error) {
+	address := ""
+	if q.Address != nil {
+		address = *q.Address
+	}
+	type filer interface {
+		File() (*os.File, error)
+		Close() error
+	}
+	var opened any
+	hostPort := net.JoinHostPort(address, itoa(q.Port))
+	switch q.kind() {
+	case "4", "6":
+		network := "tcp"
+		if q.Address != nil && (address != "::" || q.Flags&ipv6Only != 0) {
+			network += q.kind()
+		}
+		var config net.ListenConfig
+		config.SetMultipathTCP(false)
+		opened, err = config.Listen(context.Background(), network, hostPort)
+	case "udp4", "udp6":
+		opened, err = net.ListenPacket(q.kind(), hostPort)
+	case "-1":
+		if address == "" {
+			return nil, unix.EINVAL
+		}
+		var ln *net.UnixListener
+		ln, err = net.ListenUnix("unix", &net.UnixAddr{Name: address, Net: "unix"})
+		if err == nil {
+			ln.SetUnlinkOnClose(false)
+		}
+		opened = ln
+	default:
+		return nil, unix.EAFNOSUPPORT
+	}
+	if err != nil {
+		return nil, err
+	}
+	socket := opened.(filer)
+	defer socket.Close() // the file is a duplicate
+	if file, err = socket.File(); err != nil {
+		return nil, err
+	}
+	// File has made it blocking, and Node's event loop needs it otherwise.
+	raw, err := file.SyscallConn()
+	if err == nil {
+		raw.Control(func(fd uintptr) { err = unix.SetNonblock(int(fd), true) })
+	}
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	return file, nil
+}
