@@ -4,7 +4,7 @@ GO      ?= go
 LISTEN  ?= 127.0.0.1:8080
 WORKERS ?= 4
 FUZZTIME ?= 30s
-TESTED_WITH = python3 nginx haproxy apache2
+TESTED_WITH = python3 node nginx haproxy apache2
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .DEFAULT_GOAL := help
@@ -26,7 +26,7 @@ demo: build ## run the balancer with example workers on LISTEN (127.0.0.1:8080)
 
 test: ## all tests, with the race detector (says what it skips for want of a program)
 	@PATH=$$PATH:/usr/sbin; for program in $(TESTED_WITH); do \
-		command -v $$program >/dev/null || echo "make test: skips what needs $$program; apt-get install $$program"; \
+		command -v $$program >/dev/null || echo "make test: skips what needs $$program; apt-get install $$program" | sed 's/install node$$/install nodejs/'; \
 	done
 	$(GO) test -race -shuffle=on -timeout 10m ./...
 
