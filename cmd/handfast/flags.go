@@ -84,7 +84,7 @@ func runFlags() []cli.Flag {
 		stringFlag("when-down", "wait", "`WHAT` to do when the slot stays empty: wait (refuse after the retries) or next (the client's next slot takes it)"),
 		stringFlag("refuse", "http", "`HOW` to refuse: http (502 or 503) or close"),
 		stringFlag("worker-link", "auto", "`HOW` workers get connections: native (package worker, fdpass), node (any Node server), or auto: node if COMMAND is node"),
-		stringFlag("ready-when", "auto", "`WHEN` a Node worker is ready: message ({cmd: 'ready'}), listening, started, or auto for the first of the first two"),
+		stringFlag("ready-when", "auto", "`WHEN` a Node worker is ready: message ({cmd: 'ready'}), listening, started (its message handler is there at once), or auto for the first of the first two"),
 		durationFlag("ready-timeout", super.ReadyTimeout, "a worker that is not ready by then is replaced"),
 		durationFlag("drain-timeout", super.DrainTimeout, "how long a replaced worker may finish its connections; then SIGTERM"),
 		durationFlag("stop-timeout", super.StopTimeout, "the same when handfast stops"),

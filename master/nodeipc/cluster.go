@@ -46,9 +46,10 @@ func (l *Link) asked(m *message) {
 	case m.Act == "queryServer":
 		l.queryServer(m)
 	case m.Act == "listening":
+		kind := m.query.kind()
 		if l.servers[m.query.key()] {
 			l.isReady(ReadyListening)
-		} else {
+		} else if len(l.servers) == 0 && (kind == "4" || kind == "6") {
 			l.primary.log.Warn("worker listens elsewhere", "slot", l.slot, "port", m.Port,
 				"remedy", "connections reach it only past the balancer; listen with both on the same port")
 		}
