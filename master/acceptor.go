@@ -47,7 +47,8 @@ type acceptor struct {
 
 	// One turn: what take found.
 	batch   []arrival
-	peek    []byte // what is peeked at, one connection after the other
+	peeks   bool   // whether connections are peeked at
+	peek    []byte // and into what, one after the other
 	err     error  // why it ended, when not for want of connections or of room
 	ceiling int    // descriptor from which on files are scarce
 	scarce  bool   // a descriptor reached the ceiling
@@ -74,8 +75,9 @@ func newAcceptor(b *Balancer, ln net.Listener) (*acceptor, error) {
 	if err == nil {
 		err = fdpass.SetOptions(raw)
 	}
+	peeks := b.clients.Peeks()
 	if err == nil {
-		err = deferAccept(raw, b.clients.Peeks())
+		err = deferAccept(raw, peeks)
 	}
 	if err != nil {
 		file.Close()
@@ -87,6 +89,7 @@ func newAcceptor(b *Balancer, ln net.Listener) (*acceptor, error) {
 		raw:     raw,
 		router:  router{b: b},
 		batch:   make([]arrival, 0, fdpass.MaxBatch),
+		peeks:   peeks,
 		peek:    b.clients.Buffer(),
 		ceiling: files.Ceiling(),
 	}, nil
@@ -102,6 +105,7 @@ func (a *acceptor) run(ctx context.Context) error {
 	// a handshake may be under way, and the first bytes of a client that the kernel
 	// tells of only then (deferAccept).
 	filterErr := dropSYNs(a.raw)
+	a.peeks = true // for all that is left, whatever it is: it is not switched on again
 	deferAccept(a.raw, false)
 	grace, cancel := context.WithTimeout(context.Background(), lastGrace)
 	defer cancel()
@@ -225,6 +229,10 @@ func (a *acceptor) flush() {
 		return
 	}
 	a.b.accepted.Add(uint64(len(a.batch)))
+	if !a.peeks && a.b.clients.Peeks() {
+		a.peeks, a.peek = true, a.b.clients.Buffer()
+		deferAccept(a.raw, true)
+	}
 	a.router.route(a.b.identify(a.batch, a.peek))
 	a.batch = a.batch[:0]
 }

@@ -108,6 +108,7 @@ func NewBalancer(cfg BalancerConfig, table *Table) (*Balancer, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
+	cfg.Clients.Sessions = table.Sessions.Any
 	clients, err := clientip.New(cfg.Clients)
 	if err != nil {
 		return nil, err

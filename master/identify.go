@@ -33,6 +33,12 @@ func (b *Balancer) parkUnknown(a arrival, why error) {
 	case clientip.ErrGone:
 		unix.Close(a.FD)
 		b.gone.Add(1)
+	case clientip.ErrNoSession:
+		if b.lot.enter(noSlot, b.half()) {
+			go b.awaitClient(a)
+		} else if _, err := b.offer(a, 0); err != nil { // it is not worth a refusal
+			b.turnAway(a, noSlot, errCrowded)
+		}
 	case clientip.ErrSilent, clientip.ErrPartial:
 		if b.lot.enter(noSlot, b.half()) {
 			go b.awaitClient(a)

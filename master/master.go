@@ -101,7 +101,7 @@ func newMaster(cfg Config) (*Master, error) {
 	cfg.Logger.Info("workers get connections", "link", cfg.Link.String())
 	var primary *nodeipc.Primary
 	if cfg.Link == LinkNode {
-		primary = nodeipc.NewPrimary(cfg.Listeners, cfg.ReadyWhen, balancer.Readmit, cfg.Logger.Named("node"))
+		primary = nodeipc.NewPrimary(cfg.Listeners, cfg.ReadyWhen, balancer.Readmit, sessions{table}, cfg.Logger.Named("node"))
 		cfg.Supervisor.NewLink = func(seat supervisor.Seat) (supervisor.Link, error) {
 			return primary.Open(seat.Slot)
 		}
@@ -132,6 +132,12 @@ func environ(clients *clientip.Config) []string {
 type slots struct{ *Table }
 
 func (s slots) Fill(slot int, link supervisor.Link) { s.Table.Fill(slot, link.(Worker)) }
+
+// sessions shows Node workers the table's sessions.
+type sessions struct{ *Table }
+
+func (s sessions) Claim(id clientip.Session, l *nodeipc.Link)   { s.Table.Claim(id, l) }
+func (s sessions) Release(id clientip.Session, l *nodeipc.Link) { s.Table.Release(id, l) }
 
 // Run serves until Stop, and returns when every worker has ended. When ctx ends,
 // before or during that, it kills them and returns at once.
@@ -165,6 +171,9 @@ func (m *Master) Run(ctx context.Context) error {
 	waiting, cancel := context.WithTimeout(ctx, m.patience)
 	defer cancel()
 	m.balancer.Shutdown(waiting)
+	if m.primary != nil {
+		m.primary.Stop()
+	}
 	m.supervisor.Stop()
 	err := <-supervising
 	cancel()

@@ -177,15 +177,25 @@ func (b *Balancer) offerToOthers(a arrival) bool {
 	return false
 }
 
-// offer tries to deliver one connection to its slot of the given rank. When that
-// fails, changed is closed as soon as the slot gets another worker.
+// offer tries to deliver one connection to the worker that keeps its session, and for want
+// of one to its slot of the given rank. When that fails, changed is closed as soon as the
+// slot gets another worker.
 func (b *Balancer) offer(a arrival, rank int) (changed <-chan struct{}, err error) {
 	seats := b.table.load()
 	seat := seats[b.cfg.Strategy.Slot(a.client, len(seats), min(rank, len(seats)-1))]
+	if owner := b.table.Owner(a.client.Session); owner != nil && rank == 0 {
+		if err := b.offerTo(owner, a); err != fdpass.ErrClosed {
+			return seat.changed, err
+		}
+	}
 	if seat.worker == nil {
 		return seat.changed, errEmpty
 	}
-	n, err := seat.worker.Deliver([]fdpass.Handoff{a.Handoff})
+	return seat.changed, b.offerTo(seat.worker, a)
+}
+
+func (b *Balancer) offerTo(w Worker, a arrival) error {
+	n, err := w.Deliver([]fdpass.Handoff{a.Handoff})
 	b.handedOff.Add(uint64(n))
-	return seat.changed, err
+	return err
 }

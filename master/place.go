@@ -43,6 +43,7 @@ type router struct {
 // route delivers a batch and takes ownership of its descriptors. Connections that
 // cannot be delivered now are parked.
 func (r *router) route(batch []arrival) {
+	batch = r.toOwners(batch)
 	seats := r.b.table.load()
 	r.sort(batch, len(seats))
 	for _, slot := range r.used {
@@ -55,6 +56,27 @@ func (r *router) route(batch []arrival) {
 			r.b.park(batch[i])
 		}
 	}
+}
+
+// toOwners delivers those connections whose session a worker keeps, and returns the
+// others.
+func (r *router) toOwners(batch []arrival) (others []arrival) {
+	if !r.b.table.Any() {
+		return batch
+	}
+	others = batch[:0]
+	for _, a := range batch {
+		owner := r.b.table.Owner(a.client.Session)
+		if owner == nil {
+			others = append(others, a)
+			continue
+		}
+		r.group = append(r.group[:0], a.Handoff)
+		if r.deliver(owner) == 0 {
+			r.b.park(a) // the others cannot serve it
+		}
+	}
+	return others
 }
 
 // sort links the connections of each slot, in the order in which they came.

@@ -23,6 +23,8 @@ type Worker interface {
 // is empty or holds one worker. Changes take effect with the next connection;
 // reading takes no lock.
 type Table struct {
+	Sessions // that workers keep
+
 	changing sync.Mutex
 	seats    atomic.Pointer[[]seat] // never changed, only replaced
 }

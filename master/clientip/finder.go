@@ -16,6 +16,8 @@ import (
 type Client struct {
 	Addr netip.Addr // the zero Addr when it is not known
 	Key  hash.Key   // what the client is recognised by
+
+	Session Session // to which its request belongs, if sessions are looked for; else 0
 }
 
 // MaxHeaderTimeout is the longest HeaderTimeout.
@@ -35,6 +37,9 @@ type Config struct {
 	ProxyProtocol bool            // trusted peers begin with a PROXY header, others must not
 	HeaderTimeout time.Duration   // from accept until headers are complete
 	HeaderLimit   int             // bytes of a PROXY header, and of a request's head
+	// Sessions tells whether there are any, so that it is worth to look for one in every
+	// request. It must not wait. nil: never.
+	Sessions func() bool
 }
 
 // DefaultConfig believes nobody: a client is its peer address.
@@ -61,13 +66,15 @@ func (c *Config) Validate() error {
 	return errors.Join(c.Hash.Validate(), c.Rules.Validate())
 }
 
-// Why a client is not found. While more may come these are not final: ErrSilent
-// and ErrPartial.
+// Why a client is not found. While more may come these are not final: ErrSilent,
+// ErrPartial and ErrNoSession.
 var (
 	// ErrSilent: not a byte of a request has come, nor a whole PROXY header.
 	ErrSilent = errors.New("clientip: no request within the header timeout (--header-timeout)")
 	// ErrPartial: what has come is the beginning of a request's head.
 	ErrPartial = errors.New("clientip: request head not complete within the header timeout (--header-timeout)")
+	// ErrNoSession: the client is known, but not yet to which session its request belongs.
+	ErrNoSession = errors.New("clientip: no request line yet")
 	// ErrTooLarge: the head of a request is longer than the header limit.
 	ErrTooLarge = errors.New("clientip: request head longer than the header limit (--header-limit)")
 	// ErrProxyForbidden: a peer sent a PROXY header and is no trusted proxy.
@@ -93,12 +100,17 @@ func New(cfg Config) (*Finder, error) {
 	return f, nil
 }
 
-// Peeks tells whether anything else than the peer's address can matter.
-func (f *Finder) Peeks() bool { return f.cfg.ProxyProtocol || f.cfg.Rules.Header != "" }
+// Peeks tells whether anything else than the peer's address can matter. It may become
+// true.
+func (f *Finder) Peeks() bool {
+	return f.cfg.ProxyProtocol || f.cfg.Rules.Header != "" || f.looksForSessions()
+}
+
+func (f *Finder) looksForSessions() bool { return f.cfg.Sessions != nil && f.cfg.Sessions() }
 
 // Timeout is how long Wait may take.
 func (f *Finder) Timeout() time.Duration {
-	if !f.Peeks() {
+	if !f.Peeks() && f.cfg.Sessions == nil {
 		return 0
 	}
 	return f.cfg.HeaderTimeout
@@ -116,8 +128,8 @@ func (f *Finder) Buffer() []byte {
 // It borrows h.FD. A PROXY header is consumed, and h then carries what it says; so
 // Now may be called again, also for a connection that comes back from a worker.
 //
-// After ErrSilent and ErrPartial it is worth to Wait. All errors but ErrGone mean that
-// the connection must be refused.
+// After ErrSilent, ErrPartial and ErrNoSession it is worth to Wait. With the last one the
+// client is valid without. All others but ErrGone mean that the connection must be refused.
 func (f *Finder) Now(h *fdpass.Handoff, buffer []byte) (Client, error) {
 	return f.find(h, buffer, false)
 }
@@ -129,10 +141,12 @@ func (f *Finder) find(h *fdpass.Handoff, buffer []byte, ended bool) (Client, err
 			return Client{}, err
 		}
 	}
-	if source := h.Client.Addr(); f.cfg.Rules.Header == "" || !f.cfg.Rules.Trusted.Contains(source) {
-		return f.client(source), nil
+	source := h.Client.Addr()
+	named := f.cfg.Rules.Header != "" && f.cfg.Rules.Trusted.Contains(source)
+	if sessions := f.looksForSessions(); named || sessions {
+		return f.findInHead(h, buffer, ended, head{rules: &f.cfg.Rules, sessions: sessions, lineOnly: !named})
 	}
-	return f.findInHead(h, buffer, ended)
+	return f.client(source), nil
 }
 
 func (f *Finder) client(addr netip.Addr) Client {
@@ -171,23 +185,25 @@ func (f *Finder) takeProxyHeader(h *fdpass.Handoff, buffer []byte, ended bool) e
 	return discard(h.FD, buffer[:n])
 }
 
-// findInHead looks into the head of the request.
-func (f *Finder) findInHead(h *fdpass.Handoff, buffer []byte, ended bool) (Client, error) {
+// findInHead looks into the head of the request. What only might name a session, and
+// does not, leaves the client what it is.
+func (f *Finder) findInHead(h *fdpass.Handoff, buffer []byte, ended bool, head head) (Client, error) {
 	source := h.Client.Addr()
 	data, err := peek(h.FD, buffer)
 	if err != nil {
 		return Client{}, err
 	}
-	head := head{rules: &f.cfg.Rules}
-	switch progress := head.scan(data); {
+	progress := head.scan(data)
+	full := len(data) == len(buffer)
+	switch {
 	case progress == complete:
 		return f.named(source, &head), nil
-	case progress == notHTTP:
+	case progress == notHTTP, ended && !full, full && head.lineOnly:
 		return f.client(source), nil
-	case len(data) == len(buffer):
+	case head.lineOnly:
+		return f.client(source), ErrNoSession
+	case full:
 		return Client{}, ErrTooLarge
-	case ended:
-		return f.client(source), nil
 	case progress == nothing:
 		return Client{}, ErrSilent
 	default:
@@ -195,7 +211,7 @@ func (f *Finder) findInHead(h *fdpass.Handoff, buffer []byte, ended bool) (Clien
 	}
 }
 
-// named returns the client that a head names. source is the trusted proxy that sent it.
+// named returns the client that a head names. source is who sent it.
 func (f *Finder) named(source netip.Addr, head *head) Client {
 	if addr := head.chain.Client(); addr.IsValid() {
 		source = addr
@@ -204,5 +220,6 @@ func (f *Finder) named(source netip.Addr, head *head) Client {
 	if len(head.key) > 0 {
 		client.Key = f.cfg.Hash.Text(text(head.key))
 	}
+	client.Session = head.session
 	return client
 }

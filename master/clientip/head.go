@@ -20,9 +20,12 @@ const (
 // head reads the head of an HTTP/1 request (RFC 9112) as far as it says who the
 // client is. It borrows what it scans.
 type head struct {
-	rules *forwarded.Rules
-	chain forwarded.Chain // of all lines with the client's address
-	key   []byte          // of the last line with the key, which the nearest proxy added
+	rules    *forwarded.Rules
+	sessions bool            // look for one in the request line
+	lineOnly bool            // and at nothing behind that
+	chain    forwarded.Chain // of all lines with the client's address
+	key      []byte          // of the last line with the key, which the nearest proxy added
+	session  Session         // that the request line names
 }
 
 // scan reads what has arrived. It looks at no byte behind the blank line, and its
@@ -41,6 +44,12 @@ func (h *head) scan(data []byte) progress {
 	line, rest, whole := cutLine(data)
 	if found := requestLine(line, whole); found != complete {
 		return found
+	}
+	if h.sessions {
+		h.session = sessionIn(line)
+	}
+	if h.lineOnly {
+		return complete
 	}
 	for {
 		line, rest, whole = cutLine(rest)

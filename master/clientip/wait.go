@@ -11,7 +11,8 @@ import (
 )
 
 // Wait finds a connection's client when enough has arrived, or fails with what Now
-// says when the header timeout is over or ctx ends. It borrows file, which waits in
+// says when the header timeout is over or ctx ends; not with ErrNoSession, with which the
+// client is known. It borrows file, which waits in
 // Go's poller and whose descriptor h.FD is.
 //
 // The timeout is one for all that must come: a client cannot stretch it byte by byte.
@@ -40,10 +41,13 @@ func (f *Finder) Wait(ctx context.Context, file *os.File, h *fdpass.Handoff) (cl
 		if end, err = ended(h.FD); err == nil {
 			client, err = f.find(h, *buffer, end)
 		}
-		return err != ErrSilent && err != ErrPartial
+		return err != ErrSilent && err != ErrPartial && err != ErrNoSession
 	}
 	if raw.Read(look) != nil { // the time is over: what has come since the last look?
 		raw.Control(func(fd uintptr) { look(fd) })
+	}
+	if err == ErrNoSession {
+		err = nil
 	}
 	return client, err
 }

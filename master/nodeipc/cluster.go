@@ -20,6 +20,12 @@ func (l *Link) heard(text []byte) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	switch m.Type {
+	case typeSession:
+		l.sessionBegins(m.Data)
+	case typeSessionEnd:
+		l.sessionEnds(m.Data)
+	}
 	switch m.Cmd {
 	case cmdAck:
 		l.handleTaken()

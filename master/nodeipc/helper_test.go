@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/master/clientip"
 )
 
 // timeout bounds what should be immediate.
@@ -119,8 +120,38 @@ func inodeOf(fd int) (inode uint64, ok bool) {
 
 // returned collects what is readmitted.
 type returned struct {
-	mu  sync.Mutex
-	all []fdpass.Handoff
+	mu       sync.Mutex
+	all      []fdpass.Handoff
+	sessions map[clientip.Session]*Link
+}
+
+// Claim implements Sessions.
+func (r *returned) Claim(id clientip.Session, l *Link) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.sessions == nil {
+		r.sessions = map[clientip.Session]*Link{}
+	}
+	r.sessions[id] = l
+}
+
+// Release implements Sessions.
+func (r *returned) Release(id clientip.Session, l *Link) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.sessions[id] == l {
+		delete(r.sessions, id)
+	}
+}
+
+// keeps waits until there are so many sessions.
+func (r *returned) keeps(t testing.TB, n int) {
+	t.Helper()
+	eventually(t, "sessions", func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return len(r.sessions) == n
+	})
 }
 
 func (r *returned) readmit(hs []fdpass.Handoff) {
@@ -170,7 +201,7 @@ func openLink(t testing.TB, when ReadyWhen) (*Link, *fakeWorker, *returned) {
 	t.Helper()
 	checkLeaks(t)
 	r := new(returned)
-	p := NewPrimary(nil, when, r.readmit, hclog.NewNullLogger())
+	p := NewPrimary(nil, when, r.readmit, r, hclog.NewNullLogger())
 	p.ports[port] = netip.MustParseAddrPort("127.0.0.1:8080")
 	l, err := p.Open(0)
 	if err != nil {

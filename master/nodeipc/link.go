@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/master/clientip"
 )
 
 const (
@@ -60,7 +61,10 @@ type Link struct {
 	paused  bool             // after a NACK, or a refusal
 	over    bool             // it gets no more connections: it drains, has left or ended
 	drained bool             // it was told to, or told us so
-	leftErr error
+	leaving bool             // it will be told when its last session has ended
+
+	sessions map[clientip.Session]struct{} // that it keeps
+	leftErr  error
 }
 
 // packet is a message to be sent, or the rest of one.
@@ -97,6 +101,8 @@ func (p *Primary) Open(slot int) (*Link, error) {
 		ended:   make(chan struct{}),
 		servers: make(map[string]bool),
 		offer:   toListener(),
+
+		sessions: make(map[clientip.Session]struct{}),
 	}
 	l.done.Go(l.listen)
 	l.done.Go(l.write)
@@ -148,10 +154,19 @@ func (l *Link) Deliver(conns []fdpass.Handoff) (n int, err error) {
 }
 
 // Drain tells the worker to finish, as recluster and Node's primary do. What it was not
-// sent goes elsewhere.
+// sent goes elsewhere. A worker that keeps sessions is told when the last one has ended:
+// their requests come over new connections, which it could not get any more.
 func (l *Link) Drain() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if len(l.sessions) > 0 && !l.leaving && !l.over && !l.primary.isStopping() {
+		l.leaving = true
+		return
+	}
+	l.finishDrain()
+}
+
+func (l *Link) finishDrain() {
 	if !l.drained { // Node does not like to hear it twice
 		l.drained = true
 		l.post(packet{text: []byte(`{"cmd":"disconnect"}` + "\n")})
@@ -243,6 +258,7 @@ func (l *Link) leave(why error) {
 // stopFlow gives back what was not sent.
 func (l *Link) stopFlow() {
 	l.over = true
+	l.forgetSessions()
 	back := l.queue
 	l.queue = nil
 	l.giveBack(back)
@@ -425,9 +441,14 @@ func (l *Link) sendPacket(p *packet) (n int, err error) {
 
 // write sends what there was no room for.
 func (l *Link) write() {
+	stopping := l.primary.stopping
 	for {
 		select {
 		case <-l.full:
+		case <-stopping:
+			stopping = nil
+			l.waitNoLonger()
+			continue
 		case <-l.ended:
 			return
 		}

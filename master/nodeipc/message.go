@@ -15,6 +15,7 @@ type message struct {
 	Ack      *int64 `json:"ack"`
 	Accepted bool   `json:"accepted"`
 	Key      string `json:"key"`
+	Type     string `json:"type"`
 	query
 }
 
@@ -25,7 +26,7 @@ type query struct {
 	AddressType json.RawMessage `json:"addressType"` // 4, 6, -1 for a path, "udp4" or "udp6"
 	FD          json.RawMessage `json:"fd"`
 	Index       int             `json:"index"` // tells servers of one worker on one address apart
-	Data        json.RawMessage `json:"data"`  // TLS ticket keys, which all workers must share
+	Data        json.RawMessage `json:"data"`  // TLS ticket keys, which all workers must share; or a session's name
 	Flags       int             `json:"flags"`
 }
 
@@ -38,6 +39,9 @@ const (
 
 	cmdReady      = "ready"      // recluster's: the worker takes connections
 	cmdDisconnect = "disconnect" // recluster's: the worker wants to be replaced, or is to drain
+
+	typeSession    = "sticky:connection" // of @socket.io/sticky: a session has begun
+	typeSessionEnd = "sticky:disconnection"
 )
 
 // inherited: it is a descriptor that the worker wants to listen on.

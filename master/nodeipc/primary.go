@@ -31,9 +31,11 @@ type Primary struct {
 	readmit   func([]fdpass.Handoff)
 	ports     map[int]netip.AddrPort // the balancer's listeners
 	readyWhen ReadyWhen
+	sessions  Sessions
 	log       hclog.Logger
 
-	lastID atomic.Int64 // of a worker, as cluster.worker.id names it
+	stopping chan struct{} // closed when nobody comes any more, also not to a session
+	lastID   atomic.Int64  // of a worker, as cluster.worker.id names it
 
 	mu     sync.Mutex
 	data   map[string]json.RawMessage // per listener: the first worker's TLS ticket keys
@@ -42,12 +44,15 @@ type Primary struct {
 }
 
 // NewPrimary serves workers of a balancer that listens on these addresses. readmit takes
-// ownership of connections that a worker did not take; it must not wait.
-func NewPrimary(listeners []net.Listener, readyWhen ReadyWhen, readmit func([]fdpass.Handoff), log hclog.Logger) *Primary {
+// ownership of connections that a worker did not take; it must not wait. sessions is told
+// which worker keeps which.
+func NewPrimary(listeners []net.Listener, readyWhen ReadyWhen, readmit func([]fdpass.Handoff), sessions Sessions, log hclog.Logger) *Primary {
 	p := &Primary{
 		readmit:   readmit,
 		ports:     make(map[int]netip.AddrPort),
 		readyWhen: readyWhen,
+		sessions:  sessions,
+		stopping:  make(chan struct{}),
 		log:       log,
 		data:      make(map[string]json.RawMessage),
 		shared:    make(map[string]*os.File),
@@ -59,6 +64,19 @@ func NewPrimary(listeners []net.Listener, readyWhen ReadyWhen, readmit func([]fd
 		}
 	}
 	return p
+}
+
+// Stop says that no connection comes any more: workers that drain need not wait for
+// requests of their sessions. Call it once.
+func (p *Primary) Stop() { close(p.stopping) }
+
+func (p *Primary) isStopping() bool {
+	select {
+	case <-p.stopping:
+		return true
+	default:
+		return false
+	}
 }
 
 // Close closes the listeners that are not the balancer's. Call it when all links are

@@ -1,0 +1,65 @@
+package nodeipc
+
+import (
+	"encoding/json"
+
+	"github.com/handfast/handfast/master/clientip"
+)
+
+// maxSessions is how many sessions of one worker are known. Requests of further ones go
+// by their clients.
+const maxSessions = 1 << 18
+
+// Sessions is told which worker keeps which session. Its methods must not wait.
+type Sessions interface {
+	Claim(id clientip.Session, l *Link)
+	Release(id clientip.Session, l *Link)
+}
+
+// sessionBegins: a worker of @socket.io/sticky says the name of a session that it keeps.
+func (l *Link) sessionBegins(name json.RawMessage) {
+	id := sessionOf(name)
+	if id == 0 || len(l.sessions) >= maxSessions {
+		return
+	}
+	l.sessions[id] = struct{}{}
+	l.primary.sessions.Claim(id, l)
+}
+
+// sessionEnds: it keeps it no longer. With its last one a worker that drains may go.
+func (l *Link) sessionEnds(name json.RawMessage) {
+	id := sessionOf(name)
+	if _, known := l.sessions[id]; !known {
+		return
+	}
+	delete(l.sessions, id)
+	l.primary.sessions.Release(id, l)
+	if l.leaving && len(l.sessions) == 0 {
+		l.finishDrain()
+	}
+}
+
+// waitNoLonger: nobody will come for the sessions of a worker that drains.
+func (l *Link) waitNoLonger() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.leaving {
+		l.finishDrain()
+	}
+}
+
+// forgetSessions: the worker serves none any more.
+func (l *Link) forgetSessions() {
+	for id := range l.sessions {
+		l.primary.sessions.Release(id, l)
+	}
+	clear(l.sessions)
+}
+
+func sessionOf(name json.RawMessage) clientip.Session {
+	var text string
+	if json.Unmarshal(name, &text) != nil {
+		return 0
+	}
+	return clientip.NameSession([]byte(text))
+}

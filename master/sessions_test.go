@@ -1,0 +1,109 @@
+package master
+
+import (
+	"fmt"
+	"io"
+	"testing"
+	"time"
+
+	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/master/clientip"
+)
+
+var sessionA = clientip.NameSession([]byte("a"))
+
+func TestSessions(t *testing.T) {
+	var s Sessions
+	a, b := busyWorker("a"), busyWorker("b")
+	if s.Any() || s.Owner(sessionA) != nil {
+		t.Error("sessions at the start")
+	}
+	s.Claim(sessionA, a)
+	s.Claim(sessionA, b) // which is a's
+	s.Release(sessionA, b)
+	if s.Owner(sessionA) != a || s.Owner(0) != nil || !s.Any() {
+		t.Error("a does not keep its session")
+	}
+	s.Release(sessionA, a)
+	if s.Owner(sessionA) != nil || !s.Any() {
+		t.Error("a still keeps it")
+	}
+}
+
+// TestSessionOwner: a request goes to the worker that keeps its session, from whatever
+// address, and in one piece or not; all others go by their address, also those that do not say anything.
+func TestSessionOwner(t *testing.T) {
+	table := NewTable(2)
+	table.Fill(0, busyWorker("zero"))
+	table.Fill(1, busyWorker("one"))
+	_, dial, _ := serveTest(t, table, func(c *BalancerConfig) { c.Clients.HeaderTimeout = time.Second })
+	conn := dial(1)
+	reads(t, conn, "one") // before there is a session nobody looks
+	owner := busyWorker("owner")
+	table.Claim(sessionA, owner)
+	begins(t, dial(2), "zero") // the last one that is not looked at, perhaps
+	for _, cut := range []int{0, 1, 10} {
+		conn := dial(2)
+		const head = "GET /?sid=a HTTP/1.1\r\nHost: a\r\n\r\n"
+		io.WriteString(conn, head[:cut])
+		io.WriteString(conn, head[cut:])
+		begins(t, conn, "owner")
+	}
+	for _, head := range []string{"GET / HTTP/1.1\r\n\r\n", "GET /?sid=b HTTP/1.1\r\n\r\n", "\x16\x03\x01", ""} {
+		conn := dial(3)
+		io.WriteString(conn, head)
+		begins(t, conn, "one")
+	}
+	table.Release(sessionA, owner)
+	conn = dial(2)
+	io.WriteString(conn, "GET /?sid=a HTTP/1.1\r\n\r\n")
+	begins(t, conn, "zero")
+}
+
+// closedWorker takes nothing any more.
+type closedWorker struct{}
+
+func (closedWorker) Deliver([]fdpass.Handoff) (int, error) { return 0, fdpass.ErrClosed }
+
+// TestSessionOwnerGone: when the owner has just gone, the request goes by its address; when
+// it is behind, the request waits for it.
+func TestSessionOwnerGone(t *testing.T) {
+	table := NewTable(1)
+	table.Fill(0, busyWorker("slot"))
+	b, dial, _ := serveTest(t, table, func(c *BalancerConfig) { c.RetryDelay = time.Millisecond })
+	table.Claim(sessionA, closedWorker{})
+	conn := dial(1)
+	fmt.Fprint(conn, "GET /?sid=a HTTP/1.1\r\n\r\n")
+	begins(t, conn, "slot")
+
+	full := &fakeWorker{name: "owner"}
+	sessionB := clientip.NameSession([]byte("b"))
+	table.Claim(sessionB, full)
+	conn = dial(1)
+	fmt.Fprint(conn, "GET /?sid=b HTTP/1.1\r\n\r\n")
+	if !soon(func() bool { return b.Stats().Parked == 1 }) {
+		t.Error("it does not wait for its owner")
+	}
+	full.mu.Lock()
+	full.room = 1
+	full.mu.Unlock()
+	begins(t, conn, "owner")
+}
+
+// TestSilentCrowd: clients that say nothing use up no more than the lot, and then go by
+// their addresses at once; nobody is refused for a session that it does not have.
+func TestSilentCrowd(t *testing.T) {
+	table := NewTable(1)
+	table.Fill(0, busyWorker("slot"))
+	b, dial, _ := serveTest(t, table, func(c *BalancerConfig) { c.MaxParked = 4; c.Clients.HeaderTimeout = time.Second })
+	table.Claim(sessionA, busyWorker("owner"))
+	for range 12 {
+		dial(1)
+	}
+	for i := range 12 {
+		begins(t, dial(byte(2+i)), "slot")
+	}
+	if s := b.Stats(); s.Refused != 0 {
+		t.Errorf("%+v", s)
+	}
+}
