@@ -200,6 +200,19 @@ func (c *Conn) Receive(m *Message) error {
 	return err
 }
 
+// Next returns the type of the message that Receive would return, without waiting. It is
+// zero when there is none, or none of this protocol.
+func (c *Conn) Next() (t Type) {
+	c.raw.Control(func(fd uintptr) {
+		var start [2]byte // without room for descriptors, which stay where they are
+		n, _, _, _, err := unix.Recvmsg(int(fd), start[:], nil, unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		if err == nil && n == len(start) && start[0] == version {
+			t = Type(start[1])
+		}
+	})
+	return t
+}
+
 // parse fills m with the message.
 func (in *incoming) parse(m *Message) error {
 	t, records, size, err := parseHeader(in.body[:in.n])

@@ -60,6 +60,10 @@
 //	   3  leave    worker  none: the worker wants no more connections
 //	   4  return   worker  connections that the worker gives back unused, with
 //	                       the records that they came with
+//	   5  listen   master  not connections but the slot's own listening sockets, with
+//	                       the addresses that they listen on
+//	   5  listen   worker  none: the worker accepts from these from now on, and takes
+//	                       connections as after ready
 //
 // Later versions make records longer and add types and flags; they do not change
 // what is here. So a worker steps through the records by the size in the header,
@@ -71,6 +75,12 @@
 //
 //  1. Send ready. Until then the master gives the worker nothing, and if that
 //     takes longer than the master's ready timeout the process is replaced.
+//     When the kernel routes (--route kernel), the first message, there from the start,
+//     is listen. A worker that accepts from those sockets answers with listen in place
+//     of ready. The kernel gives each slot's sockets only that slot's clients. A worker
+//     of the same slot may accept from them at the same time: they are non-blocking,
+//     must stay so, and must never be shut down, only closed. For a worker that sends
+//     ready instead the master accepts, and hands the connections off.
 //  2. Receive. A handed-off connection is an ordinary connected TCP socket that
 //     nobody has read from. It is non-blocking; the flag is the socket's own, so
 //     a worker that wants it otherwise clears O_NONBLOCK.
@@ -78,7 +88,7 @@
 //     MSG_CMSG_CLOEXEC so that it does not leak into child processes.
 //  3. At end of file (recvmsg returns 0) the worker is to drain: either the
 //     master is replacing or stopping it, or the master is gone. All that was
-//     sent before is received first; but what the worker leaves lying for a
+//     sent before is received first (and who accepts for itself stops that); but what the worker leaves lying for a
 //     second the master takes back, for its successor. Finish the connections,
 //     then exit.
 //  4. A worker that wants to stop by itself sends leave and then may give back,

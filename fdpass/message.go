@@ -31,6 +31,7 @@ const (
 	TypeReady   Type = 2
 	TypeLeave   Type = 3
 	TypeReturn  Type = 4
+	TypeListen  Type = 5
 )
 
 func (t Type) String() string {
@@ -43,6 +44,8 @@ func (t Type) String() string {
 		return "leave"
 	case TypeReturn:
 		return "return"
+	case TypeListen:
+		return "listen"
 	default:
 		return "type " + strconv.Itoa(int(t))
 	}

@@ -96,7 +96,7 @@ func newMaster(cfg Config) (*Master, error) {
 	cfg.Supervisor.Env = append(environ(&cfg.Balancer.Clients), cfg.Supervisor.Env...)
 	cfg.Supervisor.Slots = slots{table}
 	cfg.Supervisor.NewLink = func(supervisor.Seat) (supervisor.Link, error) {
-		return mailbox.Open(balancer.Readmit)
+		return mailbox.Open(nil, balancer.Readmit)
 	}
 	cfg.Logger.Info("workers get connections", "link", cfg.Link.String())
 	var primary *nodeipc.Primary

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
@@ -37,7 +38,7 @@ type mailboxSource struct {
 }
 
 // newMailboxSource takes ownership of the worker's end of a mailbox.
-func newMailboxSource(file *os.File) (*mailboxSource, error) {
+func newMailboxSource(file *os.File) (source, error) {
 	file, err := pollable(file)
 	if err != nil {
 		return nil, err
@@ -46,11 +47,22 @@ func newMailboxSource(file *os.File) (*mailboxSource, error) {
 	if err != nil {
 		return nil, fmt.Errorf("worker: %w", err)
 	}
-	return &mailboxSource{conn: conn}, nil
+	s := &mailboxSource{conn: conn}
+	if conn.Next() != fdpass.TypeListen {
+		return s, nil
+	}
+	var m fdpass.Message
+	if err := conn.Receive(&m); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("worker: %w", err)
+	}
+	return newSteeredSource(s, m.Handoffs), nil
 }
 
-func (s *mailboxSource) ready() error {
-	if err := s.conn.Send(fdpass.TypeReady, nil); err != nil && !errors.Is(err, fdpass.ErrClosed) {
+func (s *mailboxSource) ready() error { return s.say(fdpass.TypeReady) }
+
+func (s *mailboxSource) say(t fdpass.Type) error {
+	if err := s.conn.Send(t, nil); err != nil && !errors.Is(err, fdpass.ErrClosed) {
 		return err
 	}
 	return nil // the master is gone: receive tells
@@ -79,8 +91,10 @@ func (s *mailboxSource) interrupt() { s.conn.SetReceiveDeadline(time.Unix(1, 0))
 func (s *mailboxSource) close(unused []fdpass.Handoff) error {
 	defer fdpass.CloseHandoffs(unused) // ours; the message has copies
 	err := s.conn.TrySend(fdpass.TypeLeave, nil)
-	if err == nil && len(unused) > 0 {
-		err = s.conn.TrySend(fdpass.TypeReturn, unused)
+	for batch := range slices.Chunk(unused, fdpass.MaxBatch) {
+		if err == nil {
+			err = s.conn.TrySend(fdpass.TypeReturn, batch)
+		}
 	}
 	if errors.Is(err, fdpass.ErrClosed) {
 		err = nil // the master has gone before us

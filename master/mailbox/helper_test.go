@@ -168,8 +168,14 @@ func (r *returned) want(t testing.TB, hs []fdpass.Handoff) {
 func open(t testing.TB) (*Mailbox, *worker, *returned) {
 	t.Helper()
 	checkLeaks(t)
+	return openWith(t, nil)
+}
+
+// openWith is open for a worker that is offered listeners, for tests that check for leaks.
+func openWith(t testing.TB, listeners []fdpass.Handoff) (*Mailbox, *worker, *returned) {
+	t.Helper()
 	r := new(returned)
-	m, err := Open(r.readmit)
+	m, err := Open(listeners, r.readmit)
 	if err != nil {
 		t.Fatal(err)
 	}

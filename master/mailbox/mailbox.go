@@ -46,16 +46,19 @@ type Mailbox struct {
 	left    chan struct{} // closed when the worker takes no more
 	leftErr error         // why; written before left is closed
 	heard   chan struct{} // closed when listen has ended
+	listens bool          // the worker accepts from the slot's listeners; written before ready is closed
+	offered bool          // it was offered them
 	drained atomic.Bool   // the worker was sent end of file
 	rescue  *time.Timer   // takes back what a worker that drains leaves lying
 	closed  atomic.Bool   // Close was called
 	closing sync.Once
 }
 
-// Open makes a mailbox. Connections that come back, because the worker returned
+// Open makes a mailbox, and offers the worker the slot's listeners, if there are any.
+// Open borrows them; Client is where each listens. Connections that come back, because the worker returned
 // or never received them, are given to readmit, which takes ownership of their
 // descriptors, must not keep the slice, and must not wait.
-func Open(readmit func([]fdpass.Handoff)) (*Mailbox, error) {
+func Open(listeners []fdpass.Handoff, readmit func([]fdpass.Handoff)) (*Mailbox, error) {
 	ours, file, err := fdpass.Pair()
 	if err != nil {
 		return nil, fmt.Errorf("mailbox: %w", err)
@@ -65,7 +68,15 @@ func Open(readmit func([]fdpass.Handoff)) (*Mailbox, error) {
 		ours.Close()
 		return nil, fmt.Errorf("mailbox: %w", err)
 	}
+	if len(listeners) > 0 {
+		if err := ours.TrySend(fdpass.TypeListen, listeners); err != nil {
+			ours.Close()
+			theirs.Close()
+			return nil, fmt.Errorf("mailbox: %w", err)
+		}
+	}
 	m := &Mailbox{
+		offered: len(listeners) > 0,
 		ours:    ours,
 		theirs:  theirs,
 		file:    file,
@@ -90,6 +101,10 @@ func (m *Mailbox) Env() []string {
 
 // Ready is closed when the worker has said that it takes connections.
 func (m *Mailbox) Ready() <-chan struct{} { return m.ready }
+
+// Listens tells whether the worker accepts from the slot's listeners by itself. Ask only
+// after Ready is closed.
+func (m *Mailbox) Listens() bool { return m.listens }
 
 // Left is closed when the worker takes no more connections although its process
 // may live on: it asked for that, or it broke the protocol. Err says which.
@@ -169,8 +184,10 @@ func (m *Mailbox) takeBack() {
 			time.Sleep(noFilesDelay)
 		}
 		switch err := m.theirs.Receive(&msg); {
-		case err == nil:
+		case err == nil && msg.Type == fdpass.TypeHandoff:
 			m.readmit(msg.Handoffs)
+		case err == nil: // the slot's listeners
+			fdpass.CloseHandoffs(msg.Handoffs)
 		case !errors.Is(err, fdpass.ErrNoFiles) && !errors.Is(err, fdpass.ErrMalformed):
 			return
 		}
@@ -211,11 +228,13 @@ func (m *Mailbox) listen() {
 func (m *Mailbox) handle(msg *fdpass.Message) error {
 	switch msg.Type {
 	case fdpass.TypeReady:
-		select {
-		case <-m.ready: // said twice
-		default:
-			close(m.ready)
+		m.isReady(false)
+	case fdpass.TypeListen:
+		if !m.offered || len(msg.Handoffs) > 0 {
+			fdpass.CloseHandoffs(msg.Handoffs)
+			return fmt.Errorf("%w: a listen that answers none", fdpass.ErrMalformed)
 		}
+		m.isReady(true)
 	case fdpass.TypeLeave:
 		return ErrLeft
 	case fdpass.TypeReturn:
@@ -238,6 +257,15 @@ func (m *Mailbox) handle(msg *fdpass.Message) error {
 		fdpass.CloseHandoffs(msg.Handoffs)
 	}
 	return nil
+}
+
+func (m *Mailbox) isReady(listens bool) {
+	select {
+	case <-m.ready: // said twice
+	default:
+		m.listens = listens
+		close(m.ready)
+	}
 }
 
 // leave ends the flow to the worker, for the first reason there is. A worker that

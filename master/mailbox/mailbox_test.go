@@ -295,7 +295,7 @@ func TestUnknown(t *testing.T) {
 func TestNeverStarted(t *testing.T) {
 	checkLeaks(t)
 	r := new(returned)
-	m, err := Open(r.readmit)
+	m, err := Open(nil, r.readmit)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,90 @@
+package mailbox
+
+import (
+	"errors"
+	"net"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass"
+)
+
+// offer makes a listener, and how it is offered. The test goes on owning both.
+func offer(t *testing.T) (*net.TCPListener, []fdpass.Handoff) {
+	t.Helper()
+	checkLeaks(t)
+	ln := listen(t)
+	fd := duplicate(t, ln)
+	t.Cleanup(func() { ln.Close(); unix.Close(fd) })
+	return ln, []fdpass.Handoff{{FD: fd, Client: ln.Addr().(*net.TCPAddr).AddrPort()}}
+}
+
+// TestListen: the listeners are the first thing that a worker finds. It answers that it
+// accepts from them, and can be handed connections all the same.
+func TestListen(t *testing.T) {
+	ln, offered := offer(t)
+	m, w, r := openWith(t, offered)
+	var got fdpass.Message
+	if w.Next() != fdpass.TypeListen {
+		t.Error("the first message is another")
+	}
+	if err := w.Receive(&got); err != nil || got.Type != fdpass.TypeListen || len(got.Handoffs) != 1 || got.Handoffs[0].Client != offered[0].Client {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	defer fdpass.CloseHandoffs(got.Handoffs)
+	w.say(fdpass.TypeListen)
+	closed(t, "ready", m.Ready())
+	if !m.Listens() {
+		t.Error("it does not listen")
+	}
+	client, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	eventually(t, "accepts from it", func() bool {
+		fd, _, err := unix.Accept4(got.Handoffs[0].FD, unix.SOCK_CLOEXEC)
+		if err == nil {
+			unix.Close(fd)
+		}
+		return err == nil
+	})
+	hs, _ := connect(t, 1)
+	deliver(t, m, hs)
+	fdpass.CloseHandoffs(w.receive())
+	r.want(t, nil)
+}
+
+// TestListenNot: a worker that says ready instead is served by the master.
+func TestListenNot(t *testing.T) {
+	_, offered := offer(t)
+	m, w, _ := openWith(t, offered)
+	w.say(fdpass.TypeReady)
+	closed(t, "ready", m.Ready())
+	w.say(fdpass.TypeListen) // too late to matter
+	if m.Listens() {
+		t.Error("it listens")
+	}
+}
+
+// TestListenUnasked: who was offered none cannot accept from any.
+func TestListenUnasked(t *testing.T) {
+	m, w, _ := open(t)
+	w.say(fdpass.TypeListen)
+	closed(t, "left", m.Left())
+	if !errors.Is(m.Err(), fdpass.ErrMalformed) || isClosed(m.Ready()) {
+		t.Errorf("ready %v, %v", isClosed(m.Ready()), m.Err())
+	}
+}
+
+// TestListenUnread: listeners that a worker never took out of its mailbox are no connections
+// to be placed again.
+func TestListenUnread(t *testing.T) {
+	_, offered := offer(t)
+	m, _, r := openWith(t, offered)
+	hs, _ := connect(t, 1)
+	deliver(t, m, hs)
+	m.Close()
+	r.want(t, hs)
+}
