@@ -2,6 +2,7 @@ package fdpass
 
 import (
 	"net"
+	"net/netip"
 	"os"
 	"syscall"
 
@@ -16,6 +17,20 @@ func ListenConfig() net.ListenConfig {
 	config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error { return SetOptions(raw) }}
 	config.SetMultipathTCP(false)
 	return config
+}
+
+// ListenNetwork returns the network, for package net, in which address means what it says:
+// ":80" all addresses of both families, "0.0.0.0:80" all of IPv4 and "[::]:80" all of IPv6.
+func ListenNetwork(address string) string {
+	ap, err := netip.ParseAddrPort(address)
+	switch {
+	case err != nil || !ap.Addr().IsUnspecified():
+		return "tcp"
+	case ap.Addr().Is4():
+		return "tcp4"
+	default:
+		return "tcp6"
+	}
 }
 
 // SetOptions sets on a listener, which it borrows, what its connections inherit

@@ -76,13 +76,13 @@ func (c Config) Key(addr netip.Addr) Key {
 	switch {
 	case addr.Is4():
 		a := addr.As4()
-		h := mix(c.Seed ^ kindIPv4)
-		return Key(mix(h ^ word(a[:], c.IPv4Prefix)))
+		h, mask := c.IPv4Words()
+		return Key(mix(h ^ binary.BigEndian.Uint32(a[:])&mask))
 	case addr.Is6():
 		a := addr.As16()
-		h := mix(c.Seed ^ kindIPv6)
-		for i := 0; i < 16; i += 4 {
-			h = mix(h ^ word(a[i:i+4], c.IPv6Prefix-8*i))
+		h, masks := c.IPv6Words()
+		for i, mask := range masks {
+			h = mix(h ^ binary.BigEndian.Uint32(a[4*i:])&mask)
 		}
 		return Key(h)
 	default:
@@ -138,11 +138,30 @@ func (k Key) below(bound uint32, slots int) int {
 	return best
 }
 
-// word returns four address bytes as a number of which only the leading bits
-// count: none for bits <= 0, all for bits >= 32.
-func word(b []byte, bits int) uint32 {
-	w := binary.BigEndian.Uint32(b)
-	return w &^ uint32(uint64(1)<<(32-min(max(bits, 0), 32))-1)
+// IPv4Words says how an IPv4 address becomes a key, for those who compute it outside
+// of Go (package steer): start is what its word is folded into, and mask the bits of the
+// word that count. The key is mix(start ^ word&mask).
+func (c Config) IPv4Words() (start, mask uint32) {
+	return mix(c.Seed ^ kindIPv4), leading(c.IPv4Prefix)
+}
+
+// IPv6Words is IPv4Words for the four words of an IPv6 address, each folded into what
+// became of the one before it.
+func (c Config) IPv6Words() (start uint32, masks [4]uint32) {
+	for i := range masks {
+		masks[i] = leading(c.IPv6Prefix - 32*i)
+	}
+	return mix(c.Seed ^ kindIPv6), masks
+}
+
+// Lot returns the constant of a slot, which must be below MaxSlots: the slot's score
+// for a key is mix(key ^ lot), and the slot with the highest score wins.
+func Lot(slot int) uint32 { return lots[slot] }
+
+// leading returns a word whose first bits are set: none for bits <= 0, all for
+// bits >= 32.
+func leading(bits int) uint32 {
+	return ^uint32(uint64(1)<<(32-min(max(bits, 0), 32)) - 1)
 }
 
 // mix is the 32-bit finalizer of MurmurHash3 (Austin Appleby, public domain):

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"strconv"
 
@@ -23,15 +22,8 @@ const firstListenFD = 3
 // ":80" listens on all addresses of both families, "0.0.0.0:80" on all of IPv4
 // and "[::]:80" on all of IPv6.
 func Listen(ctx context.Context, address string) (net.Listener, error) {
-	network := "tcp"
-	if ap, err := netip.ParseAddrPort(address); err == nil && ap.Addr().IsUnspecified() {
-		network = "tcp4"
-		if ap.Addr().Is6() {
-			network = "tcp6"
-		}
-	}
 	config := fdpass.ListenConfig()
-	ln, err := config.Listen(ctx, network, address)
+	ln, err := config.Listen(ctx, fdpass.ListenNetwork(address), address)
 	if err != nil {
 		return nil, fmt.Errorf("master: %w", err)
 	}

@@ -1,0 +1,239 @@
+package steer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/hash"
+)
+
+// ErrNotListening: somebody who shares the slot's listener has called shutdown(2) on it. Its
+// clients, and those of another slot, go astray until Mend.
+var ErrNotListening = errors.New("steer: the listener was shut down by a process that shares it")
+
+// Group is the listeners of one address, one for each slot, and the program by which the
+// kernel picks one for each client. Its methods may be called at the same time.
+type Group struct {
+	config hash.Config
+	addr   *net.TCPAddr
+	listen func(silent bool) (*os.File, error) // opens one more listener
+
+	mu      sync.Mutex
+	members []*os.File // by slot, all that were ever opened
+	places  []int      // by slot: where its socket is in the kernel's group
+	slots   int        // of which the program picks
+}
+
+// Listen opens a group of 1 to MaxSlots slots. The address is as in master.Listen: ":80" is
+// all addresses of both families, "0.0.0.0:80" all of IPv4, "[::]:80" all of IPv6; with port
+// 0 the kernel chooses one. ctx bounds the lookup of a host's name.
+//
+// No client sees a part of the group: until it is complete, whoever wants to connect gets no
+// answer and tries again (after a second, on Linux). And no process but this one has a part in
+// it: if another listens on the address, even with SO_REUSEPORT, the error matches
+// syscall.EADDRINUSE and says which. Such are workers of a master that was killed.
+func Listen(ctx context.Context, address string, config hash.Config, slots int) (*Group, error) {
+	if err := config.Validate(); err != nil {
+		return nil, err
+	}
+	if err := checkSlots(slots); err != nil {
+		return nil, err
+	}
+	// The first listens for itself alone, which fails if there is any other, and then
+	// lets others join. Two masters that start at once both bind, but only one listens.
+	network := fdpass.ListenNetwork(address)
+	first, addr, err := listen(ctx, network, address, 0, silence)
+	if err != nil {
+		return nil, err
+	}
+	g := &Group{config: config, addr: addr, members: []*os.File{first}, places: []int{0}}
+	g.listen = func(silent bool) (*os.File, error) {
+		prepare := share
+		if silent {
+			prepare = func(fd int) error { return errors.Join(share(fd), silence(fd)) }
+		}
+		file, _, err := listen(context.Background(), network, addr.String(), len(g.members), prepare)
+		return file, err
+	}
+	if err := g.start(slots); err != nil {
+		g.Close()
+		return nil, err
+	}
+	return g, nil
+}
+
+// start opens the other listeners, attaches the program, and lets clients in.
+func (g *Group) start(slots int) error {
+	if err := control(g.members[0], share); err != nil {
+		return err
+	}
+	if err := g.resize(slots, true); err != nil {
+		return err
+	}
+	for _, member := range g.members {
+		if err := control(member, unsilence); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Addr returns the address that the group listens on, with its port.
+func (g *Group) Addr() *net.TCPAddr { return g.addr }
+
+// Resize changes the number of slots, 1 to MaxSlots, in one step: about 1/N of the clients
+// move, as package hash says. The listeners of slots that are not in use any more stay open:
+// no client is given to them, those in their queues still wait to be accepted, and when the
+// group grows again they are back.
+//
+// Listeners for new slots are opened by the user who opened the first ones, else they are
+// another group's (EADDRINUSE). Who drops privileges afterwards resizes to the largest number
+// and back before.
+func (g *Group) Resize(slots int) error {
+	if err := checkSlots(slots); err != nil {
+		return err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.resize(slots, false)
+}
+
+func (g *Group) resize(slots int, silent bool) error {
+	for len(g.members) < slots {
+		file, err := g.listen(silent)
+		if err != nil {
+			return err
+		}
+		g.places = append(g.places, len(g.members))
+		g.members = append(g.members, file)
+	}
+	if err := g.steer(g.places[:slots]); err != nil {
+		return err
+	}
+	g.slots = slots
+	return nil
+}
+
+// steer attaches the program for slots at these places. A socket that is alone is no group
+// yet, and needs none.
+func (g *Group) steer(places []int) error {
+	if len(g.members) == 1 {
+		return nil
+	}
+	return control(g.members[0], func(fd int) error { return attach(fd, program(g.config, places)) })
+}
+
+// Listener returns the listener of a slot, also of one that is not in use any more. The caller
+// borrows it: it is open until the group is closed. It is nil if there never was such a slot.
+//
+// It is non-blocking, and so is every copy of it: the flag is the socket's own. Neither Fd nor
+// os/exec's ExtraFiles change that, as they do with the File of a net.TCPListener (Go issue
+// 43894): os.File clears O_NONBLOCK only when it was set by package os or net, and here it was set
+// behind its back. So it is not in Go's poller either, where every client would wake this
+// process. Who wants to accept here makes a net.FileListener of it and closes that again; who
+// has workers that need a blocking listener clears the flag with unix.SetNonblock.
+func (g *Group) Listener(slot int) *os.File {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if slot < 0 || slot >= len(g.members) {
+		return nil
+	}
+	return g.members[slot]
+}
+
+// Queue tells how many connections wait in a slot's listener to be accepted, and how many may:
+// beyond the limit, first packets get no answer. The limit is the system's (net.core.somaxconn)
+// until somebody who shares the listener calls listen(2) with a smaller one. The error is
+// ErrNotListening if it was shut down.
+func (g *Group) Queue(slot int) (waiting, limit int, err error) {
+	member := g.Listener(slot)
+	if member == nil {
+		return 0, 0, fmt.Errorf("steer: no slot %d", slot)
+	}
+	info, err := tcpInfo(member)
+	if err != nil {
+		return 0, 0, err
+	}
+	if info.State != unix.BPF_TCP_LISTEN {
+		return 0, 0, ErrNotListening
+	}
+	return int(info.Unacked), int(info.Sacked), nil // of a listener (tcp_get_info)
+}
+
+// Mend makes listeners listen again that were shut down by a process that shares them, and
+// returns their slots, none as a rule. Some servers do that when they stop; what waits in the
+// queue is reset by it. Call it whenever a worker has left: if two listeners were shut down
+// since, nobody knows the places of the others any more, and the error says so.
+func (g *Group) Mend() ([]int, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var down []int
+	for slot, member := range g.members {
+		info, err := tcpInfo(member)
+		if err != nil {
+			return nil, err
+		}
+		if info.State != unix.BPF_TCP_LISTEN {
+			down = append(down, slot)
+		}
+	}
+	if len(down) == 0 {
+		return nil, nil
+	}
+	for _, slot := range down {
+		err := control(g.members[slot], func(fd int) error {
+			return os.NewSyscallError("listen", unix.Listen(fd, backlog))
+		})
+		if err != nil {
+			return nil, err
+		}
+		g.moveLast(slot)
+	}
+	if err := g.steer(g.places[:g.slots]); err != nil {
+		return nil, err
+	}
+	if len(down) > 1 {
+		return down, fmt.Errorf("steer: the listeners of slots %v were shut down by processes that share them; "+
+			"clients may be given to other slots than theirs until the master is restarted", down)
+	}
+	return down, nil
+}
+
+// moveLast is what happens to places when a socket leaves the group and comes back: the last
+// one takes its place, and it becomes the last (__reuseport_detach_sock, reuseport_add_sock).
+func (g *Group) moveLast(slot int) {
+	last := len(g.places) - 1
+	for other, place := range g.places {
+		if place == last {
+			g.places[other] = g.places[slot]
+		}
+	}
+	g.places[slot] = last
+}
+
+// Close closes the listeners. Those that a worker shares live on, at places of their own, so
+// close a group when no worker is to get clients any more. Connections that wait where no
+// worker shares are reset.
+func (g *Group) Close() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var errs []error
+	for i := len(g.members) - 1; i >= 0; i-- { // from the last on, so that no place changes
+		errs = append(errs, g.members[i].Close())
+	}
+	return errors.Join(errs...)
+}
+
+func checkSlots(slots int) error {
+	if slots < 1 || slots > MaxSlots {
+		return fmt.Errorf("steer: %d slots: want 1 to %d", slots, MaxSlots)
+	}
+	return nil
+}

@@ -1,0 +1,96 @@
+package steer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass"
+)
+
+// backlog is the longest queue of a listener: the kernel cuts it to net.core.somaxconn.
+const backlog = 1<<31 - 1
+
+// listen opens the listener of a slot, of which the caller owns the file. prepare sees the
+// socket before it is bound.
+func listen(ctx context.Context, network, address string, slot int, prepare func(fd int) error) (*os.File, *net.TCPAddr, error) {
+	config := fdpass.ListenConfig()
+	options := config.Control
+	config.Control = func(network, address string, raw syscall.RawConn) error {
+		if err := options(network, address, raw); err != nil {
+			return err
+		}
+		return controlRaw(raw, prepare)
+	}
+	ln, err := config.Listen(ctx, network, address)
+	if err != nil {
+		return nil, nil, inUse(fmt.Errorf("steer: %w", err))
+	}
+	defer ln.Close() // the file is a duplicate
+	file, err := unpolled(ln.(*net.TCPListener), fmt.Sprintf("listener of slot %d", slot))
+	if err != nil {
+		return nil, nil, fmt.Errorf("steer: %w", err)
+	}
+	return file, ln.Addr().(*net.TCPAddr), nil
+}
+
+// unpolled returns a file for the listener, non-blocking, that Go's poller does not watch and
+// package os does not make blocking. The caller owns it.
+func unpolled(ln *net.TCPListener, name string) (file *os.File, err error) {
+	raw, err := ln.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	err = controlRaw(raw, func(fd int) error {
+		fd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+		if err != nil {
+			return os.NewSyscallError("fcntl", err)
+		}
+		// os.NewFile puts into the poller what it finds non-blocking.
+		err = unix.SetNonblock(fd, false)
+		file = os.NewFile(uintptr(fd), name)
+		err = errors.Join(err, unix.SetNonblock(fd, true))
+		if err != nil {
+			file.Close()
+		}
+		return os.NewSyscallError("fcntl", err)
+	})
+	return file, err
+}
+
+// share lets other sockets of this user listen where this one does.
+func share(fd int) error {
+	return os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1))
+}
+
+func tcpInfo(listener *os.File) (info *unix.TCPInfo, err error) {
+	err = control(listener, func(fd int) (err error) {
+		info, err = unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		return os.NewSyscallError("getsockopt", err)
+	})
+	return info, err
+}
+
+// control calls f with the descriptor of a file, which stays open meanwhile.
+func control(file *os.File, f func(fd int) error) error {
+	raw, err := file.SyscallConn()
+	if err == nil {
+		err = controlRaw(raw, f)
+	}
+	if err != nil {
+		return fmt.Errorf("steer: %w", err)
+	}
+	return nil
+}
+
+func controlRaw(raw syscall.RawConn, f func(fd int) error) (err error) {
+	if controlErr := raw.Control(func(fd uintptr) { err = f(int(fd)) }); controlErr != nil {
+		return controlErr
+	}
+	return err
+}
