@@ -71,14 +71,24 @@ func newAcceptor(b *Balancer, ln net.Listener) (*acceptor, error) {
 	if err != nil {
 		return nil, fmt.Errorf("master: %w", err)
 	}
+	a, err := acceptFrom(b, file)
+	if err != nil {
+		return nil, err
+	}
+	err = fdpass.SetOptions(a.raw)
+	if err == nil {
+		err = deferAccept(a.raw, a.peeks)
+	}
+	if err != nil {
+		file.Close()
+		return nil, fmt.Errorf("master: %w", err)
+	}
+	return a, nil
+}
+
+// acceptFrom takes ownership of a non-blocking listener.
+func acceptFrom(b *Balancer, file *os.File) (*acceptor, error) {
 	raw, err := file.SyscallConn()
-	if err == nil {
-		err = fdpass.SetOptions(raw)
-	}
-	peeks := b.clients.Peeks()
-	if err == nil {
-		err = deferAccept(raw, peeks)
-	}
 	if err != nil {
 		file.Close()
 		return nil, fmt.Errorf("master: %w", err)
@@ -89,7 +99,7 @@ func newAcceptor(b *Balancer, ln net.Listener) (*acceptor, error) {
 		raw:     raw,
 		router:  router{b: b},
 		batch:   make([]arrival, 0, fdpass.MaxBatch),
-		peeks:   peeks,
+		peeks:   b.clients.Peeks(),
 		peek:    b.clients.Buffer(),
 		ceiling: files.Ceiling(),
 	}, nil

@@ -185,6 +185,15 @@ type Stats struct {
 	Parked    int    // waiting now
 }
 
+func (s *Stats) add(other Stats) {
+	s.Accepted += other.Accepted
+	s.HandedOff += other.HandedOff
+	s.TakenBack += other.TakenBack
+	s.Refused += other.Refused
+	s.Gone += other.Gone
+	s.Parked += other.Parked
+}
+
 // Stats returns the counts. They are not of one instant.
 func (b *Balancer) Stats() Stats {
 	return Stats{

@@ -16,6 +16,7 @@ import (
 	"github.com/handfast/handfast/master/files"
 	"github.com/handfast/handfast/master/mailbox"
 	"github.com/handfast/handfast/master/nodeipc"
+	"github.com/handfast/handfast/master/steer"
 	"github.com/handfast/handfast/master/supervisor"
 )
 
@@ -30,8 +31,12 @@ const (
 
 // Config is what a Master needs. Supervisor's NewLink and Slots, and the loggers of
 // both parts, are the Master's to set.
+//
+// With Groups in place of Listeners the kernel gives clients to slots (package steer); it
+// knows nothing but their addresses.
 type Config struct {
 	Listeners  []net.Listener // of which the Master takes ownership, also on error
+	Groups     []*steer.Group // likewise
 	Balancer   BalancerConfig
 	Supervisor supervisor.Config
 	Link       LinkKind          // how workers get their connections
@@ -54,6 +59,7 @@ func (k LinkKind) String() string { return [...]string{"native", "node"}[k] }
 // goroutine runs for each listener and one for the supervisor; they end with Run.
 type Master struct {
 	balancer   *Balancer
+	steered    *steered // nil when the master routes
 	supervisor *supervisor.Supervisor
 	primary    *nodeipc.Primary // nil without Node workers
 	patience   time.Duration    // with what is parked when we stop
@@ -70,6 +76,9 @@ func New(cfg Config) (*Master, error) {
 		for _, ln := range cfg.Listeners {
 			ln.Close()
 		}
+		for _, g := range cfg.Groups {
+			g.Close()
+		}
 	}
 	return m, err
 }
@@ -79,13 +88,16 @@ func newMaster(cfg Config) (*Master, error) {
 		cfg.Logger = hclog.NewNullLogger()
 	}
 	// A reload doubles the number of processes if the old ones take their time.
-	need := baseFiles + files.Spare + 2*filesPerProcess*cfg.Supervisor.Workers
+	need := baseFiles + files.Spare + (2*filesPerProcess+len(cfg.Groups))*cfg.Supervisor.Workers
 	if limit := files.Limit(); limit < need {
 		return nil, fmt.Errorf("master: the limit of open files is %d, %d workers need %d; raise it with ulimit -n or LimitNOFILE=",
 			limit, cfg.Supervisor.Workers, need)
 	}
 	cfg.Supervisor.MaxProcesses = (files.Limit() - baseFiles - files.Spare) / filesPerProcess
 	cfg.Supervisor.MaxWorkers = min(hash.MaxSlots, cfg.Supervisor.MaxProcesses/2)
+	if len(cfg.Groups) > 0 {
+		cfg.Supervisor.MaxWorkers = min(steer.MaxSlots, cfg.Supervisor.MaxWorkers)
+	}
 	table := NewTable(1)
 	cfg.Balancer.Logger = cfg.Logger.Named("balancer")
 	balancer, err := NewBalancer(cfg.Balancer, table)
@@ -94,31 +106,44 @@ func newMaster(cfg Config) (*Master, error) {
 	}
 	cfg.Supervisor.Logger = cfg.Logger.Named("supervisor")
 	cfg.Supervisor.Env = append(environ(&cfg.Balancer.Clients), cfg.Supervisor.Env...)
+	m := &Master{
+		balancer:  balancer,
+		patience:  min(balancer.patience()+time.Second, cfg.Supervisor.StopTimeout),
+		listeners: cfg.Listeners,
+		log:       cfg.Logger,
+		stop:      make(chan struct{}),
+	}
 	cfg.Supervisor.Slots = slots{table}
-	cfg.Supervisor.NewLink = func(supervisor.Seat) (supervisor.Link, error) {
-		return mailbox.Open(nil, balancer.Readmit)
+	if len(cfg.Groups) > 0 {
+		if m.steered, err = newSteered(cfg.Groups, table, balancer, cfg.Balancer); err != nil {
+			return nil, err
+		}
+		cfg.Supervisor.Slots = m.steered
+		cfg.Supervisor.OnEvent = m.steered.hear
+	}
+	cfg.Supervisor.NewLink = m.newMailbox
+	if cfg.Link == LinkNode {
+		m.primary = nodeipc.NewPrimary(cfg.Listeners, cfg.ReadyWhen, balancer.Readmit, sessions{table}, cfg.Logger.Named("node"))
+		cfg.Supervisor.NewLink = m.newNodeLink
 	}
 	cfg.Logger.Info("workers get connections", "link", cfg.Link.String())
-	var primary *nodeipc.Primary
-	if cfg.Link == LinkNode {
-		primary = nodeipc.NewPrimary(cfg.Listeners, cfg.ReadyWhen, balancer.Readmit, sessions{table}, cfg.Logger.Named("node"))
-		cfg.Supervisor.NewLink = func(seat supervisor.Seat) (supervisor.Link, error) {
-			return primary.Open(seat.Slot)
-		}
-	}
-	super, err := supervisor.New(cfg.Supervisor)
+	m.supervisor, err = supervisor.New(cfg.Supervisor)
 	if err != nil {
 		return nil, err
 	}
-	return &Master{
-		balancer:   balancer,
-		primary:    primary,
-		supervisor: super,
-		patience:   min(balancer.patience()+time.Second, cfg.Supervisor.StopTimeout),
-		listeners:  cfg.Listeners,
-		log:        cfg.Logger,
-		stop:       make(chan struct{}),
-	}, nil
+	return m, nil
+}
+
+func (m *Master) newMailbox(seat supervisor.Seat) (supervisor.Link, error) {
+	listeners, err := m.steered.listeners(seat.Slot)
+	if err != nil {
+		return nil, err
+	}
+	return mailbox.Open(listeners, m.balancer.Readmit)
+}
+
+func (m *Master) newNodeLink(seat supervisor.Seat) (supervisor.Link, error) {
+	return m.primary.Open(seat.Slot)
 }
 
 // environ tells workers how we recognise clients.
@@ -146,13 +171,17 @@ func (m *Master) Run(ctx context.Context) error {
 	defer stopAccepting()
 	supervising := make(chan error, 1)
 	go func() { supervising <- m.supervisor.Run(ctx) }()
-	serving := make(chan error, len(m.listeners))
+	serving := make(chan error, len(m.listeners)+1)
+	left := len(m.listeners)
 	for _, ln := range m.listeners {
 		go func() { serving <- m.balancer.Serve(accepting, ln) }()
 	}
+	if m.steered != nil {
+		left++
+		go func() { serving <- m.steered.Serve(accepting, m.patience) }()
+	}
 
 	var failed error
-	left := len(m.listeners)
 	select {
 	case <-m.stop:
 		m.log.Info("stopping")
@@ -177,6 +206,9 @@ func (m *Master) Run(ctx context.Context) error {
 	m.supervisor.Stop()
 	err := <-supervising
 	cancel()
+	if m.steered != nil {
+		m.steered.Close(waiting)
+	}
 	m.balancer.Shutdown(waiting) // what the last workers left in their mailboxes
 	if m.primary != nil {
 		m.primary.Close()
@@ -198,8 +230,15 @@ func (m *Master) Scale(n int) error { return m.supervisor.Scale(n) }
 // ScaleBy adds n slots, or removes -n.
 func (m *Master) ScaleBy(n int) error { return m.supervisor.ScaleBy(n) }
 
-// Stats returns the balancer's counts.
-func (m *Master) Stats() Stats { return m.balancer.Stats() }
+// Stats returns the balancer's counts. Connections that workers accept for themselves are
+// nowhere counted.
+func (m *Master) Stats() Stats {
+	stats := m.balancer.Stats()
+	if m.steered != nil {
+		stats.add(m.steered.refuser.Stats())
+	}
+	return stats
+}
 
 func (m *Master) logSummary() {
 	s := m.Stats()

@@ -83,6 +83,7 @@ func runFlags() []cli.Flag {
 		intFlag("max-parked", balancer.MaxParked, "`NUMBER` of connections that may wait for their slot or their headers; further ones get 503"),
 		stringFlag("when-down", "wait", "`WHAT` to do when the slot stays empty: wait (refuse after the retries) or next (the client's next slot takes it)"),
 		stringFlag("refuse", "http", "`HOW` to refuse: http (502 or 503) or close"),
+		stringFlag("route", "auto", "`WHO` gives clients to slots: kernel (each slot has a listener, and its worker accepts; by address only), master (accepts and hands off), or auto: the kernel if it can"),
 		stringFlag("worker-link", "auto", "`HOW` workers get connections: native (package worker, fdpass), node (any Node server), or auto: node if COMMAND is node"),
 		stringFlag("ready-when", "auto", "`WHEN` a Node worker is ready: message ({cmd: 'ready'}), listening, started (its message handler is there at once), or auto for the first of the first two"),
 		durationFlag("ready-timeout", super.ReadyTimeout, "a worker that is not ready by then is replaced"),

@@ -98,6 +98,9 @@ func start(t *testing.T, n int, o options) *balancer {
 	args = slices.Concat(args, o.flags, []string{"--", self}, o.worker)
 	b := &balancer{t: t, cmd: exec.Command(self, args...), exited: make(chan struct{}), changed: make(chan struct{})}
 	b.cmd.Env = append(os.Environ(), testRole+"=1", "GORACE=atexit_sleep_ms=0")
+	if os.Getenv("HANDFAST_ROUTE") == "" { // else a test runs again, by another route
+		b.cmd.Env = append(b.cmd.Env, "HANDFAST_ROUTE=master")
+	}
 	if o.change != nil {
 		o.change(b.cmd)
 	}

@@ -354,36 +354,39 @@ func TestStopTwice(t *testing.T) {
 // TestStopUnderLoad: whoever was connected when the balancer was told to stop is served,
 // also who sends its request only then. Later ones cannot connect.
 func TestStopUnderLoad(t *testing.T) {
-	for _, flags := range [][]string{nil, {"--behind-proxy"}} {
-		b := start(t, 2, options{flags: flags})
-		var all sync.WaitGroup
-		var served atomic.Int64
-		for i := range 16 {
-			all.Go(func() {
-				for {
-					conn, err := b.dial(source(i))
-					if err != nil {
-						return // refused
-					}
-					if i%2 == 1 {
-						time.Sleep(time.Millisecond) // a slow client, not a wait for anything
-					}
-					request(conn, "/")
-					if a, err := response(conn); err != nil || a.status != http.StatusOK {
-						t.Errorf("%v: client %d: %+v, %v", flags, i, a, err)
-					}
-					conn.Close()
-					served.Add(1)
+	stopUnderLoad(t)
+	stopUnderLoad(t, "--behind-proxy")
+}
+
+func stopUnderLoad(t *testing.T, flags ...string) {
+	b := start(t, 2, options{flags: flags})
+	var all sync.WaitGroup
+	var served atomic.Int64
+	for i := range 16 {
+		all.Go(func() {
+			for {
+				conn, err := b.dial(source(i))
+				if err != nil {
+					return // refused
 				}
-			})
-		}
-		if !eventually(func() bool { return served.Load() > 500 }) {
-			t.Fatal("there is no load")
-		}
-		b.signal(unix.SIGTERM)
-		all.Wait()
-		if status := b.exit(); status != exitOK {
-			t.Errorf("exit status %d", status)
-		}
+				if i%2 == 1 {
+					time.Sleep(time.Millisecond) // a slow client, not a wait for anything
+				}
+				request(conn, "/")
+				if a, err := response(conn); err != nil || a.status != http.StatusOK {
+					t.Errorf("%v: client %d: %+v, %v", flags, i, a, err)
+				}
+				conn.Close()
+				served.Add(1)
+			}
+		})
+	}
+	if !eventually(func() bool { return served.Load() > 500 }) {
+		t.Fatal("there is no load")
+	}
+	b.signal(unix.SIGTERM)
+	all.Wait()
+	if status := b.exit(); status != exitOK {
+		t.Errorf("exit status %d", status)
 	}
 }

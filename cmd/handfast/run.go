@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -40,17 +39,17 @@ func runCommand(logs io.Writer) *cli.Command {
 			"they are started again, and clients of their slots wait and then get 502.",
 		Flags: runFlags(),
 		Action: func(c *cli.Context) error {
-			config, err := configFrom(c, logs)
+			config, route, err := configFrom(c, logs)
 			if err != nil {
 				return err
 			}
-			return serve(c.Context, config, c.StringSlice("listen"))
+			return serve(c.Context, config, route, c.StringSlice("listen"))
 		},
 	}
 }
 
 // configFrom turns flags into a configuration, all but the listeners.
-func configFrom(c *cli.Context, logs io.Writer) (master.Config, error) {
+func configFrom(c *cli.Context, logs io.Writer) (master.Config, route, error) {
 	config := master.Config{Balancer: master.DefaultBalancerConfig(), Supervisor: supervisor.DefaultConfig()}
 	v := values{Context: c}
 
@@ -76,6 +75,7 @@ func configFrom(c *cli.Context, logs io.Writer) (master.Config, error) {
 	s.BackoffMin = v.duration("backoff-min", time.Millisecond)
 	s.BackoffMax = v.duration("backoff-max", s.BackoffMin)
 
+	r := route(max(v.choice("route", "auto", "master", "kernel"), 0))
 	config.ReadyWhen = nodeipc.ReadyWhen(max(v.choice("ready-when", "auto", "message", "listening", "started"), 0))
 	switch v.choice("worker-link", "auto", "native", "node") {
 	case 0:
@@ -96,16 +96,15 @@ func configFrom(c *cli.Context, logs io.Writer) (master.Config, error) {
 	if v.err == nil && len(s.Command) == 0 {
 		v.fail("run: no COMMAND to run as a worker; write it behind --")
 	}
-	return config, v.err
+	return config, r, v.err
 }
 
 // serve runs a master until a signal stops it.
-func serve(ctx context.Context, config master.Config, addresses []string) error {
+func serve(ctx context.Context, config master.Config, route route, addresses []string) error {
 	if _, err := exec.LookPath(config.Supervisor.Command[0]); err != nil {
 		return fmt.Errorf("cannot run workers: %w", err)
 	}
-	var err error
-	if config.Listeners, err = listeners(ctx, addresses); err != nil {
+	if err := route.open(ctx, &config, addresses); err != nil {
 		return err
 	}
 	m, err := master.New(config)
@@ -166,27 +165,4 @@ func report(log hclog.Logger, err error) {
 	if err != nil {
 		log.Warn("number of slots not changed", "err", err)
 	}
-}
-
-// listeners returns what a service manager passed and what the addresses name; if
-// that is nothing, the default.
-func listeners(ctx context.Context, addresses []string) ([]net.Listener, error) {
-	lns, err := master.Inherited()
-	if err != nil {
-		return nil, err
-	}
-	if len(lns)+len(addresses) == 0 {
-		addresses = []string{defaultListen}
-	}
-	for _, address := range addresses {
-		ln, err := master.Listen(ctx, address)
-		if err != nil {
-			for _, ln := range lns {
-				ln.Close()
-			}
-			return nil, err
-		}
-		lns = append(lns, ln)
-	}
-	return lns, nil
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/coder/websocket"
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/worker"
 )
 
@@ -28,6 +29,8 @@ import (
 //	mute         never becomes ready
 //	exit N       exits with status N
 //	stubborn     is ready, takes nothing, and ignores drain and SIGTERM
+//	receives     the same as http, without accepting from the slot's listeners
+//	hoards       never becomes ready, and holds the slot's listeners, whatever happens
 //	raw          answers a connection's first bytes with the line of http and those bytes
 func playWorker(args []string) int {
 	switch args[0] {
@@ -40,6 +43,18 @@ func playWorker(args []string) int {
 		if exists(args[1]) {
 			return 3
 		}
+	case "receives":
+		listeners, err := takeListeners()
+		if err != nil {
+			return 1
+		}
+		fdpass.CloseHandoffs(listeners)
+	case "hoards":
+		if _, err := takeListeners(); err != nil {
+			return 1
+		}
+		fmt.Fprintln(os.Stderr, "hoards")
+		select {}
 	case "mute":
 		select {}
 	case "exit":
@@ -62,6 +77,23 @@ func playWorker(args []string) int {
 		return 1
 	}
 	return 0
+}
+
+// takeListeners takes the slot's listeners out of the mailbox. A worker that does not know of
+// them does so too.
+func takeListeners() ([]fdpass.Handoff, error) {
+	fd, err := unix.FcntlInt(3, unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	mailbox, err := fdpass.NewConn(os.NewFile(uintptr(fd), "mailbox"))
+	if err != nil {
+		return nil, err
+	}
+	defer mailbox.Close()
+	var m fdpass.Message
+	err = mailbox.Receive(&m)
+	return m.Handoffs, err
 }
 
 func exists(file string) bool {

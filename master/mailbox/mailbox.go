@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"strconv"
 	"sync"
@@ -102,9 +103,9 @@ func (m *Mailbox) Env() []string {
 // Ready is closed when the worker has said that it takes connections.
 func (m *Mailbox) Ready() <-chan struct{} { return m.ready }
 
-// Listens tells whether the worker accepts from the slot's listeners by itself. Ask only
-// after Ready is closed.
-func (m *Mailbox) Listens() bool { return m.listens }
+// Accepts tells whether the worker accepts from the slot's listeners by itself, which it does
+// from all or from none. Ask only after Ready is closed.
+func (m *Mailbox) Accepts(netip.AddrPort) bool { return m.listens }
 
 // Left is closed when the worker takes no more connections although its process
 // may live on: it asked for that, or it broke the protocol. Err says which.

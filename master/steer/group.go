@@ -74,7 +74,12 @@ func (g *Group) start(slots int) error {
 	if err := control(g.members[0], share); err != nil {
 		return err
 	}
-	if err := g.resize(slots, true); err != nil {
+	// Two at least, so that there is a program from the start: a socket that is alone is no
+	// group, and has none.
+	if err := g.grow(max(slots, 2), true); err != nil {
+		return err
+	}
+	if err := g.resize(slots); err != nil {
 		return err
 	}
 	for _, member := range g.members {
@@ -88,24 +93,21 @@ func (g *Group) start(slots int) error {
 // Addr returns the address that the group listens on, with its port.
 func (g *Group) Addr() *net.TCPAddr { return g.addr }
 
-// Resize changes the number of slots, 1 to MaxSlots, in one step: about 1/N of the clients
-// move, as package hash says. The listeners of slots that are not in use any more stay open:
-// no client is given to them, those in their queues still wait to be accepted, and when the
-// group grows again they are back.
+// Grow opens the listeners of so many slots, 1 to MaxSlots, if there are not as many yet. No
+// client is given to them before Resize: their workers can start.
 //
-// Listeners for new slots are opened by the user who opened the first ones, else they are
-// another group's (EADDRINUSE). Who drops privileges afterwards resizes to the largest number
-// and back before.
-func (g *Group) Resize(slots int) error {
+// Listeners are opened by the user who opened the first ones, else they are another group's
+// (EADDRINUSE). Who drops privileges grows to the largest number before.
+func (g *Group) Grow(slots int) error {
 	if err := checkSlots(slots); err != nil {
 		return err
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.resize(slots, false)
+	return g.grow(slots, false)
 }
 
-func (g *Group) resize(slots int, silent bool) error {
+func (g *Group) grow(slots int, silent bool) error {
 	for len(g.members) < slots {
 		file, err := g.listen(silent)
 		if err != nil {
@@ -114,6 +116,23 @@ func (g *Group) resize(slots int, silent bool) error {
 		g.places = append(g.places, len(g.members))
 		g.members = append(g.members, file)
 	}
+	return nil
+}
+
+// Resize changes the number of slots, 1 to MaxSlots, in one step: about 1/N of the clients
+// move, as package hash says. The listeners of slots that are not in use any more stay open:
+// no client is given to them, those in their queues still wait to be accepted, and when the
+// group grows again they are back.
+func (g *Group) Resize(slots int) error {
+	if err := g.Grow(slots); err != nil {
+		return err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.resize(slots)
+}
+
+func (g *Group) resize(slots int) error {
 	if err := g.steer(g.places[:slots]); err != nil {
 		return err
 	}
@@ -121,12 +140,8 @@ func (g *Group) resize(slots int, silent bool) error {
 	return nil
 }
 
-// steer attaches the program for slots at these places. A socket that is alone is no group
-// yet, and needs none.
+// steer attaches the program for slots at these places.
 func (g *Group) steer(places []int) error {
-	if len(g.members) == 1 {
-		return nil
-	}
 	return control(g.members[0], func(fd int) error { return attach(fd, program(g.config, places)) })
 }
 

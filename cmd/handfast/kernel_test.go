@@ -1,0 +1,181 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestKernelRoute: what is promised does not depend on who gives clients to slots.
+func TestKernelRoute(t *testing.T) {
+	t.Setenv("HANDFAST_ROUTE", "kernel")
+	for name, test := range map[string]func(*testing.T){
+		"Sticky":                  TestSticky,
+		"Scale":                   TestScale,
+		"Seed":                    TestSeed,
+		"Listen":                  TestListen,
+		"Environment":             TestEnvironment,
+		"ReloadUnderLoad":         TestReloadUnderLoad,
+		"ReloadQueued":            TestReloadQueued,
+		"ReloadOfBrokenVersion":   TestReloadOfBrokenVersion,
+		"KillUnderLoad":           TestKillUnderLoad,
+		"MasterDies":              TestMasterDies,
+		"WebSocketsSurviveReload": TestWebSocketsSurviveReload,
+		"Stop":                    TestStop,
+		"StopWithRequestInFlight": TestStopWithRequestInFlight,
+		"StopStubbornWorker":      TestStopStubbornWorker,
+		"StopTwice":               TestStopTwice,
+		"StopUnderLoad":           func(t *testing.T) { stopUnderLoad(t) },
+		"Refusal":                 TestRefusal,
+		"RefuseClose":             TestRefuseClose,
+		"Patience":                TestPatience,
+		"WhenDownNext":            TestWhenDownNext,
+		"BadCommands":             TestBadCommands,
+	} {
+		t.Run(name, test)
+	}
+}
+
+// startKernel is start with --route kernel.
+func startKernel(t *testing.T, n int, o options) *balancer {
+	t.Helper()
+	t.Setenv("HANDFAST_ROUTE", "kernel")
+	return start(t, n, o)
+}
+
+// stopped stops the balancer and returns what it has counted.
+func (b *balancer) stopped() logLine {
+	b.t.Helper()
+	b.signal(unix.SIGTERM)
+	if status := b.exit(); status != exitOK {
+		b.t.Errorf("exit status %d", status)
+	}
+	return b.await("stopped")
+}
+
+// TestKernelAccepts: the master has nothing to do with connections.
+func TestKernelAccepts(t *testing.T) {
+	b := startKernel(t, 2, options{})
+	b.slotsOf(sources(20), 2)
+	if end := b.stopped(); end.Accepted != 0 || end.HandedOff != 0 {
+		t.Errorf("the master accepted: %s", end.text)
+	}
+}
+
+// TestKernelKill: clients wait in the queue of a worker that is stalled, and when it is killed
+// its successor serves them all. Other slots are not touched.
+func TestKernelKill(t *testing.T) {
+	const clients = 300
+	b := startKernel(t, 2, options{})
+	victim := b.worker(1)
+	freeze(t, victim)
+	waiting := b.open(sourceIn(1, 2, 0), clients)
+	b.mustGet(sourceIn(0, 2, 0), "/")
+	unix.Kill(victim, unix.SIGKILL)
+	for i, conn := range waiting {
+		if a, err := response(conn); err != nil || a.status != http.StatusOK || a.pid != b.worker(1) {
+			t.Fatalf("client %d: %+v, %v", i, a, err)
+		}
+	}
+	if end := b.stopped(); end.Refused != 0 {
+		t.Errorf("counted: %s", end.text)
+	}
+}
+
+// TestKernelHandsOff: for a worker that does not accept for itself the master does, and
+// places by the same hash.
+func TestKernelHandsOff(t *testing.T) {
+	b := startKernel(t, 3, options{worker: []string{"receives"}})
+	b.slotsOf(sources(30), 2)
+	_, stop := b.load(4, "/", "/sleep/5ms")
+	b.signal(unix.SIGUSR2)
+	b.await("reload finished")
+	b.signal(unix.SIGTTOU)
+	b.await("number of slots changed")
+	stop()
+	if end := b.stopped(); end.Accepted == 0 || end.HandedOff < end.Accepted || end.Refused != 0 {
+		t.Errorf("counted: %s", end.text)
+	}
+}
+
+// TestKernelScaleUnderLoad: the number of slots changes in one step, and no connection is
+// lost on the way.
+func TestKernelScaleUnderLoad(t *testing.T) {
+	b := startKernel(t, 2, options{})
+	made, stop := b.load(8, "/", "/sleep/10ms", "/", "/bytes/100000")
+	for i := range 12 {
+		sig := unix.SIGTTIN
+		if i%4 >= 2 {
+			sig = unix.SIGTTOU
+		}
+		before := made.Load()
+		ready := len(b.log("worker ready"))
+		b.signal(sig)
+		b.awaitCount("number of slots changed", i+1)
+		if sig == unix.SIGTTIN {
+			b.awaitCount("worker ready", ready+1)
+		}
+		if !eventually(func() bool { return made.Load() > before+50 || t.Failed() }) {
+			t.Fatal("nothing is served")
+		}
+	}
+	stop()
+	if end := b.stopped(); end.Refused != 0 {
+		t.Errorf("counted: %s", end.text)
+	}
+}
+
+// TestKernelOrphans: processes that still hold a listener would go on taking clients, and
+// are named.
+func TestKernelOrphans(t *testing.T) {
+	b := startKernel(t, 2, options{worker: []string{"hoards"}, notReady: true})
+	b.hears("hoards", 2)
+	names := func(pid int) {
+		t.Helper()
+		var out bytes.Buffer
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		status := run(ctx, []string{"handfast", "run", "--route", "kernel", "--listen", b.addr, "--", "true"}, &out, &out)
+		if text := out.String(); status != exitFailure || !strings.Contains(text, fmt.Sprint(pid)) || !strings.Contains(text, b.addr) {
+			t.Errorf("status %d, does not name %d: %s", status, pid, text)
+		}
+	}
+	master := b.cmd.Process.Pid
+	names(master)
+	b.signal(unix.SIGKILL)
+	if !eventually(func() bool { return !alive(master) }) {
+		t.Fatal("the master lives")
+	}
+	workers := b.awaitCount("worker started", 2)
+	names(workers[0].PID)
+	for _, l := range workers {
+		unix.Kill(l.PID, unix.SIGKILL)
+	}
+}
+
+// TestRouteChosen: auto is the kernel unless something else than addresses matters, and the
+// log says why; who insists is told.
+func TestRouteChosen(t *testing.T) {
+	t.Setenv("HANDFAST_ROUTE", "auto")
+	if b := start(t, 1, options{}); !strings.Contains(b.await("listening").text, `"route":"kernel"`) {
+		t.Error("auto is not the kernel")
+	}
+	b := start(t, 1, options{flags: []string{"--behind-proxy"}})
+	if why := b.await("the master gives clients to slots").text; !strings.Contains(why, "--behind-proxy") {
+		t.Error(why)
+	}
+	for _, args := range []string{"--behind-proxy", "--proxy-protocol", "--workers 1000"} {
+		var out bytes.Buffer
+		args := append(append([]string{"handfast", "run", "--route", "kernel", "--listen", "127.0.0.1:0"}, strings.Fields(args)...), "--", "true")
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		if status := run(ctx, args, &out, &out); status != exitUsage || !strings.Contains(out.String(), "--route kernel: ") {
+			t.Errorf("%v: exit status %d: %s", args, status, &out)
+		}
+	}
+}
