@@ -1,0 +1,98 @@
+package nodeipc
+
+import (
+	"encoding/json"
+	"fmt"
+	"testing"
+
+	"github.com/handfast/handfast/fdpass"
+)
+
+// FuzzAck: what is understood without being parsed means the same when it is.
+func FuzzAck(f *testing.F) {
+	for _, text := range []string{
+		`{"cmd":"NODE_HANDLE_ACK"}`,
+		`{"cmd":"NODE_HANDLE_ACK"} `,
+		`{"cmd":"NODE_CLUSTER","ack":17,"accepted":true,"seq":4}`,
+		`{"cmd":"NODE_CLUSTER","ack":0,"accepted":true,"seq":0}`,
+		`{"cmd":"NODE_CLUSTER","ack":017,"accepted":true,"seq":4}`,
+		`{"cmd":"NODE_CLUSTER","ack":-1,"accepted":true,"seq":4}`,
+		`{"cmd":"NODE_CLUSTER","ack":1e3,"accepted":true,"seq":4}`,
+		`{"cmd":"NODE_CLUSTER","ack":,"accepted":true,"seq":4}`,
+		`{"cmd":"NODE_CLUSTER","ack":1,"accepted":true,"seq":4,"ack":2}`,
+		`{"cmd":"NODE_CLUSTER","ack":999999999999999999,"accepted":true,"seq":999999999999999999}`,
+		`{"cmd":"NODE_CLUSTER","ack":9999999999999999999,"accepted":true,"seq":9999999999999999999}`,
+		`{"cmd":"NODE_CLUSTER","ack":17,"accepted":false,"seq":4}`,
+	} {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, line []byte) {
+		var m message
+		err := json.Unmarshal(line, &m)
+		if isAck(line) && (err != nil || m.Cmd != cmdAck) {
+			t.Errorf("%q is taken for an ACK; parsed: %+v, error %v", line, m, err)
+		}
+		if seq, ok := isAccept(line); ok && (err != nil || m.Cmd != cmdCluster || m.Ack == nil || *m.Ack != seq || !m.Accepted) {
+			t.Errorf("%q is taken for an accept of %d; parsed: %+v, error %v", line, seq, m, err)
+		}
+	})
+}
+
+// What goes the short way, and what is left to the parser.
+func TestIsAccept(t *testing.T) {
+	for line, want := range map[string]int64{
+		`{"cmd":"NODE_CLUSTER","ack":17,"accepted":true,"seq":4}`:                                  17,
+		`{"cmd":"NODE_CLUSTER","ack":0,"accepted":true,"seq":0}`:                                   0,
+		`{"cmd":"NODE_CLUSTER","ack":999999999999999999,"accepted":true,"seq":999999999999999999}`: 999999999999999999,
+		`{"cmd":"NODE_CLUSTER","ack":1000000000000000000,"accepted":true,"seq":1}`:                 -1, // parsed, for its length
+		`{"cmd":"NODE_CLUSTER","ack":1,"accepted":true,"seq":1000000000000000000}`:                 -1,
+		`{"cmd":"NODE_CLUSTER","ack":18446744073709551617,"accepted":true,"seq":1}`:                -1,
+		`{"cmd":"NODE_CLUSTER","ack":01,"accepted":true,"seq":4}`:                                  -1,
+		`{"cmd":"NODE_CLUSTER","ack":-1,"accepted":true,"seq":4}`:                                  -1,
+		`{"cmd":"NODE_CLUSTER","ack":17,"accepted":false,"seq":4}`:                                 -1,
+		`{"cmd":"NODE_CLUSTER","ack":17,"accepted":true,"seq":4`:                                   -1,
+		`{"cmd":"NODE_CLUSTER","ack":17,"accepted":true,"seq":4}}`:                                 -1,
+		`{"cmd":"NODE_CLUSTER","ack":17,"accepted":true,"seq":}`:                                   -1,
+		`{"cmd":"NODE_CLUSTER","ack":17,"accepted":true}`:                                          -1,
+		`{"cmd":"NODE_CLUSTER","act":"newconn","ack":17,"accepted":true,"seq":4}`:                  -1,
+		`{"cmd":"NODE_HANDLE_ACK"}`:                                                                -1,
+		``:                                                                                         -1,
+	} {
+		if seq, ok := isAccept([]byte(line)); ok != (want >= 0) || ok && seq != want {
+			t.Errorf("%s: %d, %v; want %d", line, seq, ok, want)
+		}
+	}
+}
+
+// What happens for every connection allocates nothing: it is sent, and acknowledged twice.
+func TestConnectionAllocatesNothing(t *testing.T) {
+	const runs = 30 // fewer than the channel has room for
+	l, w, _ := openLink(t, ReadyAuto)
+	w.listens()
+	hs, clients := connect(t, runs+1) // AllocsPerRun runs once more
+	deliver(t, l, hs)
+	ack, next := []byte(`{"cmd":"NODE_HANDLE_ACK"}`), 0
+	words := make([][]byte, len(hs))
+	for i := range words {
+		words[i] = fmt.Appendf(nil, `{"cmd":"NODE_CLUSTER","ack":%d,"accepted":true,"seq":%d}`, w.takes(), 100+i)
+	}
+	if n := testing.AllocsPerRun(runs, func() {
+		l.heard(ack)
+		l.heard(words[next])
+		next++
+	}); n != 0 {
+		t.Errorf("%v allocations for a connection that is acknowledged", n)
+	}
+	gone(t, clients...)
+
+	hs, _ = connect(t, 1)
+	defer fdpass.CloseHandoffs(hs)
+	text := []byte("text\n")
+	if n := testing.AllocsPerRun(runs, func() {
+		if _, err := l.channel.send(text, hs[0].FD); err != nil {
+			t.Fatal(err)
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations for a connection that is sent", n)
+	}
+}
