@@ -3,7 +3,11 @@ package nodeipc
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/handfast/handfast/fdpass"
 )
@@ -94,5 +98,60 @@ func TestConnectionAllocatesNothing(t *testing.T) {
 		}
 	}); n != 0 {
 		t.Errorf("%v allocations for a connection that is sent", n)
+	}
+}
+
+// Node writes these words as ack.go knows them. If a version writes them otherwise they are
+// parsed, and this test tells that a connection costs more.
+func TestNodeSaysSo(t *testing.T) {
+	node, err := exec.LookPath("node")
+	if err != nil && os.Getenv("CI") != "" {
+		t.Fatal("apt-get install nodejs")
+	} else if err != nil {
+		t.Skip("apt-get install nodejs")
+	}
+	ours, theirs, err := pair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.file.Close()
+	script := filepath.Join(t.TempDir(), "server.js") // what -e runs is no cluster worker
+	if err := os.WriteFile(script, []byte("require('net').createServer().listen(8080)"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(node, script)
+	cmd.Env = append(os.Environ(), "NODE_CHANNEL_FD=3", "NODE_CHANNEL_SERIALIZATION_MODE=json", "NODE_UNIQUE_ID=1")
+	cmd.ExtraFiles = []*os.File{theirs}
+	cmd.Stderr = os.Stderr
+	err = cmd.Start()
+	theirs.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer cmd.Process.Kill()
+	ours.file.SetReadDeadline(time.Now().Add(timeout))
+
+	var said []string
+	var ack, accept bool
+	for !ack || !accept {
+		if err := ours.receive(func() {}, func(text []byte) {
+			said = append(said, string(text))
+			seq, ok := isAccept(text)
+			ack, accept = ack || isAck(text), accept || ok && seq == 17
+			var m message
+			if json.Unmarshal(text, &m); m.Act != "queryServer" {
+				return
+			}
+			key := m.query.key()
+			answer := reply{Cmd: cmdCluster, Ack: m.Seq, Key: key, Sockname: &sockname{"::", "IPv6", 8080}}
+			offer := toServer(key)
+			hs, _ := connect(t, 1)
+			defer fdpass.CloseHandoffs(hs)
+			ours.send(line(answer), -1)
+			ours.send(offer.append(nil, 17), hs[0].FD)
+		}); err != nil {
+			t.Fatalf("%v; Node says %q", err, said)
+		}
 	}
 }
