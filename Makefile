@@ -4,7 +4,7 @@ GO      ?= go
 LISTEN  ?= 127.0.0.1:8080
 WORKERS ?= 4
 FUZZTIME ?= 30s
-TESTED_WITH = python3 node nginx haproxy apache2
+TESTED_WITH = python3 node npm nginx haproxy apache2
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .DEFAULT_GOAL := help
@@ -33,7 +33,7 @@ test: ## all tests, with the race detector (says what it skips for want of a pro
 soak: ## the trials with real processes, again and again (SOAK=20 times)
 	$(GO) test -race -shuffle=on -timeout 2h -count=$${SOAK:-20} ./cmd/handfast ./master/... ./worker/... ./fdpass
 
-bench: ## compare with SO_REUSEPORT, HAProxy and nginx, side by side (BENCH: its flags)
+bench: ## compare with SO_REUSEPORT, HAProxy, nginx and Node's, side by side (BENCH: its flags)
 	$(GO) run ./cmd/bench $(BENCH)
 
 fuzz: ## each parser for FUZZTIME (30s)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 )
 
@@ -31,7 +32,11 @@ func bench(ctx context.Context, set settings, stdout, stderr io.Writer) error {
 	if b.files, err = raiseFileLimit(2*set.held + 2000); err != nil {
 		return err
 	}
+	if b.node, err = writeNode(dir); err != nil {
+		return err
+	}
 	b.leaveOutMissing()
+	b.leaveOutModules(ctx)
 	if err := b.measureAll(ctx); err != nil {
 		return err
 	}
@@ -76,11 +81,11 @@ func raiseFileLimit(want int) (int, error) {
 // runner goes through works, rounds and peers.
 type runner struct {
 	settings
-	self, handfast, dir string
-	files               int
-	progress            io.Writer
-	failed              map[string]bool // peers that are not tried again
-	report              report
+	self, handfast, node, dir string
+	files                     int
+	progress                  io.Writer
+	failed                    map[string]bool // peers that are not tried again
+	report                    report
 }
 
 func (b *runner) leaveOutMissing() {
@@ -94,6 +99,19 @@ func (b *runner) leaveOutMissing() {
 		there = append(there, p)
 	}
 	b.peers, b.report.peers = there, there
+}
+
+// leaveOutModules installs what npm has to, or leaves out the peers that need it.
+func (b *runner) leaveOutModules(ctx context.Context) {
+	needs := func(p peer) bool { return p.modules }
+	if !slices.ContainsFunc(b.peers, needs) {
+		return
+	}
+	if err := installModules(ctx, b.node); err != nil {
+		b.report.notef("modules of npm are missing, without which some peers cannot be measured: %v", err)
+		b.peers = slices.DeleteFunc(b.peers, needs)
+		b.report.peers = b.peers
+	}
 }
 
 // measureAll measures every peer of every work in every round. It returns an error only when
@@ -133,7 +151,7 @@ func (b *runner) measure(ctx context.Context, w work, p peer, round int) (sample
 	if err != nil {
 		return nil, err
 	}
-	s := &stage{settings: b.settings, peer: p, self: b.self, handfast: b.handfast, dir: dir, files: b.files, ctx: ctx}
+	s := &stage{settings: b.settings, peer: p, self: b.self, handfast: b.handfast, node: b.node, dir: dir, files: b.files, ctx: ctx}
 	defer s.close()
 	var figures sample
 	if err = s.open(); err == nil {

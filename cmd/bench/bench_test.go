@@ -171,12 +171,7 @@ func TestForwardedPlacement(t *testing.T) {
 	}
 	for _, p := range chosen {
 		t.Run(p.name, func(t *testing.T) {
-			if pkg := p.lacks(); pkg != "" {
-				if os.Getenv("CI") != "" {
-					t.Fatalf("apt-get install %s", pkg)
-				}
-				t.Skipf("apt-get install %s", pkg)
-			}
+			need(t, p)
 			s := &stage{
 				settings: settings{workers: 2, concurrency: 10, clients: 100, held: 10},
 				peer:     p, self: self, handfast: handfast, dir: t.TempDir(), files: 1000, ctx: t.Context(),
@@ -202,6 +197,17 @@ func TestForwardedPlacement(t *testing.T) {
 				t.Errorf("clients by worker: %v, want both to have some", count)
 			}
 		})
+	}
+}
+
+// need skips the test, but not in continuous integration, when a peer cannot be started.
+func need(t *testing.T, p peer) {
+	t.Helper()
+	if pkg := p.lacks(); pkg != "" {
+		if os.Getenv("CI") != "" {
+			t.Fatalf("apt-get install %s", pkg)
+		}
+		t.Skipf("apt-get install %s", pkg)
 	}
 }
 

@@ -4,8 +4,10 @@
 // One measurement, file by file:
 //
 //  1. bench.go goes through works, rounds and peers, and starts each peer afresh.
-//  2. peers.go says how a peer is started; stage.go holds its processes.
-//  3. worker.go is the server behind every peer: this program, started again.
+//  2. peers.go says how a peer is started, node.go those with Node workers; stage.go
+//     holds its processes.
+//  3. worker.go is the server behind every peer: this program, started again. Behind
+//     those of node.go it is node/server.js.
 //  4. works.go says what is done to a peer and which figures come of it.
 //  5. load.go opens the connections; usage.go reads processor time and memory.
 //  6. table.go makes a table of all rounds, report.go the page around it.

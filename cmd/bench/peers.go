@@ -8,24 +8,29 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 )
 
 // peer is one way for connections to reach the workers.
 type peer struct {
-	name  string
-	what  string
-	files int           // descriptors that the balancer holds for an open connection
-	lacks func() string // the package to install, empty: nothing
-	about func() string // the version
-	start func(*stage) error
+	name    string
+	what    string
+	files   int           // descriptors that the balancer holds for an open connection
+	modules bool          // whether it needs those that npm installs
+	lacks   func() string // the package to install, empty: nothing
+	about   func() string // the version
+	start   func(*stage) error
 }
 
 func (p peer) String() string { return p.name }
 
 // peers is the table of peers.
-var peers = []peer{
+var peers = slices.Concat(goPeers, nodePeers)
+
+// goPeers are those with Go workers.
+var goPeers = []peer{
 	{
 		name:  theLimit,
 		what:  "the workers accept for themselves (SO_REUSEPORT): no balancer, no stickiness, the limit",
@@ -124,11 +129,16 @@ func startReuseport(s *stage) error {
 
 func startHandfast(flags ...string) func(*stage) error {
 	return func(s *stage) error {
-		args := append([]string{"run", "--workers", strconv.Itoa(s.workers), "--listen", s.address.String()}, flags...)
-		pid, err := s.run([]string{envWorker + "=" + byMailbox}, s.handfast, append(args, "--", s.self)...)
-		s.balancerPIDs = []int{pid}
-		return err
+		return s.runHandfast([]string{envWorker + "=" + byMailbox}, flags, s.self)
 	}
+}
+
+// runHandfast runs it with workers that are started by command.
+func (s *stage) runHandfast(env, flags []string, command ...string) error {
+	args := []string{"run", "--workers", strconv.Itoa(s.workers), "--listen", s.address.String()}
+	pid, err := s.run(env, s.handfast, slices.Concat(args, flags, []string{"--"}, command)...)
+	s.balancerPIDs = []int{pid}
+	return err
 }
 
 // startPortWorkers starts workers that listen on a port each, for proxies. They

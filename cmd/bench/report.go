@@ -45,7 +45,7 @@ func (r *report) writeMarkdown(path string) error {
 	fmt.Fprintf(&page, "# Benchmark\n\n%s\n\n%s\n\n", machine(), r.setting())
 	fmt.Fprintln(&page, "Each figure is the median of the rounds, with the least and the greatest in parentheses. In a round every "+
 		"peer is started afresh and measured, one after the other; a ratio is formed within a round. "+
-		"All peers have the same Go net/http workers; only the way in which connections reach them differs. "+
+		"All peers of a table have the same workers, Go net/http if it does not say otherwise; only the way in which connections reach them differs. "+
 		"The load generator runs on the same machine.")
 	fmt.Fprintln(&page)
 	for _, p := range r.peers {

@@ -31,6 +31,7 @@ type stage struct {
 	peer     peer
 	self     string // this program
 	handfast string // the program built from this tree
+	node     string // the folder of the Node programs
 	dir      string // for configurations and logs
 	files    int    // limit of open files of each process
 

@@ -37,6 +37,9 @@ const (
 	theHandoff   = "handfast"
 	theStandard  = "haproxy-tcp"
 	theHTTPProxy = "nginx-http"
+
+	theNodeCluster  = "node-cluster"
+	theStickyListen = "sticky-listen"
 )
 
 // The names of figures.
@@ -98,6 +101,19 @@ var works = []work{
 		}, shortFigures),
 		do: func(ctx context.Context, s *stage) (sample, error) {
 			return shortConnections(ctx, s, forwardedExchange(s.clients))
+		},
+	},
+	{
+		name:  "node",
+		title: "Short connections with Node workers",
+		method: "As the short connections, but behind every peer are workers that run the same Node program, an http server. " +
+			"Where Node balances, the balancer is the process that started the workers.",
+		peers: names(nodePeers),
+		columns: slices.Concat([]column{
+			{of: balancerCPU, over: theStickyListen}, {of: rate, over: theStickyListen}, {of: rate, over: theNodeCluster},
+		}, shortFigures),
+		do: func(ctx context.Context, s *stage) (sample, error) {
+			return shortConnections(ctx, s, shortExchange)
 		},
 	},
 }

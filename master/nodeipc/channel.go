@@ -27,6 +27,7 @@ type channel struct {
 	skip bool   // the rest of a line that is too long
 
 	buffer, oob []byte // what one recvmsg fills
+	sending     sending
 }
 
 // pair makes a channel. It returns the worker's end, too; the caller owns both.
@@ -61,13 +62,8 @@ var (
 // send sends as much of text as there is room for, and returns how much that was. fd,
 // if it is not -1, rides on the first byte; it is borrowed.
 func (c *channel) send(text []byte, fd int) (n int, err error) {
-	var rights []byte
-	if fd >= 0 {
-		rights = unix.UnixRights(fd)
-	}
-	ctlErr := c.raw.Control(func(s uintptr) {
-		n, err = unix.SendmsgN(int(s), text, rights, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-	})
+	ctlErr := c.sending.send(c.raw, text, fd)
+	n, err = c.sending.n, c.sending.err
 	switch {
 	case ctlErr != nil:
 		return 0, errGone
@@ -85,13 +81,14 @@ func (c *channel) whenRoom(try func() (done bool)) error {
 	return c.raw.Write(func(uintptr) bool { return try() })
 }
 
-// receive waits for bytes and calls handle for each line. Descriptors that a worker
-// sends are closed: a program can do that, and nobody here wants one. It returns io.EOF
-// when the worker has closed its end, and errGone after interrupt.
-func (c *channel) receive(handle func(line []byte)) error {
+// receive waits for bytes and calls handle for each line; before each look it calls look.
+// Descriptors that a worker sends are closed: a program can do that, and nobody here wants
+// one. It returns io.EOF when the worker has closed its end, and errGone after interrupt.
+func (c *channel) receive(look func(), handle func(line []byte)) error {
 	var n int
 	var err error
 	waitErr := c.raw.Read(func(s uintptr) bool {
+		look()
 		n, err = c.read(s)
 		return err != unix.EAGAIN
 	})

@@ -13,6 +13,9 @@ func itoa(n int) string { return strconv.Itoa(n) }
 
 // heard does what one message of the worker asks for.
 func (l *Link) heard(text []byte) {
+	if l.heardAck(text) {
+		return
+	}
 	var m message
 	var other *json.UnmarshalTypeError // a program's own message, which may have anything anywhere
 	if err := json.Unmarshal(text, &m); err != nil && !errors.As(err, &other) {

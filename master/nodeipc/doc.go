@@ -11,9 +11,9 @@
 //
 //  1. link.go queues it, and sends it while fewer than a window's worth are under
 //     way, each in a message of its own (channel.go).
-//  2. The worker acknowledges, and only then the master closes its copy. What a worker
-//     refuses, or has not acknowledged when it ends, is placed again: it has not
-//     touched it.
+//  2. The worker acknowledges (ack.go), and only then the master closes its copy. What a
+//     worker refuses, or has not acknowledged when it ends, is placed again: it has not
+//     touched it. The master hears many such words at once (yield.go).
 //
 // What a worker gets depends on what it is (offer.go): a server that listens gets what
 // a cluster worker gets, a worker written for sticky-listen or @socket.io/sticky gets the

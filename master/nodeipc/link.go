@@ -194,8 +194,14 @@ func (l *Link) next() int64 { l.seq++; return l.seq }
 
 // listen hears the worker until it closes its end.
 func (l *Link) listen() {
+	var yielder yielder
+	look := func() {
+		if l.crowded() {
+			yielder.yield()
+		}
+	}
 	for {
-		err := l.channel.receive(l.heard)
+		err := l.channel.receive(look, l.heard)
 		if err == nil {
 			continue
 		}
@@ -208,6 +214,13 @@ func (l *Link) listen() {
 		l.takeBack() // it cannot acknowledge any more
 		return
 	}
+}
+
+// crowded tells whether the worker has several connections to acknowledge.
+func (l *Link) crowded() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.flight) >= crowd
 }
 
 // dropTheirs closes our copy of the worker's end.

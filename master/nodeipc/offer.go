@@ -3,6 +3,7 @@ package nodeipc
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 )
 
@@ -32,6 +33,7 @@ func toListener() offer {
 }
 
 func (o *offer) append(text []byte, seq int64) []byte {
+	text = slices.Grow(text, len(o.before)+maxDigits+len(o.after))
 	text = append(text, o.before...)
 	text = strconv.AppendInt(text, seq, 10)
 	return append(text, o.after...)

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"context"
+	"embed"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// The Node programs: server.js is the worker behind all of them, and the lock file
+// names the modules that some need.
+//
+//go:embed node/*.js node/package.json node/package-lock.json
+var nodeFiles embed.FS
+
+// The ways in which connections arrive at server.js.
+const (
+	byListening     = "server"         // it listens, as a server does that knows of no balancer
+	byStickyListen  = "sticky-listen"  // by the messages of sticky-listen
+	byStickySession = "sticky-session" // by those of sticky-session
+)
+
+// envWorkers tells a Node balancer how many workers to start.
+const envWorkers = "BENCH_WORKERS"
+
+// npmTimeout bounds the installation of six small modules.
+const npmTimeout = 2 * time.Minute
+
+// nodePeers are those with Node workers.
+var nodePeers = []peer{
+	{
+		name:  theNodeCluster,
+		what:  "Node's own cluster, round robin (its default): not sticky",
+		lacks: lacksNode,
+		about: aboutNode,
+		start: startNode("cluster.js", byListening, "NODE_CLUSTER_SCHED_POLICY=rr"),
+	},
+	{
+		name:  "node-cluster-none",
+		what:  "Node's own cluster, `SCHED_NONE`: the workers accept from one listener; not sticky",
+		lacks: lacksNode,
+		about: aboutNode,
+		start: startNode("cluster.js", byListening, "NODE_CLUSTER_SCHED_POLICY=none"),
+	},
+	{
+		name:    theStickyListen,
+		what:    "sticky-listen with recluster, as its README has it",
+		modules: true,
+		lacks:   lacksNode,
+		about:   aboutModules("sticky-listen", "recluster"),
+		start:   startNode("sticky-listen.js", byStickyListen),
+	},
+	{
+		name:    "sticky-session",
+		what:    "sticky-session, as its README has it",
+		modules: true,
+		lacks:   lacksNode,
+		about:   aboutModules("sticky-session"),
+		start:   startNode("server.js", byStickySession),
+	},
+	{
+		name:    "handfast-sticky-listen",
+		what:    "`handfast run --worker-link node`, the workers of sticky-listen",
+		modules: true,
+		lacks:   lacksNode,
+		about:   revision,
+		start:   startHandfastNode(byStickyListen),
+	},
+	{
+		name:  "handfast-node",
+		what:  "`handfast run --worker-link node`, the workers of Node's cluster",
+		lacks: lacksNode,
+		about: revision,
+		start: startHandfastNode(byListening),
+	},
+}
+
+func lacksNode() string {
+	return unless(program("node") != "" && program("npm") != "", "nodejs npm")
+}
+
+func aboutNode() string { return "Node " + firstLine("node", "--version") }
+
+// aboutModules names the versions that are installed.
+func aboutModules(names ...string) func() string {
+	return func() string {
+		var pack struct{ Dependencies map[string]string }
+		text, _ := nodeFiles.ReadFile("node/package.json")
+		json.Unmarshal(text, &pack)
+		about := ""
+		for _, name := range names {
+			about += name + " " + pack.Dependencies[name] + ", "
+		}
+		return about + aboutNode()
+	}
+}
+
+// startNode starts a program that starts the workers, and balances.
+func startNode(script, arrive string, env ...string) func(*stage) error {
+	return func(s *stage) error {
+		pid, err := s.run(append(s.nodeEnv(arrive), env...), program("node"), filepath.Join(s.node, script))
+		s.balancerPIDs = []int{pid}
+		return err
+	}
+}
+
+func startHandfastNode(arrive string, flags ...string) func(*stage) error {
+	return func(s *stage) error {
+		return s.runHandfast(s.nodeEnv(arrive), append(flags, "--worker-link", "node"),
+			program("node"), filepath.Join(s.node, "server.js"))
+	}
+}
+
+func (s *stage) nodeEnv(arrive string) []string {
+	return []string{envWorker + "=" + arrive, envAddress + "=" + s.address.String(), envWorkers + "=" + strconv.Itoa(s.workers)}
+}
+
+// writeNode puts the Node programs into a new folder of dir.
+func writeNode(dir string) (path string, err error) {
+	return filepath.Join(dir, "node"), os.CopyFS(dir, nodeFiles)
+}
+
+// installModules installs what the lock file names, where writeNode has put it.
+func installModules(ctx context.Context, path string) error {
+	ctx, cancel := context.WithTimeout(ctx, npmTimeout)
+	defer cancel()
+	ci := exec.CommandContext(ctx, program("npm"), "ci", "--prefer-offline", "--ignore-scripts", "--no-audit", "--no-fund")
+	ci.Dir, ci.WaitDelay = path, time.Second
+	if out, err := ci.CombinedOutput(); err != nil {
+		return fmt.Errorf("npm ci: %w\n%s", err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// What the work "node" compares: every peer serves, the sticky ones are, and what is
+// taken for the balancer is the process that has started the workers.
+func TestNodePeers(t *testing.T) {
+	for _, p := range nodePeers {
+		need(t, p)
+	}
+	dir := t.TempDir()
+	handfast, err := build(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	node, err := writeNode(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := installModules(t.Context(), node); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range nodePeers {
+		t.Run(p.name, func(t *testing.T) {
+			s := &stage{
+				settings: settings{workers: 2, concurrency: 10, clients: 100, duration: 100 * time.Millisecond},
+				peer:     p, handfast: handfast, node: node, dir: t.TempDir(), files: 1000, ctx: t.Context(),
+			}
+			defer s.close()
+			if err := s.open(); err != nil {
+				t.Fatal(err)
+			}
+			for _, pid := range s.workerPIDs {
+				if parent := parentOf(t, pid); parent != s.balancerPIDs[0] {
+					t.Errorf("worker %d is the child of %d, and the balancer %d", pid, parent, s.balancerPIDs[0])
+				}
+			}
+			figures, err := shortConnections(t.Context(), s, shortExchange)
+			if err != nil || figures[failures] != 0 || figures[rate] == 0 || figures[workerCPU] == 0 {
+				t.Errorf("figures %v, error %v, failure %v", figures, err, s.failure)
+			}
+			if balances := p.name != "node-cluster-none"; balances && figures[balancerCPU] == 0 {
+				t.Errorf("balancing costs nothing: %v", figures)
+			}
+			if !strings.Contains(p.name, "cluster") {
+				wantSticky(t, s)
+			}
+		})
+	}
+}
+
+// wantSticky fails the test unless clients stay with their worker, and both workers have some.
+func wantSticky(t *testing.T, s *stage) {
+	count := map[int]int{}
+	for client := range 20 {
+		first, err := s.ask(t.Context(), client, client)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			if pid, err := s.ask(t.Context(), client, client); pid != first || err != nil {
+				t.Errorf("client %d: worker %d, error %v; before it was %d", client, pid, err, first)
+			}
+		}
+		count[first]++
+	}
+	if len(count) != 2 {
+		t.Errorf("clients by worker: %v, want both to have some", count)
+	}
+}
+
+func parentOf(t *testing.T, pid int) (parent int) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(status)) {
+		fmt.Sscanf(line, "PPid: %d", &parent)
+	}
+	return parent
+}
+
+// Without its modules a peer is left out, and the others are measured.
+func TestNoModules(t *testing.T) {
+	bin := t.TempDir()
+	for name, script := range map[string]string{"npm": "#!/bin/sh\necho no registry; exit 1\n", "node": "#!/bin/sh\nexit 1\n"} {
+		if err := os.WriteFile(filepath.Join(bin, name), []byte(script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	b := &runner{settings: settings{peers: nodePeers}, node: t.TempDir()}
+	b.leaveOutMissing()
+	b.leaveOutModules(t.Context())
+	want := []string{"node-cluster", "node-cluster-none", "handfast-node"}
+	if left := names(b.peers); !slices.Equal(left, want) || !slices.Equal(names(b.report.peers), want) {
+		t.Errorf("peers %v and %v are left, want %v", left, names(b.report.peers), want)
+	}
+	if notes := strings.Join(b.report.notes, "\n"); !strings.Contains(notes, "no registry") {
+		t.Errorf("notes: %q", notes)
+	}
+}
+
+// A lock file that names a host would install from there only.
+func TestLockFile(t *testing.T) {
+	lock, err := nodeFiles.ReadFile("node/package-lock.json")
+	if err != nil || bytes.Contains(lock, []byte("resolved")) || bytes.Contains(lock, []byte("://")) {
+		t.Errorf("error %v, or an address in\n%s", err, lock)
+	}
+	if about := aboutModules("sticky-listen", "recluster")(); !strings.HasPrefix(about, "sticky-listen 3.3.0, recluster 1.0.0, Node ") {
+		t.Errorf("about: %q", about)
+	}
+}
