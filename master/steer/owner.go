@@ -10,7 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -116,13 +116,17 @@ func overlap(a, b netip.Addr) bool {
 
 // holds tells whether a process has one of the sockets open.
 func holds(pid int, sockets map[string]bool) bool {
-	links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
-	for _, link := range links {
-		if target, err := os.Readlink(link); err == nil && sockets[target] {
-			return true
-		}
+	files := fmt.Sprintf("/proc/%d/fd", pid)
+	dir, err := os.Open(files)
+	if err != nil {
+		return false
 	}
-	return false
+	defer dir.Close()
+	names, _ := dir.Readdirnames(-1)
+	return slices.ContainsFunc(names, func(name string) bool {
+		target, err := os.Readlink(files + "/" + name)
+		return err == nil && sockets[target]
+	})
 }
 
 func command(pid int) string {
