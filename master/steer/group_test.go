@@ -346,9 +346,11 @@ func TestResizeUnderLoad(t *testing.T) {
 	acceptAll(t, g, 0, 8, nil)
 	address := g.Addr().String()
 
+	// A client that connects meanwhile is where one of the programs of that time says.
+	sizes := []int{1, 2, 3, 8, 3, 8, 7, 1, 8, 4, 5}
+	var begun, done, served atomic.Int32 // indexes into sizes
 	over := make(chan struct{})
 	var load sync.WaitGroup
-	var served atomic.Int32
 	for worker := range 4 {
 		load.Go(func() {
 			for i := worker; ; i += 4 {
@@ -357,19 +359,29 @@ func TestResizeUnderLoad(t *testing.T) {
 					return
 				default:
 				}
-				if _, err := slotOf(context.Background(), loopback(i), address); err != nil {
+				client := loopback(i)
+				from := done.Load()
+				got, err := slotOf(context.Background(), client, address)
+				if err != nil {
 					t.Errorf("client %d: %v", i, err)
 					return
+				}
+				if !slices.ContainsFunc(sizes[from:begun.Load()+1], func(slots int) bool {
+					return got == config.Key(client).Slot(slots)
+				}) {
+					t.Errorf("%s came to slot %d, which none of the programs says", client, got)
 				}
 				served.Add(1)
 			}
 		})
 	}
 	before := make(map[int]int) // slot by client
-	for round, slots := range []int{1, 2, 3, 8, 3, 8, 7, 1, 8, 4, 5} {
+	for round, slots := range sizes {
+		begun.Store(int32(round))
 		if err := g.Resize(slots); err != nil {
 			t.Error(err)
 		}
+		done.Store(int32(round))
 		moved := 0
 		for i := range 60 {
 			client := loopback(i)

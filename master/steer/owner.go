@@ -66,9 +66,13 @@ func readSockets(table string, addr netip.AddrPort, listening, others map[string
 		return err
 	}
 	defer file.Close()
+	port := fmt.Sprintf(":%04X ", addr.Port())
 	lines := bufio.NewScanner(file)
 	for lines.Scan() {
 		const local, state, inode, listen = 1, 3, 9, "0A"
+		if !strings.Contains(lines.Text(), port) { // which spares most of a long table
+			continue
+		}
 		fields := strings.Fields(lines.Text())
 		if len(fields) <= inode {
 			continue
