@@ -23,6 +23,7 @@ var ErrNotListening = errors.New("steer: the listener was shut down by a process
 type Group struct {
 	config hash.Config
 	addr   *net.TCPAddr
+	bound  unix.Sockaddr                       // the same, for the kernel
 	listen func(silent bool) (*os.File, error) // opens one more listener
 
 	mu      sync.Mutex
@@ -71,7 +72,13 @@ func Listen(ctx context.Context, address string, config hash.Config, slots int) 
 
 // start opens the other listeners, attaches the program, and lets clients in.
 func (g *Group) start(slots int) error {
-	if err := control(g.members[0], share); err != nil {
+	err := control(g.members[0], func(fd int) (err error) {
+		if g.bound, err = unix.Getsockname(fd); err != nil {
+			return os.NewSyscallError("getsockname", err)
+		}
+		return share(fd)
+	})
+	if err != nil {
 		return err
 	}
 	// Two at least, so that there is a program from the start: a socket that is alone is no
@@ -203,10 +210,7 @@ func (g *Group) Mend() ([]int, error) {
 		return nil, nil
 	}
 	for _, slot := range down {
-		err := control(g.members[slot], func(fd int) error {
-			return os.NewSyscallError("listen", unix.Listen(fd, backlog))
-		})
-		if err != nil {
+		if err := control(g.members[slot], func(fd int) error { return listenAgain(fd, g.bound) }); err != nil {
 			return nil, err
 		}
 		g.moveLast(slot)

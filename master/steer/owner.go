@@ -10,7 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -66,9 +66,13 @@ func readSockets(table string, addr netip.AddrPort, listening, others map[string
 		return err
 	}
 	defer file.Close()
+	port := fmt.Sprintf(":%04X ", addr.Port())
 	lines := bufio.NewScanner(file)
 	for lines.Scan() {
 		const local, state, inode, listen = 1, 3, 9, "0A"
+		if !strings.Contains(lines.Text(), port) { // which spares most of a long table
+			continue
+		}
 		fields := strings.Fields(lines.Text())
 		if len(fields) <= inode {
 			continue
@@ -116,13 +120,17 @@ func overlap(a, b netip.Addr) bool {
 
 // holds tells whether a process has one of the sockets open.
 func holds(pid int, sockets map[string]bool) bool {
-	links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
-	for _, link := range links {
-		if target, err := os.Readlink(link); err == nil && sockets[target] {
-			return true
-		}
+	files := fmt.Sprintf("/proc/%d/fd", pid)
+	dir, err := os.Open(files)
+	if err != nil {
+		return false
 	}
-	return false
+	defer dir.Close()
+	names, _ := dir.Readdirnames(-1)
+	return slices.ContainsFunc(names, func(name string) bool {
+		target, err := os.Readlink(files + "/" + name)
+		return err == nil && sockets[target]
+	})
 }
 
 func command(pid int) string {

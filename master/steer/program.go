@@ -13,7 +13,7 @@ import (
 // MaxSlots is the largest number of slots that the kernel can be made to pick from.
 // A program has at most 4096 instructions (BPF_MAXINSNS), enough for 223 slots, but
 // in the kernel's own form it must also fit into net.core.optmem_max, which is 20,480
-// bytes by default before Linux 6.7: enough for 135.
+// bytes by default before Linux 6.7: enough for 134.
 const MaxSlots = 128
 
 // Where the program finds things: offsets into the packet from its network header on,

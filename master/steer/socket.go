@@ -68,6 +68,15 @@ func share(fd int) error {
 	return os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1))
 }
 
+// listenAgain undoes shutdown(2) of a listener, which has also undone a bind to port 0: then
+// the socket is bound again, to where the others are.
+func listenAgain(fd int, addr unix.Sockaddr) error {
+	if err := unix.Bind(fd, addr); err != nil && err != unix.EINVAL { // EINVAL: it is bound
+		return os.NewSyscallError("bind", err)
+	}
+	return os.NewSyscallError("listen", unix.Listen(fd, backlog))
+}
+
 func tcpInfo(listener *os.File) (info *unix.TCPInfo, err error) {
 	err = control(listener, func(fd int) (err error) {
 		info, err = unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
@@ -89,8 +98,8 @@ func control(file *os.File, f func(fd int) error) error {
 }
 
 func controlRaw(raw syscall.RawConn, f func(fd int) error) (err error) {
-	if controlErr := raw.Control(func(fd uintptr) { err = f(int(fd)) }); controlErr != nil {
-		return controlErr
+	if raw.Control(func(fd uintptr) { err = f(int(fd)) }) != nil {
+		return os.ErrClosed // its only error, and not an exported one
 	}
 	return err
 }
