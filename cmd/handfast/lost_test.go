@@ -101,7 +101,7 @@ func (b *balancer) load(n int, paths ...string) (made *atomic.Int64, stop func()
 func TestReloadUnderLoad(t *testing.T) {
 	const reloads = 50
 	b := start(t, 2, options{})
-	made, stop := b.load(8, "/", "/sleep/10ms", "/bytes/100000", "/sleep/400ms", "/")
+	made, stop := b.load(8, "/", "/sleep/10ms", "/bytes/100000", "/sleep/1500ms", "/")
 	draining := 0
 	for i := range reloads {
 		b.signal(unix.SIGUSR2)
@@ -277,7 +277,8 @@ func TestStop(t *testing.T) {
 	b.await("worker started")
 	files := b.files()
 	parked := b.open(source(0), 5)
-	if !eventually(func() bool { return b.files() >= files+5 }) {
+	// Where the kernel routes they wait in the slot's listener.
+	if os.Getenv("HANDFAST_ROUTE") != "kernel" && !eventually(func() bool { return b.files() >= files+5 }) {
 		t.Fatal("nothing is parked")
 	}
 	b.signal(unix.SIGTERM)
