@@ -5,6 +5,8 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/handfast/handfast/fdpass"
 )
@@ -13,18 +15,23 @@ import (
 // slot's clients and no others (handfast run --route kernel). The mailbox says when that is
 // over, and brings connections that others gave back.
 //
-// From ready on a goroutine receives from each, no more than one message ahead; they end
-// with the mailbox.
+// Who receives accepts from the first listener, as from any: nothing stands between. A
+// goroutine for each of the others, and one for the mailbox, takes one message ahead and
+// interrupts that accept. They run from ready on and end with the mailbox.
 type steeredSource struct {
-	mailbox   *mailboxSource
-	listeners []*tcpSource
-	arrivals  chan arrivals // closed when all goroutines have ended
-	stop      chan struct{} // closed when nobody receives any more
-	running   sync.WaitGroup
-	started   sync.Once
+	mailbox *mailboxSource
+	first   *tcpSource
+	others  []*tcpSource
+	started sync.Once
+	running sync.WaitGroup
 
+	aside   chan arrivals // what did not come from the first listener; closed at the end
+	pending atomic.Int64  // how much is there, or will be at once; the end counts too
+	woken   bool          // the accept was interrupted; of who receives
+
+	stop   chan struct{} // closed when nobody receives any more
 	mu     sync.Mutex
-	unused []fdpass.Handoff // accepted when nobody received any more
+	unused []fdpass.Handoff // what came too late for that
 }
 
 // arrivals is what one receive brought.
@@ -33,15 +40,16 @@ type arrivals struct {
 	err   error
 }
 
-// newSteeredSource takes ownership of the descriptors of listeners.
+// newSteeredSource takes ownership of the descriptors of listeners, one at least.
 func newSteeredSource(mailbox *mailboxSource, listeners []fdpass.Handoff) *steeredSource {
-	s := &steeredSource{mailbox: mailbox, arrivals: make(chan arrivals), stop: make(chan struct{})}
+	s := &steeredSource{mailbox: mailbox, aside: make(chan arrivals), stop: make(chan struct{})}
 	for _, h := range listeners {
-		s.listeners = append(s.listeners, &tcpSource{
+		s.others = append(s.others, &tcpSource{
 			file:  os.NewFile(uintptr(h.FD), "slot's listener"),
 			local: net.TCPAddrFromAddrPort(h.Client),
 		})
 	}
+	s.first, s.others = s.others[0], s.others[1:]
 	return s
 }
 
@@ -52,11 +60,25 @@ func (s *steeredSource) ready() error {
 }
 
 func (s *steeredSource) start() {
-	for _, ln := range s.listeners {
+	for _, ln := range s.others {
 		s.running.Go(func() { s.forward(ln); ln.file.Close() })
 	}
-	s.running.Go(func() { s.forward(s.mailbox); s.endAccepting() })
-	go func() { s.running.Wait(); close(s.arrivals) }()
+	s.running.Go(func() {
+		s.forward(s.mailbox)
+		for _, ln := range s.others {
+			ln.interrupt()
+		}
+	})
+	go s.finish()
+}
+
+// finish ends receiving when the mailbox has ended. The listeners are closed, not shut
+// down: they are not ours.
+func (s *steeredSource) finish() {
+	s.running.Wait()
+	s.pending.Add(1)
+	s.first.file.Close()
+	close(s.aside)
 }
 
 // forward passes on what one source brings, until that ends.
@@ -71,8 +93,10 @@ func (s *steeredSource) forward(from source) {
 		if err == nil {
 			a.conns = slices.Clone(m.Handoffs)
 		}
+		s.pending.Add(1)
+		s.first.interrupt()
 		select {
-		case s.arrivals <- a:
+		case s.aside <- a:
 		case <-s.stop:
 			s.mu.Lock()
 			s.unused = append(s.unused, a.conns...)
@@ -82,35 +106,48 @@ func (s *steeredSource) forward(from source) {
 	}
 }
 
-// endAccepting stops accepting, and does not shut the listeners down: they are not ours.
-func (s *steeredSource) endAccepting() {
-	for _, ln := range s.listeners {
+// receive accepts, unless something else is pending. Whoever makes it so interrupts the
+// accept afterwards, so an interruption is forgotten only before looking again.
+func (s *steeredSource) receive(m *fdpass.Message) error {
+	for {
+		if s.woken && s.pending.Load() == 0 {
+			s.woken = false
+			s.first.file.SetReadDeadline(time.Time{})
+		}
+		if s.pending.Load() > 0 {
+			a, ok := <-s.aside
+			if !ok {
+				return net.ErrClosed
+			}
+			s.pending.Add(-1)
+			m.Handoffs = append(m.Handoffs[:0], a.conns...)
+			return a.err
+		}
+		err := s.first.receive(m)
+		if err == nil || s.pending.Load() == 0 && !ended(err) {
+			return err
+		}
+		s.woken = true
+	}
+}
+
+// interrupt ends all goroutines, and with them receive.
+func (s *steeredSource) interrupt() {
+	s.started.Do(s.start)
+	close(s.stop)
+	s.mailbox.interrupt()
+	for _, ln := range s.others {
 		ln.interrupt()
 	}
 }
 
-func (s *steeredSource) receive(m *fdpass.Message) error {
-	a, ok := <-s.arrivals
-	if !ok {
-		return net.ErrClosed
-	}
-	m.Handoffs = append(m.Handoffs[:0], a.conns...)
-	return a.err
-}
-
-// interrupt ends all goroutines, the one in receive too.
-func (s *steeredSource) interrupt() {
-	s.mailbox.interrupt()
-	s.endAccepting()
-	close(s.stop)
-}
-
 // close gives back what nobody has used.
 func (s *steeredSource) close(unused []fdpass.Handoff) error {
-	s.started.Do(s.start) // to end at once, and close the listeners
-	s.running.Wait()
-	return s.mailbox.close(append(slices.Clone(unused), s.unused...))
+	for a := range s.aside { // until all have ended
+		unused = append(unused, a.conns...)
+	}
+	return s.mailbox.close(slices.Concat(unused, s.unused))
 }
 
 // addr is where the first listener listens.
-func (s *steeredSource) addr() net.Addr { return s.listeners[0].local }
+func (s *steeredSource) addr() net.Addr { return s.first.local }

@@ -105,10 +105,11 @@ func TestSteeredDrain(t *testing.T) {
 // nobody has accepted.
 func TestSteeredClose(t *testing.T) {
 	noLeaks(t)
-	master, ln, listeners := steered(t, 1)
+	master, ln, listeners := steered(t, 2)
+	client := dialTo(t, listeners[1])
+	eventually(t, "in the backlog", func() bool { return backlog(t, listeners[1]) == 1 })
 	check(t, ln.Ready())
-	client := dialTo(t, listeners[0])
-	eventually(t, "taken from the backlog", func() bool { return backlog(t, listeners[0]) == 0 })
+	eventually(t, "taken from the backlog", func() bool { return backlog(t, listeners[1]) == 0 })
 	check(t, ln.Close())
 	for _, want := range []fdpass.Type{fdpass.TypeListen, fdpass.TypeLeave, fdpass.TypeReturn} {
 		m := next(t, master)

@@ -66,18 +66,25 @@ var nodePeers = []peer{
 	},
 	{
 		name:    "handfast-sticky-listen",
-		what:    "`handfast run --worker-link node`, the workers of sticky-listen",
+		what:    "`handfast run --route master`, the workers of sticky-listen",
 		modules: true,
 		lacks:   lacksNode,
 		about:   revision,
-		start:   startHandfastNode(byStickyListen),
+		start:   startHandfastNode(byStickyListen, "--route", "master"),
 	},
 	{
 		name:  "handfast-node",
-		what:  "`handfast run --worker-link node`, the workers of Node's cluster",
+		what:  "`handfast run --route master`, the workers of Node's cluster",
 		lacks: lacksNode,
 		about: revision,
-		start: startHandfastNode(byListening),
+		start: startHandfastNode(byListening, "--route", "master"),
+	},
+	{
+		name:  "handfast-node-kernel",
+		what:  "`handfast run --route kernel`, the workers of Node's cluster",
+		lacks: lacksNode,
+		about: revision,
+		start: startHandfastNode(byListening, "--route", "kernel"),
 	},
 }
 

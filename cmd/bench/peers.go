@@ -39,11 +39,18 @@ var goPeers = []peer{
 		start: startReuseport,
 	},
 	{
-		name:  theHandoff,
-		what:  "`handfast run`",
+		name:  theSteered,
+		what:  "`handfast run --route kernel`, the default: each slot's worker accepts for itself",
 		lacks: nothing,
 		about: revision,
-		start: startHandfast(),
+		start: startHandfast("--route", "kernel"),
+	},
+	{
+		name:  theHandoff,
+		what:  "`handfast run --route master`: the master accepts and hands off",
+		lacks: nothing,
+		about: revision,
+		start: startHandfast("--route", "master"),
 	},
 	{
 		name:  "handfast-behind-proxy",

@@ -34,6 +34,7 @@ func (w work) among(peers []peer) []peer {
 // Peers that others are compared with.
 const (
 	theLimit     = "reuseport"
+	theSteered   = "handfast-kernel"
 	theHandoff   = "handfast"
 	theStandard  = "haproxy-tcp"
 	theHTTPProxy = "nginx-http"
@@ -68,7 +69,7 @@ var works = []work{
 			"the client then resets the connection. Processor time is what the processes' own clocks say, user and kernel, " +
 			"divided by the connections served; the total is that of balancer, workers and load generator, and hardly " +
 			"depends on what else the machine does.",
-		peers: []string{theLimit, theHandoff, theStandard, "nginx-stream"},
+		peers: []string{theLimit, theSteered, theHandoff, theStandard, "nginx-stream"},
 		columns: slices.Concat([]column{
 			{of: rate, over: theLimit}, {of: totalCPU, over: theLimit}, {of: balancerCPU, over: theStandard},
 		}, shortFigures),
