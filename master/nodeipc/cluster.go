@@ -18,6 +18,10 @@ func (l *Link) heard(text []byte) {
 	if err := json.Unmarshal(text, &m); err != nil && !errors.As(err, &other) {
 		return
 	}
+	if m.Source == adapterSource {
+		l.primary.relay.pass(l, &m, text)
+		return
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch m.Cmd {

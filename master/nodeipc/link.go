@@ -32,6 +32,8 @@ var (
 	ErrAskedFor = errors.New("nodeipc: the worker disconnected")
 	// ErrClosedServer: it closed the server that listened on the balancer's port.
 	ErrClosedServer = errors.New("nodeipc: the worker closed its server")
+	// ErrDoesNotRead: it asks and asks, and does not read the answers.
+	ErrDoesNotRead = errors.New("nodeipc: the worker asks and does not read the answers")
 )
 
 // Link is the master's side of one worker's channel. It implements supervisor.Link and
@@ -52,26 +54,23 @@ type Link struct {
 
 	mu      sync.Mutex
 	seq     int64
+	text    []byte           // of the connection that is being sent
 	servers map[string]bool  // the worker's, that listen on the balancer's port
 	offer   offer            // how connections are offered
-	out     []packet         // messages that there was no room for
+	outbox  outbox           // messages that wait for room
 	queue   []fdpass.Handoff // to be sent
 	flight  []sent           // sent and not acknowledged, in that order
 	paused  bool             // after a NACK, or a refusal
 	over    bool             // it gets no more connections: it drains, has left or ended
 	drained bool             // it was told to, or told us so
+	missed  int              // messages of other workers that it missed, not reported yet
 	leftErr error
-}
-
-// packet is a message to be sent, or the rest of one.
-type packet struct {
-	text []byte
-	file *os.File // rides on its first byte; nil: nothing does
 }
 
 // sent is something with a descriptor, of which the worker's word is awaited.
 type sent struct {
 	seq     int64
+	text    []byte // of the connection that is being sent
 	handoff fdpass.Handoff
 	file    *os.File // not a connection but a shared listener, and the answer that it rode on
 	answer  reply
@@ -167,9 +166,12 @@ func (l *Link) Close() {
 	l.channel.interrupt()
 	l.done.Wait()
 	l.channel.rest(l.heard)
+	l.primary.relay.forget(l)
 	l.channel.file.Close()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.outbox = outbox{}
+	l.reportMissed()
 	l.dropTheirs()
 	l.stopFlow()
 	l.takeBack()
@@ -187,6 +189,7 @@ func (l *Link) listen() {
 		if err == errGone {
 			return // and Close hears the rest
 		}
+		l.primary.relay.forget(l)
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.leave(ErrAskedFor)
@@ -350,93 +353,4 @@ func (l *Link) finish(i int) {
 	}
 	l.flight = append(l.flight[:i], l.flight[i+1:]...)
 	l.pump()
-}
-
-// sendShared sends a listener that is not the balancer's, as the answer to a query.
-func (l *Link) sendShared(answer reply, file *os.File) {
-	l.flight = append(l.flight, sent{answer: answer, file: file})
-	l.post(packet{text: line(map[string]any{"cmd": cmdHandle, "type": "net.Native", "msg": answer}), file: file})
-}
-
-// post sends a message, behind those that wait for room.
-func (l *Link) post(p packet) {
-	l.out = append(l.out, p)
-	l.pump()
-}
-
-// pump sends what waits, as far as window and channel allow. It is called whenever one
-// of them may have opened.
-func (l *Link) pump() {
-	if !l.trySend() {
-		select {
-		case l.full <- struct{}{}:
-		default: // write knows
-		}
-	}
-}
-
-// trySend returns false when there is no room for something that could be sent.
-func (l *Link) trySend() (done bool) {
-	for len(l.out) > 0 {
-		p := &l.out[0]
-		n, err := l.sendPacket(p)
-		if err == errGone {
-			l.out = nil
-			return true
-		}
-		p.text = p.text[n:]
-		if len(p.text) > 0 {
-			return false
-		}
-		l.out = l.out[1:]
-	}
-	var text []byte
-	for len(l.queue) > 0 && len(l.flight) < window && !l.paused {
-		h := l.queue[0]
-		text = l.offer.append(text[:0], l.seq+1)
-		n, err := l.channel.send(text, h.FD)
-		if err != nil {
-			return err == errGone // then listen sees to it
-		}
-		l.queue = l.queue[1:]
-		l.flight = append(l.flight, sent{seq: l.next(), handoff: h, cluster: l.offer.cluster})
-		if n < len(text) {
-			l.out = append(l.out, packet{text: text[n:]})
-			return false
-		}
-	}
-	return true
-}
-
-func (l *Link) sendPacket(p *packet) (n int, err error) {
-	if p.file == nil {
-		return l.channel.send(p.text, -1)
-	}
-	raw, err := p.file.SyscallConn()
-	if err != nil {
-		return 0, errGone
-	}
-	raw.Control(func(fd uintptr) { n, err = l.channel.send(p.text, int(fd)) })
-	if n > 0 {
-		p.file = nil
-	}
-	return n, err
-}
-
-// write sends what there was no room for.
-func (l *Link) write() {
-	for {
-		select {
-		case <-l.full:
-		case <-l.ended:
-			return
-		}
-		if l.channel.whenRoom(func() bool {
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			return l.trySend()
-		}) != nil {
-			return
-		}
-	}
 }

@@ -240,7 +240,7 @@ func TestFullChannel(t *testing.T) {
 	eventually(t, "a full channel", func() bool {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		return len(l.out) > 0
+		return len(l.outbox.answers) > 0
 	})
 	hs, clients := connect(t, 3)
 	deliver(t, l, hs)

@@ -16,6 +16,10 @@ type message struct {
 	Accepted bool   `json:"accepted"`
 	Key      string `json:"key"`
 	query
+
+	Source       string `json:"source"`       // of a message to other workers (relay.go)
+	UID          string `json:"uid"`          // which of the sender's adapters speaks
+	RequesterUID string `json:"requesterUid"` // whom it answers
 }
 
 // query is what a worker wants to listen on.

@@ -34,6 +34,7 @@ type Primary struct {
 	log       hclog.Logger
 
 	lastID atomic.Int64 // of a worker, as cluster.worker.id names it
+	relay  relay
 
 	mu     sync.Mutex
 	data   map[string]json.RawMessage // per listener: the first worker's TLS ticket keys
