@@ -36,6 +36,7 @@ type Config struct {
 	Supervisor supervisor.Config
 	Link       LinkKind          // how workers get their connections
 	ReadyWhen  nodeipc.ReadyWhen // when a Node worker is ready
+	Dialect    nodeipc.Dialect   // what Node workers wait for that do not listen
 	Logger     hclog.Logger      // nil: none
 }
 
@@ -101,7 +102,15 @@ func newMaster(cfg Config) (*Master, error) {
 	cfg.Logger.Info("workers get connections", "link", cfg.Link.String())
 	var primary *nodeipc.Primary
 	if cfg.Link == LinkNode {
-		primary = nodeipc.NewPrimary(cfg.Listeners, cfg.ReadyWhen, balancer.Readmit, cfg.Logger.Named("node"))
+		primary = nodeipc.NewPrimary(nodeipc.Config{
+			Listeners: cfg.Listeners,
+			ReadyWhen: cfg.ReadyWhen,
+			Dialect:   cfg.Dialect,
+			Readmit:   balancer.Readmit,
+			GiveUp:    balancer.GiveUp,
+			Patience:  time.Duration(cfg.Balancer.MaxRetries) * cfg.Balancer.RetryDelay,
+			Logger:    cfg.Logger.Named("node"),
+		})
 		cfg.Supervisor.NewLink = func(seat supervisor.Seat) (supervisor.Link, error) {
 			return primary.Open(seat.Slot)
 		}

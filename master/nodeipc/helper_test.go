@@ -118,10 +118,17 @@ func inodeOf(fd int) (inode uint64, ok bool) {
 	return stat.Ino, err == nil
 }
 
-// returned collects what is readmitted.
+// returned collects what is readmitted, and what is given up.
 type returned struct {
-	mu  sync.Mutex
-	all []fdpass.Handoff
+	mu      sync.Mutex
+	all     []fdpass.Handoff
+	givenUp []fdpass.Handoff
+}
+
+func (r *returned) giveUp(hs []fdpass.Handoff) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.givenUp = append(r.givenUp, hs...)
 }
 
 func (r *returned) readmit(hs []fdpass.Handoff) {
@@ -180,11 +187,12 @@ type testPrimary struct{ *Primary }
 func newPrimary(t testing.TB, when ReadyWhen, r *returned, log hclog.Logger) testPrimary {
 	t.Helper()
 	checkLeaks(t)
-	p := NewPrimary(nil, when, r.readmit, log)
-	p.ports[port] = netip.MustParseAddrPort("127.0.0.1:8080")
+	p := NewPrimary(Config{ReadyWhen: when, Readmit: r.readmit, GiveUp: r.giveUp, Patience: timeout, Logger: log})
+	p.ports[port] = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:8080")}
 	t.Cleanup(func() {
 		p.Close()
 		fdpass.CloseHandoffs(r.all)
+		fdpass.CloseHandoffs(r.givenUp)
 	})
 	return testPrimary{p}
 }
@@ -319,6 +327,22 @@ func (w *fakeWorker) takes() int64 {
 	}
 	unix.Close(m.fd)
 	return m.inner().Seq
+}
+
+// pings hears the question whether the program has run.
+func (w *fakeWorker) pings() {
+	w.t.Helper()
+	if line := string(w.hearLine()); line != `{"cmd":"NODE_HANDLE","type":"net.Native","msg":null}` {
+		w.t.Fatalf("heard %s", line)
+	}
+}
+
+// starts says that Node runs, and answers for it that the program has run.
+func (w *fakeWorker) starts() {
+	w.t.Helper()
+	w.sayf(`{"cmd":"NODE_CLUSTER","act":"online","seq":0}`)
+	w.pings()
+	w.sayf(`{"cmd":"NODE_HANDLE_NACK"}`)
 }
 
 // accepts says that the server has taken a connection, as Node does.

@@ -22,6 +22,9 @@ const (
 	// settle is how long a program that says it is ready, and does not listen, may take
 	// until it does: with a host's name that needs a look-up.
 	settle = 200 * time.Millisecond
+	// reopen is how long a program that has closed its server has to listen again. Its
+	// connections wait meanwhile.
+	reopen = time.Second
 
 	firstInherited = 3 // the number of a child's first extra file (os/exec)
 )
@@ -54,24 +57,31 @@ type Link struct {
 
 	mu      sync.Mutex
 	seq     int64
-	text    []byte           // of the connection that is being sent
-	servers map[string]bool  // the worker's, that listen on the balancer's port
-	offer   offer            // how connections are offered
-	outbox  outbox           // messages that wait for room
-	queue   []fdpass.Handoff // to be sent
-	flight  []sent           // sent and not acknowledged, in that order
-	paused  bool             // after a NACK, or a refusal
-	over    bool             // it gets no more connections: it drains, has left or ended
-	drained bool             // it was told to, or told us so
-	missed  int              // messages of other workers that it missed, not reported yet
+	text    []byte    // of the connection that is being sent
+	servers []server  // the worker's, that listen on the balancer's port
+	shut    bool      // it had some, and may listen again (closes)
+	pinged  bool      // its answer to a ping is awaited
+	outbox  outbox    // messages that wait for room
+	queue   []waiting // to be sent
+	flight  []sent    // sent and not acknowledged, in that order
+	paused  bool      // after a NACK, or a refusal
+	over    bool      // it gets no more connections: it drains, has left or ended
+	drained bool      // it was told to, or told us so
+	missed  int       // messages of other workers that it missed, not reported yet
 	leftErr error
+}
+
+// waiting is a connection that is to be sent.
+type waiting struct {
+	fdpass.Handoff
+	refused time.Time // when the worker did not take it; zero: it was not asked, or has not answered
 }
 
 // sent is something with a descriptor, of which the worker's word is awaited.
 type sent struct {
 	seq     int64
-	text    []byte // of the connection that is being sent
-	handoff fdpass.Handoff
+	handoff waiting
+	ping    bool     // not a connection but a ping
 	file    *os.File // not a connection but a shared listener, and the answer that it rode on
 	answer  reply
 	taken   bool // the worker's Node has it; a server may still refuse it
@@ -94,8 +104,6 @@ func (p *Primary) Open(slot int) (*Link, error) {
 		left:    make(chan struct{}),
 		full:    make(chan struct{}, 1),
 		ended:   make(chan struct{}),
-		servers: make(map[string]bool),
-		offer:   toListener(),
 	}
 	l.done.Go(l.listen)
 	l.done.Go(l.write)
@@ -138,7 +146,9 @@ func (l *Link) Deliver(conns []fdpass.Handoff) (n int, err error) {
 		return 0, fdpass.ErrClosed
 	}
 	n = max(0, min(len(conns), maxQueued+window-len(l.queue)-len(l.flight)))
-	l.queue = append(l.queue, conns[:n]...)
+	for _, h := range conns[:n] {
+		l.queue = append(l.queue, waiting{Handoff: h})
+	}
 	l.pump()
 	if n < len(conns) {
 		return n, fdpass.ErrFull
@@ -209,7 +219,7 @@ func (l *Link) dropTheirs() {
 // saysReady: the program is ready, if it waits for messages. If it is about to listen we must
 // know, for what is offered in the wrong way is lost.
 func (l *Link) saysReady() {
-	if l.offer.cluster {
+	if len(l.servers) > 0 {
 		l.isReady(ReadyMessage)
 		return
 	}
@@ -222,7 +232,7 @@ func (l *Link) saysReady() {
 
 // isReady: something happened that may mean ready.
 func (l *Link) isReady(why ReadyWhen) {
-	want := l.primary.readyWhen
+	want := l.primary.cfg.ReadyWhen
 	if want != why && (want != ReadyAuto || why == ReadyStarted) {
 		return
 	}
@@ -246,7 +256,10 @@ func (l *Link) leave(why error) {
 // stopFlow gives back what was not sent.
 func (l *Link) stopFlow() {
 	l.over = true
-	back := l.queue
+	var back []fdpass.Handoff
+	for _, w := range l.queue {
+		back = append(back, w.Handoff)
+	}
 	l.queue = nil
 	l.giveBack(back)
 }
@@ -255,8 +268,8 @@ func (l *Link) stopFlow() {
 func (l *Link) takeBack() {
 	var back []fdpass.Handoff
 	for _, s := range l.flight {
-		if s.file == nil {
-			back = append(back, s.handoff)
+		if s.file == nil && !s.ping {
+			back = append(back, s.handoff.Handoff)
 		}
 	}
 	l.flight = nil
@@ -266,7 +279,7 @@ func (l *Link) takeBack() {
 // giveBack must not hold up who is told: the balancer may deliver to us.
 func (l *Link) giveBack(conns []fdpass.Handoff) {
 	if len(conns) > 0 {
-		l.primary.readmit(conns)
+		l.primary.cfg.Readmit(conns)
 	}
 }
 
@@ -277,6 +290,10 @@ func (l *Link) handleTaken() {
 		s := &l.flight[i]
 		if s.taken {
 			continue
+		}
+		if s.ping { // a descriptor that is another's, but it answers
+			l.pong(i)
+			return
 		}
 		s.taken = true
 		if !s.cluster {
@@ -294,6 +311,10 @@ func (l *Link) handleLost() {
 		if s.taken {
 			continue
 		}
+		if s.ping {
+			l.pong(i)
+			return
+		}
 		l.flight = append(l.flight[:i], l.flight[i+1:]...)
 		if s.file != nil {
 			time.AfterFunc(pause, func() {
@@ -308,13 +329,21 @@ func (l *Link) handleLost() {
 	}
 }
 
-// offerAgain sends a connection again after a pause, unless there is no more to be sent.
-func (l *Link) offerAgain(h fdpass.Handoff) {
+// offerAgain sends a connection again after a pause, unless there is no more to be sent. One
+// that the worker goes on refusing for as long as a connection may be parked is given up.
+func (l *Link) offerAgain(w waiting) {
 	if l.over {
-		l.giveBack([]fdpass.Handoff{h})
+		l.giveBack([]fdpass.Handoff{w.Handoff})
 		return
 	}
-	l.queue = append([]fdpass.Handoff{h}, l.queue...)
+	if w.refused.IsZero() {
+		w.refused = time.Now()
+	}
+	if time.Since(w.refused) >= l.primary.cfg.Patience {
+		l.primary.cfg.GiveUp([]fdpass.Handoff{w.Handoff})
+		return
+	}
+	l.queue = append([]waiting{w}, l.queue...)
 	if !l.paused {
 		l.paused = true
 		time.AfterFunc(pause, l.resume)
@@ -349,7 +378,7 @@ func (l *Link) acknowledged(seq int64, accepted bool) {
 // finish closes our copy of what the worker has, and sends more.
 func (l *Link) finish(i int) {
 	if s := l.flight[i]; s.file == nil {
-		fdpass.CloseHandoffs([]fdpass.Handoff{s.handoff})
+		fdpass.CloseHandoffs([]fdpass.Handoff{s.handoff.Handoff})
 	}
 	l.flight = append(l.flight[:i], l.flight[i+1:]...)
 	l.pump()

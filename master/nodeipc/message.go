@@ -15,6 +15,7 @@ type message struct {
 	Ack      *int64 `json:"ack"`
 	Accepted bool   `json:"accepted"`
 	Key      string `json:"key"`
+	Type     string `json:"type"` // sticky-session's word
 	query
 
 	Source       string `json:"source"`       // of a message to other workers (relay.go)

@@ -72,6 +72,26 @@ func (l *Link) sendShared(answer reply, file *os.File) {
 	l.post(packet{text: line(map[string]any{"cmd": cmdHandle, "type": "net.Native", "msg": answer}), file: file})
 }
 
+// ping asks for a word that Node itself gives when the program's first turn is over: that a
+// message came without its descriptor. Descriptors must not follow until then, since the first
+// of them would be taken for the one that is missing.
+func (l *Link) ping() {
+	if l.pinged {
+		return
+	}
+	l.pinged = true
+	l.flight = append(l.flight, sent{ping: true})
+	l.post(packet{text: []byte(`{"cmd":"NODE_HANDLE","type":"net.Native","msg":null}` + "\n")})
+}
+
+// pong: the program has run, so it has started.
+func (l *Link) pong(i int) {
+	l.flight = append(l.flight[:i], l.flight[i+1:]...)
+	l.pinged = false
+	l.isReady(ReadyStarted)
+	l.pump()
+}
+
 // pump sends what waits, as far as window and channel allow. It is called whenever one
 // of them may have opened.
 func (l *Link) pump() {
@@ -104,13 +124,13 @@ func (l *Link) trySend() (done bool) {
 // other. It returns false when there is nothing.
 func (l *Link) sendNext() (some bool, err error) {
 	o := &l.outbox
-	connection := len(l.queue) > 0 && len(l.flight) < window && !l.paused
+	connection := len(l.queue) > 0 && len(l.flight) < window && !l.paused && !l.shut && !l.pinged
 	switch {
 	case len(o.rest) > 0:
 		n, err := l.channel.send(o.rest, -1)
 		o.rest = o.rest[n:]
 		return true, err
-	case len(o.answers) > 0:
+	case len(o.answers) > 0 && !(l.pinged && o.answers[0].file != nil):
 		p := o.answers[0]
 		if err := l.begin(p); err != nil {
 			return true, err
@@ -148,14 +168,15 @@ func (l *Link) begin(p packet) error {
 
 // sendConnection sends the first of the queue.
 func (l *Link) sendConnection() error {
-	h := l.queue[0]
-	l.text = l.offer.append(l.text[:0], l.seq+1)
-	n, err := l.channel.send(l.text, h.FD)
+	w := l.queue[0]
+	offer := l.offerTo(w.FD)
+	l.text = offer.append(l.text[:0], l.seq+1)
+	n, err := l.channel.send(l.text, w.FD)
 	if err != nil {
 		return err
 	}
 	l.queue = l.queue[1:]
-	l.flight = append(l.flight, sent{seq: l.next(), handoff: h, cluster: l.offer.cluster})
+	l.flight = append(l.flight, sent{seq: l.next(), handoff: w, cluster: offer.cluster})
 	if n < len(l.text) {
 		l.outbox.rest = bytes.Clone(l.text[n:])
 	}
