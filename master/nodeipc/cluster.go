@@ -34,7 +34,7 @@ func (l *Link) heard(text []byte) {
 	case cmdCluster:
 		l.asked(&m)
 	case cmdReady:
-		l.saysReady()
+		l.settles(ReadyMessage)
 	case cmdDisconnect:
 		l.leave(ErrAskedFor)
 	case "":

@@ -19,8 +19,9 @@ const (
 	// pause is how long a worker is left alone that is at its limit of open files, or whose
 	// server is at its maxConnections.
 	pause = 100 * time.Millisecond
-	// settle is how long a program that says it is ready, and does not listen, may take
-	// until it does: with a host's name that needs a look-up.
+	// settle is how long a program that says it is ready, or has had its first turn, may take
+	// until it listens, with a host's name that needs a look-up, or handles messages, as an ES
+	// module whose imports are read in further turns.
 	settle = 200 * time.Millisecond
 	// reopen is how long a program that has closed its server has to listen again. Its
 	// connections wait meanwhile.
@@ -216,17 +217,18 @@ func (l *Link) dropTheirs() {
 	}
 }
 
-// saysReady: the program is ready, if it waits for messages. If it is about to listen we must
-// know, for what is offered in the wrong way is lost.
-func (l *Link) saysReady() {
+// settles: the program says that it is ready, or its first turn is over. If it is about to listen
+// we must know, for what is offered in the wrong way is lost; and so is a message for which there
+// is no handler yet, since Node keeps none for a cluster worker.
+func (l *Link) settles(why ReadyWhen) {
 	if len(l.servers) > 0 {
-		l.isReady(ReadyMessage)
+		l.isReady(why)
 		return
 	}
 	time.AfterFunc(settle, func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		l.isReady(ReadyMessage)
+		l.isReady(why)
 	})
 }
 

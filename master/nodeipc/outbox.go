@@ -84,11 +84,11 @@ func (l *Link) ping() {
 	l.post(packet{text: []byte(`{"cmd":"NODE_HANDLE","type":"net.Native","msg":null}` + "\n")})
 }
 
-// pong: the program has run, so it has started.
+// pong: the program has run.
 func (l *Link) pong(i int) {
 	l.flight = append(l.flight[:i], l.flight[i+1:]...)
 	l.pinged = false
-	l.isReady(ReadyStarted)
+	l.settles(ReadyStarted)
 	l.pump()
 }
 
