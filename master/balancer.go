@@ -159,6 +159,28 @@ func (b *Balancer) Readmit(conns []fdpass.Handoff) {
 	}
 }
 
+// GiveUp takes ownership of connections that the worker of their slot has refused for as long as
+// a connection may wait for it. They are not offered to that again. It does not wait.
+func (b *Balancer) GiveUp(conns []fdpass.Handoff) {
+	b.takenBack.Add(uint64(len(conns)))
+	arrivals := make([]arrival, len(conns))
+	for i, h := range conns {
+		arrivals[i].Handoff = h
+	}
+	slots := b.table.Len()
+	for _, a := range b.identify(arrivals, b.clients.Buffer()) {
+		slot := b.cfg.Strategy.Slot(a.client, slots, 0)
+		if !b.lot.enter(slot, b.share(slots)) {
+			b.turnAway(a, slot, errCrowded)
+			continue
+		}
+		go func() {
+			defer b.lot.leave(slot)
+			b.giveUp(a, slot, errUnwilling)
+		}()
+	}
+}
+
 // Shutdown waits until no connection is parked. When ctx ends those that are left,
 // and all that come later, are refused at once; it still waits for that. Call it
 // when Serve has returned.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strconv"
 	"sync"
 	"time"
@@ -41,7 +42,21 @@ type Config struct {
 	Supervisor supervisor.Config
 	Link       LinkKind          // how workers get their connections
 	ReadyWhen  nodeipc.ReadyWhen // when a Node worker is ready
+	Dialect    nodeipc.Dialect   // what Node workers wait for that do not listen
 	Logger     hclog.Logger      // nil: none
+}
+
+// addresses returns those that the balancer listens on.
+func (c *Config) addresses() (all []netip.AddrPort) {
+	for _, ln := range c.Listeners {
+		if tcp, ok := ln.Addr().(*net.TCPAddr); ok {
+			all = append(all, tcp.AddrPort())
+		}
+	}
+	for _, g := range c.Groups {
+		all = append(all, g.Addr().AddrPort())
+	}
+	return all
 }
 
 // LinkKind says how workers get their connections.
@@ -123,7 +138,16 @@ func newMaster(cfg Config) (*Master, error) {
 	}
 	cfg.Supervisor.NewLink = m.newMailbox
 	if cfg.Link == LinkNode {
-		m.primary = nodeipc.NewPrimary(cfg.Listeners, cfg.ReadyWhen, balancer.Readmit, sessions{table}, cfg.Logger.Named("node"))
+		m.primary = nodeipc.NewPrimary(nodeipc.Config{
+			Addresses: cfg.addresses(),
+			ReadyWhen: cfg.ReadyWhen,
+			Dialect:   cfg.Dialect,
+			Readmit:   balancer.Readmit,
+			GiveUp:    balancer.GiveUp,
+			Patience:  time.Duration(cfg.Balancer.MaxRetries) * cfg.Balancer.RetryDelay,
+			Sessions:  sessions{table},
+			Logger:    cfg.Logger.Named("node"),
+		})
 		cfg.Supervisor.NewLink = m.newNodeLink
 	}
 	cfg.Logger.Info("workers get connections", "link", cfg.Link.String())

@@ -137,12 +137,15 @@ func (b *Balancer) parked(a arrival, slot int) {
 
 // awaitSlot delivers a parked connection, or refuses it when its patience is over.
 func (b *Balancer) awaitSlot(a arrival, slot int) {
-	err := b.waitForSlot(a)
-	if err != nil && b.cfg.WhenDown == Next && b.offerToOthers(a) {
-		err = nil
+	if err := b.waitForSlot(a); err != nil {
+		b.giveUp(a, slot, err)
 	}
-	if err != nil {
-		b.refuse(a, slot, err, lingerTimeout)
+}
+
+// giveUp sends a parked connection elsewhere, if that is wanted, or refuses it.
+func (b *Balancer) giveUp(a arrival, slot int, why error) {
+	if b.cfg.WhenDown != Next || !b.offerToOthers(a) {
+		b.refuse(a, slot, why, lingerTimeout)
 	}
 }
 

@@ -28,6 +28,7 @@ var (
 	errCrowded       = errors.New("too many parked; the limits are --max-parked and half of the open files (ulimit -n, LimitNOFILE=)")
 	errCrowdedSilent = fmt.Errorf("no request yet, and %w", errCrowded)
 	errStopping      = errors.New("stopping before the request was complete")
+	errUnwilling     = errors.New("the worker refuses connections (maxConnections, or its limit of open files)")
 	errNoFile        = errors.New("no free file descriptor")
 )
 

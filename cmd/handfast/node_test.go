@@ -62,6 +62,7 @@ type nodeOptions struct {
 	flags    []string // of `handfast run`
 	env      []string
 	shell    string // run the script by sh, after this
+	depends  string // the module that the program's package.json names
 	notReady bool
 }
 
@@ -73,6 +74,12 @@ func startNode(t *testing.T, n int, script string, o nodeOptions) *balancer {
 	path := filepath.Join(t.TempDir(), "server.js")
 	if err := os.WriteFile(path, []byte(prelude+script), 0o600); err != nil {
 		t.Fatal(err)
+	}
+	if o.depends != "" {
+		text := fmt.Sprintf(`{"dependencies": {%q: "^1.0.0"}}`, o.depends)
+		if err := os.WriteFile(filepath.Join(filepath.Dir(path), "package.json"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	worker := []string{node, path}
 	if o.shell != "" {
@@ -512,7 +519,7 @@ func TestNodeDrain(t *testing.T) {
 // TestNodeMaxConnections: what a server refuses is offered again until it is taken, and
 // nobody spins meanwhile.
 func TestNodeMaxConnections(t *testing.T) {
-	b := startNode(t, 1, `server.maxConnections = 1;`+plain, nodeOptions{})
+	b := startNode(t, 1, `server.maxConnections = 1;`+plain, nodeOptions{flags: []string{"--max-retries", "300"}})
 	slow, err := b.dial(source(0))
 	if err != nil {
 		t.Fatal(err)
@@ -654,7 +661,7 @@ func TestNodeListenFails(t *testing.T) {
 // when it has closed others.
 func TestNodeFileLimit(t *testing.T) {
 	const clients = 120
-	b := startNode(t, 1, plain, nodeOptions{shell: "ulimit -n 40"})
+	b := startNode(t, 1, plain, nodeOptions{shell: "ulimit -n 40", flags: []string{"--max-retries", "300"}})
 	var waiting []*net.TCPConn
 	for range clients {
 		conn, err := b.dial(source(0))

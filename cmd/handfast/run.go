@@ -76,16 +76,6 @@ func configFrom(c *cli.Context, logs io.Writer) (master.Config, route, error) {
 	s.BackoffMax = v.duration("backoff-max", s.BackoffMin)
 
 	r := route(max(v.choice("route", "auto", "master", "kernel"), 0))
-	config.ReadyWhen = nodeipc.ReadyWhen(max(v.choice("ready-when", "auto", "message", "listening", "started"), 0))
-	switch v.choice("worker-link", "auto", "native", "node") {
-	case 0:
-		if nodeipc.IsNode(s.Command) {
-			config.Link = master.LinkNode
-		}
-	case 2:
-		config.Link = master.LinkNode
-	}
-
 	v.choice("log-level", "trace", "debug", "info", "warn", "error")
 	config.Logger = hclog.New(&hclog.LoggerOptions{
 		Name:       "handfast",
@@ -93,10 +83,38 @@ func configFrom(c *cli.Context, logs io.Writer) (master.Config, route, error) {
 		JSONFormat: c.Bool("log-json"),
 		Output:     logs,
 	})
+	link(&v, &config)
 	if v.err == nil && len(s.Command) == 0 {
 		v.fail("run: no COMMAND to run as a worker; write it behind --")
 	}
 	return config, r, v.err
+}
+
+// link decides how workers get connections, and says what it saw when that was left to it.
+func link(v *values, config *master.Config) {
+	command := config.Supervisor.Command
+	config.ReadyWhen = nodeipc.ReadyWhen(max(v.choice("ready-when", "auto", "message", "listening", "started"), 0))
+	choice := v.choice("worker-link", "auto", "native", "node", "sticky-session")
+	switch {
+	case choice == 0 && nodeipc.IsNode(command):
+		config.Link = master.LinkNode
+		project := nodeipc.FindProject(command)
+		config.Dialect = project.Dialect()
+		if module := project.Silent(); module != "" {
+			if config.ReadyWhen == nodeipc.ReadyAuto {
+				config.ReadyWhen = nodeipc.ReadyStarted
+			}
+			config.Logger.Info("workers are written for a sticky balancer: unless they listen they get connections by its message",
+				"module", module, "because", project.Path+" depends on it", "otherwise", "--worker-link node --ready-when listening")
+		}
+	case choice == 2:
+		config.Link = master.LinkNode
+	case choice == 3:
+		config.Link, config.Dialect = master.LinkNode, nodeipc.StickySession
+		if config.ReadyWhen == nodeipc.ReadyAuto {
+			config.ReadyWhen = nodeipc.ReadyStarted // its workers do not say it
+		}
+	}
 }
 
 // serve runs a master until a signal stops it.

@@ -76,6 +76,21 @@ func (c *channel) send(text []byte, fd int) (n int, err error) {
 	}
 }
 
+// sendWith is send with a file, or with none; it borrows the file.
+func (c *channel) sendWith(text []byte, file *os.File) (n int, err error) {
+	if file == nil {
+		return c.send(text, -1)
+	}
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return 0, errGone
+	}
+	if raw.Control(func(fd uintptr) { n, err = c.send(text, int(fd)) }) != nil {
+		return 0, errGone
+	}
+	return n, err
+}
+
 // whenRoom calls try now and whenever there is room again, until it returns true.
 func (c *channel) whenRoom(try func() (done bool)) error {
 	return c.raw.Write(func(uintptr) bool { return try() })
@@ -104,6 +119,11 @@ func (c *channel) receive(look func(), handle func(line []byte)) error {
 	}
 	c.split(n, handle)
 	return nil
+}
+
+// closeWrite says that no more messages follow.
+func (c *channel) closeWrite() {
+	c.raw.Control(func(s uintptr) { unix.Shutdown(int(s), unix.SHUT_WR) })
 }
 
 // interrupt makes receive and whenRoom return.

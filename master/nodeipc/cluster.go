@@ -21,6 +21,10 @@ func (l *Link) heard(text []byte) {
 	if err := json.Unmarshal(text, &m); err != nil && !errors.As(err, &other) {
 		return
 	}
+	if m.Source == adapterSource {
+		l.primary.relay.pass(l, &m, text)
+		return
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch m.Type {
@@ -39,9 +43,13 @@ func (l *Link) heard(text []byte) {
 	case cmdCluster:
 		l.asked(&m)
 	case cmdReady:
-		l.saysReady()
+		l.settles(ReadyMessage)
 	case cmdDisconnect:
 		l.leave(ErrAskedFor)
+	case "":
+		if m.Type == "close" && l.primary.cfg.Dialect == StickySession {
+			l.leave(ErrAskedFor)
+		}
 	}
 }
 
@@ -51,22 +59,21 @@ func (l *Link) asked(m *message) {
 	case m.Ack != nil:
 		l.acknowledged(*m.Ack, m.Accepted)
 	case m.Act == "online":
-		l.isReady(ReadyStarted)
+		if l.primary.cfg.ReadyWhen == ReadyStarted {
+			l.ping()
+		}
 	case m.Act == "queryServer":
 		l.queryServer(m)
 	case m.Act == "listening":
 		kind := m.query.kind()
-		if l.servers[m.query.key()] {
+		if l.has(m.query.key()) {
 			l.isReady(ReadyListening)
 		} else if len(l.servers) == 0 && (kind == "4" || kind == "6") {
 			l.primary.log.Warn("worker listens elsewhere", "slot", l.slot, "port", m.Port,
 				"remedy", "connections reach it only past the balancer; listen with both on the same port")
 		}
 	case m.Act == "close":
-		delete(l.servers, m.Key)
-		if l.offer.cluster && len(l.servers) == 0 {
-			l.leave(ErrClosedServer)
-		}
+		l.closes(m.Key)
 	case m.Act == "exitedAfterDisconnect":
 		// With the answer it disconnects, as it does when it is told to. Twice is an
 		// error that ends it.
@@ -84,15 +91,16 @@ func (l *Link) queryServer(m *message) {
 	q := &m.query
 	key := q.key()
 	answer := reply{Cmd: cmdCluster, Ack: m.Seq, Key: key, Seq: l.next(), Data: l.primary.dataOf(key, q.Data)}
-	addr, ours := l.primary.balancer(q)
+	listeners := l.primary.balancer(q)
 	switch {
 	case q.inherited():
 		answer.Errno = -int(unix.ENOTSUP)
-	case ours && l.offer.cluster && !l.servers[key]:
-		answer.Errno = -int(unix.EADDRINUSE) // two servers of one program
-	case ours:
-		l.servers[key] = true
-		l.offer = toServer(key)
+	case len(listeners) > 0:
+		addr, err := l.listens(key, q, listeners)
+		if err != nil {
+			answer.Errno = -errnoOf(err)
+			break
+		}
 		family := "IPv4"
 		if addr.Addr().Is6() {
 			family = "IPv6"

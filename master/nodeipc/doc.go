@@ -16,10 +16,14 @@
 //     touched it. The master hears many such words at once (yield.go).
 //
 // What a worker gets depends on what it is (offer.go): a server that listens gets what
-// a cluster worker gets, a worker written for sticky-listen or @socket.io/sticky gets the
-// message that those wait for.
+// a cluster worker gets (servers.go), a worker written for sticky-listen, @socket.io/sticky or
+// sticky-session gets the message that those wait for. Its package.json tells the last ones
+// apart (project.go).
 //
 // cluster.go answers what a worker asks its primary: queryServer, listening, close,
 // exitedAfterDisconnect. Listening on the balancer's port means to take the slot's
-// connections; anything else is a socket that all workers share (shared.go).
+// connections; anything else is a socket that all workers share (primary.go).
+//
+// relay.go passes the messages of @socket.io/cluster-adapter from worker to worker. What there
+// is no room for in a channel waits in outbox.go, within limits, and by turns with connections.
 package nodeipc

@@ -3,6 +3,7 @@ package nodeipc
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -118,10 +119,11 @@ func inodeOf(fd int) (inode uint64, ok bool) {
 	return stat.Ino, err == nil
 }
 
-// returned collects what is readmitted.
+// returned collects what is readmitted, and what is given up.
 type returned struct {
 	mu       sync.Mutex
 	all      []fdpass.Handoff
+	givenUp  []fdpass.Handoff
 	sessions map[clientip.Session]*Link
 }
 
@@ -152,6 +154,12 @@ func (r *returned) keeps(t testing.TB, n int) {
 		defer r.mu.Unlock()
 		return len(r.sessions) == n
 	})
+}
+
+func (r *returned) giveUp(hs []fdpass.Handoff) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.givenUp = append(r.givenUp, hs...)
 }
 
 func (r *returned) readmit(hs []fdpass.Handoff) {
@@ -199,10 +207,30 @@ const port = 8080
 // end. Both are closed when the test ends, and nothing may be left.
 func openLink(t testing.TB, when ReadyWhen) (*Link, *fakeWorker, *returned) {
 	t.Helper()
-	checkLeaks(t)
 	r := new(returned)
-	p := NewPrimary(nil, when, r.readmit, r, hclog.NewNullLogger())
-	p.ports[port] = netip.MustParseAddrPort("127.0.0.1:8080")
+	l, w := newPrimary(t, when, r, hclog.NewNullLogger()).openLink(t)
+	return l, w, r
+}
+
+// testPrimary is the primary of a balancer that listens on port.
+type testPrimary struct{ *Primary }
+
+func newPrimary(t testing.TB, when ReadyWhen, r *returned, log hclog.Logger) testPrimary {
+	t.Helper()
+	checkLeaks(t)
+	p := NewPrimary(Config{ReadyWhen: when, Readmit: r.readmit, GiveUp: r.giveUp, Patience: timeout, Sessions: r, Logger: log})
+	p.ports[port] = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:8080")}
+	t.Cleanup(func() {
+		p.Close()
+		fdpass.CloseHandoffs(r.all)
+		fdpass.CloseHandoffs(r.givenUp)
+	})
+	return testPrimary{p}
+}
+
+// openLink adds a worker.
+func (p testPrimary) openLink(t testing.TB) (*Link, *fakeWorker) {
+	t.Helper()
 	l, err := p.Open(0)
 	if err != nil {
 		t.Fatal(err)
@@ -218,10 +246,8 @@ func openLink(t testing.TB, when ReadyWhen) (*Link, *fakeWorker, *returned) {
 		if !isClosed(l.ended) {
 			l.Close()
 		}
-		p.Close()
-		fdpass.CloseHandoffs(r.all)
 	})
-	return l, w, r
+	return l, w
 }
 
 // Close is the end of the process.
@@ -273,22 +299,32 @@ func (h heard) inner() (in heard) {
 // hear returns the next message, as Node reads it: a read ends behind a descriptor.
 func (w *fakeWorker) hear() heard {
 	w.t.Helper()
-	for {
-		if line, rest, found := bytes.Cut(w.text, []byte("\n")); found {
-			m := heard{fd: -1}
-			if err := json.Unmarshal(line, &m); err != nil {
-				w.t.Fatalf("the master says %q: %v", line, err)
-			}
-			w.text = bytes.Clone(rest)
-			if m.Cmd == cmdHandle {
-				if len(w.fds) == 0 {
-					w.t.Fatalf("%s without a descriptor", line)
-				}
-				m.fd = w.fds[0]
-				w.fds = w.fds[1:]
-			}
-			return m
+	line := w.hearLine()
+	m := heard{fd: -1}
+	var other *json.UnmarshalTypeError // another worker's message, passed on
+	if err := json.Unmarshal(line, &m); err != nil && !errors.As(err, &other) {
+		w.t.Fatalf("the master says %q: %v", line, err)
+	}
+	if m.Cmd == cmdHandle {
+		if len(w.fds) == 0 {
+			w.t.Fatalf("%s without a descriptor", line)
 		}
+		m.fd = w.fds[0]
+		w.fds = w.fds[1:]
+	}
+	return m
+}
+
+// hearLine returns the next message as it came, without its end; nil at the end of file.
+func (w *fakeWorker) hearLine() []byte {
+	w.t.Helper()
+	for searched := 0; ; {
+		if at := bytes.IndexByte(w.text[searched:], '\n'); at >= 0 {
+			line := w.text[:searched+at]
+			w.text = w.text[searched+at+1:]
+			return line
+		}
+		searched = len(w.text)
 		poll := []unix.PollFd{{Fd: int32(w.fd), Events: unix.POLLIN}}
 		if n, err := unix.Poll(poll, int(timeout.Milliseconds())); n == 0 && err == nil {
 			w.t.Fatalf("the master says nothing more than %q", w.text)
@@ -298,8 +334,11 @@ func (w *fakeWorker) hear() heard {
 		if err == unix.EINTR || err == unix.EAGAIN {
 			continue
 		}
-		if err != nil || n == 0 {
+		if err != nil {
 			w.t.Fatalf("the master has gone: %v", err)
+		}
+		if n == 0 {
+			return nil
 		}
 		w.text = append(w.text, text[:n]...)
 		messages, _ := unix.ParseSocketControlMessage(oob[:oobn])
@@ -319,6 +358,22 @@ func (w *fakeWorker) takes() int64 {
 	}
 	unix.Close(m.fd)
 	return m.inner().Seq
+}
+
+// pings hears the question whether the program has run.
+func (w *fakeWorker) pings() {
+	w.t.Helper()
+	if line := string(w.hearLine()); line != `{"cmd":"NODE_HANDLE","type":"net.Native","msg":null}` {
+		w.t.Fatalf("heard %s", line)
+	}
+}
+
+// starts says that Node runs, and answers for it that the program has run.
+func (w *fakeWorker) starts() {
+	w.t.Helper()
+	w.sayf(`{"cmd":"NODE_CLUSTER","act":"online","seq":0}`)
+	w.pings()
+	w.sayf(`{"cmd":"NODE_HANDLE_NACK"}`)
 }
 
 // accepts says that the server has taken a connection, as Node does.

@@ -20,9 +20,13 @@ const (
 	// pause is how long a worker is left alone that is at its limit of open files, or whose
 	// server is at its maxConnections.
 	pause = 100 * time.Millisecond
-	// settle is how long a program that says it is ready, and does not listen, may take
-	// until it does: with a host's name that needs a look-up.
+	// settle is how long a program that says it is ready, or has had its first turn, may take
+	// until it listens, with a host's name that needs a look-up, or handles messages, as an ES
+	// module whose imports are read in further turns.
 	settle = 200 * time.Millisecond
+	// reopen is how long a program that has closed its server has to listen again. Its
+	// connections wait meanwhile.
+	reopen = time.Second
 
 	firstInherited = 3 // the number of a child's first extra file (os/exec)
 )
@@ -33,6 +37,8 @@ var (
 	ErrAskedFor = errors.New("nodeipc: the worker disconnected")
 	// ErrClosedServer: it closed the server that listened on the balancer's port.
 	ErrClosedServer = errors.New("nodeipc: the worker closed its server")
+	// ErrDoesNotRead: it asks and asks, and does not read the answers.
+	ErrDoesNotRead = errors.New("nodeipc: the worker asks and does not read the answers")
 )
 
 // Link is the master's side of one worker's channel. It implements supervisor.Link and
@@ -53,30 +59,34 @@ type Link struct {
 
 	mu      sync.Mutex
 	seq     int64
-	servers map[string]bool  // the worker's, that listen on the balancer's port
-	offer   offer            // how connections are offered
-	out     []packet         // messages that there was no room for
-	queue   []fdpass.Handoff // to be sent
-	flight  []sent           // sent and not acknowledged, in that order
-	paused  bool             // after a NACK, or a refusal
-	over    bool             // it gets no more connections: it drains, has left or ended
-	drained bool             // it was told to, or told us so
-	leaving bool             // it will be told when its last session has ended
+	text    []byte    // of the connection that is being sent
+	servers []server  // the worker's, that listen on the balancer's port
+	shut    bool      // it had some, and may listen again (closes)
+	pinged  bool      // its answer to a ping is awaited
+	outbox  outbox    // messages that wait for room
+	queue   []waiting // to be sent
+	flight  []sent    // sent and not acknowledged, in that order
+	paused  bool      // after a NACK, or a refusal
+	over    bool      // it gets no more connections: it drains, has left or ended
+	drained bool      // it was told to, or told us so
+	leaving bool      // it will be told when its last session has ended
+	missed  int       // messages of other workers that it missed, not reported yet
+	leftErr error
 
 	sessions map[clientip.Session]struct{} // that it keeps
-	leftErr  error
 }
 
-// packet is a message to be sent, or the rest of one.
-type packet struct {
-	text []byte
-	file *os.File // rides on its first byte; nil: nothing does
+// waiting is a connection that is to be sent.
+type waiting struct {
+	fdpass.Handoff
+	refused time.Time // when the worker did not take it; zero: it was not asked, or has not answered
 }
 
 // sent is something with a descriptor, of which the worker's word is awaited.
 type sent struct {
 	seq     int64
-	handoff fdpass.Handoff
+	handoff waiting
+	ping    bool     // not a connection but a ping
 	file    *os.File // not a connection but a shared listener, and the answer that it rode on
 	answer  reply
 	taken   bool // the worker's Node has it; a server may still refuse it
@@ -99,8 +109,6 @@ func (p *Primary) Open(slot int) (*Link, error) {
 		left:    make(chan struct{}),
 		full:    make(chan struct{}, 1),
 		ended:   make(chan struct{}),
-		servers: make(map[string]bool),
-		offer:   toListener(),
 
 		sessions: make(map[clientip.Session]struct{}),
 	}
@@ -145,7 +153,9 @@ func (l *Link) Deliver(conns []fdpass.Handoff) (n int, err error) {
 		return 0, fdpass.ErrClosed
 	}
 	n = max(0, min(len(conns), maxQueued+window-len(l.queue)-len(l.flight)))
-	l.queue = append(l.queue, conns[:n]...)
+	for _, h := range conns[:n] {
+		l.queue = append(l.queue, waiting{Handoff: h})
+	}
 	l.pump()
 	if n < len(conns) {
 		return n, fdpass.ErrFull
@@ -182,9 +192,12 @@ func (l *Link) Close() {
 	l.channel.interrupt()
 	l.done.Wait()
 	l.channel.rest(l.heard)
+	l.primary.relay.forget(l)
 	l.channel.file.Close()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.outbox = outbox{}
+	l.reportMissed()
 	l.dropTheirs()
 	l.stopFlow()
 	l.takeBack()
@@ -208,6 +221,7 @@ func (l *Link) listen() {
 		if err == errGone {
 			return // and Close hears the rest
 		}
+		l.primary.relay.forget(l)
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.leave(ErrAskedFor)
@@ -231,23 +245,24 @@ func (l *Link) dropTheirs() {
 	}
 }
 
-// saysReady: the program is ready, if it waits for messages. If it is about to listen we must
-// know, for what is offered in the wrong way is lost.
-func (l *Link) saysReady() {
-	if l.offer.cluster {
-		l.isReady(ReadyMessage)
+// settles: the program says that it is ready, or its first turn is over. If it is about to listen
+// we must know, for what is offered in the wrong way is lost; and so is a message for which there
+// is no handler yet, since Node keeps none for a cluster worker.
+func (l *Link) settles(why ReadyWhen) {
+	if len(l.servers) > 0 {
+		l.isReady(why)
 		return
 	}
 	time.AfterFunc(settle, func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		l.isReady(ReadyMessage)
+		l.isReady(why)
 	})
 }
 
 // isReady: something happened that may mean ready.
 func (l *Link) isReady(why ReadyWhen) {
-	want := l.primary.readyWhen
+	want := l.primary.cfg.ReadyWhen
 	if want != why && (want != ReadyAuto || why == ReadyStarted) {
 		return
 	}
@@ -272,7 +287,10 @@ func (l *Link) leave(why error) {
 func (l *Link) stopFlow() {
 	l.over = true
 	l.forgetSessions()
-	back := l.queue
+	var back []fdpass.Handoff
+	for _, w := range l.queue {
+		back = append(back, w.Handoff)
+	}
 	l.queue = nil
 	l.giveBack(back)
 }
@@ -281,8 +299,8 @@ func (l *Link) stopFlow() {
 func (l *Link) takeBack() {
 	var back []fdpass.Handoff
 	for _, s := range l.flight {
-		if s.file == nil {
-			back = append(back, s.handoff)
+		if s.file == nil && !s.ping {
+			back = append(back, s.handoff.Handoff)
 		}
 	}
 	l.flight = nil
@@ -292,7 +310,7 @@ func (l *Link) takeBack() {
 // giveBack must not hold up who is told: the balancer may deliver to us.
 func (l *Link) giveBack(conns []fdpass.Handoff) {
 	if len(conns) > 0 {
-		l.primary.readmit(conns)
+		l.primary.cfg.Readmit(conns)
 	}
 }
 
@@ -303,6 +321,10 @@ func (l *Link) handleTaken() {
 		s := &l.flight[i]
 		if s.taken {
 			continue
+		}
+		if s.ping { // a descriptor that is another's, but it answers
+			l.pong(i)
+			return
 		}
 		s.taken = true
 		if !s.cluster {
@@ -320,6 +342,10 @@ func (l *Link) handleLost() {
 		if s.taken {
 			continue
 		}
+		if s.ping {
+			l.pong(i)
+			return
+		}
 		l.flight = append(l.flight[:i], l.flight[i+1:]...)
 		if s.file != nil {
 			time.AfterFunc(pause, func() {
@@ -334,13 +360,21 @@ func (l *Link) handleLost() {
 	}
 }
 
-// offerAgain sends a connection again after a pause, unless there is no more to be sent.
-func (l *Link) offerAgain(h fdpass.Handoff) {
+// offerAgain sends a connection again after a pause, unless there is no more to be sent. One
+// that the worker goes on refusing for as long as a connection may be parked is given up.
+func (l *Link) offerAgain(w waiting) {
 	if l.over {
-		l.giveBack([]fdpass.Handoff{h})
+		l.giveBack([]fdpass.Handoff{w.Handoff})
 		return
 	}
-	l.queue = append([]fdpass.Handoff{h}, l.queue...)
+	if w.refused.IsZero() {
+		w.refused = time.Now()
+	}
+	if time.Since(w.refused) >= l.primary.cfg.Patience {
+		l.primary.cfg.GiveUp([]fdpass.Handoff{w.Handoff})
+		return
+	}
+	l.queue = append([]waiting{w}, l.queue...)
 	if !l.paused {
 		l.paused = true
 		time.AfterFunc(pause, l.resume)
@@ -375,102 +409,8 @@ func (l *Link) acknowledged(seq int64, accepted bool) {
 // finish closes our copy of what the worker has, and sends more.
 func (l *Link) finish(i int) {
 	if s := l.flight[i]; s.file == nil {
-		fdpass.CloseHandoffs([]fdpass.Handoff{s.handoff})
+		fdpass.CloseHandoffs([]fdpass.Handoff{s.handoff.Handoff})
 	}
 	l.flight = append(l.flight[:i], l.flight[i+1:]...)
 	l.pump()
-}
-
-// sendShared sends a listener that is not the balancer's, as the answer to a query.
-func (l *Link) sendShared(answer reply, file *os.File) {
-	l.flight = append(l.flight, sent{answer: answer, file: file})
-	l.post(packet{text: line(map[string]any{"cmd": cmdHandle, "type": "net.Native", "msg": answer}), file: file})
-}
-
-// post sends a message, behind those that wait for room.
-func (l *Link) post(p packet) {
-	l.out = append(l.out, p)
-	l.pump()
-}
-
-// pump sends what waits, as far as window and channel allow. It is called whenever one
-// of them may have opened.
-func (l *Link) pump() {
-	if !l.trySend() {
-		select {
-		case l.full <- struct{}{}:
-		default: // write knows
-		}
-	}
-}
-
-// trySend returns false when there is no room for something that could be sent.
-func (l *Link) trySend() (done bool) {
-	for len(l.out) > 0 {
-		p := &l.out[0]
-		n, err := l.sendPacket(p)
-		if err == errGone {
-			l.out = nil
-			return true
-		}
-		p.text = p.text[n:]
-		if len(p.text) > 0 {
-			return false
-		}
-		l.out = l.out[1:]
-	}
-	var text []byte
-	for len(l.queue) > 0 && len(l.flight) < window && !l.paused {
-		h := l.queue[0]
-		text = l.offer.append(text[:0], l.seq+1)
-		n, err := l.channel.send(text, h.FD)
-		if err != nil {
-			return err == errGone // then listen sees to it
-		}
-		l.queue = l.queue[1:]
-		l.flight = append(l.flight, sent{seq: l.next(), handoff: h, cluster: l.offer.cluster})
-		if n < len(text) {
-			l.out = append(l.out, packet{text: text[n:]})
-			return false
-		}
-	}
-	return true
-}
-
-func (l *Link) sendPacket(p *packet) (n int, err error) {
-	if p.file == nil {
-		return l.channel.send(p.text, -1)
-	}
-	raw, err := p.file.SyscallConn()
-	if err != nil {
-		return 0, errGone
-	}
-	raw.Control(func(fd uintptr) { n, err = l.channel.send(p.text, int(fd)) })
-	if n > 0 {
-		p.file = nil
-	}
-	return n, err
-}
-
-// write sends what there was no room for.
-func (l *Link) write() {
-	stopping := l.primary.stopping
-	for {
-		select {
-		case <-l.full:
-		case <-stopping:
-			stopping = nil
-			l.waitNoLonger()
-			continue
-		case <-l.ended:
-			return
-		}
-		if l.channel.whenRoom(func() bool {
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			return l.trySend()
-		}) != nil {
-			return
-		}
-	}
 }

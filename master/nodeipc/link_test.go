@@ -6,7 +6,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
@@ -47,7 +49,7 @@ func TestServer(t *testing.T) {
 // TestListener: a program that waits for messages has its connection with Node's own word.
 func TestListener(t *testing.T) {
 	l, w, r := openLink(t, ReadyStarted)
-	w.sayf(`{"cmd":"NODE_CLUSTER","act":"online","seq":0}`)
+	w.starts()
 	closed(t, "ready", l.Ready())
 	hs, clients := connect(t, 3)
 	deliver(t, l, hs)
@@ -240,7 +242,7 @@ func TestFullChannel(t *testing.T) {
 	eventually(t, "a full channel", func() bool {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		return len(l.out) > 0
+		return len(l.outbox.answers) > 0 && l.seq > queries // all are heard
 	})
 	hs, clients := connect(t, 3)
 	deliver(t, l, hs)
@@ -315,7 +317,7 @@ func TestReady(t *testing.T) {
 		ReadyAuto:      {online, message},
 		ReadyMessage:   {lines(online, listening), message},
 		ReadyListening: {lines(online, message), listening},
-		ReadyStarted:   {lines(message, listening), online},
+		ReadyStarted:   {lines(message, listening), ""},
 	} {
 		for _, server := range []bool{true, false} {
 			l, w, _ := openLink(t, when)
@@ -326,10 +328,15 @@ func TestReady(t *testing.T) {
 			}
 			w.say(texts[0] + "\n" + queryElsewhere + "\n")
 			unix.Close(w.hear().fd) // so all was heard
+			w.sayf(`{"cmd":"NODE_HANDLE_ACK"}`)
 			if isClosed(l.Ready()) {
 				t.Errorf("when %d: ready too early", when)
 			}
-			w.say(texts[1] + "\n")
+			if when == ReadyStarted {
+				w.starts()
+			} else {
+				w.say(texts[1] + "\n")
+			}
 			closed(t, fmt.Sprintf("ready, when %d", when), l.Ready())
 		}
 	}
@@ -345,7 +352,7 @@ func TestLeft(t *testing.T) {
 	}{
 		"asks":          {`{"cmd":"disconnect"}`, ErrAskedFor, []string{"disconnect", "NODE_CLUSTER disconnect"}},
 		"disconnects":   {`{"cmd":"NODE_CLUSTER","act":"exitedAfterDisconnect","seq":3}`, ErrAskedFor, []string{"NODE_CLUSTER "}},
-		"closes server": {`{"cmd":"NODE_CLUSTER","act":"close","key":"null:8080:4:undefined:0","seq":3}`, ErrClosedServer, []string{"disconnect", "NODE_CLUSTER disconnect"}},
+		"closes server": {closeServer, ErrClosedServer, []string{"disconnect", "NODE_CLUSTER disconnect"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l, w, r := openLink(t, ReadyAuto)
@@ -379,6 +386,118 @@ func TestLeft(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestStarted: a worker that is asked whether its program has run gets no descriptor until it has
+// answered: Node would take the first one for that of the question.
+func TestStarted(t *testing.T) {
+	l, w, r := openLink(t, ReadyStarted)
+	w.sayf(`{"cmd":"NODE_CLUSTER","act":"online","seq":0}`)
+	w.pings()
+	w.say(queryElsewhere + "\n")
+	hs, _ := connect(t, 1)
+	deliver(t, l, hs)
+	w.sayf(`{"cmd":"disconnect"}`)
+	closed(t, "leaving", l.Left()) // so all was heard
+	if n, _, err := unix.Recvfrom(w.fd, make([]byte, 1), unix.MSG_DONTWAIT|unix.MSG_PEEK); err == nil && n > 0 || isClosed(l.Ready()) {
+		t.Error("something follows, or it is ready")
+	}
+	w.sayf(`{"cmd":"NODE_HANDLE_NACK"}`)
+	closed(t, "ready", l.Ready())
+	m := w.hear()
+	if m.inner().Ack == nil {
+		t.Errorf("heard %+v", m)
+	}
+	unix.Close(m.fd)
+	r.want(t, hs)
+}
+
+// TestRefusedForGood: what a server goes on refusing is given up after the balancer's patience,
+// and only that.
+func TestRefusedForGood(t *testing.T) {
+	r := new(returned)
+	p := newPrimary(t, ReadyAuto, r, hclog.NewNullLogger())
+	p.cfg.Patience = 3 * pause
+	l, w := p.openLink(t)
+	w.listens()
+	hs, clients := connect(t, 3)
+	begin := time.Now()
+	deliver(t, l, hs)
+	refused := 0
+	for seen := 0; seen < 2; {
+		m := w.hear()
+		inode, _ := inodeOf(m.fd)
+		unix.Close(m.fd)
+		if inode == clients[1].inode {
+			w.accepts(m.inner().Seq)
+			seen++
+			continue
+		}
+		refused++
+		w.sayf(`{"cmd":"NODE_HANDLE_ACK"}`)
+		w.sayf(`{"cmd":"NODE_CLUSTER","ack":%d,"accepted":false}`, m.inner().Seq)
+		if refused == 2 && seen == 1 { // all know their fate; go on until they are given up
+			seen++
+		}
+	}
+	for {
+		r.mu.Lock()
+		given := len(r.givenUp)
+		r.mu.Unlock()
+		if given == 2 {
+			break
+		}
+		poll := []unix.PollFd{{Fd: int32(w.fd), Events: unix.POLLIN}}
+		if n, _ := unix.Poll(poll, 10); n == 0 {
+			if time.Since(begin) > timeout {
+				t.Fatalf("%d connections were given up", given)
+			}
+			continue
+		}
+		seq := w.takes()
+		refused++
+		w.sayf(`{"cmd":"NODE_HANDLE_ACK"}`)
+		w.sayf(`{"cmd":"NODE_CLUSTER","ack":%d,"accepted":false}`, seq)
+	}
+	if took := time.Since(begin); took < p.cfg.Patience || refused > 2*5 {
+		t.Errorf("given up after %v and %d refusals", took, refused)
+	}
+	gone(t, clients[1])
+	if got := clientsOf(r.givenUp); !slices.Equal(got, clientsOf([]fdpass.Handoff{hs[0], hs[2]})) {
+		t.Errorf("given up: %v", got)
+	}
+	r.want(t, nil)
+}
+
+const closeServer = `{"cmd":"NODE_CLUSTER","act":"close","key":"null:8080:4:undefined:0","seq":3}`
+
+// TestListensAgain: a program that closes its server and listens again keeps its connections.
+func TestListensAgain(t *testing.T) {
+	l, w, r := openLink(t, ReadyAuto)
+	w.listens()
+	hs, clients := connect(t, 2)
+	deliver(t, l, hs[:1])
+	seq := w.takes()
+	w.say(closeServer + "\n") // the server is closed when the connection arrives
+	w.sayf(`{"cmd":"NODE_HANDLE_ACK"}`)
+	w.sayf(`{"cmd":"NODE_CLUSTER","ack":%d,"accepted":false}`, seq)
+	w.understood(l)
+	deliver(t, l, hs[1:])
+	key := w.listens()
+	for range hs {
+		m := w.hear()
+		if m.inner().Key != key {
+			t.Fatalf("heard %+v", m)
+		}
+		unix.Close(m.fd)
+		w.accepts(m.inner().Seq)
+	}
+	gone(t, clients...)
+	time.Sleep(reopen + pause) // nothing is to happen when this is over
+	if isClosed(l.Left()) {
+		t.Errorf("it has left: %v", l.Err())
+	}
+	r.want(t, nil)
 }
 
 // TestDescriptorsFromWorker: what a worker sends is acknowledged, so that it goes on, and

@@ -15,8 +15,12 @@ type message struct {
 	Ack      *int64 `json:"ack"`
 	Accepted bool   `json:"accepted"`
 	Key      string `json:"key"`
-	Type     string `json:"type"`
+	Type     string `json:"type"` // a word of sticky-session or @socket.io/sticky
 	query
+
+	Source       string `json:"source"`       // of a message to other workers (relay.go)
+	UID          string `json:"uid"`          // which of the sender's adapters speaks
+	RequesterUID string `json:"requesterUid"` // whom it answers
 }
 
 // query is what a worker wants to listen on.

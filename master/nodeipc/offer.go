@@ -23,18 +23,30 @@ func toServer(key string) offer {
 	}
 }
 
-// toListener offers to a program that waits for messages: one of sticky-listen by
-// "msg", one of @socket.io/sticky by "type". Neither minds the other's words.
-func toListener() offer {
-	return offer{
-		before: `{"cmd":"NODE_HANDLE","type":"net.Socket","msg":{"msg":"sticky:balance","payload":null,"type":"sticky:connection","data":"","seq":`,
-		after:  "}}\n",
+// Dialect says which message a program waits for that does not listen.
+type Dialect int
+
+// The dialects.
+const (
+	StickyListen  Dialect = iota // of sticky-listen, and of @socket.io/sticky: one message serves both
+	StickySession                // of sticky-session
+)
+
+// offer is for programs that wait for messages: one of sticky-listen by "msg", one of
+// @socket.io/sticky by "type"; neither minds the other's words. One of sticky-session waits for
+// a mere string. None has a place for a number, and none answers.
+func (d Dialect) offer() offer {
+	if d == StickySession {
+		return offer{before: `{"cmd":"NODE_HANDLE","type":"net.Socket","msg":"sticky:balance"}` + "\n"}
 	}
+	return offer{before: `{"cmd":"NODE_HANDLE","type":"net.Socket","msg":{"msg":"sticky:balance","payload":null,"type":"sticky:connection","data":""}}` + "\n"}
 }
 
 func (o *offer) append(text []byte, seq int64) []byte {
 	text = slices.Grow(text, len(o.before)+maxDigits+len(o.after))
 	text = append(text, o.before...)
-	text = strconv.AppendInt(text, seq, 10)
+	if o.cluster {
+		text = strconv.AppendInt(text, seq, 10)
+	}
 	return append(text, o.after...)
 }

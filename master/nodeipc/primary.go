@@ -8,6 +8,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
@@ -23,19 +24,34 @@ const (
 	ReadyAuto      ReadyWhen = iota // by whichever of the next two comes first
 	ReadyMessage                    // it sends {cmd: 'ready'}, as with recluster
 	ReadyListening                  // it listens on the balancer's port
-	ReadyStarted                    // Node runs. What the program does not listen for by its first turn is lost
+	ReadyStarted                    // its first turn is over: what it does without waiting is done
 )
+
+// Config says whom a Primary serves.
+type Config struct {
+	Addresses []netip.AddrPort // that the balancer listens on
+	ReadyWhen ReadyWhen
+	Dialect   Dialect
+
+	// Readmit takes ownership of connections that a worker did not take and that may be
+	// placed again, GiveUp of those that it has refused for as long as Patience. Neither may
+	// wait.
+	Readmit, GiveUp func([]fdpass.Handoff)
+	Patience        time.Duration // 0: one refusal is enough
+	Sessions        Sessions      // is told which worker keeps which
+	Logger          hclog.Logger
+}
 
 // Primary is what all Node workers of a master have in common.
 type Primary struct {
-	readmit   func([]fdpass.Handoff)
-	ports     map[int]netip.AddrPort // the balancer's listeners
-	readyWhen ReadyWhen
-	sessions  Sessions
-	log       hclog.Logger
+	cfg   Config
+	ports map[int][]netip.AddrPort // the balancer's listeners
+	offer offer                    // to programs that do not listen
+	log   hclog.Logger
 
 	stopping chan struct{} // closed when nobody comes any more, also not to a session
 	lastID   atomic.Int64  // of a worker, as cluster.worker.id names it
+	relay    relay
 
 	mu     sync.Mutex
 	data   map[string]json.RawMessage // per listener: the first worker's TLS ticket keys
@@ -43,25 +59,20 @@ type Primary struct {
 	paths  []string                   // of those on Unix paths
 }
 
-// NewPrimary serves workers of a balancer that listens on these addresses. readmit takes
-// ownership of connections that a worker did not take; it must not wait. sessions is told
-// which worker keeps which.
-func NewPrimary(listeners []net.Listener, readyWhen ReadyWhen, readmit func([]fdpass.Handoff), sessions Sessions, log hclog.Logger) *Primary {
+// NewPrimary serves workers of a balancer.
+func NewPrimary(cfg Config) *Primary {
 	p := &Primary{
-		readmit:   readmit,
-		ports:     make(map[int]netip.AddrPort),
-		readyWhen: readyWhen,
-		sessions:  sessions,
-		stopping:  make(chan struct{}),
-		log:       log,
-		data:      make(map[string]json.RawMessage),
-		shared:    make(map[string]*os.File),
+		cfg:      cfg,
+		ports:    make(map[int][]netip.AddrPort),
+		offer:    cfg.Dialect.offer(),
+		log:      cfg.Logger,
+		stopping: make(chan struct{}),
+		data:     make(map[string]json.RawMessage),
+		shared:   make(map[string]*os.File),
 	}
-	for _, ln := range listeners {
-		if tcp, ok := ln.Addr().(*net.TCPAddr); ok {
-			addr := tcp.AddrPort()
-			p.ports[int(addr.Port())] = addr
-		}
+	for _, addr := range cfg.Addresses {
+		port := int(addr.Port())
+		p.ports[port] = append(p.ports[port], addr)
 	}
 	return p
 }
@@ -94,14 +105,21 @@ func (p *Primary) Close() {
 	p.paths = nil
 }
 
-// balancer tells whether a worker asks for what the balancer listens on.
-func (p *Primary) balancer(q *query) (addr netip.AddrPort, ok bool) {
+// balancer returns the balancer's listeners on the port that a worker asks for.
+func (p *Primary) balancer(q *query) []netip.AddrPort {
 	if kind := q.kind(); kind != "4" && kind != "6" {
-		return addr, false
+		return nil
 	}
-	addr, ok = p.ports[q.Port]
-	return addr, ok
+	return p.ports[q.Port]
 }
+
+const (
+	// maxShared is how many listeners of their own all workers may have together.
+	maxShared = 128
+	// maxData is the longest data that is kept for a listener, and maxKnown for how many.
+	maxData  = 64 << 10
+	maxKnown = 1024
+)
 
 // dataOf returns the data that all workers share for a listener: the first one's.
 func (p *Primary) dataOf(key string, own json.RawMessage) json.RawMessage {
@@ -110,7 +128,7 @@ func (p *Primary) dataOf(key string, own json.RawMessage) json.RawMessage {
 	if known, ok := p.data[key]; ok {
 		return known
 	}
-	if len(own) > 0 && string(own) != "null" {
+	if len(own) > 0 && len(own) <= maxData && len(p.data) < maxKnown && string(own) != "null" {
 		p.data[key] = own
 	}
 	return own
@@ -124,6 +142,10 @@ func (p *Primary) share(q *query) (*os.File, error) {
 	key := q.key()
 	if file, ok := p.shared[key]; ok {
 		return file, nil
+	}
+	if len(p.shared) >= maxShared {
+		p.log.Warn("workers listen on too much", "limit", maxShared, "refused", key)
+		return nil, unix.EMFILE
 	}
 	file, err := open(q)
 	if err != nil {

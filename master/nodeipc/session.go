@@ -23,7 +23,7 @@ func (l *Link) sessionBegins(name json.RawMessage) {
 		return
 	}
 	l.sessions[id] = struct{}{}
-	l.primary.sessions.Claim(id, l)
+	l.primary.cfg.Sessions.Claim(id, l)
 }
 
 // sessionEnds: it keeps it no longer. With its last one a worker that drains may go.
@@ -33,7 +33,7 @@ func (l *Link) sessionEnds(name json.RawMessage) {
 		return
 	}
 	delete(l.sessions, id)
-	l.primary.sessions.Release(id, l)
+	l.primary.cfg.Sessions.Release(id, l)
 	if l.leaving && len(l.sessions) == 0 {
 		l.finishDrain()
 	}
@@ -51,7 +51,7 @@ func (l *Link) waitNoLonger() {
 // forgetSessions: the worker serves none any more.
 func (l *Link) forgetSessions() {
 	for id := range l.sessions {
-		l.primary.sessions.Release(id, l)
+		l.primary.cfg.Sessions.Release(id, l)
 	}
 	clear(l.sessions)
 }

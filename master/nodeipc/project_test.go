@@ -1,0 +1,87 @@
+package nodeipc
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestFindProject: the nearest package.json with dependencies tells what workers are written for.
+func TestFindProject(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	depends := func(names ...string) string {
+		return `{"dependencies":{"` + strings.Join(names, `":"^1.0.0","`) + `":"^1.0.0"}}`
+	}
+	write("session/package.json", depends("express", "sticky-session"))
+	write("session/dist/package.json", `{"type":"module"}`)
+	script := write("session/dist/server.js", "")
+	write("both/package.json", depends("sticky-listen", "sticky-session"))
+	write("io/package.json", depends("@socket.io/sticky", "socket.io"))
+	write("io/bin/start", "#!/usr/bin/env node\n")
+	os.Symlink(filepath.Join(dir, "io/bin/start"), filepath.Join(dir, "start"))
+	write("plain/package.json", `{"dependencies":{},"devDependencies":{"sticky-session":"1"}}`)
+	write("broken/package.json", `{"dependencies":{"sticky-session"`)
+	write("odd/package.json", `{"dependencies":["sticky-session"]}`)
+	write("huge/package.json", depends("sticky-session")+strings.Repeat(" ", maxPackage))
+	for _, name := range []string{"both", "io", "plain", "broken", "odd", "huge", "pipe"} {
+		write(name+"/server.js", "")
+	}
+	if err := unix.Mkfifo(filepath.Join(dir, "pipe/package.json"), 0o600); err != nil { // reading would wait
+		t.Fatal(err)
+	}
+	at := func(name string) string { return filepath.Join(dir, name) }
+	for _, test := range []struct {
+		command []string
+		silent  string
+		dialect Dialect
+	}{
+		{[]string{"node", script}, "sticky-session", StickySession},
+		{[]string{"node", strings.TrimSuffix(script, ".js"), "8080"}, "sticky-session", StickySession},
+		{[]string{"node", at("session")}, "sticky-session", StickySession},
+		{[]string{"/usr/bin/node", "--no-warnings", "-r", "dotenv/config", script, at("io/server.js")}, "sticky-session", StickySession},
+		{[]string{"node", at("both/server.js")}, "", StickyListen},
+		{[]string{"nodejs", at("io/server.js")}, "@socket.io/sticky", StickyListen},
+		{[]string{at("start")}, "@socket.io/sticky", StickyListen},
+		{[]string{"node", at("plain/server.js")}, "", StickyListen},
+		{[]string{"node", at("broken/server.js")}, "", StickyListen},
+		{[]string{"node", at("odd/server.js")}, "", StickyListen},
+		{[]string{"node", at("huge/server.js")}, "", StickyListen},
+		{[]string{"node", at("pipe/server.js")}, "", StickyListen},
+		{[]string{"node", at("none.js")}, "", StickyListen},
+		{[]string{"node", "-e", "1"}, "", StickyListen},
+		{[]string{"node"}, "", StickyListen},
+		{nil, "", StickyListen},
+	} {
+		p := FindProject(test.command)
+		if p.Silent() != test.silent || p.Dialect() != test.dialect {
+			t.Errorf("%q: %+v, want %q and dialect %d", test.command, p, test.silent, test.dialect)
+		}
+	}
+}
+
+// FuzzProject: any text is read, and names modules only if it has their names.
+func FuzzProject(f *testing.F) {
+	f.Add([]byte(`{"dependencies":{"sticky-session":"1","@socket.io/sticky":{}}}`))
+	f.Add([]byte(`{"dependencies":null}`))
+	f.Add([]byte("[]"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		p, ok := parseProject("package.json", text)
+		if (p.Path != "") != ok || !ok && p != (Project{}) {
+			t.Errorf("%q: %+v, %v", text, p, ok)
+		}
+	})
+}
