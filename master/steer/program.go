@@ -119,17 +119,7 @@ func attach(fd int, p []bpf.Instruction) error {
 	return setProgram(fd, unix.SO_ATTACH_REUSEPORT_CBPF, p)
 }
 
-// silence makes a socket answer no packet, as if it were lost: who wants to connect tries
-// again after a second.
-func silence(fd int) error {
-	return setProgram(fd, unix.SO_ATTACH_FILTER, []bpf.Instruction{bpf.RetConstant{Val: 0}})
-}
-
-// unsilence undoes silence.
-func unsilence(fd int) error {
-	return os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0))
-}
-
+// setProgram sets a program as a socket's option.
 func setProgram(fd, option int, p []bpf.Instruction) error {
 	raw, err := bpf.Assemble(p)
 	if err != nil {

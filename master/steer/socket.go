@@ -68,6 +68,26 @@ func share(fd int) error {
 	return os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1))
 }
 
+// silence makes a socket drop every packet that has come a hop or was sent with a usual number
+// of them to go (64, 128), as if it were lost: who wants to connect tries again after a second.
+// A socket filter would do that without exception, but kernels may ask for a privilege.
+func silence(fd int) error { return setMinHops(fd, 255) }
+
+// unsilence undoes silence.
+func unsilence(fd int) error { return setMinHops(fd, 0) }
+
+// setMinHops sets IP_MINTTL (man 7 ip), and what is the same in IPv6.
+func setMinHops(fd, hops int) error {
+	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+	if err == nil {
+		err = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MINTTL, hops)
+	}
+	if err == nil && domain == unix.AF_INET6 {
+		err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MINHOPCOUNT, hops)
+	}
+	return os.NewSyscallError("setsockopt", err)
+}
+
 // listenAgain undoes shutdown(2) of a listener, which has also undone a bind to port 0: then
 // the socket is bound again, to where the others are.
 func listenAgain(fd int, addr unix.Sockaddr) error {
