@@ -138,7 +138,7 @@ func newMaster(cfg Config) (*Master, error) {
 	}
 	cfg.Supervisor.NewLink = m.newMailbox
 	if cfg.Link == LinkNode {
-		m.primary = nodeipc.NewPrimary(nodeipc.Config{
+		node := nodeipc.Config{
 			Addresses: cfg.addresses(),
 			ReadyWhen: cfg.ReadyWhen,
 			Dialect:   cfg.Dialect,
@@ -147,7 +147,11 @@ func newMaster(cfg Config) (*Master, error) {
 			Patience:  time.Duration(cfg.Balancer.MaxRetries) * cfg.Balancer.RetryDelay,
 			Sessions:  sessions{table},
 			Logger:    cfg.Logger.Named("node"),
-		})
+		}
+		if m.steered != nil {
+			node.Listener = m.steered.listener
+		}
+		m.primary = nodeipc.NewPrimary(node)
 		cfg.Supervisor.NewLink = m.newNodeLink
 	}
 	cfg.Logger.Info("workers get connections", "link", cfg.Link.String())
@@ -167,6 +171,9 @@ func (m *Master) newMailbox(seat supervisor.Seat) (supervisor.Link, error) {
 }
 
 func (m *Master) newNodeLink(seat supervisor.Seat) (supervisor.Link, error) {
+	if _, err := m.steered.listeners(seat.Slot); err != nil {
+		return nil, err
+	}
 	return m.primary.Open(seat.Slot)
 }
 

@@ -88,6 +88,16 @@ func (s *steered) listeners(slot int) (listeners []fdpass.Handoff, err error) {
 	return listeners, nil
 }
 
+// listener returns a slot's listener on one address, or nil. It is borrowed until Close.
+func (s *steered) listener(slot int, addr netip.AddrPort) *os.File {
+	for _, g := range s.groups {
+		if g.Addr().AddrPort() == addr {
+			return g.Listener(slot)
+		}
+	}
+	return nil
+}
+
 // Resize implements supervisor.Slots. Whoever waits in the queue of a slot that is no more
 // belongs to another.
 func (s *steered) Resize(n int) {
@@ -187,10 +197,10 @@ func (s *steered) Serve(ctx context.Context, patience time.Duration) error {
 	deadline := time.Now().Add(lastGrace + patience)
 	err := s.each(func(listener *os.File, _ int) error {
 		raw, err := listener.SyscallConn()
-		if err != nil {
-			return err
+		if err == nil {
+			dropSYNs(raw) // which may be forbidden (EPERM): then some still connect
 		}
-		return dropSYNs(raw)
+		return err
 	})
 	time.Sleep(lastGrace) // for handshakes that are under way (acceptor.run)
 	for s.waiting() > 0 && time.Now().Before(deadline) {

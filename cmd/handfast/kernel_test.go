@@ -41,6 +41,26 @@ func TestKernelRoute(t *testing.T) {
 	}
 }
 
+// TestKernelNode: nor does what is promised to Node servers. They accept for themselves;
+// workers that wait for messages get them from the master.
+func TestKernelNode(t *testing.T) {
+	t.Setenv("HANDFAST_ROUTE", "kernel")
+	for name, test := range map[string]func(*testing.T){
+		"Sticky":          TestNodeSticky,
+		"TLS":             TestNodeTLS,
+		"ReloadUnderLoad": TestNodeReloadUnderLoad,
+		"KillUnderLoad":   TestNodeKillUnderLoad,
+		"Ready":           TestNodeReady,
+		"NotReady":        TestNodeNotReady,
+		"Leaves":          TestNodeLeaves,
+		"ListensAgain":    TestNodeListensAgain,
+		"Session":         TestNodeSession,
+		"Relay":           TestNodeRelay,
+	} {
+		t.Run(name, test)
+	}
+}
+
 // startKernel is start with --route kernel.
 func startKernel(t *testing.T, n int, o options) *balancer {
 	t.Helper()

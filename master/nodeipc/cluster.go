@@ -86,7 +86,8 @@ func (l *Link) asked(m *message) {
 }
 
 // queryServer: the worker wants to listen. On the balancer's port it gets the slot's
-// connections from now on, on anything else a socket that it shares with the others.
+// connections from now on, or the slot's listener if it has one; on anything else a socket
+// that it shares with the others.
 func (l *Link) queryServer(m *message) {
 	q := &m.query
 	key := q.key()
@@ -100,6 +101,12 @@ func (l *Link) queryServer(m *message) {
 		if err != nil {
 			answer.Errno = -errnoOf(err)
 			break
+		}
+		if own := l.primary.cfg.Listener; own != nil {
+			if file := own(l.slot, addr); file != nil {
+				l.sendShared(answer, file)
+				return
+			}
 		}
 		family := "IPv4"
 		if addr.Addr().Is6() {

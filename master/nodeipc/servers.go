@@ -16,6 +16,7 @@ const maxServers = 64
 type server struct {
 	key       string
 	addresses []netip.Prefix // that it listens on
+	of        netip.AddrPort // the balancer's address whose connections it gets
 	offer     offer
 }
 
@@ -72,10 +73,19 @@ func (l *Link) listens(key string, q *query, listeners []netip.AddrPort) (netip.
 			"remedy", "add --listen with that address")
 		return netip.AddrPort{}, unix.EADDRNOTAVAIL
 	}
+	s.of = listeners[max(at, 0)]
 	l.servers = append(l.servers, s)
 	l.shut = false
 	l.pump()
-	return listeners[max(at, 0)], nil
+	return s.of, nil
+}
+
+// Accepts tells whether a server of the worker accepts from the slot's own listener on this
+// address of the balancer's.
+func (l *Link) Accepts(addr netip.AddrPort) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.primary.cfg.Listener != nil && slices.ContainsFunc(l.servers, func(s server) bool { return s.of == addr })
 }
 
 // closes: the program closed a server. If it was the last one it may listen again, as under

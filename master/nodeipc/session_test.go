@@ -9,11 +9,11 @@ import (
 	"github.com/handfast/handfast/master/clientip"
 )
 
-// started is a worker that waits for messages.
-func started(t *testing.T) (*Link, *fakeWorker, *returned) {
+// waits is a worker that waits for messages.
+func waits(t *testing.T) (*Link, *fakeWorker, *returned) {
 	t.Helper()
-	l, w, r := openLink(t, ReadyStarted)
-	w.sayf(`{"cmd":"NODE_CLUSTER","act":"online","seq":0}`)
+	l, w, r := openLink(t, ReadyMessage)
+	w.sayf(`{"cmd":"ready"}`)
 	closed(t, "ready", l.Ready())
 	return l, w, r
 }
@@ -21,7 +21,7 @@ func started(t *testing.T) (*Link, *fakeWorker, *returned) {
 // TestSessions: what @socket.io/sticky workers say of their sessions is passed on, and
 // nothing that is no session's name.
 func TestSessions(t *testing.T) {
-	_, w, r := started(t)
+	_, w, r := waits(t)
 	w.sayf(`{"type":"sticky:connection","data":"a"}`)
 	w.sayf(`{"type":"sticky:connection","data":"b"}`)
 	for _, data := range []string{`""`, `null`, `7`, `{}`, `["a"]`, `"` + strings.Repeat("a", clientip.MaxSessionName+1) + `"`} {
@@ -41,7 +41,7 @@ func TestSessions(t *testing.T) {
 // TestSessionsDrain: a worker that keeps sessions gets their connections until the last one
 // has ended, and is told to go only then.
 func TestSessionsDrain(t *testing.T) {
-	l, w, r := started(t)
+	l, w, r := waits(t)
 	w.sayf(`{"type":"sticky:connection","data":"a"}`)
 	r.keeps(t, 1)
 	l.Drain()
@@ -69,7 +69,7 @@ func TestSessionsDrainAtOnce(t *testing.T) {
 		"stopping": func(l *Link) { l.primary.Stop(); l.Drain() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			l, w, r := started(t)
+			l, w, r := waits(t)
 			w.sayf(`{"type":"sticky:connection","data":"a"}`)
 			r.keeps(t, 1)
 			stop(l)
