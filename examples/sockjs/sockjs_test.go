@@ -51,7 +51,7 @@ func TestDirect(t *testing.T) {
 func TestNginx(t *testing.T) {
 	// The clients' addresses, too, are on loopback.
 	try(t, []string{"--behind-proxy", "--trusted-proxies", "127.0.0.1"}, func(handfast string) string {
-		_, address := trial.Nginx(t, filepath.Join("..", "proxies", "nginx-websocket.conf"), handfast)
+		_, address := trial.Nginx.Start(t, filepath.Join("..", "proxies", "nginx-websocket.conf"), handfast)
 		return address
 	})
 }
