@@ -1,0 +1,98 @@
+// Package deepstream_test runs a deepstream server in several workers under the real
+// command, and clients with deepstream's own client library.
+package deepstream_test
+
+import (
+	"encoding/json"
+	"maps"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/handfast/handfast/examples/trial"
+	"github.com/handfast/handfast/hash"
+)
+
+const clients = 60
+
+// round is what client.js says when an event, a record and a procedure of one client have
+// reached all.
+type round struct {
+	Round              int
+	From               int
+	Slots, Generations map[string]int
+}
+
+// awaitRounds returns the rounds, when there were so many.
+func awaitRounds(clients *trial.Process, n int) (rounds []round) {
+	clients.Await("round", n, func(line string) bool {
+		var r round
+		if json.Unmarshal([]byte(line), &r) != nil {
+			return false
+		}
+		if r.Round == 1 {
+			rounds = nil
+		}
+		rounds = append(rounds, r)
+		return true
+	})
+	return rounds
+}
+
+// TestDeepstream: each client stays in its slot, and reaches all others whichever worker
+// they have. A reload moves nobody: who is there stays with the old workers, which end
+// when they have left, and who comes gets the new ones.
+func TestDeepstream(t *testing.T) {
+	node, dir := trial.Install(t, "server.js", "auth.js", "client.js")
+	listen := trial.FreeAddress(t)
+	_, port, _ := net.SplitHostPort(listen)
+	t.Setenv("PORT", port)
+	t.Setenv("REDIS", trial.Redis(t))
+	handfast, at := trial.BalanceAt(t, listen, []string{"--ready-when", "message"}, node, filepath.Join(dir, "server.js"))
+	come := func() *trial.Process {
+		return trial.Start(t, node, filepath.Join(dir, "client.js"), "ws://"+at+"/deepstream", strconv.Itoa(clients), "Infinity")
+	}
+	here := come()
+
+	// Until a client of each slot was the one that all hear.
+	heard := map[int]bool{}
+	for n := 3; len(heard) < trial.Workers; n++ {
+		for _, r := range awaitRounds(here, n) {
+			heard[r.From] = true
+			want(t, r, 1)
+		}
+	}
+
+	handfast.Process.Signal(syscall.SIGUSR2)
+	handfast.Await("reload", 1, func(line string) bool { return strings.Contains(line, `"reload finished"`) })
+	under := len(awaitRounds(here, 1)) // and another one is under way
+	want(t, awaitRounds(here, under+3)[under+2], 1)
+
+	here.Stop()
+	handfast.Await("the old workers' end", trial.Workers, func(line string) bool {
+		return strings.Contains(line, `"worker exited"`) && strings.Contains(line, `"status 0"`)
+	})
+	here = come()
+	want(t, awaitRounds(here, 3)[2], 2)
+	here.Stop()
+	handfast.Stop()
+}
+
+func want(t *testing.T, got round, generation int) {
+	t.Helper()
+	if want := map[string]int{strconv.Itoa(generation): clients}; !maps.Equal(got.Generations, want) {
+		t.Errorf("round %d: clients by generation %v, want %v", got.Round, got.Generations, want)
+	}
+	slots := map[string]int{}
+	for i := range clients {
+		address := netip.AddrFrom4([4]byte{127, 0, 1, byte(1 + i)})
+		slots[strconv.Itoa(hash.DefaultConfig().Key(address).Slot(trial.Workers))]++
+	}
+	if !maps.Equal(got.Slots, slots) {
+		t.Errorf("round %d: clients in slots %v, want %v", got.Round, got.Slots, slots)
+	}
+}
