@@ -36,7 +36,7 @@ const (
 // configuration is a file of this directory.
 type configuration struct {
 	file      string
-	program   program
+	program   trial.Proxy
 	flag      string // of handfast run
 	websocket bool
 }
@@ -51,12 +51,12 @@ const (
 const trustedProxy = "127.0.0.1"
 
 var configurations = []configuration{
-	{"nginx.conf", nginx, byHeader, false},
-	{"nginx-websocket.conf", nginx, byHeader, true},
-	{"haproxy-http.cfg", haproxy, byHeader, true},
-	{"haproxy-send-proxy.cfg", haproxy, byProxy, true},
-	{"haproxy-send-proxy-v2.cfg", haproxy, byProxy, true},
-	{"apache.conf", apache, byHeader, true},
+	{"nginx.conf", trial.Nginx, byHeader, false},
+	{"nginx-websocket.conf", trial.Nginx, byHeader, true},
+	{"haproxy-http.cfg", trial.HAProxy, byHeader, true},
+	{"haproxy-send-proxy.cfg", trial.HAProxy, byProxy, true},
+	{"haproxy-send-proxy-v2.cfg", trial.HAProxy, byProxy, true},
+	{"apache.conf", trial.Apache, byHeader, true},
 }
 
 func TestConfigurations(t *testing.T) {
@@ -68,8 +68,8 @@ func TestConfigurations(t *testing.T) {
 // TestNginxPool: from 1.29.7 on nginx keeps connections to an upstream block for other
 // clients, if it is not told otherwise, and older versions do when they are told to.
 func TestNginxPool(t *testing.T) {
-	c := configuration{"nginx-websocket.conf", nginx, byHeader, true}
-	c.program.insert = append(slices.Clone(nginx.insert), [2]string{"upstream handfast {", "keepalive 32;"})
+	c := configuration{"nginx-websocket.conf", trial.Nginx, byHeader, true}
+	c.program.Insert = append(slices.Clone(trial.Nginx.Insert), [2]string{"upstream handfast {", "keepalive 32;"})
 	c.try(t)
 }
 
@@ -88,13 +88,13 @@ func TestEveryFile(t *testing.T) {
 }
 
 func (c configuration) try(t *testing.T) {
-	c.program.path(t) // or skip
+	c.program.Need(t) // or skip
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	handfast, at := trial.BalanceWith(t, []string{c.flag, "--trusted-proxies", trustedProxy}, self)
-	proxy, address := c.program.start(t, c.file, at)
+	proxy, address := c.program.Start(t, c.file, at)
 	t.Run("Direct", func(t *testing.T) { sticky(t, address, direct) })
 	if c.flag == byHeader {
 		t.Run("Forwarded", func(t *testing.T) {
@@ -107,7 +107,7 @@ func (c configuration) try(t *testing.T) {
 	if c.websocket {
 		t.Run("WebSocket", func(t *testing.T) { webSocket(t, address) })
 	}
-	proxy.StopWith(c.program.stop)
+	proxy.StopWith(c.program.Stop)
 	handfast.Stop()
 }
 

@@ -103,17 +103,30 @@ func (p *Process) collect(output *os.File) {
 // Await waits until f has found n lines.
 func (p *Process) Await(what string, n int, f func(line string) bool) {
 	p.t.Helper()
-	eventually(p.t, what, func() bool {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		found := 0
-		for _, line := range p.output {
-			if f(line) {
-				found++
-			}
+	eventually(p.t, what, func() bool { return p.Count(f) >= n })
+}
+
+// Count returns how many lines f finds in what was written so far.
+func (p *Process) Count(f func(line string) bool) (n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, line := range p.output {
+		if f(line) {
+			n++
 		}
-		return found >= n
-	})
+	}
+	return n
+}
+
+// Finish waits for its end, and wants exit status 0.
+func (p *Process) Finish() {
+	p.t.Helper()
+	if p.awaitEnd(); p.t.Failed() {
+		p.t.FailNow()
+	}
+	if err := p.Wait(); err != nil {
+		p.t.Fatalf("%s: %v, want exit status 0", strings.Join(p.Args, " "), err)
+	}
 }
 
 func (p *Process) awaitEnd() {
@@ -188,11 +201,10 @@ func FreeAddress(t *testing.T) string {
 }
 
 // Install copies the files of a Node example, which is the current directory, to one of
-// the test, and installs there what its lock file names. Who has no Node or npm may skip
-// the test, but not continuous integration.
+// the test, and installs there what its lock file names.
 func Install(t *testing.T, files ...string) (node, dir string) {
 	t.Helper()
-	node, npm := need(t, "node", "nodejs"), need(t, "npm", "npm")
+	node, npm := Need(t, "node", "nodejs"), Need(t, "npm", "npm")
 	dir = t.TempDir()
 	for _, file := range append(files, "package.json", "package-lock.json") {
 		text, err := os.ReadFile(file)
@@ -213,16 +225,21 @@ func Install(t *testing.T, files ...string) (node, dir string) {
 	return node, dir
 }
 
-// need finds a program of a package of Debian's.
-func need(t *testing.T, program, pkg string) string {
+// Need finds a program of a package of Debian's, also where the path of ordinary users
+// does not lead. Who has none may skip the test, but not continuous integration.
+func Need(t *testing.T, program, pkg string) (path string) {
 	t.Helper()
-	path, err := exec.LookPath(program)
-	if missing := fmt.Sprintf("%s is not installed; apt-get install %s", program, pkg); err != nil && os.Getenv("CI") != "" {
-		t.Fatal(missing)
-	} else if err != nil {
-		t.Skip(missing)
+	for _, candidate := range []string{program, "/usr/sbin/" + program, "/usr/local/sbin/" + program} {
+		if path, err := exec.LookPath(candidate); err == nil {
+			return path
+		}
 	}
-	return path
+	missing := fmt.Sprintf("%s is not installed; apt-get install %s", program, pkg)
+	if os.Getenv("CI") != "" {
+		t.Fatal(missing)
+	}
+	t.Skip(missing)
+	return ""
 }
 
 // AwaitReady waits until so many workers were ready since the start.
