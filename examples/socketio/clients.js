@@ -1,8 +1,9 @@
 'use strict';
 // Socket.IO clients, each with a loopback address of its own, that check what they were
-// promised. With --reload they send SIGUSR2 to handfast in the middle.
+// promised. With --reload they send SIGUSR2 to handfast in the middle. With --apart, then,
+// workers that are being replaced do not hear those that replace them.
 //
-//     node clients.js http://127.0.0.1:3000 [--clients 200] [--workers N] [--reload PID]
+//     node clients.js http://127.0.0.1:3000 [--clients 200] [--workers N] [--reload PID [--apart]]
 
 const assert = require('assert');
 const http = require('http');
@@ -16,6 +17,7 @@ const { values: options, positionals: [url] } = parseArgs({
     clients: { type: 'string', default: '200' },
     workers: { type: 'string', default: String(availableParallelism()) },
     reload: { type: 'string' },
+    apart: { type: 'boolean', default: false },
   },
 });
 
@@ -165,7 +167,7 @@ async function replaced({ i, pid }) {
 }
 
 // stayed: who has a WebSocket keeps it, and its worker. A long-polling client may lose its
-// session, and then has a new one with a new worker.
+// session, and then has a new one with a new worker: those are returned.
 async function stayed(clients) {
   const before = new Map(clients.map((client) => [client, client.pid]));
   const kept = [], moved = [];
@@ -177,6 +179,7 @@ async function stayed(clients) {
   for (const client of moved) assert.strictEqual(client.kind, 'long polling', `${client}`);
   console.log(`with their old workers, not interrupted: ${tally(kept)}`);
   console.log(`with new workers: ${tally(moved)}; ${[...new Set(moved.flatMap((client) => client.interruptions))].join('; ')}`);
+  return moved;
 }
 
 async function main() {
@@ -191,9 +194,9 @@ async function main() {
   untouched(clients);
   if (options.reload) {
     await reload(clients, Number(options.reload));
-    await stayed(clients);
-    await news(clients);
-    await registers(clients);
+    const moved = await stayed(clients);
+    await news(options.apart ? moved : clients);
+    if (!options.apart) await registers(clients);
   }
   for (const client of clients) client.socket.disconnect();
   console.log('all is well');

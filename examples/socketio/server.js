@@ -4,6 +4,9 @@
 
 const http = require('http');
 const { Server } = require('socket.io');
+const { createAdapter } = require('@socket.io/cluster-adapter');
+const { createAdapter: createRedisAdapter } = require('@socket.io/redis-adapter');
+const { createClient } = require('redis');
 const app = require('./app');
 
 const { PORT = 3000, HOST, REDIS_URL } = process.env;
@@ -11,20 +14,21 @@ const { PORT = 3000, HOST, REDIS_URL } = process.env;
 async function main() {
   const server = http.createServer();
   const io = new Server(server);
-  io.adapter(REDIS_URL ? await redisAdapter(server) : require('@socket.io/cluster-adapter').createAdapter());
+  const redis = REDIS_URL ? await connect() : [];
+  io.adapter(REDIS_URL ? createRedisAdapter(...redis) : createAdapter());
   app(io);
   server.listen(PORT, HOST);
+  server.once('close', async () => { // with its last connection; nothing else may keep the process
+    await io.close();
+    for (const client of redis) client.close();
+  });
 }
 
-async function redisAdapter(server) {
-  const pub = require('redis').createClient({ url: REDIS_URL });
+async function connect() {
+  const pub = createClient({ url: REDIS_URL });
   const sub = pub.duplicate();
-  for (const client of [pub, sub]) {
-    client.on('error', (err) => console.error('redis:', err.message));
-    server.on('close', () => client.destroy()); // or it would keep the process from ending
-  }
-  await Promise.all([pub.connect(), sub.connect()]);
-  return require('@socket.io/redis-adapter').createAdapter(pub, sub);
+  for (const client of [pub, sub]) client.on('error', (err) => console.error('redis:', err.message));
+  return Promise.all([pub.connect(), sub.connect()]);
 }
 
 main();

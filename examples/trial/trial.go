@@ -82,9 +82,10 @@ func Start(t *testing.T, name string, args ...string) *Process {
 			p.Wait()
 		}
 		p.awaitEnd()
-		if t.Failed() {
+		if p.mu.Lock(); t.Failed() {
 			t.Log(strings.Join(p.output, "\n"))
 		}
+		p.mu.Unlock()
 	})
 	return p
 }
