@@ -22,11 +22,15 @@ type example struct {
 	node, dir string
 }
 
-func TestClusterAdapter(t *testing.T) { example{server: "server.js"}.try(t) }
+// listening: package.json names @socket.io/sticky, whose workers need not listen. These do,
+// and with Redis not at once.
+var listening = []string{"--worker-link", "node", "--ready-when", "listening"}
+
+func TestClusterAdapter(t *testing.T) { example{server: "server.js", flags: listening}.try(t) }
 
 func TestRedisAdapter(t *testing.T) {
 	t.Setenv("REDIS_URL", "redis://"+redis(t))
-	example{server: "server.js"}.try(t)
+	example{server: "server.js", flags: listening}.try(t)
 }
 
 // TestSticky: such a worker neither listens nor says that it is ready. When it is replaced
