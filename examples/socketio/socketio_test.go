@@ -1,0 +1,126 @@
+// Package socketio_test runs the Socket.IO servers of this directory under the real
+// command, and the clients that check what they promise, with the libraries from npm.
+package socketio_test
+
+import (
+	"encoding/json"
+	"net"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/handfast/handfast/examples/trial"
+)
+
+// example is a way to run the server.
+type example struct {
+	server string
+	flags  []string // of handfast run
+	apart  bool     // workers that are being replaced do not hear those that replace them
+
+	node, dir string
+}
+
+// listening: package.json names @socket.io/sticky, whose workers need not listen. These do,
+// and with Redis not at once.
+var listening = []string{"--worker-link", "node", "--ready-when", "listening"}
+
+func TestClusterAdapter(t *testing.T) { example{server: "server.js", flags: listening}.try(t) }
+
+func TestRedisAdapter(t *testing.T) {
+	t.Setenv("REDIS_URL", "redis://"+redis(t))
+	example{server: "server.js", flags: listening}.try(t)
+}
+
+// TestSticky: such a worker neither listens nor says that it is ready. When it is replaced
+// it has no server to wait for, so it leaves the channel at once, and the adapter's timers
+// keep it until it is killed.
+func TestSticky(t *testing.T) {
+	flags := []string{"--ready-when", "started", "--stop-timeout", "1s"}
+	example{server: "sticky.js", flags: flags, apart: true}.try(t)
+}
+
+func (e example) try(t *testing.T) {
+	e.node, e.dir = trial.Install(t, "app.js", "server.js", "sticky.js", "clients.js")
+	t.Run("Direct", e.direct)
+	t.Run("BehindProxy", e.behindProxy)
+}
+
+func (e example) direct(t *testing.T) {
+	handfast, address := e.balance(t)
+	e.clients(t, handfast, address)
+	handfast.Stop()
+}
+
+// behindProxy: nginx is the only peer, and clients are told apart by X-Forwarded-For.
+func (e example) behindProxy(t *testing.T) {
+	trial.Nginx.Need(t)
+	handfast, address := e.balance(t, "--behind-proxy", "--trusted-proxies", "127.0.0.1")
+	nginx, address := trial.Nginx.Start(t, "../proxies/nginx-websocket.conf", address)
+	e.clients(t, handfast, address)
+	nginx.StopWith(trial.Nginx.Stop)
+	handfast.Stop()
+}
+
+func (e example) balance(t *testing.T, flags ...string) (handfast *trial.Process, address string) {
+	t.Helper()
+	listen := trial.FreeAddress(t)
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("HOST", host)
+	t.Setenv("PORT", port)
+	return trial.BalanceAt(t, listen, append(flags, e.flags...), e.node, filepath.Join(e.dir, e.server))
+}
+
+// clients run with a reload in the middle. No request is refused before. The old workers
+// end when their clients have gone.
+func (e example) clients(t *testing.T, handfast *trial.Process, address string) {
+	t.Helper()
+	args := []string{filepath.Join(e.dir, "clients.js"), "http://" + address,
+		"--workers", strconv.Itoa(trial.Workers), "--reload", strconv.Itoa(handfast.Process.Pid)}
+	if e.apart {
+		args = append(args, "--apart")
+	}
+	clients := trial.Start(t, e.node, args...)
+	clients.Finish()
+	if n := clients.Count(func(line string) bool { return line == "all is well" }); n != 1 {
+		t.Error("the clients do not say that all is well")
+	}
+	reloading := false
+	refused := handfast.Count(func(line string) bool {
+		reloading = reloading || strings.Contains(line, `"reload started"`)
+		return strings.HasPrefix(line, "connection error: ") && !(reloading && line == "connection error: Session ID unknown")
+	})
+	if refused > 0 {
+		t.Errorf("%d requests were refused, want none", refused)
+	}
+	if e.apart {
+		return
+	}
+	handfast.Await("end of the old workers", trial.Workers, func(line string) bool {
+		var entry struct {
+			Message    string `json:"@message"`
+			Generation int
+			Exit       string
+		}
+		return json.Unmarshal([]byte(line), &entry) == nil &&
+			entry.Message == "worker exited" && entry.Generation == 1 && entry.Exit == "status 0"
+	})
+}
+
+// redis starts a server that keeps nothing, and returns its address.
+func redis(t *testing.T) (address string) {
+	t.Helper()
+	program, address := trial.Need(t, "redis-server", "redis-server"), trial.FreeAddress(t)
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := trial.Start(t, program, "--bind", host, "--port", port, "--save", "", "--appendonly", "no", "--dir", t.TempDir())
+	server.AwaitListening(address)
+	t.Cleanup(server.Stop)
+	return address
+}
