@@ -62,7 +62,7 @@ type nodeOptions struct {
 	flags    []string // of `handfast run`
 	env      []string
 	shell    string // run the script by sh, after this
-	depends  string // the module that the program's package.json names
+	depends  string // the module that the program and its package.json name
 	notReady bool
 }
 
@@ -72,7 +72,7 @@ func startNode(t *testing.T, n int, script string, o nodeOptions) *balancer {
 	t.Helper()
 	node := findNode(t)
 	path := filepath.Join(t.TempDir(), "server.js")
-	if err := os.WriteFile(path, []byte(prelude+script), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(prelude+script+"\n// "+o.depends), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if o.depends != "" {

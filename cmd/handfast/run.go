@@ -105,7 +105,7 @@ func link(v *values, config *master.Config) {
 				config.ReadyWhen = nodeipc.ReadyStarted
 			}
 			config.Logger.Info("workers are written for a sticky balancer: unless they listen they get connections by its message",
-				"module", module, "because", project.Path+" depends on it", "otherwise", "--worker-link node --ready-when listening")
+				"module", module, "because", "the script names it and "+project.Path+" depends on it", "otherwise", "--worker-link node --ready-when listening")
 		}
 	case choice == 2:
 		config.Link = master.LinkNode

@@ -1,9 +1,9 @@
 'use strict';
 // Socket.IO clients, each with a loopback address of its own, that check what they were
-// promised. With --reload they send SIGUSR2 to handfast in the middle. With --apart, then,
-// workers that are being replaced do not hear those that replace them.
+// promised. With --reload they send SIGUSR2 to handfast in the middle. With --keeps-sessions
+// long-polling clients must keep theirs then, too.
 //
-//     node clients.js http://127.0.0.1:3000 [--clients 200] [--workers N] [--reload PID [--apart]]
+//     node clients.js http://127.0.0.1:3000 [--clients 200] [--workers N] [--reload PID [--keeps-sessions]]
 
 const assert = require('assert');
 const http = require('http');
@@ -17,7 +17,7 @@ const { values: options, positionals: [url] } = parseArgs({
     clients: { type: 'string', default: '200' },
     workers: { type: 'string', default: String(availableParallelism()) },
     reload: { type: 'string' },
-    apart: { type: 'boolean', default: false },
+    'keeps-sessions': { type: 'boolean', default: false },
   },
 });
 
@@ -178,7 +178,7 @@ async function stayed(clients) {
   untouched(kept);
   for (const client of moved) assert.strictEqual(client.kind, 'long polling', `${client}`);
   console.log(`with their old workers, not interrupted: ${tally(kept)}`);
-  console.log(`with new workers: ${tally(moved)}; ${[...new Set(moved.flatMap((client) => client.interruptions))].join('; ')}`);
+  if (moved.length > 0) console.log(`with new workers: ${tally(moved)}; ${[...new Set(moved.flatMap((client) => client.interruptions))].join('; ')}`);
   return moved;
 }
 
@@ -195,8 +195,9 @@ async function main() {
   if (options.reload) {
     await reload(clients, Number(options.reload));
     const moved = await stayed(clients);
-    await news(options.apart ? moved : clients);
-    if (!options.apart) await registers(clients);
+    if (options['keeps-sessions']) assert.deepStrictEqual(moved, [], 'clients who lost their session');
+    await news(clients);
+    await registers(clients);
   }
   for (const client of clients) client.socket.disconnect();
   console.log('all is well');

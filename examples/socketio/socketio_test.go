@@ -16,30 +16,22 @@ import (
 // example is a way to run the server.
 type example struct {
 	server string
-	flags  []string // of handfast run
-	apart  bool     // workers that are being replaced do not hear those that replace them
+	sticky bool // written for @socket.io/sticky
 
 	node, dir string
 }
 
-// listening: package.json names @socket.io/sticky, whose workers need not listen. These do,
-// and with Redis not at once.
-var listening = []string{"--worker-link", "node", "--ready-when", "listening"}
-
-func TestClusterAdapter(t *testing.T) { example{server: "server.js", flags: listening}.try(t) }
+func TestClusterAdapter(t *testing.T) { example{server: "server.js"}.try(t) }
 
 func TestRedisAdapter(t *testing.T) {
 	t.Setenv("REDIS_URL", "redis://"+redis(t))
-	example{server: "server.js", flags: listening}.try(t)
+	example{server: "server.js"}.try(t)
 }
 
-// TestSticky: such a worker neither listens nor says that it is ready. When it is replaced
-// it has no server to wait for, so it leaves the channel at once, and the adapter's timers
+// TestSticky: such a worker neither listens nor says that it is ready. When it is replaced it
+// gets the requests of its sessions until the last one ends. Then the adapter's timers
 // keep it until it is killed.
-func TestSticky(t *testing.T) {
-	flags := []string{"--ready-when", "started", "--stop-timeout", "1s"}
-	example{server: "sticky.js", flags: flags, apart: true}.try(t)
-}
+func TestSticky(t *testing.T) { example{server: "sticky.js", sticky: true}.try(t) }
 
 func (e example) try(t *testing.T) {
 	e.node, e.dir = trial.Install(t, "app.js", "server.js", "sticky.js", "clients.js")
@@ -72,7 +64,7 @@ func (e example) balance(t *testing.T, flags ...string) (handfast *trial.Process
 	}
 	t.Setenv("HOST", host)
 	t.Setenv("PORT", port)
-	return trial.BalanceAt(t, listen, append(flags, e.flags...), e.node, filepath.Join(e.dir, e.server))
+	return trial.BalanceAt(t, listen, append(flags, "--stop-timeout", "2s"), e.node, filepath.Join(e.dir, e.server))
 }
 
 // clients run with a reload in the middle. No request is refused before. The old workers
@@ -81,8 +73,8 @@ func (e example) clients(t *testing.T, handfast *trial.Process, address string) 
 	t.Helper()
 	args := []string{filepath.Join(e.dir, "clients.js"), "http://" + address,
 		"--workers", strconv.Itoa(trial.Workers), "--reload", strconv.Itoa(handfast.Process.Pid)}
-	if e.apart {
-		args = append(args, "--apart")
+	if e.sticky {
+		args = append(args, "--keeps-sessions")
 	}
 	clients := trial.Start(t, e.node, args...)
 	clients.Finish()
@@ -92,12 +84,12 @@ func (e example) clients(t *testing.T, handfast *trial.Process, address string) 
 	reloading := false
 	refused := handfast.Count(func(line string) bool {
 		reloading = reloading || strings.Contains(line, `"reload started"`)
-		return strings.HasPrefix(line, "connection error: ") && !(reloading && line == "connection error: Session ID unknown")
+		return strings.HasPrefix(line, "connection error: ") && !(reloading && !e.sticky && line == "connection error: Session ID unknown")
 	})
 	if refused > 0 {
 		t.Errorf("%d requests were refused, want none", refused)
 	}
-	if e.apart {
+	if e.sticky {
 		return
 	}
 	handfast.Await("end of the old workers", trial.Workers, func(line string) bool {

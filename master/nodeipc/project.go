@@ -1,6 +1,7 @@
 package nodeipc
 
 import (
+	"bytes"
 	"encoding/json"
 	"io"
 	"os"
@@ -9,11 +10,19 @@ import (
 	"strings"
 )
 
-// maxPackage is how much of a package.json is read.
-const maxPackage = 1 << 20
+// maxText is how much of a script, and of a package.json, is read.
+const maxText = 1 << 20
 
-// Project is what the package.json of a program says about the balancers that its workers are
-// written for.
+// The modules whose workers run as they are.
+const (
+	stickyListen   = "sticky-listen"
+	stickySession  = "sticky-session"
+	socketIOSticky = "@socket.io/sticky"
+)
+
+// Project is what a program's script and package.json say about the balancers that its
+// workers are written for: that the project depends on a module, and that the script names it. One
+// project may have several programs, of which some listen.
 type Project struct {
 	Path           string // of the package.json; empty: there is none that lists dependencies
 	StickyListen   bool   // depends on sticky-listen
@@ -31,7 +40,7 @@ func FindProject(command []string) Project {
 	}
 	for dir := script; ; dir = filepath.Dir(dir) {
 		if p, ok := readProject(filepath.Join(dir, "package.json")); ok {
-			return p
+			return p.namedIn(script)
 		}
 		if dir == filepath.Dir(dir) {
 			return Project{}
@@ -66,22 +75,40 @@ func findScript(command []string) string {
 	return ""
 }
 
-// readProject returns false for what is no package.json with dependencies. It does not wait for
-// what is no file.
+// namedIn forgets what the script does not name. One that is a folder, of which package.json
+// says more, may name anything.
+func (p Project) namedIn(script string) Project {
+	text, ok := readText(script)
+	if !ok {
+		return p
+	}
+	p.StickyListen = p.StickyListen && bytes.Contains(text, []byte(stickyListen))
+	p.StickySession = p.StickySession && bytes.Contains(text, []byte(stickySession))
+	p.SocketIOSticky = p.SocketIOSticky && bytes.Contains(text, []byte(socketIOSticky))
+	return p
+}
+
+// readProject returns false for what is no package.json with dependencies.
 func readProject(path string) (p Project, ok bool) {
-	if stat, err := os.Stat(path); err != nil || !stat.Mode().IsRegular() {
-		return p, false
-	}
-	file, err := os.Open(path)
-	if err != nil {
-		return p, false
-	}
-	defer file.Close()
-	text, err := io.ReadAll(io.LimitReader(file, maxPackage+1))
-	if err != nil || len(text) > maxPackage {
+	text, ok := readText(path)
+	if !ok {
 		return p, false
 	}
 	return parseProject(path, text)
+}
+
+// readText returns false for what is no file, for which one could wait, and what is too long.
+func readText(path string) (text []byte, ok bool) {
+	if stat, err := os.Stat(path); err != nil || !stat.Mode().IsRegular() {
+		return nil, false
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, false
+	}
+	defer file.Close()
+	text, err = io.ReadAll(io.LimitReader(file, maxText+1))
+	return text, err == nil && len(text) <= maxText
 }
 
 func parseProject(path string, text []byte) (p Project, ok bool) {
@@ -92,15 +119,15 @@ func parseProject(path string, text []byte) (p Project, ok bool) {
 		return p, false
 	}
 	p.Path = path
-	_, p.StickyListen = content.Dependencies["sticky-listen"]
-	_, p.StickySession = content.Dependencies["sticky-session"]
-	_, p.SocketIOSticky = content.Dependencies["@socket.io/sticky"]
+	_, p.StickyListen = content.Dependencies[stickyListen]
+	_, p.StickySession = content.Dependencies[stickySession]
+	_, p.SocketIOSticky = content.Dependencies[socketIOSticky]
 	return p, true
 }
 
 // Dialect returns what the program's workers wait for.
 func (p Project) Dialect() Dialect {
-	if p.Silent() == "sticky-session" {
+	if p.Silent() == stickySession {
 		return StickySession
 	}
 	return StickyListen
@@ -113,9 +140,9 @@ func (p Project) Silent() string {
 	case p.StickyListen: // its workers say it
 		return ""
 	case p.SocketIOSticky:
-		return "@socket.io/sticky"
+		return socketIOSticky
 	case p.StickySession:
-		return "sticky-session"
+		return stickySession
 	default:
 		return ""
 	}

@@ -28,17 +28,18 @@ func TestFindProject(t *testing.T) {
 	}
 	write("session/package.json", depends("express", "sticky-session"))
 	write("session/dist/package.json", `{"type":"module"}`)
-	script := write("session/dist/server.js", "")
+	script := write("session/dist/server.js", `require("sticky-session")`)
+	write("session/dist/other.js", "require('http')")
 	write("both/package.json", depends("sticky-listen", "sticky-session"))
 	write("io/package.json", depends("@socket.io/sticky", "socket.io"))
-	write("io/bin/start", "#!/usr/bin/env node\n")
+	write("io/bin/start", "#!/usr/bin/env node\nrequire('@socket.io/sticky')")
 	os.Symlink(filepath.Join(dir, "io/bin/start"), filepath.Join(dir, "start"))
 	write("plain/package.json", `{"dependencies":{},"devDependencies":{"sticky-session":"1"}}`)
 	write("broken/package.json", `{"dependencies":{"sticky-session"`)
 	write("odd/package.json", `{"dependencies":["sticky-session"]}`)
-	write("huge/package.json", depends("sticky-session")+strings.Repeat(" ", maxPackage))
+	write("huge/package.json", depends("sticky-session")+strings.Repeat(" ", maxText))
 	for _, name := range []string{"both", "io", "plain", "broken", "odd", "huge", "pipe"} {
-		write(name+"/server.js", "")
+		write(name+"/server.js", "import 'sticky-listen'; import 'sticky-session'; import '@socket.io/sticky'")
 	}
 	if err := unix.Mkfifo(filepath.Join(dir, "pipe/package.json"), 0o600); err != nil { // reading would wait
 		t.Fatal(err)
@@ -51,6 +52,7 @@ func TestFindProject(t *testing.T) {
 	}{
 		{[]string{"node", script}, "sticky-session", StickySession},
 		{[]string{"node", strings.TrimSuffix(script, ".js"), "8080"}, "sticky-session", StickySession},
+		{[]string{"node", at("session/dist/other.js")}, "", StickyListen}, // another program of the project
 		{[]string{"node", at("session")}, "sticky-session", StickySession},
 		{[]string{"/usr/bin/node", "--no-warnings", "-r", "dotenv/config", script, at("io/server.js")}, "sticky-session", StickySession},
 		{[]string{"node", at("both/server.js")}, "", StickyListen},
