@@ -134,7 +134,8 @@ async function registers(clients) {
     const members = clients.filter(({ room }) => room === client.room).map(({ socket }) => socket.id);
     const found = await client.ask('who is in', client.room);
     assert.deepStrictEqual(sorted(found.filter((id) => !gone.includes(id))), sorted(members), `${client}`);
-    assert.deepStrictEqual(sorted(await client.ask('which workers')), pidsOf(clients), `${client}`);
+    const workers = await client.ask('which workers'); // or one that has no client yet
+    for (const pid of pidsOf(clients)) assert(workers.includes(pid), `${pid} among ${workers}, ${client}`);
   });
   console.log(`fetchSockets and serverSideEmit: ${pidsOf(clients).length} workers know of each other and of all clients`);
 }
