@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -24,6 +25,9 @@ type Config struct {
 	DrainTimeout time.Duration // for workers that were replaced; then SIGTERM; 0: at once
 	StopTimeout  time.Duration // the same after Stop
 	KillTimeout  time.Duration // from SIGTERM to SIGKILL; 0: at once
+	// DrainSignal is sent to workers that are to finish and that hear it from nobody
+	// else. 0: their link tells them.
+	DrainSignal syscall.Signal
 
 	// A worker that ends within MinUptime of being ready died young. The first
 	// is replaced at once, the next ones after BackoffMin, doubling to
@@ -111,6 +115,15 @@ type Link interface {
 	// Close comes last and once: when the process has ended, was never started,
 	// or hangs although it was killed. It has a goroutine of its own.
 	Close()
+}
+
+// Launcher is a Link that has something to do in the worker's process before the
+// command runs.
+type Launcher interface {
+	Link
+	// Launch returns the command of a program that does it and then becomes command
+	// (execve, so that the process stays the same).
+	Launch(command []string) []string
 }
 
 // Slots is told which link is in which slot. It is called from Run and must not

@@ -371,7 +371,7 @@ func (f *fake) PID() int   { return 1 + slices.Index(f.w.fakes, f) }
 func (f *fake) Wait() Exit { return <-f.exit }
 
 func (f *fake) Signal(sig syscall.Signal) {
-	f.w.write("%v %s", f, map[syscall.Signal]string{syscall.SIGTERM: "TERM", syscall.SIGKILL: "KILL"}[sig])
+	f.w.write("%v %s", f, map[syscall.Signal]string{syscall.SIGTERM: "TERM", syscall.SIGKILL: "KILL", syscall.SIGQUIT: "QUIT"}[sig])
 	if sig == syscall.SIGKILL && !f.unkillable {
 		f.end(Exit{Code: -1, Signal: "killed"})
 	}
@@ -379,6 +379,10 @@ func (f *fake) Signal(sig syscall.Signal) {
 
 func (f *fake) Files() []*os.File      { return []*os.File{os.Stdin} }
 func (f *fake) Env() []string          { return []string{"LINK=" + f.name} }
+
+// Launch implements Launcher.
+func (f *fake) Launch(command []string) []string { return append([]string{"launch"}, command...) }
+
 func (f *fake) Ready() <-chan struct{} { return f.readyc }
 func (f *fake) Left() <-chan struct{}  { return f.leftc }
 func (f *fake) Err() error             { return errLeft }

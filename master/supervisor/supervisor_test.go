@@ -40,7 +40,7 @@ func TestWorkerIsToldWhoItIs(t *testing.T) {
 		if !slices.Equal(spec.Env, want) {
 			t.Errorf("environment %q, want %q", spec.Env, want)
 		}
-		if !slices.Equal(spec.Command, w.cfg.Command) || !slices.Equal(spec.Files, []*os.File{os.Stdin}) {
+		if !slices.Equal(spec.Command, []string{"launch", "server"}) || !slices.Equal(spec.Files, []*os.File{os.Stdin}) {
 			t.Errorf("command %q, files %v", spec.Command, spec.Files)
 		}
 	})

@@ -55,8 +55,12 @@ func (s *Supervisor) spawn(sl *slot, generation int) error {
 		s.emit(Event{Kind: WorkerStartFailed, Seat: seat, Err: err})
 		return err
 	}
+	command := s.cfg.Command
+	if launcher, ok := w.link.(Launcher); ok {
+		command = launcher.Launch(command)
+	}
 	w.process, err = s.cfg.Start(Spec{
-		Command: s.cfg.Command,
+		Command: command,
 		Env:     append(append(seat.env(), w.link.Env()...), s.cfg.Env...),
 		Files:   w.link.Files(),
 	})
@@ -197,6 +201,9 @@ func (s *Supervisor) drain(w *worker, timeout time.Duration) {
 	}
 	w.enter(Draining, timeout)
 	w.link.Drain()
+	if s.cfg.DrainSignal != 0 {
+		w.process.Signal(s.cfg.DrainSignal)
+	}
 	s.emit(w.event(WorkerDraining))
 }
 
