@@ -1,0 +1,19 @@
+package trap
+
+import (
+	"os"
+	"testing"
+
+	"github.com/handfast/handfast/master/launch"
+)
+
+func TestMain(m *testing.M) {
+	launch.Main()
+	os.Exit(m.Run())
+}
+
+func TestCheck(t *testing.T) {
+	if err := Check(); err != nil {
+		t.Fatal(err)
+	}
+}
