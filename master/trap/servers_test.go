@@ -23,9 +23,9 @@ import (
 type server struct {
 	name    string
 	command func(t testing.TB, dir string, port int) []string
-	ask     func(client string, c net.Conn) (string, error) // nil: askHTTP
-	drain   syscall.Signal                                  // lets it finish what it has
-	abrupt  bool                                            // no signal does: it loses what it has
+	ask     func(st *stage, client string, c net.Conn) (string, error) // nil: askHTTP
+	drain   syscall.Signal                                             // lets it finish what it has
+	abrupt  bool                                                       // no signal does: it loses what it has
 }
 
 var servers = []*server{
@@ -92,7 +92,7 @@ func TestServersUnprivileged(t *testing.T) {
 	check(t, os.Chown(home, nobody, nobody))
 	cmd := exec.Command(self, "-test.run=^(TestServers|TestCheck)$", "-test.v")
 	cmd.Dir = home
-	cmd.Env = append(os.Environ(), "HOME="+home, "TMPDIR="+home)
+	cmd.Env = append(os.Environ(), "HOME="+home, "TMPDIR="+home, goServerEnv+"="+goServer(t, dir, 0)[0])
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 	out, err := cmd.CombinedOutput()
 	if err != nil || strings.Contains(string(out), "--- SKIP") && os.Getenv("CI") != "" {
@@ -155,18 +155,27 @@ import (
 )
 
 func main() {
-	server := &http.Server{Addr: os.Args[1], Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host, _, _ := net.SplitHostPort(r.RemoteAddr)
 		fmt.Fprint(w, os.Getenv("HANDFAST_SLOT"), " ", os.Getenv("HANDFAST_GENERATION"), " ", host)
 	})}
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer cancel()
-	go server.ListenAndServe()
+	ln, err := net.Listen("tcp", os.Args[1])
+	if err != nil {
+		panic(err)
+	}
+	go server.Serve(ln)
 	<-ctx.Done()
+	// Shutdown alone closes connections that have not made their first request.
+	ln.Close()
+	time.Sleep(500 * time.Millisecond)
 	server.Shutdown(context.Background())
-	time.Sleep(100 * time.Millisecond) // what it has accepted and not yet counted
 }
 `
+
+// goServerEnv names the program that somebody else has built, who has a build cache.
+const goServerEnv = "HANDFAST_TEST_GO_SERVER"
 
 // buildGo builds once for all that need it.
 var buildGo = sync.OnceValues(func() ([]byte, error) {
@@ -187,6 +196,9 @@ var buildGo = sync.OnceValues(func() ([]byte, error) {
 })
 
 func goServer(t testing.TB, dir string, port int) []string {
+	if path := os.Getenv(goServerEnv); path != "" {
+		return []string{path, fmt.Sprint("127.0.0.1:", port)}
+	}
 	need(t, "go")
 	text, err := buildGo()
 	check(t, err)
@@ -258,7 +270,7 @@ StartServers 2
 ServerLimit 4
 ThreadsPerChild 8
 MaxRequestWorkers 32
-ErrorLog /dev/stderr
+ErrorLog ${RUN}.log
 LogLevel error
 User nobody
 Group nogroup
@@ -278,18 +290,18 @@ func apache(t testing.TB, dir string, port int) []string {
 }
 
 func redis(t testing.TB, dir string, port int) []string {
-	return []string{"sh", "-c", `exec $1 --bind 127.0.0.1 --port $2 --dir $0 --save "" --pidfile "$HANDFAST_SLOT $HANDFAST_GENERATION" --loglevel warning`,
+	return []string{"sh", "-c", `exec $1 --bind 127.0.0.1 --port $2 --dir $0 --save "" --pidfile "$HANDFAST_SLOT $HANDFAST_GENERATION" --protected-mode no --loglevel warning`,
 		dir, need(t, "redis-server"), fmt.Sprint(port)}
 }
 
-func askRedis(_ string, c net.Conn) (string, error) {
+func askRedis(_ *stage, _ string, c net.Conn) (string, error) {
 	if _, err := io.WriteString(c, "CONFIG GET pidfile\r\nCLIENT INFO\r\nQUIT\r\n"); err != nil {
 		return "", err
 	}
 	text, err := io.ReadAll(c)
 	found := regexp.MustCompile(`(?s)pidfile\r\n\$\d+\r\n([^\r]*)\r\n.* addr=([0-9.]+):`).FindSubmatch(text)
 	if found == nil {
-		return "", fmt.Errorf("redis answers %q, error %v", text, err)
+		return "", fmt.Errorf("redis answers %.100q, error %w", text, err)
 	}
 	return fmt.Sprintf("%s %s", found[1], found[2]), nil
 }
@@ -319,32 +331,32 @@ func phpServer(t testing.TB, dir string, port int) []string {
 
 const fpmText = `
 [global]
-error_log = /dev/stderr
+error_log = %[2]s/fpm.log
 log_level = warning
 daemonize = no
 process_control_timeout = 10s
 [www]
-listen = 127.0.0.1:%d
+listen = 127.0.0.1:%[1]d
 pm = static
 pm.max_children = 2
 clear_env = no
 `
 
 func fpm(t testing.TB, dir string, port int) []string {
-	text := fmt.Sprintf(fpmText, port)
+	text := fmt.Sprintf(fpmText, port, dir)
 	if os.Getuid() == 0 {
 		text += "user = nobody\ngroup = nogroup\n"
 	}
 	write(t, dir, "who.php", phpText)
 	found, _ := filepath.Glob("/usr/sbin/php-fpm*")
-	return []string{need(t, append(found, "php-fpm")...), "-n", "-F", "-y", write(t, dir, "fpm.conf", text), "-d", "doc_root=" + dir}
+	return []string{need(t, append(found, "php-fpm")...), "-n", "-F", "-y", write(t, dir, "fpm.conf", text)}
 }
 
 // askFastCGI makes one FastCGI request. The program there gets the client's address from us.
-func askFastCGI(client string, c net.Conn) (string, error) {
+func askFastCGI(st *stage, client string, c net.Conn) (string, error) {
 	var params []byte
 	for _, p := range [][2]string{
-		{"REQUEST_METHOD", "GET"}, {"SCRIPT_NAME", "/who.php"}, {"REMOTE_ADDR", client},
+		{"REQUEST_METHOD", "GET"}, {"SCRIPT_FILENAME", filepath.Join(st.dir, "who.php")}, {"REMOTE_ADDR", client},
 	} {
 		params = append(params, byte(len(p[0])), byte(len(p[1])))
 		params = append(append(params, p[0]...), p[1]...)

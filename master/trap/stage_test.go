@@ -88,7 +88,8 @@ type stage struct {
 	*supervisor.Supervisor
 	t      *testing.T
 	port   int
-	ask    func(client string, c net.Conn) (string, error)
+	dir    string
+	ask    func(st *stage, client string, c net.Conn) (string, error)
 	events chan supervisor.Event
 	ended  chan error
 }
@@ -97,13 +98,13 @@ type stage struct {
 func play(t *testing.T, s *server) *stage {
 	t.Helper()
 	files, port := group(t)
-	st := &stage{t: t, port: port, ask: s.ask, events: make(chan supervisor.Event, 1000), ended: make(chan error, 1)}
+	st := &stage{t: t, port: port, dir: folder(t), ask: s.ask, events: make(chan supervisor.Event, 1000), ended: make(chan error, 1)}
 	if st.ask == nil {
 		st.ask = askHTTP
 	}
 	cfg := supervisor.DefaultConfig()
 	cfg.Workers = slots
-	cfg.Command = s.command(t, folder(t), port)
+	cfg.Command = s.command(t, st.dir, port)
 	cfg.ReadyTimeout = patience
 	cfg.DrainTimeout = patience
 	cfg.DrainSignal = s.drain
@@ -154,7 +155,7 @@ func (st *stage) get(client string) (string, error) {
 	}
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(patience))
-	return st.ask(client, c)
+	return st.ask(st, client, c)
 }
 
 // want asks as a client and says what is wrong with the answer "SLOT GENERATION CLIENT".
@@ -201,7 +202,7 @@ func (st *stage) load(n int) (stop func() (generations map[string]int)) {
 }
 
 // askHTTP makes one HTTP request. The answer is in a header or else in the body.
-func askHTTP(_ string, c net.Conn) (string, error) {
+func askHTTP(_ *stage, _ string, c net.Conn) (string, error) {
 	if _, err := io.WriteString(c, "GET /who HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"); err != nil {
 		return "", err
 	}
@@ -267,4 +268,3 @@ func (l testLog) Write(b []byte) (int, error) {
 	l.Log(strings.TrimSpace(string(b)))
 	return len(b), nil
 }
-
