@@ -9,6 +9,10 @@ import (
 
 func TestMain(m *testing.M) {
 	launch.Main()
+	if os.Getenv(costRole) != "" {
+		playCost()
+		return
+	}
 	os.Exit(m.Run())
 }
 
