@@ -61,7 +61,7 @@ func TestServers(t *testing.T) {
 			}
 			stop := func() map[string]int { return nil }
 			if !s.abrupt {
-				stop = st.load(4)
+				stop = st.load(2)
 			}
 			check(t, st.Reload(t.Context()))
 			st.await(supervisor.WorkerExited, slots)
