@@ -287,10 +287,9 @@ func TestSeveralListeners(t *testing.T) {
 	six, _ := listen(t, "::", port)
 	a := act(t, Config{Listeners: []*os.File{six, one, two}}, port)
 	a.does("s = [socket(), socket(), socket(AF_INET6)]", "None")
-	a.does("s[0].bind(('127.0.0.2', port)), s[1].bind(('127.0.0.1', port)), s[2].bind(('::', port))", "(None, None, None)")
+	a.does("s[0].bind(('127.0.0.2', port)), s[1].bind(('127.0.0.1', port))", "(None, None)")
 	a.has("s[0]", two)
 	a.has("s[1]", one)
-	a.has("s[2]", six)
 	a.does("e = select.epoll()", "None")
 	a.does("e.register(s[0]), e.register(s[1])", "(None, None)")
 	for range 20 {
@@ -298,6 +297,8 @@ func TestSeveralListeners(t *testing.T) {
 			t.Fatal("it is ready with a listener that nobody waits on")
 		}
 	}
+	a.does("s[2].bind(('::', port))", "None")
+	a.has("s[2]", six)
 	a.does("e.register(s[2])", "None")
 	eventually(t, "ready", func() bool { return isClosed(a.Ready()) })
 }
