@@ -19,7 +19,10 @@ import (
 
 	"github.com/handfast/handfast/master/launch"
 	"github.com/handfast/handfast/master/polled"
+	"github.com/handfast/handfast/master/supervisor"
 )
+
+var _ supervisor.Launcher = (*Link)(nil)
 
 // actor is a worker that does what it is told, line by line, and answers each with the value or
 // the error.
@@ -335,6 +338,11 @@ func TestWorkerThatEndsEarly(t *testing.T) {
 	a.does("1", "1")
 	check(t, a.cmd.Process.Kill())
 	a.cmd.Wait()
+	// Nobody has the filter any more (POLLHUP): nobody will ask.
+	eventually(t, "end of the goroutine that answers", func() bool {
+		stacks := make([]byte, 1<<20)
+		return !strings.Contains(string(stacks[:runtime.Stack(stacks, true)]), "(*Link).run(")
+	})
 	if isClosed(a.Ready()) || isClosed(a.Left()) {
 		t.Error("ready or left")
 	}
