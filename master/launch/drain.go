@@ -15,6 +15,10 @@ import (
 //	haproxy          SIGUSR1
 //	php -S           SIGINT    (finishes one request; what else it has accepted is lost)
 //	others           SIGTERM
+//
+// Some are hasty: uvicorn, and Go's http.Server.Shutdown, then close connections that they have
+// accepted and not read a request from. A Go program avoids it by closing its listener a
+// moment before. redis closes all.
 func DrainSignal(command []string) syscall.Signal {
 	if len(command) == 0 {
 		return syscall.SIGTERM

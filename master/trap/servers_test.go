@@ -26,6 +26,7 @@ type server struct {
 	ask     func(st *stage, client string, c net.Conn) (string, error) // nil: askHTTP
 	drain   syscall.Signal                                             // lets it finish what it has
 	abrupt  bool                                                       // no signal does: it loses what it has
+	hasty   bool                                                       // at its end it closes what it has accepted and not read from
 }
 
 var servers = []*server{
@@ -35,7 +36,7 @@ var servers = []*server{
 	{name: "nginx", drain: syscall.SIGQUIT, command: nginx("127.0.0.1:%d")},
 	{name: "nginx-reuseport", drain: syscall.SIGQUIT, command: nginx("127.0.0.1:%d reuseport")},
 	{name: "gunicorn", drain: syscall.SIGTERM, command: gunicorn},
-	{name: "uvicorn", drain: syscall.SIGTERM, command: uvicorn},
+	{name: "uvicorn", hasty: true, drain: syscall.SIGTERM, command: uvicorn},
 	{name: "apache2", drain: syscall.SIGWINCH, command: apache},
 	{name: "redis", abrupt: true, drain: syscall.SIGTERM, command: redis, ask: askRedis},
 	{name: "haproxy", drain: syscall.SIGUSR1, command: haproxy},
@@ -59,9 +60,13 @@ func TestServers(t *testing.T) {
 					t.Errorf("generation %s, error %v", generation, err)
 				}
 			}
+			const clients = 2
 			stop := func() map[string]int { return nil }
-			if !s.abrupt {
-				stop = st.load(2)
+			switch {
+			case s.hasty: // each of the old processes may close each client's connection
+				stop = st.load(clients, clients*slots)
+			case !s.abrupt:
+				stop = st.load(clients, 0)
 			}
 			check(t, st.Reload(t.Context()))
 			st.await(supervisor.WorkerExited, slots)
