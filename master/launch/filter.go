@@ -1,0 +1,110 @@
+package launch
+
+import (
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+)
+
+// Offsets in struct seccomp_data (linux/seccomp.h). The low half of an argument comes first
+// on the architectures that we know.
+const (
+	offNumber    = 0
+	offArch      = 4
+	offSecondArg = 16 + 8
+)
+
+// x32 marks the numbers of x86-64's third calling convention, where they are otherwise the
+// same for what we look at (asm/unistd.h, __X32_SYSCALL_BIT).
+const x32 = 0x40000000
+
+// arch is this architecture in seccomp's words, or 0. The numbers and the layout of
+// others would have to be tried: s390x, for one, has all socket calls behind socketcall(2).
+var arch = map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "arm64": unix.AUDIT_ARCH_AARCH64}[runtime.GOARCH]
+
+// Call takes the mark of x32 off a system call's number.
+func Call(number int32) int32 {
+	if runtime.GOARCH == "amd64" {
+		number &^= x32
+	}
+	return number
+}
+
+// program is the filter. It asks us about
+//
+//   - bind, which is when a server's socket is exchanged for the slot's listener;
+//   - listen, since the server's backlog, often tiny, would become that of the slot;
+//   - shutdown of the receiving side, which would stop the slot's listener for everybody, and
+//     moves other slots' clients (it leaves the SO_REUSEPORT group). Servers that end their
+//     responses politely shut down the sending side, and that goes unasked.
+//
+// io_uring does all of these past any filter, so a worker has none: programs fall back.
+// Foreign architectures' calls pass: a 32-bit server cannot be served, but a 32-bit shell may
+// start one that can.
+func program() []bpf.Instruction {
+	mask := uint32(1<<32 - 1)
+	if runtime.GOARCH == "amd64" {
+		mask &^= x32
+	}
+	return []bpf.Instruction{
+		0:  bpf.LoadAbsolute{Off: offArch, Size: 4},
+		1:  bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: arch, SkipTrue: 9}, // allow
+		2:  bpf.LoadAbsolute{Off: offNumber, Size: 4},
+		3:  bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: mask},
+		4:  bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.SYS_BIND, SkipTrue: 7},           // ask
+		5:  bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.SYS_LISTEN, SkipTrue: 6},         // ask
+		6:  bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.SYS_IO_URING_SETUP, SkipTrue: 6}, // fail
+		7:  bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.SYS_SHUTDOWN, SkipTrue: 3},    // allow
+		8:  bpf.LoadAbsolute{Off: offSecondArg, Size: 4},
+		9:  bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.SHUT_WR, SkipTrue: 1}, // allow
+		10: bpf.Jump{Skip: 1},                                               // ask
+		11: bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW},
+		12: bpf.RetConstant{Val: unix.SECCOMP_RET_USER_NOTIF},
+		13: bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)},
+	}
+}
+
+// install puts the filter on the calling thread and returns the descriptor of its
+// notifications.
+func install() (notifications int, failure *Error) {
+	if arch == 0 {
+		return -1, failed(StepPlatform, unix.ENOSYS)
+	}
+	instructions, err := bpf.Assemble(program())
+	if err != nil {
+		return -1, failed(StepFilter, unix.EINVAL)
+	}
+	notifications, err = setFilter(instructions)
+	if err == unix.EACCES { // no CAP_SYS_ADMIN; who has it may still start set-user-ID programs
+		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+			return -1, failed(StepNewPrivs, err)
+		}
+		notifications, err = setFilter(instructions)
+	}
+	if err != nil {
+		return -1, failed(StepFilter, err)
+	}
+	return notifications, nil
+}
+
+// setFilter is seccomp(2).
+func setFilter(instructions []bpf.RawInstruction) (int, error) {
+	// bpf.RawInstruction is laid out as struct sock_filter.
+	prog := unix.SockFprog{Len: uint16(len(instructions)), Filter: (*unix.SockFilter)(unsafe.Pointer(&instructions[0]))}
+	// Once we have taken a notification, only a deadly signal may interrupt the call (Linux 5.19).
+	// Without that, it is made again.
+	for _, flags := range []uintptr{unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, 0} {
+		fd, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER,
+			flags|unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, uintptr(unsafe.Pointer(&prog)))
+		switch errno {
+		case 0:
+			return int(fd), nil
+		case unix.EINVAL:
+		default:
+			return -1, errno
+		}
+	}
+	return -1, unix.EINVAL
+}

@@ -1,0 +1,15 @@
+// Package polled tells whether a process waits for connections on a listening socket: the
+// sign of readiness of programs that cannot say it themselves. That they have bound, or even
+// listen, proves nothing: a server with processes of its own does that before these have
+// loaded the application.
+//
+// It looks from outside, in /proc, at a process and all its descendants (man 5 proc):
+//
+//   - an epoll instance that watches the socket (fdinfo);
+//   - a thread inside accept, poll or select, or a variant of these, with the socket
+//     among its arguments (syscall), which for the latter two are read from its memory.
+//
+// That needs to be allowed to trace the processes (ptrace(2), "access mode checking"): those
+// of the same user that have not changed users, and descendants under Yama; all with
+// CAP_SYS_PTRACE.
+package polled

@@ -1,0 +1,202 @@
+package polled
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// soon and late are how long Wait sleeps between two looks, at first and in the end.
+	soon = 10 * time.Millisecond
+	late = 100 * time.Millisecond
+	// maxProcesses bounds how many processes are looked at, a worker's and its descendants.
+	maxProcesses = 1024
+	// maxWatched bounds how many descriptors of one poll or select are looked at.
+	maxWatched = 4096
+)
+
+// Wait looks again and again until processes below roots wait on all the sockets, given by
+// their inodes (Inode), and returns true then; or until stop is closed. Roots and sockets
+// are asked for anew each time; nothing can be ready while there are no sockets. OnHidden, if
+// not nil, is called once when processes must not be looked into and nothing was seen.
+func Wait(stop <-chan struct{}, roots func() []int, sockets func() []uint64, onHidden func(error)) bool {
+	delay := soon
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	for {
+		seen, err := Listening(roots(), sockets())
+		if seen {
+			return true
+		}
+		if err != nil && onHidden != nil {
+			onHidden(err)
+			onHidden = nil
+		}
+		timer.Reset(delay)
+		delay = min(delay+delay/8, late)
+		select {
+		case <-stop:
+			return false
+		case <-timer.C:
+		}
+	}
+}
+
+// Listening tells whether processes below roots wait on all the sockets now. An error says
+// that there are processes that must not be looked into; the answer is about the others.
+func Listening(roots []int, sockets []uint64) (bool, error) {
+	if len(sockets) == 0 {
+		return false, nil
+	}
+	var hidden error
+	missing := slices.Clone(sockets)
+	for _, pid := range descendants(roots) {
+		waits, err := look(pid, missing)
+		if errors.Is(err, fs.ErrPermission) && hidden == nil {
+			hidden = fmt.Errorf("polled: process %d: %w", pid, err)
+		}
+		missing = slices.DeleteFunc(missing, func(socket uint64) bool { return slices.Contains(waits, socket) })
+		if len(missing) == 0 {
+			return true, nil
+		}
+	}
+	return false, hidden
+}
+
+// Inode returns the number by which the kernel knows a file's socket.
+func Inode(file *os.File) (uint64, error) {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var stat unix.Stat_t
+	if cerr := raw.Control(func(fd uintptr) { err = unix.Fstat(int(fd), &stat) }); cerr != nil {
+		err = cerr
+	}
+	return stat.Ino, err
+}
+
+// Socket returns the inode of a descriptor of a process or thread, 0 if it is none of a
+// socket or cannot be seen.
+func Socket(pid, fd int) uint64 {
+	name, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", pid, fd))
+	if err != nil {
+		return 0
+	}
+	inode, ok := strings.CutPrefix(name, "socket:[")
+	n, err := strconv.ParseUint(strings.TrimSuffix(inode, "]"), 10, 64)
+	if !ok || err != nil {
+		return 0
+	}
+	return n
+}
+
+// descendants returns the roots and all processes below them.
+func descendants(roots []int) []int {
+	all := slices.Clone(roots)
+	for i := 0; i < len(all) && len(all) < maxProcesses; i++ {
+		for _, tid := range numbers(fmt.Sprintf("/proc/%d/task", all[i])) {
+			text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", all[i], tid))
+			if err != nil {
+				continue // it has ended
+			}
+			for field := range strings.FieldsSeq(string(text)) {
+				if pid, err := strconv.Atoi(field); err == nil && !slices.Contains(all, pid) {
+					all = append(all, pid)
+				}
+			}
+		}
+	}
+	return all
+}
+
+// numbers returns the entries of a folder whose names are numbers.
+func numbers(folder string) []int {
+	f, err := os.Open(folder)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	names, _ := f.Readdirnames(-1)
+	var all []int
+	for _, name := range names {
+		if n, err := strconv.Atoi(name); err == nil {
+			all = append(all, n)
+		}
+	}
+	return all
+}
+
+// look returns those of the sockets that a process waits on.
+func look(pid int, sockets []uint64) (waits []uint64, err error) {
+	folder := fmt.Sprintf("/proc/%d/", pid)
+	entries, err := os.ReadDir(folder + "fd")
+	if err != nil {
+		return nil, err
+	}
+	// Only sockets that it has open count: an epoll instance remembers those that it has
+	// closed while others have them (man 7 epoll).
+	own := make(map[int]uint64)
+	var epolls []int
+	for _, entry := range entries {
+		fd, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		name, err := os.Readlink(folder + "fd/" + entry.Name())
+		if err == nil && name == "anon_inode:[eventpoll]" {
+			epolls = append(epolls, fd)
+		} else if inode := Socket(pid, fd); inode != 0 && slices.Contains(sockets, inode) {
+			own[fd] = inode
+		}
+	}
+	if len(own) == 0 {
+		return nil, nil
+	}
+	for _, fd := range epolls {
+		text, err := os.ReadFile(fmt.Sprint(folder, "fdinfo/", fd))
+		if err != nil {
+			continue
+		}
+		for _, inode := range own {
+			if watches(string(text), inode) {
+				waits = append(waits, inode)
+			}
+		}
+	}
+	for _, tid := range numbers(folder + "task") {
+		text, err := os.ReadFile(fmt.Sprintf("%stask/%d/syscall", folder, tid))
+		if err != nil {
+			continue
+		}
+		call, ok := parseCall(string(text))
+		if !ok {
+			continue
+		}
+		for fd, inode := range own {
+			if call.waits(fd, func(at uint64, buf []byte) int { return readMemory(tid, at, buf) }) {
+				waits = append(waits, inode)
+			}
+		}
+	}
+	return waits, nil
+}
+
+// readMemory reads a process's memory and returns how much it could.
+func readMemory(pid int, at uint64, buf []byte) int {
+	local := []unix.Iovec{{Base: &buf[0]}}
+	local[0].SetLen(len(buf))
+	n, err := unix.ProcessVMReadv(pid, local, []unix.RemoteIovec{{Base: uintptr(at), Len: len(buf)}}, 0)
+	if err != nil {
+		return 0
+	}
+	return n
+}

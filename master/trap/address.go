@@ -1,0 +1,63 @@
+package trap
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxSockaddr is the size of struct sockaddr_storage; bind takes no more.
+const maxSockaddr = 128
+
+// shortestInet6 is struct sockaddr_in6 without the scope (linux/in6.h, SIN6_LEN_RFC2133).
+const shortestInet6 = 24
+
+// address is where a socket is bound.
+type address struct {
+	netip.AddrPort
+	onlyIPv6 bool // IPV6_V6ONLY; false where we do not know
+}
+
+// parseSockaddr reads what bind was given for an IP socket. A mapped IPv4 address is IPv4's.
+func parseSockaddr(b []byte) (bound netip.AddrPort, family uint16, ok bool) {
+	if len(b) < unix.SizeofSockaddrInet4 {
+		return bound, 0, false
+	}
+	family = binary.NativeEndian.Uint16(b)
+	port := binary.BigEndian.Uint16(b[2:])
+	switch {
+	case family == unix.AF_INET:
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[4:8])), port), family, true
+	case family == unix.AF_UNSPEC && [4]byte(b[4:8]) == [4]byte{}: // as old programs do (net/ipv4/af_inet.c)
+		return netip.AddrPortFrom(netip.IPv4Unspecified(), port), unix.AF_INET, true
+	case family == unix.AF_INET6 && len(b) >= shortestInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[8:24])).Unmap(), port), family, true
+	}
+	return bound, 0, false
+}
+
+// conflicts tells whether two sockets that are bound to these addresses would share
+// connections.
+func (a address) conflicts(b address) bool {
+	return a.Port() == b.Port() && (a.Addr() == b.Addr() || a.covers(b) || b.covers(a))
+}
+
+// covers tells whether a is a wildcard that takes also what is for b.
+func (a address) covers(b address) bool {
+	return a.Addr().IsUnspecified() && (a.Addr().Is4() == b.Addr().Is4() || a.Addr().Is6() && !a.onlyIPv6)
+}
+
+// fit says how well a listener stands in for a socket that is bound to an address; 0: not.
+func (a address) fit(bound address) int {
+	switch {
+	case !a.conflicts(bound):
+		return 0
+	case a.Addr() == bound.Addr():
+		return 3
+	case a.Addr().Is4() == bound.Addr().Is4():
+		return 2
+	default:
+		return 1
+	}
+}

@@ -1,0 +1,104 @@
+package trap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/master/launch"
+)
+
+// checkTimeout bounds how long Check's child may take.
+const checkTimeout = 10 * time.Second
+
+// ErrUnavailable: this machine cannot do it. The text says what is missing, and what else would
+// work.
+var ErrUnavailable = errors.New("trap: servers that bind the port themselves cannot be given the slot's listener here")
+
+// remedy is what else would work.
+const remedy = "without it use --worker-link activation if the server can take an inherited socket (LISTEN_FDS), node or native, or --route master"
+
+// Check tries with a child whether this machine can do what this package needs, as the user that
+// runs it. The error says which part it cannot, and wraps ErrUnavailable.
+func Check() error {
+	if err := try(launch.Probe); err != nil {
+		return fmt.Errorf("%w: %w; %s", ErrUnavailable, err, remedy)
+	}
+	return nil
+}
+
+func try(mode launch.Mode) error {
+	tcp, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		return err
+	}
+	defer tcp.Close()
+	file, err := tcp.File()
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	l, err := open(Config{Listeners: []*os.File{file}}, mode)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	return explain(l.probe(strconv.Itoa(tcp.Addr().(*net.TCPAddr).Port)))
+}
+
+// probe runs the child that binds a port.
+func (l *Link) probe(port string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
+	defer cancel()
+	command := l.Launch([]string{port})
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
+	cmd.ExtraFiles = l.Files()
+	err := cmd.Run()
+	if err == nil {
+		return nil
+	}
+	// What it has told us says more than its exit status.
+	select {
+	case <-l.Left():
+		return l.Err()
+	case <-time.After(checkTimeout / 10):
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.hidden != nil {
+		return l.hidden
+	}
+	return fmt.Errorf("its bind was not answered: %w", err)
+}
+
+// explain says what a failure comes from.
+func explain(err error) error {
+	var failed *launch.Error
+	if !errors.As(err, &failed) {
+		return err
+	}
+	switch {
+	case failed.Step == launch.StepPlatform:
+		return errors.New("there is no filter for this architecture; it needs x86-64 or arm64")
+	case failed.Step == launch.StepNewPrivs:
+		return fmt.Errorf("no_new_privs is refused (%w); it needs that or CAP_SYS_ADMIN", failed.Errno)
+	case failed.Step != launch.StepFilter:
+		return err
+	}
+	switch failed.Errno {
+	case unix.ENOSYS, unix.EINVAL:
+		return fmt.Errorf("the kernel has no seccomp notifications (%w); it needs Linux 5.9 or newer with CONFIG_SECCOMP_FILTER, and no sandbox such as gVisor that stands for it", failed.Errno)
+	case unix.EBUSY:
+		return fmt.Errorf("somebody watches this process by seccomp notifications already (%w), such as a container's manager or another handfast; it needs to be the only one", failed.Errno)
+	case unix.EPERM, unix.EACCES:
+		return fmt.Errorf("seccomp(2) is refused (%w), as by a container's profile; it needs seccomp to be allowed", failed.Errno)
+	}
+	return err
+}

@@ -1,0 +1,98 @@
+package trap
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/master/launch"
+	"github.com/handfast/handfast/master/polled"
+)
+
+// judge decides what happens to a call, and answers it. A caller that ends meanwhile needs no
+// answer: then answering fails, and nobody minds.
+func (l *Link) judge(n *notification) {
+	who := target{int(n.pid), int(int32(n.args[0]))}
+	switch launch.Call(n.number) {
+	case unix.SYS_BIND:
+		ln, err := l.standIn(n, who)
+		switch {
+		case !l.asked.waiting(n.id):
+			// It was not this process that we have looked into.
+		case err != nil:
+			l.cannotSee(err)
+			l.asked.goOn(n.id)
+		case ln == nil:
+			l.asked.goOn(n.id)
+		default:
+			l.swap(n, who, ln)
+		}
+	case unix.SYS_LISTEN, unix.SYS_SHUTDOWN:
+		if l.isOurs(polled.Socket(who.tid, who.fd)) {
+			l.asked.finish(n.id, 0)
+		} else {
+			l.asked.goOn(n.id)
+		}
+	default:
+		l.asked.goOn(n.id)
+	}
+}
+
+// standIn returns the listener that is to take the place of the socket in a call of bind, or nil.
+func (l *Link) standIn(n *notification, who target) (*listener, error) {
+	if n.args[2] == 0 || n.args[2] > maxSockaddr {
+		return nil, nil
+	}
+	text, err := who.read(n.args[1], int(n.args[2]))
+	if errors.Is(err, unix.EPERM) {
+		return nil, err
+	}
+	bound, family, ok := parseSockaddr(text)
+	if err != nil || !ok {
+		return nil, nil
+	}
+	ln := l.choose(address{AddrPort: bound})
+	if ln == nil {
+		return nil, nil
+	}
+	protocol, err := who.protocol()
+	if err != nil {
+		return nil, err
+	}
+	// Listeners of Go programs are MPTCP's (since Go 1.24).
+	protocol, ipv6 := strings.CutSuffix(strings.TrimPrefix(protocol, "MP"), "v6")
+	if protocol != "TCP" || ipv6 != (family == unix.AF_INET6) {
+		return nil, nil
+	}
+	if !ipv6 && ln.Addr().Is6() {
+		return l.forIPv4(ln), nil
+	}
+	return ln, nil
+}
+
+// swap puts a duplicate of the listener in the socket's place, and the call succeeds.
+func (l *Link) swap(n *notification, who target, ln *listener) {
+	raw, err := ln.file.SyscallConn()
+	if err != nil {
+		l.leave(fmt.Errorf("trap: the slot's listener: %w", err))
+		return
+	}
+	flags := who.flags()
+	errno := unix.EBADF // if the listener is closed
+	raw.Control(func(fd uintptr) {
+		if flags&unix.O_NONBLOCK != 0 {
+			unix.SetNonblock(int(fd), true)
+		}
+		errno = l.asked.replace(n.id, int(fd), who.fd, flags&unix.O_CLOEXEC != 0)
+	})
+	if errno != 0 && l.asked.waiting(n.id) {
+		l.leave(fmt.Errorf("trap: the slot's listener cannot be given to process %d: %w", who.tid, os.NewSyscallError("ioctl", errno)))
+	}
+	if errno == 0 {
+		l.took(ln, who.tid)
+	}
+	l.asked.finish(n.id, errno)
+}

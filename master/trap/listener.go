@@ -1,0 +1,132 @@
+package trap
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/master/polled"
+)
+
+// listener is one of the slot's listening sockets.
+type listener struct {
+	address
+	file     *os.File // borrowed
+	inode    uint64
+	taken    bool // a server has it
+	replaced bool // a listener of IPv4 alone serves in its place
+}
+
+// newListener finds out where a listening socket is bound.
+func newListener(file *os.File) (*listener, error) {
+	inode, err := polled.Inode(file)
+	if err != nil {
+		return nil, fmt.Errorf("trap: listener: %w", err)
+	}
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return nil, fmt.Errorf("trap: listener: %w", err)
+	}
+	ln := &listener{file: file, inode: inode}
+	var name unix.Sockaddr
+	var only int
+	raw.Control(func(fd uintptr) {
+		name, err = unix.Getsockname(int(fd))
+		only, _ = unix.GetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_V6ONLY)
+	})
+	switch at := name.(type) {
+	case *unix.SockaddrInet4:
+		ln.AddrPort = netip.AddrPortFrom(netip.AddrFrom4(at.Addr), uint16(at.Port))
+	case *unix.SockaddrInet6:
+		ln.AddrPort = netip.AddrPortFrom(netip.AddrFrom16(at.Addr).Unmap(), uint16(at.Port))
+		ln.onlyIPv6 = only != 0
+	default:
+		return nil, fmt.Errorf("trap: %s is no TCP listener: %w", file.Name(), err)
+	}
+	return ln, nil
+}
+
+// choose returns the listener that fits an address best, or nil.
+func (l *Link) choose(bound address) *listener {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var best *listener
+	for _, ln := range l.listeners {
+		if ln.fit(bound) > 0 && (best == nil || ln.fit(bound) > best.fit(bound)) {
+			best = ln
+		}
+	}
+	return best
+}
+
+// forIPv4 returns what to give to a socket of IPv4 where the listener that fits is of IPv6: one
+// of IPv4 alone if that can be had. Accept fills the address of an IPv6 client, also of a mapped
+// one, into room for an IPv4 client's: Python, for one, then shows the wrong one.
+func (l *Link) forIPv4(both *listener) *listener {
+	if l.ipv4 == nil {
+		l.warnOnce("the worker listens on IPv4 only, and will see wrong addresses of its clients; give --listen an IPv4 address",
+			"listen", both.String())
+		return both
+	}
+	file, err := l.ipv4()
+	var ln *listener
+	if err == nil {
+		ln, err = newListener(file)
+	}
+	if err != nil {
+		l.warnOnce("no listener for IPv4 alone, the worker will see wrong addresses of its clients", "err", err)
+		return both
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	both.replaced = true
+	l.listeners = append(l.listeners, ln)
+	return ln
+}
+
+// took notes that a thread's process has a listener.
+func (l *Link) took(ln *listener, tid int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	ln.taken = true
+	if len(l.pids) < maxRoots && !slices.Contains(l.pids, tid) {
+		l.pids = append(l.pids, tid)
+	}
+}
+
+// isOurs tells whether a socket is one of the slot's.
+func (l *Link) isOurs(inode uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.ContainsFunc(l.listeners, func(ln *listener) bool { return ln.inode == inode })
+}
+
+// roots returns processes of the worker: the first one, and those that took a listener, since
+// they may have left the first one's family.
+func (l *Link) roots() []int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.pids)
+}
+
+// awaited returns the sockets that the worker must wait on in order to be ready; none until
+// it has taken one.
+func (l *Link) awaited() []uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var all []uint64
+	some := false
+	for _, ln := range l.listeners {
+		some = some || ln.taken
+		if ln.taken || !ln.replaced {
+			all = append(all, ln.inode)
+		}
+	}
+	if !some {
+		return nil
+	}
+	return all
+}

@@ -1,0 +1,23 @@
+package trap
+
+import (
+	"os"
+	"testing"
+
+	"github.com/handfast/handfast/master/launch"
+)
+
+func TestMain(m *testing.M) {
+	launch.Main()
+	if os.Getenv(costRole) != "" {
+		playCost()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func TestCheck(t *testing.T) {
+	if err := Check(); err != nil {
+		t.Fatal(err)
+	}
+}

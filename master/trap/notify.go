@@ -1,0 +1,141 @@
+package trap
+
+import (
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// What linux/seccomp.h has and x/sys does not. Other directions and sizes than those of most
+// architectures are package launch's to refuse.
+const (
+	ioctlIDValid = 0x40082102 // SECCOMP_IOCTL_NOTIF_ID_VALID
+	ioctlAddFD   = 0x40182103 // SECCOMP_IOCTL_NOTIF_ADDFD, since Linux 5.9
+)
+
+// notification is struct seccomp_notif: a system call that waits for our answer.
+type notification struct {
+	id     uint64
+	pid    uint32 // of the thread
+	flags  uint32
+	number int32
+	arch   uint32
+	ip     uint64
+	args   [6]uint64
+}
+
+// response is struct seccomp_notif_resp.
+type response struct {
+	id    uint64
+	value int64
+	errno int32 // negative
+	flags uint32
+}
+
+// addition is struct seccomp_notif_addfd.
+type addition struct {
+	id     uint64
+	flags  uint32
+	source uint32
+	number uint32
+	opened uint32 // flags of the new descriptor
+}
+
+// notifications is the descriptor on which a filter asks. Its users are the processes that have
+// the filter.
+type notifications struct {
+	file *os.File // non-blocking
+	raw  interface {
+		Control(func(uintptr)) error
+		Read(func(uintptr) bool) error
+	}
+}
+
+// newNotifications takes ownership of file.
+func newNotifications(file *os.File) (*notifications, error) {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	return &notifications{file, raw}, nil
+}
+
+// next waits for a notification. It fails when no process has the filter any more, or after
+// Close.
+func (n *notifications) next(got *notification) error {
+	for {
+		var errno unix.Errno
+		err := n.raw.Read(func(fd uintptr) bool {
+			// Asked first: on some kernels the ioctl waits, whatever O_NONBLOCK says.
+			poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+			if unix.Poll(poll, 0); poll[0].Revents == 0 {
+				return false
+			}
+			if poll[0].Revents&unix.POLLIN == 0 {
+				errno = unix.ENOTCONN // POLLHUP, since Linux 5.9
+				return true
+			}
+			*got = notification{} // or EINVAL
+			errno = ioctl(fd, unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(got))
+			return true
+		})
+		switch {
+		case err != nil:
+			return err
+		case errno == unix.ENOENT || errno == unix.EINTR || errno == unix.EAGAIN:
+			// The caller was killed or interrupted meanwhile.
+		case errno != 0:
+			return os.NewSyscallError("ioctl", errno)
+		default:
+			return nil
+		}
+	}
+}
+
+// waiting tells whether the caller waits still: only then what we have read about its
+// process was its own, and not a successor's with the same pid.
+func (n *notifications) waiting(id uint64) bool {
+	return n.control(ioctlIDValid, unsafe.Pointer(&id)) == 0
+}
+
+// goOn lets the kernel do the call.
+func (n *notifications) goOn(id uint64) {
+	n.control(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&response{id: id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}))
+}
+
+// finish has the call succeed with 0, or fail. The caller may be gone.
+func (n *notifications) finish(id uint64, errno unix.Errno) {
+	n.control(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&response{id: id, errno: -int32(errno)}))
+}
+
+// replace puts a duplicate of source in the place of a descriptor of the caller. The call goes
+// on waiting: answered in the same step, it could return something else (seen on Linux 6.18, when
+// a signal comes in between).
+func (n *notifications) replace(id uint64, source, number int, closeOnExec bool) unix.Errno {
+	const set = unix.SECCOMP_ADDFD_FLAG_SETFD
+	a := addition{id: id, flags: set, source: uint32(source), number: uint32(number)}
+	if closeOnExec {
+		a.opened = unix.O_CLOEXEC
+	}
+	return n.control(ioctlAddFD, unsafe.Pointer(&a))
+}
+
+func (n *notifications) control(request uint, arg unsafe.Pointer) (errno unix.Errno) {
+	if n.raw.Control(func(fd uintptr) { errno = ioctl(fd, request, arg) }) != nil {
+		return unix.EBADF // closed
+	}
+	return errno
+}
+
+func (n *notifications) close() { n.file.Close() }
+
+func ioctl(fd uintptr, request uint, arg unsafe.Pointer) unix.Errno {
+	for {
+		_, _, errno := unix.Syscall(unix.SYS_IOCTL, fd, uintptr(request), uintptr(arg))
+		if errno != unix.EINTR || request == unix.SECCOMP_IOCTL_NOTIF_RECV {
+			return errno
+		}
+	}
+}

@@ -1,0 +1,63 @@
+package trap
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// target is a thread that waits in a system call, and the descriptor that the call is about.
+// What we ask of it is about a process that may end meanwhile: check with waiting afterwards.
+type target struct {
+	tid, fd int
+}
+
+// protocol returns the name of the socket's protocol, "TCP" or "UDPv6", without opening
+// a copy of it, as pidfd_getfd would, which containers often refuse. It is empty when there is
+// no such socket.
+func (t target) protocol() (string, error) {
+	name := make([]byte, 32)
+	n, err := unix.Getxattr(fmt.Sprintf("/proc/%d/fd/%d", t.tid, t.fd), "system.sockprotoname", name)
+	switch err {
+	case nil:
+		return strings.TrimRight(string(name[:n]), "\x00"), nil
+	case unix.EACCES, unix.EPERM:
+		return "", os.NewSyscallError("getxattr", err)
+	}
+	return "", nil
+}
+
+// flags returns the flags of the descriptor and its file, O_CLOEXEC among them.
+func (t target) flags() int {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%d", t.tid, t.fd))
+	if err != nil {
+		return 0
+	}
+	return parseFlags(string(text))
+}
+
+// parseFlags finds the flags in a descriptor's fdinfo, which are octal.
+func parseFlags(fdinfo string) int {
+	for line := range strings.Lines(fdinfo) {
+		if value, ok := strings.CutPrefix(line, "flags:"); ok {
+			flags, _ := strconv.ParseInt(strings.TrimSpace(value), 8, 32)
+			return int(flags)
+		}
+	}
+	return 0
+}
+
+// read returns n bytes of its memory.
+func (t target) read(at uint64, n int) ([]byte, error) {
+	buf := make([]byte, n)
+	local := []unix.Iovec{{Base: &buf[0]}}
+	local[0].SetLen(n)
+	got, err := unix.ProcessVMReadv(t.tid, local, []unix.RemoteIovec{{Base: uintptr(at), Len: n}}, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("process_vm_readv", err)
+	}
+	return buf[:got], nil
+}
