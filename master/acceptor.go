@@ -44,6 +44,7 @@ type acceptor struct {
 	file   *os.File // the listener; an os.File, since a net.Listener cannot be read raw
 	raw    syscall.RawConn
 	router router
+	shared bool // with workers, who may do to the listener what they like
 
 	// One turn: what take found.
 	batch   []arrival
@@ -215,21 +216,31 @@ func (a *acceptor) takeBacklog() error {
 // returns false when there was none.
 func (a *acceptor) take(listener uintptr) bool {
 	a.err, a.scarce = nil, false
-	for len(a.batch) < cap(a.batch) && !a.scarce {
-		fd, errno := a.accept(listener)
-		switch errno {
-		case 0:
-			a.batch = append(a.batch, arrival{Handoff: fdpass.Handoff{FD: fd, Client: peerAddress(&a.peer)}})
-			a.scarce = fd >= a.ceiling
-		case unix.EAGAIN:
+	if a.shared {
+		unix.SetNonblock(int(listener), true)
+	}
+	for len(a.batch) < cap(a.batch) && !a.scarce && a.err == nil {
+		if !a.takeOne(listener) {
 			return len(a.batch) > 0
-		case unix.EINTR, unix.ECONNABORTED, unix.EPROTO, unix.ENETDOWN, unix.ENOPROTOOPT,
-			unix.EHOSTDOWN, unix.ENONET, unix.EHOSTUNREACH, unix.EOPNOTSUPP, unix.ENETUNREACH:
-			// The connection is broken already (man 2 accept). There may be more.
-		default:
-			a.err = errno
-			return true
 		}
+	}
+	return true
+}
+
+// takeOne accepts a connection, and returns false when there is none.
+func (a *acceptor) takeOne(listener uintptr) bool {
+	fd, errno := a.accept(listener)
+	switch errno {
+	case 0:
+		a.batch = append(a.batch, arrival{Handoff: fdpass.Handoff{FD: fd, Client: peerAddress(&a.peer)}})
+		a.scarce = fd >= a.ceiling
+	case unix.EAGAIN:
+		return false
+	case unix.EINTR, unix.ECONNABORTED, unix.EPROTO, unix.ENETDOWN, unix.ENOPROTOOPT,
+		unix.EHOSTDOWN, unix.ENONET, unix.EHOSTUNREACH, unix.EOPNOTSUPP, unix.ENETUNREACH:
+		// The connection is broken already (man 2 accept). There may be more.
+	default:
+		a.err = errno
 	}
 	return true
 }
@@ -294,7 +305,11 @@ func isFatal(err error) bool {
 // then polls every 20 µs: more than a quarter of all the master's time.
 func (a *acceptor) accept(listener uintptr) (fd int, errno syscall.Errno) {
 	a.peerLen = unix.SizeofSockaddrInet6
-	r, _, errno := unix.RawSyscall6(unix.SYS_ACCEPT4, listener,
+	call := unix.RawSyscall6
+	if a.shared { // it may wait, if a worker has just made the listener blocking
+		call = unix.Syscall6
+	}
+	r, _, errno := call(unix.SYS_ACCEPT4, listener,
 		uintptr(unsafe.Pointer(&a.peer)), uintptr(unsafe.Pointer(&a.peerLen)),
 		unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
 	return int(r), errno

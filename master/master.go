@@ -1,24 +1,30 @@
 package master
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/handfast/handfast/hash"
+	"github.com/handfast/handfast/master/activation"
 	"github.com/handfast/handfast/master/clientip"
 	"github.com/handfast/handfast/master/files"
+	"github.com/handfast/handfast/master/launch"
 	"github.com/handfast/handfast/master/mailbox"
 	"github.com/handfast/handfast/master/nodeipc"
 	"github.com/handfast/handfast/master/steer"
 	"github.com/handfast/handfast/master/supervisor"
+	"github.com/handfast/handfast/master/trap"
 )
 
 const (
@@ -42,8 +48,11 @@ type Config struct {
 	Supervisor supervisor.Config
 	Link       LinkKind          // how workers get their connections
 	ReadyWhen  nodeipc.ReadyWhen // when a Node worker is ready
-	Dialect    nodeipc.Dialect   // what Node workers wait for that do not listen
-	Logger     hclog.Logger      // nil: none
+	// DrainSignal tells a worker of LinkActivation or LinkAny to finish. 0: the one that its
+	// program is known to take (launch.DrainSignal).
+	DrainSignal syscall.Signal
+	Dialect     nodeipc.Dialect // what Node workers wait for that do not listen
+	Logger      hclog.Logger    // nil: none
 }
 
 // addresses returns those that the balancer listens on.
@@ -62,13 +71,19 @@ func (c *Config) addresses() (all []netip.AddrPort) {
 // LinkKind says how workers get their connections.
 type LinkKind int
 
-// The kinds of links.
+// The kinds of links. Workers of the last two get their slot's listeners and nothing else, so
+// the kernel must route.
 const (
-	LinkNative LinkKind = iota // from a mailbox, as package fdpass describes it
-	LinkNode                   // over Node's own channel (package nodeipc)
+	LinkNative     LinkKind = iota // from a mailbox, as package fdpass describes it
+	LinkNode                       // over Node's own channel (package nodeipc)
+	LinkActivation                 // they inherit listeners, as from systemd (package activation)
+	LinkAny                        // they bind the port themselves (package trap)
 )
 
-func (k LinkKind) String() string { return [...]string{"native", "node"}[k] }
+func (k LinkKind) String() string { return [...]string{"native", "node", "activation", "any"}[k] }
+
+// handsOff tells whether single connections can be handed to workers.
+func (k LinkKind) handsOff() bool { return k == LinkNative || k == LinkNode }
 
 // Master is a Balancer whose slots a Supervisor fills with worker processes. One
 // goroutine runs for each listener and one for the supervisor; they end with Run.
@@ -78,10 +93,14 @@ type Master struct {
 	supervisor *supervisor.Supervisor
 	primary    *nodeipc.Primary // nil without Node workers
 	patience   time.Duration    // with what is parked when we stop
-	listeners  []net.Listener
-	log        hclog.Logger
-	stop       chan struct{}
-	stopOnce   sync.Once
+
+	command     []string
+	drainSignal syscall.Signal
+
+	listeners []net.Listener
+	log       hclog.Logger
+	stop      chan struct{}
+	stopOnce  sync.Once
 }
 
 // New checks the configuration; Run starts everything.
@@ -130,13 +149,18 @@ func newMaster(cfg Config) (*Master, error) {
 	}
 	cfg.Supervisor.Slots = slots{table}
 	if len(cfg.Groups) > 0 {
-		if m.steered, err = newSteered(cfg.Groups, table, balancer, cfg.Balancer); err != nil {
+		if m.steered, err = newSteered(cfg.Groups, table, balancer, cfg.Balancer, cfg.Link); err != nil {
 			return nil, err
 		}
 		cfg.Supervisor.Slots = m.steered
 		cfg.Supervisor.OnEvent = m.steered.hear
 	}
-	cfg.Supervisor.NewLink = m.newMailbox
+	m.drainSignal = cmp.Or(cfg.DrainSignal, launch.DrainSignal(cfg.Supervisor.Command))
+	m.command = cfg.Supervisor.Command
+	cfg.Supervisor.NewLink = [...]func(supervisor.Seat) (supervisor.Link, error){m.newMailbox, m.newNodeLink, m.newActivation, m.newTrap}[cfg.Link]
+	if !cfg.Link.handsOff() && m.steered == nil {
+		return nil, fmt.Errorf("master: workers of link %v take listeners: Groups are required", cfg.Link)
+	}
 	if cfg.Link == LinkNode {
 		node := nodeipc.Config{
 			Addresses: cfg.addresses(),
@@ -152,7 +176,6 @@ func newMaster(cfg Config) (*Master, error) {
 			node.Listener = m.steered.listener
 		}
 		m.primary = nodeipc.NewPrimary(node)
-		cfg.Supervisor.NewLink = m.newNodeLink
 	}
 	cfg.Logger.Info("workers get connections", "link", cfg.Link.String())
 	m.supervisor, err = supervisor.New(cfg.Supervisor)
@@ -163,11 +186,42 @@ func newMaster(cfg Config) (*Master, error) {
 }
 
 func (m *Master) newMailbox(seat supervisor.Seat) (supervisor.Link, error) {
-	listeners, err := m.steered.listeners(seat.Slot)
+	listeners, err := m.steered.offer(seat.Slot)
 	if err != nil {
 		return nil, err
 	}
 	return mailbox.Open(listeners, m.balancer.Readmit)
+}
+
+func (m *Master) newActivation(seat supervisor.Seat) (supervisor.Link, error) {
+	listeners, err := m.steered.files(seat.Slot)
+	if err != nil {
+		return nil, err
+	}
+	return activation.Open(activation.Config{
+		Listeners: listeners,
+		Command:   m.command,
+		Drain:     m.drain(seat.Slot),
+		Logger:    m.log.Named("activation"),
+	})
+}
+
+func (m *Master) newTrap(seat supervisor.Seat) (supervisor.Link, error) {
+	listeners, err := m.steered.files(seat.Slot)
+	if err != nil {
+		return nil, err
+	}
+	return trap.Open(trap.Config{
+		Listeners: listeners,
+		IPv4:      func(both *os.File) (*os.File, error) { return m.steered.onlyIPv4(seat.Slot, both) },
+		Drain:     m.drain(seat.Slot),
+		Logger:    m.log.Named("trap"),
+	})
+}
+
+// drain says how a worker that knows nothing of us is told to finish.
+func (m *Master) drain(slot int) launch.Drain {
+	return launch.Drain{Signal: m.drainSignal, Idle: func() bool { return m.steered.idle(slot) }}
 }
 
 func (m *Master) newNodeLink(seat supervisor.Seat) (supervisor.Link, error) {

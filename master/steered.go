@@ -1,12 +1,14 @@
 package master
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,78 +20,104 @@ import (
 	"github.com/handfast/handfast/master/supervisor"
 )
 
-// queuePoll is the time between two looks at the queues of listeners, at the end.
-const queuePoll = 5 * time.Millisecond
+const (
+	// queuePoll is the time between two looks at the queues of listeners.
+	queuePoll = 5 * time.Millisecond
+	// leaveTime is what a worker has to serve who waits in a slot that is no more.
+	leaveTime = 2 * time.Second
+)
 
 // steered is the slots of a Master whose clients the kernel gives to them: each has a
 // listener per address (package steer). Whose worker accepts from them concerns nobody
 // here. For those who do not, the master accepts and hands off; and when a slot stays empty
-// beyond the patience, it accepts to refuse, or to hand to another slot.
-//
-// A goroutine runs for each listener that the master accepts from, and for each that it
-// will; Close ends them.
+// beyond the patience, it accepts to refuse, or to hand to another slot (attend.go).
 type steered struct {
-	groups   []*steer.Group
 	table    *Table
 	balancer *Balancer     // for workers that do not accept
 	refuser  *Balancer     // for slots that are empty: without patience
 	patience time.Duration // with an empty slot
+	handsOff bool          // connections can be handed to workers
 	log      hclog.Logger
 	slots    int // as the supervisor has set them
 
-	mu        sync.Mutex
-	attending map[attended]context.CancelFunc
-	running   sync.WaitGroup
+	mu         sync.Mutex
+	groups     []*steer.Group
+	ipv4       map[*steer.Group]*steer.Group // of one for both families: the one for IPv4 beside it
+	blocked    map[*os.File]bool             // listeners that were made so
+	attendance attendance
 }
 
-// attended is a listener: a slot's in a group.
-type attended struct{ slot, group int }
-
-// accepting is a worker that may accept from its slot's listeners.
+// accepting is a worker that may accept from its slot's listeners. One that can be handed no
+// connections and is not of this type accepts from all.
 type accepting interface {
 	// Accepts tells whether it does on this address. It is asked when the worker is ready.
 	Accepts(addr netip.AddrPort) bool
 }
 
-func newSteered(groups []*steer.Group, table *Table, balancer *Balancer, cfg BalancerConfig) (*steered, error) {
+func newSteered(groups []*steer.Group, table *Table, balancer *Balancer, cfg BalancerConfig, kind LinkKind) (*steered, error) {
 	patience := time.Duration(cfg.MaxRetries) * cfg.RetryDelay
 	cfg.MaxRetries = 0
 	refuser, err := NewBalancer(cfg, table)
 	if err != nil {
 		return nil, err
 	}
-	return &steered{
-		groups:    groups,
-		table:     table,
-		balancer:  balancer,
-		refuser:   refuser,
-		patience:  patience,
-		log:       cfg.Logger,
-		attending: make(map[attended]context.CancelFunc),
-	}, nil
+	s := &steered{
+		groups:   groups,
+		ipv4:     make(map[*steer.Group]*steer.Group),
+		blocked:  make(map[*os.File]bool),
+		table:    table,
+		balancer: balancer,
+		refuser:  refuser,
+		patience: patience,
+		handsOff: kind.handsOff(),
+		log:      cfg.Logger,
+		// Servers that know nothing of us may wait in accept.
+		attendance: attendance{polite: !kind.handsOff(), current: make(map[*os.File]visit)},
+	}
+	s.attendance.failed = func(err error) { s.log.Error("cannot accept for a slot", "err", err) }
+	return s, nil
+}
+
+// listener is one of a slot's.
+type listener struct {
+	*os.File // borrowed
+	addr     netip.AddrPort
 }
 
 // listeners returns those of a slot, also of one that is yet to come, and none when the
-// master routes. They are borrowed until Close.
-func (s *steered) listeners(slot int) (listeners []fdpass.Handoff, err error) {
+// master routes. They are borrowed until Close. For IPv4 alone see onlyIPv4.
+func (s *steered) listeners(slot int) (listeners []listener, err error) {
 	if s == nil {
 		return nil, nil
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, g := range s.groups {
+		if s.beside(g) {
+			continue
+		}
 		if err := g.Grow(slot + 1); err != nil {
 			return nil, err
 		}
-		ln := fdpass.Handoff{Client: g.Addr().AddrPort()}
-		if err := controlFile(g.Listener(slot), func(fd int) error { ln.FD = fd; return nil }); err != nil {
-			return nil, err
-		}
-		listeners = append(listeners, ln)
+		listeners = append(listeners, listener{g.Listener(slot), g.Addr().AddrPort()})
 	}
 	return listeners, nil
 }
 
+// beside tells whether a group stands beside one of both families.
+func (s *steered) beside(g *steer.Group) bool {
+	for _, four := range s.ipv4 {
+		if four == g {
+			return true
+		}
+	}
+	return false
+}
+
 // listener returns a slot's listener on one address, or nil. It is borrowed until Close.
 func (s *steered) listener(slot int, addr netip.AddrPort) *os.File {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, g := range s.groups {
 		if g.Addr().AddrPort() == addr {
 			return g.Listener(slot)
@@ -98,34 +126,107 @@ func (s *steered) listener(slot int, addr netip.AddrPort) *os.File {
 	return nil
 }
 
+// files returns a slot's listeners for servers that may wait in accept. They are borrowed
+// until Close.
+func (s *steered) files(slot int) (files []*os.File, err error) {
+	listeners, err := s.listeners(slot)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, ln := range listeners {
+		file, blockErr := s.blocking(ln.File)
+		err = errors.Join(err, blockErr)
+		files = append(files, file)
+	}
+	return files, err
+}
+
+// blocking makes a listener so, once, for a server that does not make it otherwise.
+func (s *steered) blocking(file *os.File) (*os.File, error) {
+	if s.blocked[file] {
+		return file, nil
+	}
+	s.blocked[file] = true
+	return file, controlFile(file, func(fd int) error { return unix.SetNonblock(fd, false) })
+}
+
+// onlyIPv4 returns a slot's listener for IPv4 alone, in place of one for both families. The
+// first call opens them, for all slots: from then on they get all clients of IPv4.
+func (s *steered) onlyIPv4(slot int, both *os.File) (*os.File, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	of := slices.IndexFunc(s.groups, func(g *steer.Group) bool { return g.Listener(slot) == both })
+	if of < 0 {
+		return nil, net.ErrClosed
+	}
+	four, opened := s.ipv4[s.groups[of]]
+	if !opened {
+		var err error
+		if four, err = s.groups[of].OnlyIPv4(); err != nil || four == nil {
+			return nil, cmp.Or(err, net.ErrClosed)
+		}
+		s.ipv4[s.groups[of]] = four
+		s.groups = append(s.groups, four)
+		s.log.Info("listening", "address", four.Addr().String(), "route", "kernel", "why", "workers listen on IPv4 only")
+	}
+	if err := four.Grow(slot + 1); err != nil {
+		return nil, err
+	}
+	return s.blocking(four.Listener(slot))
+}
+
+// offer returns a slot's listeners as they are offered to a worker.
+func (s *steered) offer(slot int) (offer []fdpass.Handoff, err error) {
+	listeners, err := s.listeners(slot)
+	for _, ln := range listeners {
+		h := fdpass.Handoff{FD: -1, Client: ln.addr}
+		controlFile(ln.File, func(fd int) error { h.FD = fd; return nil })
+		offer = append(offer, h)
+	}
+	return offer, err
+}
+
 // Resize implements supervisor.Slots. Whoever waits in the queue of a slot that is no more
-// belongs to another.
+// belongs to another, if they can be handed over; else its worker serves them before it
+// leaves.
 func (s *steered) Resize(n int) {
 	before := s.slots
 	s.slots = n
 	s.table.Resize(n)
-	for i, g := range s.groups {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, g := range s.groups {
 		if err := g.Resize(n); err != nil {
 			s.log.Error("the kernel does not give clients to their new slots", "address", g.Addr().String(), "slots", n, "err", err)
 		}
 		for slot := n; slot < before; slot++ {
-			s.attend(attended{slot, i}, s.balancer, 0)
+			if s.handsOff {
+				s.attendance.begin(g.Listener(slot), s.balancer, 0)
+			} else {
+				s.attendance.begin(g.Listener(slot), s.refuser, leaveTime+s.patience)
+			}
 		}
 		for slot := before; slot < n; slot++ {
-			s.attend(attended{slot, i}, s.refuser, s.patience) // it is empty yet
+			s.attendance.begin(g.Listener(slot), s.refuser, s.patience) // it is empty yet
 		}
 	}
 }
 
 // Fill implements supervisor.Slots.
 func (s *steered) Fill(slot int, link supervisor.Link) {
-	s.table.Fill(slot, link.(Worker))
-	worker, ok := link.(accepting)
-	for i, g := range s.groups {
-		if ok && worker.Accepts(g.Addr().AddrPort()) {
-			s.leave(attended{slot, i})
-		} else {
-			s.attend(attended{slot, i}, s.balancer, 0)
+	if worker, ok := link.(Worker); ok {
+		s.table.Fill(slot, worker)
+	}
+	worker, asked := link.(accepting)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, g := range s.groups {
+		switch {
+		case asked && worker.Accepts(g.Addr().AddrPort()), !asked && !s.handsOff:
+			s.attendance.end(g.Listener(slot))
+		case s.handsOff:
+			s.attendance.begin(g.Listener(slot), s.balancer, 0)
+		default: // a server that does not listen on this address
+			s.attendance.begin(g.Listener(slot), s.refuser, 0)
 		}
 	}
 }
@@ -133,49 +234,21 @@ func (s *steered) Fill(slot int, link supervisor.Link) {
 // Empty implements supervisor.Slots.
 func (s *steered) Empty(slot int) {
 	s.table.Empty(slot)
-	for i := range s.groups {
-		s.attend(attended{slot, i}, s.refuser, s.patience)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, g := range s.groups {
+		s.attendance.begin(g.Listener(slot), s.refuser, s.patience)
 	}
 }
 
-// attend makes a balancer accept from a listener after a while, and nobody else of ours.
-func (s *steered) attend(at attended, b *Balancer, after time.Duration) {
-	s.leave(at)
-	ctx, cancel := context.WithCancel(context.Background())
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.attending[at] = cancel
-	s.running.Go(func() {
-		select {
-		case <-time.After(after):
-		case <-ctx.Done():
-			return
-		}
-		if err := b.Attend(ctx, s.groups[at.group].Listener(at.slot)); err != nil {
-			s.log.Error("cannot accept for a slot", "slot", at.slot, "err", err)
-		}
-	})
-}
-
-// leave stops that.
-func (s *steered) leave(at attended) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if cancel, ok := s.attending[at]; ok {
-		cancel()
-		delete(s.attending, at)
-	}
-}
-
-// hear is told what happens to workers.
+// hear is told what happens to workers, and puts right what one did to its listeners before
+// it ended.
 func (s *steered) hear(e supervisor.Event) {
-	if e.Kind == supervisor.WorkerExited {
-		s.mend()
+	if e.Kind != supervisor.WorkerExited {
+		return
 	}
-}
-
-// mend puts right what a worker did to its listeners before it left.
-func (s *steered) mend() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, g := range s.groups {
 		slots, err := g.Mend()
 		if len(slots) > 0 {
@@ -215,12 +288,26 @@ func (s *steered) waiting() (sum int) {
 	return sum
 }
 
+// idle tells whether nobody waits in a slot's queues.
+func (s *steered) idle(slot int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, g := range s.groups {
+		if waiting, _, _ := g.Queue(slot); waiting > 0 {
+			return false
+		}
+	}
+	return true
+}
+
 // each calls f for each listener that there ever was.
 func (s *steered) each(f func(listener *os.File, waiting int) error) (err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, g := range s.groups {
 		for slot := 0; g.Listener(slot) != nil; slot++ {
 			waiting, _, queueErr := g.Queue(slot)
-			if queueErr != steer.ErrNotListening {
+			if !errors.Is(queueErr, steer.ErrNotListening) {
 				err = errors.Join(err, queueErr)
 			}
 			err = errors.Join(err, f(g.Listener(slot), waiting))
@@ -232,74 +319,18 @@ func (s *steered) each(f func(listener *os.File, waiting int) error) (err error)
 // Close refuses those whom nobody accepted, and closes the listeners. Call it when the
 // workers have ended.
 func (s *steered) Close(ctx context.Context) {
-	s.mu.Lock()
-	for _, cancel := range s.attending {
-		cancel()
-	}
-	clear(s.attending)
-	s.mu.Unlock()
-	s.running.Wait()
-	s.each(func(listener *os.File, waiting int) error {
-		if waiting == 0 {
-			return nil
+	s.attendance.endAll()
+	s.each(func(listener *os.File, waiting int) (err error) {
+		if waiting > 0 {
+			err = s.refuser.takeBacklog(listener)
 		}
-		return s.refuser.takeBacklog(listener)
+		// An accept that waits, since somebody has made the listener blocking, ends only so.
+		controlFile(listener, func(fd int) error { return unix.Shutdown(fd, unix.SHUT_RD) })
+		return err
 	})
+	s.attendance.running.Wait()
 	s.refuser.Shutdown(ctx)
 	for _, g := range s.groups {
 		g.Close()
 	}
-}
-
-// Attend accepts connections from a listener, which it borrows, until ctx ends. Others may
-// accept from it at the same time.
-func (b *Balancer) Attend(ctx context.Context, listener *os.File) error {
-	a, err := newAttendant(b, listener)
-	if err != nil {
-		return err
-	}
-	defer a.file.Close()
-	return a.acceptUntil(ctx)
-}
-
-// takeBacklog accepts what waits in a listener's queue.
-func (b *Balancer) takeBacklog(listener *os.File) error {
-	a, err := newAttendant(b, listener)
-	if err != nil {
-		return err
-	}
-	defer a.file.Close()
-	return a.takeBacklog()
-}
-
-// newAttendant makes an acceptor with a descriptor of its own for a listener.
-func newAttendant(b *Balancer, listener *os.File) (*acceptor, error) {
-	var file *os.File
-	err := controlFile(listener, func(fd int) error {
-		fd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-		if err == nil {
-			err = unix.SetNonblock(fd, true) // a worker may have made it otherwise
-			file = os.NewFile(uintptr(fd), "attended listener")
-		}
-		return os.NewSyscallError("fcntl", err)
-	})
-	if err != nil {
-		return nil, fmt.Errorf("master: %w", err)
-	}
-	return acceptFrom(b, file)
-}
-
-// controlFile calls f with the descriptor of a file.
-func controlFile(file *os.File, f func(fd int) error) (err error) {
-	if file == nil {
-		return net.ErrClosed
-	}
-	raw, err := file.SyscallConn()
-	if err != nil {
-		return err
-	}
-	if controlErr := raw.Control(func(fd uintptr) { err = f(int(fd)) }); controlErr != nil {
-		return controlErr
-	}
-	return err
 }

@@ -53,7 +53,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 	app := &cli.App{
 		Name:      "handfast",
 		Usage:     "run a server as several workers, with sticky TCP connections",
-		UsageText: "handfast run [flags] -- COMMAND [ARG...]\nhandfast slot [flags] ADDRESS",
+		UsageText: "handfast run [flags] -- COMMAND [ARG...]\nhandfast slot [flags] ADDRESS\nhandfast check",
 		Description: "The master accepts connections, finds the slot that a client's address belongs\n" +
 			"to, and hands the open connection to the worker in that slot.",
 		Version:      version(),
@@ -62,10 +62,10 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		OnUsageError: usage,
 		// Errors are reported by run, which tells usage errors from others.
 		ExitErrHandler: func(*cli.Context, error) {},
-		Commands:       []*cli.Command{runCommand(stderr), slotCommand()},
+		Commands:       []*cli.Command{runCommand(stderr), slotCommand(), checkCommand()},
 		Action: func(c *cli.Context) error {
 			if c.NArg() > 0 {
-				return usagef("no command %q; there are run and slot", c.Args().First())
+				return usagef("no command %q; there are run, slot and check", c.Args().First())
 			}
 			return cli.ShowAppHelp(c)
 		},

@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/hash"
+	"github.com/handfast/handfast/master/launch"
 )
 
 // The tests run the real thing: this test binary plays the command when
@@ -35,6 +36,7 @@ const testRole = "HANDFAST_TEST_BINARY"
 const patience = 30 * time.Second
 
 func TestMain(m *testing.M) {
+	launch.Main()
 	if os.Getenv(testRole) == "" {
 		os.Exit(m.Run())
 	}

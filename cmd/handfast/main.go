@@ -5,8 +5,11 @@ package main
 import (
 	"context"
 	"os"
+
+	"github.com/handfast/handfast/master/launch"
 )
 
 func main() {
+	launch.Main() // if this process is to become a worker
 	os.Exit(run(context.Background(), os.Args, os.Stdout, os.Stderr))
 }

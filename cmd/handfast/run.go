@@ -39,17 +39,17 @@ func runCommand(logs io.Writer) *cli.Command {
 			"they are started again, and clients of their slots wait and then get 502.",
 		Flags: runFlags(),
 		Action: func(c *cli.Context) error {
-			config, route, err := configFrom(c, logs)
+			config, plan, err := configFrom(c, logs)
 			if err != nil {
 				return err
 			}
-			return serve(c.Context, config, route, c.StringSlice("listen"))
+			return serve(c.Context, config, plan, c.StringSlice("listen"))
 		},
 	}
 }
 
 // configFrom turns flags into a configuration, all but the listeners.
-func configFrom(c *cli.Context, logs io.Writer) (master.Config, route, error) {
+func configFrom(c *cli.Context, logs io.Writer) (master.Config, plan, error) {
 	config := master.Config{Balancer: master.DefaultBalancerConfig(), Supervisor: supervisor.DefaultConfig()}
 	v := values{Context: c}
 
@@ -75,7 +75,7 @@ func configFrom(c *cli.Context, logs io.Writer) (master.Config, route, error) {
 	s.BackoffMin = v.duration("backoff-min", time.Millisecond)
 	s.BackoffMax = v.duration("backoff-max", s.BackoffMin)
 
-	r := route(max(v.choice("route", "auto", "master", "kernel"), 0))
+	p := plan{route(max(v.choice("route", routeWords...), 0)), link(max(v.choice("worker-link", linkWords...), 0))}
 	v.choice("log-level", "trace", "debug", "info", "warn", "error")
 	config.Logger = hclog.New(&hclog.LoggerOptions{
 		Name:       "handfast",
@@ -83,46 +83,20 @@ func configFrom(c *cli.Context, logs io.Writer) (master.Config, route, error) {
 		JSONFormat: c.Bool("log-json"),
 		Output:     logs,
 	})
-	link(&v, &config)
+	config.ReadyWhen = nodeipc.ReadyWhen(max(v.choice("ready-when", "auto", "message", "listening", "started"), 0))
+	config.DrainSignal = v.signal("drain-signal")
 	if v.err == nil && len(s.Command) == 0 {
 		v.fail("run: no COMMAND to run as a worker; write it behind --")
 	}
-	return config, r, v.err
-}
-
-// link decides how workers get connections, and says what it saw when that was left to it.
-func link(v *values, config *master.Config) {
-	command := config.Supervisor.Command
-	config.ReadyWhen = nodeipc.ReadyWhen(max(v.choice("ready-when", "auto", "message", "listening", "started"), 0))
-	choice := v.choice("worker-link", "auto", "native", "node", "sticky-session")
-	switch {
-	case choice == 0 && nodeipc.IsNode(command):
-		config.Link = master.LinkNode
-		project := nodeipc.FindProject(command)
-		config.Dialect = project.Dialect()
-		if module := project.Silent(); module != "" {
-			if config.ReadyWhen == nodeipc.ReadyAuto {
-				config.ReadyWhen = nodeipc.ReadyStarted
-			}
-			config.Logger.Info("workers are written for a sticky balancer: unless they listen they get connections by its message",
-				"module", module, "because", "the script names it and "+project.Path+" depends on it", "otherwise", "--worker-link node --ready-when listening")
-		}
-	case choice == 2:
-		config.Link = master.LinkNode
-	case choice == 3:
-		config.Link, config.Dialect = master.LinkNode, nodeipc.StickySession
-		if config.ReadyWhen == nodeipc.ReadyAuto {
-			config.ReadyWhen = nodeipc.ReadyStarted // its workers do not say it
-		}
-	}
+	return config, p, v.err
 }
 
 // serve runs a master until a signal stops it.
-func serve(ctx context.Context, config master.Config, route route, addresses []string) error {
+func serve(ctx context.Context, config master.Config, plan plan, addresses []string) error {
 	if _, err := exec.LookPath(config.Supervisor.Command[0]); err != nil {
 		return fmt.Errorf("cannot run workers: %w", err)
 	}
-	if err := route.open(ctx, &config, addresses); err != nil {
+	if err := plan.settle(ctx, &config, addresses); err != nil {
 		return err
 	}
 	m, err := master.New(config)

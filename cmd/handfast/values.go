@@ -5,9 +5,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass/forwarded"
 	"github.com/handfast/handfast/hash"
@@ -65,6 +67,19 @@ func (v *values) choice(name string, words ...string) int {
 		v.fail("--%s %q: want %s", name, v.String(name), strings.Join(words, " or "))
 	}
 	return i
+}
+
+// signal returns a signal by its name, with or without SIG; 0 for auto.
+func (v *values) signal(name string) syscall.Signal {
+	text := v.String(name)
+	if text == "auto" {
+		return 0
+	}
+	signal := unix.SignalNum("SIG" + strings.TrimPrefix(strings.ToUpper(text), "SIG"))
+	if signal == 0 {
+		v.fail("--%s %q: want auto or the name of a signal, such as TERM or QUIT", name, text)
+	}
+	return signal
 }
 
 // key returns the header whose value is the client's key, empty for its address.

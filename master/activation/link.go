@@ -25,7 +25,8 @@ type Config struct {
 	// belongs to the socket, and so to all that share it: it is never switched off, since a
 	// worker of the slot may have switched it on for itself.
 	NonBlocking bool
-	Command     []string     // of the worker: some need a hint where to look
+	Command     []string // of the worker: some need a hint where to look
+	Drain       launch.Drain
 	Logger      hclog.Logger // nil: none
 }
 
@@ -38,6 +39,7 @@ const firstListener = 3
 // Link is the master's side of one worker. It implements supervisor.Launcher. One goroutine
 // looks whether the worker is ready; Close ends it.
 type Link struct {
+	*launch.Drainer
 	control *launch.Control
 	sockets []uint64 // inodes
 	env     []string
@@ -52,10 +54,11 @@ type Link struct {
 // Open makes a link for a worker that is not yet started.
 func Open(cfg Config) (*Link, error) {
 	l := &Link{
-		log:   cfg.Logger,
-		ready: make(chan struct{}),
-		left:  make(chan struct{}),
-		ended: make(chan struct{}),
+		Drainer: launch.NewDrainer(cfg.Drain),
+		log:     cfg.Logger,
+		ready:   make(chan struct{}),
+		left:    make(chan struct{}),
+		ended:   make(chan struct{}),
 	}
 	if l.log == nil {
 		l.log = hclog.NewNullLogger()
@@ -143,14 +146,12 @@ func (l *Link) Left() <-chan struct{} { return l.left }
 // Err tells why the worker left. Ask only after Left is closed.
 func (l *Link) Err() error { return l.leftErr }
 
-// Drain does nothing: the worker hears only signals.
-func (l *Link) Drain() {}
-
 // Close ends the link.
 func (l *Link) Close() {
 	close(l.ended)
 	l.control.Close()
 	l.done.Wait()
+	l.Wait()
 }
 
 // run closes ready, or left.

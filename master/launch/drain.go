@@ -3,8 +3,63 @@ package launch
 import (
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
+	"time"
+
+	"github.com/handfast/handfast/master/supervisor"
 )
+
+const (
+	// drainDelay is how long a worker that is to finish accepts at least: connections may be
+	// under way to it.
+	drainDelay = 100 * time.Millisecond
+	// drainPatience is how long it accepts at most, if its queue does not become empty.
+	drainPatience = time.Second
+	// queuePoll is the time between two looks at the queue.
+	queuePoll = 5 * time.Millisecond
+)
+
+// Drain says how a worker that hears only signals is told to finish.
+type Drain struct {
+	Signal syscall.Signal
+	// Idle tells whether nobody waits for the worker to accept. In a slot that is no more
+	// nobody else will, so it is told only then, or after a second. nil: always.
+	Idle func() bool
+}
+
+// Drainer tells one worker. A goroutine runs for it from Drain on, until Wait.
+type Drainer struct {
+	how     Drain
+	process supervisor.Process
+	once    sync.Once
+	running sync.WaitGroup
+}
+
+// NewDrainer makes one for a worker that is not yet started.
+func NewDrainer(how Drain) *Drainer { return &Drainer{how: how} }
+
+// Started says which process it is.
+func (d *Drainer) Started(p supervisor.Process) { d.process = p }
+
+// Drain tells the worker to finish, once, and does not wait.
+func (d *Drainer) Drain() {
+	if d.process != nil {
+		d.once.Do(func() { d.running.Go(d.tell) })
+	}
+}
+
+// Wait waits until Drain has done its work: little more than a second.
+func (d *Drainer) Wait() { d.running.Wait() }
+
+func (d *Drainer) tell() {
+	end := time.Now().Add(drainPatience)
+	time.Sleep(drainDelay)
+	for d.how.Idle != nil && !d.how.Idle() && time.Now().Before(end) {
+		time.Sleep(queuePoll)
+	}
+	d.process.Signal(d.how.Signal)
+}
 
 // DrainSignal returns the signal on which a program finishes what it has and exits, as far as
 // we know programs: those that take SIGTERM for "at once" have another one. The whole process

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strconv"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -21,10 +22,10 @@ var ErrNotListening = errors.New("steer: the listener was shut down by a process
 // Group is the listeners of one address, one for each slot, and the program by which the
 // kernel picks one for each client. Its methods may be called at the same time.
 type Group struct {
-	config hash.Config
-	addr   *net.TCPAddr
-	bound  unix.Sockaddr                       // the same, for the kernel
-	listen func(silent bool) (*os.File, error) // opens one more listener
+	config  hash.Config
+	network string // as package net has it
+	addr    *net.TCPAddr
+	bound   unix.Sockaddr // the same, for the kernel
 
 	mu      sync.Mutex
 	members []*os.File // by slot, all that were ever opened
@@ -49,26 +50,47 @@ func Listen(ctx context.Context, address string, config hash.Config, slots int) 
 	}
 	// The first listens for itself alone, which fails if there is any other, and then
 	// lets others join. Two masters that start at once both bind, but only one listens.
-	network := fdpass.ListenNetwork(address)
-	first, addr, err := listen(ctx, network, address, 0, silence)
+	return open(ctx, fdpass.ListenNetwork(address), address, config, slots, silence)
+}
+
+// open opens a group. prepare sees its first socket before that is bound.
+func open(ctx context.Context, network, address string, config hash.Config, slots int, prepare func(fd int) error) (*Group, error) {
+	first, addr, err := listen(ctx, network, address, 0, prepare)
 	if err != nil {
 		return nil, err
 	}
-	g := &Group{config: config, addr: addr, members: []*os.File{first}, places: []int{0}}
-	g.listen = func(silent bool) (*os.File, error) {
-		prepare := share
-		if silent {
-			prepare = func(fd int) error { return errors.Join(share(fd), silence(fd)) }
-		}
-		file, _, err := listen(context.Background(), network, addr.String(), len(g.members), prepare)
-		return file, err
-	}
+	g := &Group{config: config, network: network, addr: addr, members: []*os.File{first}, places: []int{0}}
 	if err := g.start(slots); err != nil {
 		g.Close()
 		return nil, err
 	}
 	return g, nil
 }
+
+// OnlyIPv4 opens a group for IPv4 alone beside one of both families, of which it takes all
+// clients of IPv4 from now on. It returns nil if g is none of both.
+func (g *Group) OnlyIPv4() (*Group, error) {
+	if g.network != "tcp" || !g.addr.IP.IsUnspecified() || g.addr.IP.To4() != nil {
+		return nil, nil
+	}
+	g.mu.Lock()
+	slots := g.slots
+	g.mu.Unlock()
+	address := net.JoinHostPort(net.IPv4zero.String(), strconv.Itoa(g.addr.Port))
+	return open(context.Background(), "tcp4", address, g.config, slots, shareSilently)
+}
+
+// another opens the listener of one more slot.
+func (g *Group) another(silent bool) (*os.File, error) {
+	prepare := share
+	if silent {
+		prepare = shareSilently
+	}
+	file, _, err := listen(context.Background(), g.network, g.addr.String(), len(g.members), prepare)
+	return file, err
+}
+
+func shareSilently(fd int) error { return errors.Join(share(fd), silence(fd)) }
 
 // start opens the other listeners, attaches the program, and lets clients in.
 func (g *Group) start(slots int) error {
@@ -116,7 +138,7 @@ func (g *Group) Grow(slots int) error {
 
 func (g *Group) grow(slots int, silent bool) error {
 	for len(g.members) < slots {
-		file, err := g.listen(silent)
+		file, err := g.another(silent)
 		if err != nil {
 			return err
 		}

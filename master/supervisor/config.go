@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -25,9 +24,6 @@ type Config struct {
 	DrainTimeout time.Duration // for workers that were replaced; then SIGTERM; 0: at once
 	StopTimeout  time.Duration // the same after Stop
 	KillTimeout  time.Duration // from SIGTERM to SIGKILL; 0: at once
-	// DrainSignal is sent to workers that are to finish and that hear it from nobody
-	// else. 0: their link tells them.
-	DrainSignal syscall.Signal
 
 	// A worker that ends within MinUptime of being ready died young. The first
 	// is replaced at once, the next ones after BackoffMin, doubling to
@@ -124,6 +120,9 @@ type Launcher interface {
 	// Launch returns the command of a program that does it and then becomes command
 	// (execve, so that the process stays the same).
 	Launch(command []string) []string
+	// Started is called with the process before anything else is asked of the link. It must
+	// not wait.
+	Started(Process)
 }
 
 // Slots is told which link is in which slot. It is called from Run and must not

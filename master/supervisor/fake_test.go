@@ -371,7 +371,7 @@ func (f *fake) PID() int   { return 1 + slices.Index(f.w.fakes, f) }
 func (f *fake) Wait() Exit { return <-f.exit }
 
 func (f *fake) Signal(sig syscall.Signal) {
-	f.w.write("%v %s", f, map[syscall.Signal]string{syscall.SIGTERM: "TERM", syscall.SIGKILL: "KILL", syscall.SIGQUIT: "QUIT"}[sig])
+	f.w.write("%v %s", f, map[syscall.Signal]string{syscall.SIGTERM: "TERM", syscall.SIGKILL: "KILL"}[sig])
 	if sig == syscall.SIGKILL && !f.unkillable {
 		f.end(Exit{Code: -1, Signal: "killed"})
 	}
@@ -382,6 +382,13 @@ func (f *fake) Env() []string     { return []string{"LINK=" + f.name} }
 
 // Launch implements Launcher.
 func (f *fake) Launch(command []string) []string { return append([]string{"launch"}, command...) }
+
+// Started implements Launcher.
+func (f *fake) Started(p Process) {
+	if p != f {
+		f.w.Errorf("%v is told of another process", f)
+	}
+}
 
 func (f *fake) Ready() <-chan struct{} { return f.readyc }
 func (f *fake) Left() <-chan struct{}  { return f.leftc }

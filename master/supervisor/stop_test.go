@@ -3,7 +3,6 @@ package supervisor
 import (
 	"context"
 	"errors"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -26,18 +25,6 @@ func TestStopDrainsThenTerminatesThenKills(t *testing.T) {
 		}
 		w.saw("draining 0a", "draining 1a", "draining 2a", "exited 1a status 0", "terminated 0a", "exited 2a status 0",
 			"killed 0a", "exited 0a signal killed")
-	})
-}
-
-// TestDrainSignal: a worker that hears it from nobody else is told by a signal.
-func TestDrainSignal(t *testing.T) {
-	play(t, func(w *world) {
-		w.cfg.DrainSignal = syscall.SIGQUIT
-		w.serve(1)
-		w.s.Stop()
-		w.expect("empty 0", "0a drains", "0a QUIT")
-		w.exits("0a", 0)
-		w.ends()
 	})
 }
 

@@ -56,7 +56,8 @@ func (s *Supervisor) spawn(sl *slot, generation int) error {
 		return err
 	}
 	command := s.cfg.Command
-	if launcher, ok := w.link.(Launcher); ok {
+	launcher, launches := w.link.(Launcher)
+	if launches {
 		command = launcher.Launch(command)
 	}
 	w.process, err = s.cfg.Start(Spec{
@@ -68,6 +69,9 @@ func (s *Supervisor) spawn(sl *slot, generation int) error {
 		s.running.Go(w.link.Close)
 		s.emit(Event{Kind: WorkerStartFailed, Seat: seat, Err: err})
 		return err
+	}
+	if launches {
+		launcher.Started(w.process)
 	}
 	s.workers[w] = struct{}{}
 	sl.next = w
@@ -201,9 +205,6 @@ func (s *Supervisor) drain(w *worker, timeout time.Duration) {
 	}
 	w.enter(Draining, timeout)
 	w.link.Drain()
-	if s.cfg.DrainSignal != 0 {
-		w.process.Signal(s.cfg.DrainSignal)
-	}
 	s.emit(w.event(WorkerDraining))
 }
 

@@ -24,7 +24,8 @@ type Config struct {
 	// binds a socket of IPv4 and the listener that fits is one of IPv6 that takes IPv4 as
 	// well. The file is borrowed until Close. Where such a listener is bound beside one of
 	// both families, it gets all of IPv4. nil: the server gets the one that there is.
-	IPv4   func() (*os.File, error)
+	IPv4   func(both *os.File) (*os.File, error)
+	Drain  launch.Drain
 	Logger hclog.Logger // nil: none
 }
 
@@ -32,9 +33,10 @@ type Config struct {
 // for it, one that answers the filter and one that looks whether the worker is ready; Close
 // ends both.
 type Link struct {
+	*launch.Drainer
 	control *launch.Control
 	asked   *notifications // from the child's hello on
-	ipv4    func() (*os.File, error)
+	ipv4    func(both *os.File) (*os.File, error)
 	log     hclog.Logger
 	ready   chan struct{}
 	left    chan struct{}
@@ -55,12 +57,13 @@ func Open(cfg Config) (*Link, error) { return open(cfg, launch.Trap) }
 
 func open(cfg Config, mode launch.Mode) (*Link, error) {
 	l := &Link{
-		ipv4:   cfg.IPv4,
-		log:    cfg.Logger,
-		ready:  make(chan struct{}),
-		left:   make(chan struct{}),
-		ended:  make(chan struct{}),
-		warned: make(map[string]bool),
+		Drainer: launch.NewDrainer(cfg.Drain),
+		ipv4:    cfg.IPv4,
+		log:     cfg.Logger,
+		ready:   make(chan struct{}),
+		left:    make(chan struct{}),
+		ended:   make(chan struct{}),
+		warned:  make(map[string]bool),
 	}
 	if l.log == nil {
 		l.log = hclog.NewNullLogger()
@@ -101,9 +104,9 @@ func (l *Link) Left() <-chan struct{} { return l.left }
 // Err tells why the worker left. Ask only after Left is closed.
 func (l *Link) Err() error { return l.leftErr }
 
-// Drain does nothing to the worker, which hears only signals. If it was never ready, the log
-// tells how far it came.
+// Drain tells the worker to finish. If it was never ready, the log tells how far it came.
 func (l *Link) Drain() {
+	l.Drainer.Drain()
 	select {
 	case <-l.ready:
 	case <-l.left:
@@ -130,6 +133,7 @@ func (l *Link) Close() {
 	l.mu.Unlock()
 	l.control.Close()
 	l.done.Wait()
+	l.Wait()
 }
 
 // run answers the filter until no process has it any more, or Close.

@@ -244,7 +244,7 @@ func backlog(t *testing.T, file *os.File) int {
 func TestFamilies(t *testing.T) {
 	both, port := listen(t, "any", 0)
 	var only atomic.Pointer[os.File]
-	cfg := Config{Listeners: []*os.File{both}, IPv4: func() (*os.File, error) {
+	cfg := Config{Listeners: []*os.File{both}, IPv4: func(*os.File) (*os.File, error) {
 		file, _ := listen(t, "0.0.0.0", port)
 		only.Store(file)
 		return file, nil

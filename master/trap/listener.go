@@ -71,7 +71,7 @@ func (l *Link) forIPv4(both *listener) *listener {
 			"listen", both.String())
 		return both
 	}
-	file, err := l.ipv4()
+	file, err := l.ipv4(both.file)
 	var ln *listener
 	if err == nil {
 		ln, err = newListener(file)
@@ -95,6 +95,13 @@ func (l *Link) took(ln *listener, tid int) {
 	if len(l.pids) < maxRoots && !slices.Contains(l.pids, tid) {
 		l.pids = append(l.pids, tid)
 	}
+}
+
+// Accepts tells whether a server of the worker has the slot's listener on this address.
+func (l *Link) Accepts(addr netip.AddrPort) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.ContainsFunc(l.listeners, func(ln *listener) bool { return ln.taken && ln.AddrPort == addr })
 }
 
 // isOurs tells whether a socket is one of the slot's.

@@ -20,6 +20,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/handfast/handfast/master/launch"
 	"github.com/handfast/handfast/master/supervisor"
 )
 
@@ -107,12 +108,11 @@ func play(t *testing.T, s *server) *stage {
 	cfg.Command = s.command(t, st.dir, port)
 	cfg.ReadyTimeout = patience
 	cfg.DrainTimeout = patience
-	cfg.DrainSignal = s.drain
 	cfg.Logger = logger(t)
 	cfg.Slots = noSlots{}
 	cfg.OnEvent = func(e supervisor.Event) { st.events <- e }
 	cfg.NewLink = func(seat supervisor.Seat) (supervisor.Link, error) {
-		return Open(Config{Listeners: files[seat.Slot : seat.Slot+1], Logger: cfg.Logger})
+		return Open(Config{Listeners: files[seat.Slot : seat.Slot+1], Drain: launch.Drain{Signal: s.drain}, Logger: cfg.Logger})
 	}
 	var err error
 	st.Supervisor, err = supervisor.New(cfg)

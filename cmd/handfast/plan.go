@@ -1,0 +1,203 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/handfast/handfast/master"
+	"github.com/handfast/handfast/master/nodeipc"
+	"github.com/handfast/handfast/master/steer"
+	"github.com/handfast/handfast/master/trap"
+)
+
+// plan is what was asked for of two questions: who gives clients to slots (--route), and how
+// workers get connections (--worker-link).
+type plan struct {
+	route route
+	link  link
+}
+
+// route is a value of --route.
+type route int
+
+const (
+	routeAuto   route = iota // the kernel if it can, else the master
+	routeMaster              // the master accepts and hands off
+	routeKernel              // the kernel, to a listener for each slot
+)
+
+// link is a value of --worker-link.
+type link int
+
+const (
+	linkAuto link = iota // what the command needs
+	linkNative
+	linkNode
+	linkStickySession // node, with that module's message
+	linkActivation
+	linkAny
+)
+
+// The words for them.
+var (
+	routeWords = []string{"auto", "master", "kernel"}
+	linkWords  = []string{"auto", "native", "node", "sticky-session", "activation", "any"}
+)
+
+// settle answers both, and opens what the master listens on: what a service manager passed
+// and what the addresses name; if that is nothing, the default.
+func (p plan) settle(ctx context.Context, config *master.Config, addresses []string) (err error) {
+	if config.Listeners, err = master.Inherited(); err != nil {
+		return err
+	}
+	if len(config.Listeners)+len(addresses) == 0 {
+		addresses = []string{defaultListen}
+	}
+	cannot := kernelCannot(config)
+	if err := p.settleLink(config, cannot); err != nil {
+		closeAll(config.Listeners)
+		return err
+	}
+	switch {
+	case p.route == routeMaster:
+	case cannot == nil:
+		return openGroups(ctx, config, addresses)
+	case p.route == routeKernel:
+		closeAll(config.Listeners)
+		return usagef("--route kernel: %w; use --route master", cannot)
+	default:
+		config.Logger.Info("the master gives clients to slots", "why", "the kernel cannot: "+cannot.Error())
+	}
+	return openListeners(ctx, config, addresses)
+}
+
+// kernelCannot says why the kernel cannot give clients to slots.
+func kernelCannot(config *master.Config) error {
+	clients := &config.Balancer.Clients
+	switch {
+	case clients.Rules.Header != "":
+		return errors.New("with --behind-proxy clients are named by headers, which come too late for it")
+	case clients.ProxyProtocol:
+		return errors.New("with --proxy-protocol clients are named by what they send, which comes too late for it")
+	case len(config.Listeners) > 0:
+		return errors.New("what a service manager passed is one listener, not one for each slot")
+	case config.Supervisor.Workers > steer.MaxSlots:
+		return fmt.Errorf("%d slots are more than the %d that its program can tell apart", config.Supervisor.Workers, steer.MaxSlots)
+	}
+	return nil
+}
+
+// settleLink decides how workers get connections, and logs why when that was left to it.
+// cannot is why the kernel cannot route.
+func (p plan) settleLink(config *master.Config, cannot error) error {
+	switch p.link {
+	case linkNative:
+		return nil
+	case linkNode:
+		config.Link = master.LinkNode
+		return nil
+	case linkStickySession:
+		config.Link, config.Dialect = master.LinkNode, nodeipc.StickySession
+		if config.ReadyWhen == nodeipc.ReadyAuto {
+			config.ReadyWhen = nodeipc.ReadyStarted // its workers do not say it
+		}
+		return nil
+	case linkActivation:
+		config.Link = master.LinkActivation
+	case linkAny:
+		if err := trap.Check(); err != nil {
+			return err
+		}
+		config.Link = master.LinkAny
+	default:
+		return p.chooseLink(config, cannot)
+	}
+	what := "--worker-link " + linkWords[p.link] + ": its workers take a listener, which needs --route kernel"
+	switch {
+	case p.route == routeMaster:
+		return usagef("%s; with --route master use native or node", what)
+	case cannot != nil:
+		return usagef("%s, and %w; use native or node", what, cannot)
+	case config.Balancer.WhenDown == master.Next:
+		return usagef("--when-down next: workers of --worker-link %s cannot be handed the clients of another slot; use native or node", linkWords[p.link])
+	}
+	return nil
+}
+
+// chooseLink decides by the command.
+func (p plan) chooseLink(config *master.Config, cannot error) error {
+	command := config.Supervisor.Command
+	why := ""
+	switch {
+	case nodeipc.IsNode(command):
+		config.Link = master.LinkNode
+		why = "the command is Node"
+		chooseDialect(config)
+	case namesMailbox(command):
+		why = "the command names HANDFAST_FD"
+	case p.route == routeMaster:
+		why = "with --route master it must know of handfast"
+	case cannot != nil:
+		why = "it must know of handfast, since the kernel cannot route: " + cannot.Error()
+	case config.Balancer.WhenDown == master.Next:
+		why = "with --when-down next it must know of handfast"
+	default:
+		if err := trap.Check(); err != nil {
+			why = "it must know of handfast: " + err.Error()
+			break
+		}
+		config.Link = master.LinkAny
+		why = "the command neither is Node nor names HANDFAST_FD: it is served as a server that listens by itself"
+	}
+	config.Logger.Info("how workers get connections was left to us", "link", config.Link.String(), "why", why)
+	return nil
+}
+
+// chooseDialect looks for the module that Node workers are written for.
+func chooseDialect(config *master.Config) {
+	project := nodeipc.FindProject(config.Supervisor.Command)
+	config.Dialect = project.Dialect()
+	module := project.Silent()
+	if module == "" {
+		return
+	}
+	if config.ReadyWhen == nodeipc.ReadyAuto {
+		config.ReadyWhen = nodeipc.ReadyStarted
+	}
+	config.Logger.Info("workers are written for a sticky balancer: unless they listen they get connections by its message",
+		"module", module, "because", "the script names it and "+project.Path+" depends on it", "otherwise", "--worker-link node --ready-when listening")
+}
+
+func openGroups(ctx context.Context, config *master.Config, addresses []string) error {
+	for _, address := range addresses {
+		g, err := steer.Listen(ctx, address, config.Balancer.Clients.Hash, config.Supervisor.Workers)
+		if err != nil {
+			for _, g := range config.Groups {
+				g.Close()
+			}
+			return err
+		}
+		config.Groups = append(config.Groups, g)
+	}
+	return nil
+}
+
+func openListeners(ctx context.Context, config *master.Config, addresses []string) error {
+	for _, address := range addresses {
+		ln, err := master.Listen(ctx, address)
+		if err != nil {
+			closeAll(config.Listeners)
+			return err
+		}
+		config.Listeners = append(config.Listeners, ln)
+	}
+	return nil
+}
+
+func closeAll(lns []net.Listener) {
+	for _, ln := range lns {
+		ln.Close()
+	}
+}
