@@ -48,10 +48,10 @@ func TestNodePeers(t *testing.T) {
 			if err != nil || figures[failures] != 0 || figures[rate] == 0 || figures[workerCPU] == 0 {
 				t.Errorf("figures %v, error %v, failure %v", figures, err, s.failure)
 			}
-			if balances := p.name != "node-cluster-none"; balances && figures[balancerCPU] == 0 {
+			if balances := p.name != "node-cluster-none" && p.name != "handfast-node-kernel"; balances && figures[balancerCPU] == 0 {
 				t.Errorf("balancing costs nothing: %v", figures)
 			}
-			if !strings.Contains(p.name, "cluster") {
+			if !strings.HasPrefix(p.name, "node-cluster") {
 				wantSticky(t, s)
 			}
 		})
@@ -101,7 +101,7 @@ func TestNoModules(t *testing.T) {
 	b := &runner{settings: settings{peers: nodePeers}, node: t.TempDir()}
 	b.leaveOutMissing()
 	b.leaveOutModules(t.Context())
-	want := []string{"node-cluster", "node-cluster-none", "handfast-node"}
+	want := []string{"node-cluster", "node-cluster-none", "handfast-node", "handfast-node-kernel"}
 	if left := names(b.peers); !slices.Equal(left, want) || !slices.Equal(names(b.report.peers), want) {
 		t.Errorf("peers %v and %v are left, want %v", left, names(b.report.peers), want)
 	}

@@ -151,7 +151,7 @@ func TestBadCommands(t *testing.T) {
 		var out bytes.Buffer
 		ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
 		defer cancel()
-		status := run(ctx, []string{"handfast", "run", "--listen", "127.0.0.1:0", "-n", "1", "--", notAProgram}, &out, &out)
+		status := run(ctx, []string{"handfast", "run", "--worker-link", "native", "--listen", "127.0.0.1:0", "-n", "1", "--", notAProgram}, &out, &out)
 		if text := out.String(); status != exitFailure || !strings.Contains(text, "worker cannot be started") || !strings.Contains(text, "exec format error") {
 			t.Errorf("status %d: %s", status, text)
 		}
