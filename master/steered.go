@@ -218,16 +218,21 @@ func (s *steered) Fill(slot int, link supervisor.Link) {
 	}
 	worker, asked := link.(accepting)
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, g := range s.groups {
+	groups := slices.Clone(s.groups)
+	s.mu.Unlock()
+	for _, g := range groups {
+		// Without our lock, since the link may ask us for a listener under its own.
+		accepts := asked && worker.Accepts(g.Addr().AddrPort()) || !asked && !s.handsOff
+		s.mu.Lock()
 		switch {
-		case asked && worker.Accepts(g.Addr().AddrPort()), !asked && !s.handsOff:
+		case accepts:
 			s.attendance.end(g.Listener(slot))
 		case s.handsOff:
 			s.attendance.begin(g.Listener(slot), s.balancer, 0)
 		default: // a server that does not listen on this address
 			s.attendance.begin(g.Listener(slot), s.refuser, 0)
 		}
+		s.mu.Unlock()
 	}
 }
 
@@ -268,13 +273,12 @@ func (s *steered) Serve(ctx context.Context, patience time.Duration) error {
 	}
 	<-ctx.Done()
 	deadline := time.Now().Add(lastGrace + patience)
-	err := s.each(func(listener *os.File, _ int) error {
-		raw, err := listener.SyscallConn()
-		if err == nil {
-			dropSYNs(raw) // which may be forbidden (EPERM): then some still connect
-		}
-		return err
-	})
+	s.mu.Lock()
+	var err error
+	for _, g := range s.groups {
+		err = errors.Join(err, g.Silence())
+	}
+	s.mu.Unlock()
 	time.Sleep(lastGrace) // for handshakes that are under way (acceptor.run)
 	for s.waiting() > 0 && time.Now().Before(deadline) {
 		time.Sleep(queuePoll)

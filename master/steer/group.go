@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"sync"
 
+	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
@@ -31,6 +32,7 @@ type Group struct {
 	members []*os.File // by slot, all that were ever opened
 	places  []int      // by slot: where its socket is in the kernel's group
 	slots   int        // of which the program picks
+	silent  *os.File   // the socket that gets everybody after Silence
 }
 
 // Listen opens a group of 1 to MaxSlots slots. The address is as in master.Listen: ":80" is
@@ -174,6 +176,25 @@ func (g *Group) steer(places []int) error {
 	return control(g.members[0], func(fd int) error { return attach(fd, program(g.config, places)) })
 }
 
+// Silence answers no first packet of a handshake any more, as if it were lost, while handshakes
+// that are under way go on: the program picks a socket that is silent. It is for the end:
+// afterwards a group is only closed. (A socket's filter could do that too, but may need a
+// privilege.)
+func (g *Group) Silence() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.silent != nil {
+		return nil
+	}
+	file, err := g.another(true)
+	if err != nil {
+		return err
+	}
+	g.silent = file
+	place := uint32(len(g.members))
+	return control(g.members[0], func(fd int) error { return attach(fd, []bpf.Instruction{bpf.RetConstant{Val: place}}) })
+}
+
 // Listener returns the listener of a slot, also of one that is not in use any more. The caller
 // borrows it: it is open until the group is closed. It is nil if there never was such a slot.
 //
@@ -266,6 +287,9 @@ func (g *Group) Close() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var errs []error
+	if g.silent != nil {
+		errs = append(errs, g.silent.Close())
+	}
 	for i := len(g.members) - 1; i >= 0; i-- { // from the last on, so that no place changes
 		errs = append(errs, g.members[i].Close())
 	}

@@ -647,3 +647,40 @@ func TestClosed(t *testing.T) {
 		t.Errorf("queue: %v", err)
 	}
 }
+
+// TestSilence: who is connected, or about to be, comes to its slot; first packets are lost.
+func TestSilence(t *testing.T) {
+	files := openFiles(t)
+	g := mustListen(t, "127.0.0.1:0", hash.DefaultConfig(), 2)
+	before, err := dial(t.Context(), loopback(0), g.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer before.Close()
+	for range 2 { // again is no error
+		if err := g.Silence(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 4 {
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		if conn, err := dial(ctx, loopback(i), g.Addr().String()); err == nil {
+			conn.Close()
+			t.Errorf("client %d connects", i)
+		} else if timeout, ok := errors.AsType[net.Error](err); !ok || !timeout.Timeout() {
+			t.Errorf("client %d is told: %v", i, err)
+		}
+		cancel()
+	}
+	slot := hash.DefaultConfig().Key(loopback(0)).Slot(2)
+	if n, _, err := g.Queue(slot); n != 1 || err != nil {
+		t.Errorf("%d wait in slot %d (%v), want the one who was connected", n, slot, err)
+	}
+	if err := g.Close(); err != nil {
+		t.Error(err)
+	}
+	before.Close()
+	if n := openFiles(t); n > files+1 { // Go's poller may be new
+		t.Errorf("%d files are open, %d before", n, files)
+	}
+}
