@@ -23,19 +23,25 @@ import (
 const (
 	// queuePoll is the time between two looks at the queues of listeners.
 	queuePoll = 5 * time.Millisecond
+	// queueTime is how long clients of an empty slot wait in its queues before the master
+	// accepts: a worker that died has a successor by then.
+	queueTime = 100 * time.Millisecond
 	// leaveTime is what a worker has to serve who waits in a slot that is no more.
 	leaveTime = 2 * time.Second
 )
 
 // steered is the slots of a Master whose clients the kernel gives to them: each has a
 // listener per address (package steer). Whose worker accepts from them concerns nobody
-// here. For those who do not, the master accepts and hands off; and when a slot stays empty
-// beyond the patience, it accepts to refuse, or to hand to another slot (attend.go).
+// here. For those who do not, the master accepts and hands off (attend.go).
+//
+// While a slot is empty its clients wait in its listeners' queues. If that lasts, the
+// master accepts, and does with them what it does when it routes. Where workers cannot be
+// handed connections it waits for as long as its patience, and then accepts to refuse.
 type steered struct {
 	table    *Table
 	balancer *Balancer     // for workers that do not accept
-	refuser  *Balancer     // for slots that are empty: without patience
-	patience time.Duration // with an empty slot
+	refuser  *Balancer     // for slots that are empty, where nothing can be handed off
+	patience time.Duration // with those
 	handsOff bool          // connections can be handed to workers
 	log      hclog.Logger
 	slots    int // as the supervisor has set them
@@ -206,7 +212,7 @@ func (s *steered) Resize(n int) {
 			}
 		}
 		for slot := before; slot < n; slot++ {
-			s.attendance.begin(g.Listener(slot), s.refuser, s.patience) // it is empty yet
+			s.wait(g.Listener(slot))
 		}
 	}
 }
@@ -242,7 +248,16 @@ func (s *steered) Empty(slot int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, g := range s.groups {
-		s.attendance.begin(g.Listener(slot), s.refuser, s.patience)
+		s.wait(g.Listener(slot))
+	}
+}
+
+// wait sees to the clients of a slot that is empty.
+func (s *steered) wait(listener *os.File) {
+	if s.handsOff {
+		s.attendance.begin(listener, s.balancer, queueTime)
+	} else {
+		s.attendance.begin(listener, s.refuser, s.patience)
 	}
 }
 
