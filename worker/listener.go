@@ -14,7 +14,7 @@ import (
 
 // ErrAlone: there is no master, and no address was given to listen on without
 // one.
-var ErrAlone = errors.New("worker: not started by handfast, and no address to listen on alone; run it as: handfast run -- PROGRAM")
+var ErrAlone = errors.New("worker: no mailbox (HANDFAST_FD), and no address to listen on alone; run it as: handfast run --worker-link native -- PROGRAM")
 
 // Config says where connections come from. The zero value takes them from the
 // master only.

@@ -149,7 +149,7 @@ func (p plan) chooseLink(config *master.Config, cannot error) error {
 			break
 		}
 		config.Link = master.LinkAny
-		why = "the command neither is Node nor names HANDFAST_FD: it is served as a server that listens by itself"
+		why = "the command neither is Node nor names HANDFAST_FD: it is served as a server that listens by itself; if it is a wrapper of a worker that knows handfast say --worker-link native"
 	}
 	config.Logger.Info("how workers get connections was left to us", "link", config.Link.String(), "why", why)
 	return nil
