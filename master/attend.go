@@ -16,43 +16,56 @@ import (
 // workers do not accept, or that are empty. Its methods belong to one goroutine; one more runs
 // for each listener that is attended, or will be.
 type attendance struct {
-	polite  bool // workers may wait in accept, so that the listeners must stay as they are
 	failed  func(error)
 	current map[*os.File]visit
 	running sync.WaitGroup
 }
 
+// attend accepts from a listener until ctx ends.
+type attend func(ctx context.Context, listener *os.File) error
+
 // visit is one turn of accepting from a listener.
 type visit struct {
-	end   context.CancelFunc
-	ended chan struct{}
+	attend attend
+	end    context.CancelFunc
+	ended  chan struct{}
 }
 
-// begin makes a balancer accept from a listener after a while, in place of whom it was before.
-func (s *attendance) begin(listener *os.File, b *Balancer, after time.Duration) {
+// after is attend, begun after a while.
+func (f attend) after(delay time.Duration) attend {
+	return func(ctx context.Context, listener *os.File) error {
+		select {
+		case <-time.After(delay):
+			return f(ctx, listener)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// begin attends a listener, in place of how that was done before.
+func (s *attendance) begin(listener *os.File, attend attend) {
 	before, visited := s.current[listener]
 	s.end(listener)
 	ctx, cancel := context.WithCancel(context.Background())
-	v := visit{cancel, make(chan struct{})}
+	v := visit{attend, cancel, make(chan struct{})}
 	s.current[listener] = v
 	s.running.Go(func() {
 		defer close(v.ended)
 		if visited {
 			<-before.ended
 		}
-		select {
-		case <-time.After(after):
-		case <-ctx.Done():
-			return
-		}
-		attend := b.Attend
-		if s.polite {
-			attend = b.attendPolitely
-		}
 		if err := attend(ctx, listener); err != nil && ctx.Err() == nil {
 			s.failed(err)
 		}
 	})
+}
+
+// again begins anew what was done, if anything was: the listener had failed.
+func (s *attendance) again(listener *os.File) {
+	if v, ok := s.current[listener]; ok {
+		s.begin(listener, v.attend)
+	}
 }
 
 // end stops accepting from a listener.
@@ -81,38 +94,74 @@ func (b *Balancer) Attend(ctx context.Context, listener *os.File) error {
 	return a.acceptUntil(ctx)
 }
 
-// politePoll is how long attendPolitely waits before it looks whether to go on.
-const politePoll = 50 * time.Millisecond
-
-// attendPolitely is Attend without making the listener non-blocking. Should another process
-// be faster it waits in accept for the next connection, which it then takes even if ctx has
-// ended.
-func (b *Balancer) attendPolitely(ctx context.Context, listener *os.File) error {
-	a, err := newAttendant(b, listener, false)
-	if err != nil {
-		return err
-	}
-	defer a.file.Close()
-	return a.attendPolitely(ctx)
-}
-
-func (a *acceptor) attendPolitely(ctx context.Context) (err error) {
-	controlErr := a.raw.Control(func(listener uintptr) {
-		for err == nil && ctx.Err() == nil {
-			poll := []unix.PollFd{{Fd: int32(listener), Events: unix.POLLIN}}
-			if n, _ := unix.Poll(poll, int(politePoll.Milliseconds())); n > 0 {
-				a.err, a.scarce = nil, false
-				a.takeOne(listener)
-				a.flush()
-				if isFatal(a.err) {
-					err = fmt.Errorf("master: %w", os.NewSyscallError("accept4", a.err))
-				} else if a.err != nil || a.scarce {
-					a.rest(ctx)
+// refuseLate accepts those who have waited in a listener's queue for as long as patience, looking
+// every tick, so that they can be refused. It does not make the listener non-blocking: workers
+// may wait in accept. Should one be faster, it waits in accept itself for the next
+// connection, which it then takes even if ctx has ended.
+//
+// A queue does not tell how long anybody has waited. But whoever has been accepted by the time
+// patience is over is out of it, so as many are late as were in it and have gone through it
+// since.
+func (b *Balancer) refuseLate(patience, tick time.Duration) attend {
+	return func(ctx context.Context, listener *os.File) error {
+		a, err := newAttendant(b, listener, false)
+		if err != nil {
+			return err
+		}
+		defer a.file.Close()
+		var came []int // how many had come by each look; the last ones, one for each tick of patience
+		took := 0
+		for look := time.NewTicker(tick); ; {
+			waiting, err := a.waiting()
+			if err != nil {
+				return err
+			}
+			if came = append(came, took+waiting); len(came) > int(patience/tick) {
+				for ; took < came[0]; took++ {
+					if err := a.acceptOne(ctx); err != nil {
+						return err
+					}
 				}
+				came = came[1:]
+			}
+			select {
+			case <-look.C:
+			case <-ctx.Done():
+				look.Stop()
+				return nil
 			}
 		}
+	}
+}
+
+// waiting returns how many connections are in the listener's queue.
+func (a *acceptor) waiting() (n int, err error) {
+	controlErr := a.raw.Control(func(fd uintptr) {
+		var info *unix.TCPInfo
+		if info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			n = int(info.Unacked) // of a listener (tcp_get_info)
+		}
 	})
-	return errors.Join(controlErr, err)
+	return n, errors.Join(controlErr, os.NewSyscallError("getsockopt", err))
+}
+
+// acceptOne accepts and routes one connection, if there is one.
+func (a *acceptor) acceptOne(ctx context.Context) error {
+	if n, err := a.waiting(); n == 0 {
+		return err
+	}
+	a.err, a.scarce = nil, false
+	if err := a.raw.Control(func(listener uintptr) { a.takeOne(listener) }); err != nil {
+		return err
+	}
+	a.flush()
+	switch {
+	case isFatal(a.err):
+		return fmt.Errorf("master: %w", os.NewSyscallError("accept4", a.err))
+	case a.err != nil || a.scarce:
+		a.rest(ctx)
+	}
+	return nil
 }
 
 // takeBacklog accepts what waits in a listener's queue.
@@ -132,7 +181,9 @@ func newAttendant(b *Balancer, listener *os.File, nonBlocking bool) (*acceptor, 
 	err := controlFile(listener, func(fd int) error {
 		fd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 		if err == nil && nonBlocking {
-			err = unix.SetNonblock(fd, true)
+			if err = unix.SetNonblock(fd, true); err != nil {
+				unix.Close(fd)
+			}
 		}
 		if err == nil {
 			file = os.NewFile(uintptr(fd), "attended listener")

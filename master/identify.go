@@ -18,13 +18,24 @@ func (b *Balancer) identify(batch []arrival, buffer []byte) (known []arrival) {
 	for i := range batch {
 		a := &batch[i]
 		var err error
-		if a.client, err = b.clients.Now(&a.Handoff, buffer); err == nil {
+		a.client, err = b.clients.Now(&a.Handoff, buffer)
+		if err == nil || err == clientip.ErrNoSession && !b.awaitSession(*a) {
 			known = append(known, *a)
-		} else {
+		} else if err != clientip.ErrNoSession {
 			b.parkUnknown(*a, err)
 		}
 	}
 	return known
+}
+
+// awaitSession takes ownership of a connection whose request may name a session, if there
+// is room to wait for it: nobody is refused for a session that it does not have.
+func (b *Balancer) awaitSession(a arrival) bool {
+	room := b.lot.enter(noSlot, b.half())
+	if room {
+		go b.awaitClient(a)
+	}
+	return room
 }
 
 // parkUnknown takes ownership of a connection whose client is not known, and why.
@@ -33,12 +44,6 @@ func (b *Balancer) parkUnknown(a arrival, why error) {
 	case clientip.ErrGone:
 		unix.Close(a.FD)
 		b.gone.Add(1)
-	case clientip.ErrNoSession:
-		if b.lot.enter(noSlot, b.half()) {
-			go b.awaitClient(a)
-		} else if _, err := b.offer(a, 0); err != nil { // it is not worth a refusal
-			b.turnAway(a, noSlot, errCrowded)
-		}
 	case clientip.ErrSilent, clientip.ErrPartial:
 		if b.lot.enter(noSlot, b.half()) {
 			go b.awaitClient(a)

@@ -263,7 +263,7 @@ func (m *Master) Run(ctx context.Context) error {
 	}
 	if m.steered != nil {
 		left++
-		go func() { serving <- m.steered.Serve(accepting, m.patience) }()
+		go func() { serving <- m.steered.Serve(accepting, ctx, m.patience) }()
 	}
 
 	var failed error

@@ -3,6 +3,8 @@ package master
 import (
 	"fmt"
 	"io"
+	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
@@ -106,4 +108,45 @@ func TestSilentCrowd(t *testing.T) {
 	if s := b.Stats(); s.Refused != 0 {
 		t.Errorf("%+v", s)
 	}
+}
+
+// lockedWorker takes connections under a lock.
+type lockedWorker struct{ sync.Mutex }
+
+func (w *lockedWorker) Deliver(conns []fdpass.Handoff) (int, error) {
+	w.Lock()
+	defer w.Unlock()
+	fdpass.CloseHandoffs(conns)
+	return len(conns), nil
+}
+
+// TestReadmitUnderLock: a worker's link may give connections back under the lock under which it
+// takes them, also when nobody may wait for a request line.
+func TestReadmitUnderLock(t *testing.T) {
+	table := NewTable(1)
+	w := new(lockedWorker)
+	table.Fill(0, w)
+	cfg := DefaultBalancerConfig()
+	cfg.MaxParked = 0
+	b, err := NewBalancer(cfg, table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	table.Claim(sessionA, w)
+	ours, theirs := tcpPair(t)
+	defer ours.Close()
+	defer theirs.Close()
+	returned := make(chan struct{})
+	w.Lock()
+	go func() {
+		b.Readmit([]fdpass.Handoff{{FD: duplicate(t, theirs), Client: netip.MustParseAddrPort("127.0.0.1:1")}})
+		close(returned)
+	}()
+	select {
+	case <-returned:
+	case <-time.After(testPatience):
+		t.Error("Readmit waits for the worker")
+	}
+	w.Unlock()
+	b.Shutdown(t.Context())
 }

@@ -26,8 +26,8 @@ const (
 	// queueTime is how long clients of an empty slot wait in its queues before the master
 	// accepts: a worker that died has a successor by then.
 	queueTime = 100 * time.Millisecond
-	// leaveTime is what a worker has to serve who waits in a slot that is no more.
-	leaveTime = 2 * time.Second
+	// mendInterval is how often to look what workers that live have done to their listeners.
+	mendInterval = time.Second
 )
 
 // steered is the slots of a Master whose clients the kernel gives to them: each has a
@@ -40,15 +40,17 @@ const (
 type steered struct {
 	table    *Table
 	balancer *Balancer     // for workers that do not accept
-	refuser  *Balancer     // for slots that are empty, where nothing can be handed off
+	refuser  *Balancer     // for clients whom nobody accepts and who cannot be handed off
 	patience time.Duration // with those
+	tick     time.Duration // in which it is measured
 	handsOff bool          // connections can be handed to workers
 	log      hclog.Logger
-	slots    int // as the supervisor has set them
 
 	mu         sync.Mutex
+	slots      int // as the supervisor has set them
 	groups     []*steer.Group
 	ipv4       map[*steer.Group]*steer.Group // of one for both families: the one for IPv4 beside it
+	filled     bool                          // some slot was, once
 	blocked    map[*os.File]bool             // listeners that were made so
 	attendance attendance
 }
@@ -68,17 +70,17 @@ func newSteered(groups []*steer.Group, table *Table, balancer *Balancer, cfg Bal
 		return nil, err
 	}
 	s := &steered{
-		groups:   groups,
-		ipv4:     make(map[*steer.Group]*steer.Group),
-		blocked:  make(map[*os.File]bool),
-		table:    table,
-		balancer: balancer,
-		refuser:  refuser,
-		patience: patience,
-		handsOff: kind.handsOff(),
-		log:      cfg.Logger,
-		// Servers that know nothing of us may wait in accept.
-		attendance: attendance{polite: !kind.handsOff(), current: make(map[*os.File]visit)},
+		groups:     groups,
+		ipv4:       make(map[*steer.Group]*steer.Group),
+		blocked:    make(map[*os.File]bool),
+		table:      table,
+		balancer:   balancer,
+		refuser:    refuser,
+		patience:   patience,
+		tick:       cfg.RetryDelay,
+		handsOff:   kind.handsOff(),
+		log:        cfg.Logger,
+		attendance: attendance{current: make(map[*os.File]visit)},
 	}
 	s.attendance.failed = func(err error) { s.log.Error("cannot accept for a slot", "err", err) }
 	return s, nil
@@ -91,7 +93,7 @@ type listener struct {
 }
 
 // listeners returns those of a slot, also of one that is yet to come, and none when the
-// master routes. They are borrowed until Close. For IPv4 alone see onlyIPv4.
+// master routes. They are borrowed until Close.
 func (s *steered) listeners(slot int) (listeners []listener, err error) {
 	if s == nil {
 		return nil, nil
@@ -99,25 +101,12 @@ func (s *steered) listeners(slot int) (listeners []listener, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, g := range s.groups {
-		if s.beside(g) {
-			continue
-		}
 		if err := g.Grow(slot + 1); err != nil {
 			return nil, err
 		}
 		listeners = append(listeners, listener{g.Listener(slot), g.Addr().AddrPort()})
 	}
 	return listeners, nil
-}
-
-// beside tells whether a group stands beside one of both families.
-func (s *steered) beside(g *steer.Group) bool {
-	for _, four := range s.ipv4 {
-		if four == g {
-			return true
-		}
-	}
-	return false
 }
 
 // listener returns a slot's listener on one address, or nil. It is borrowed until Close.
@@ -155,8 +144,12 @@ func (s *steered) blocking(file *os.File) (*os.File, error) {
 	return file, controlFile(file, func(fd int) error { return unix.SetNonblock(fd, false) })
 }
 
+// errFamilies: see onlyIPv4.
+var errFamilies = errors.New("the workers that served first listen on both families, this one on IPv4 only; restart handfast, or give --listen an IPv4 address (0.0.0.0:PORT)")
+
 // onlyIPv4 returns a slot's listener for IPv4 alone, in place of one for both families. The
-// first call opens them, for all slots: from then on they get all clients of IPv4.
+// first call opens them, for all slots: from then on they get all clients of IPv4. So only
+// the workers that serve first can decide that: those of a later generation may not stay.
 func (s *steered) onlyIPv4(slot int, both *os.File) (*os.File, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -166,12 +159,18 @@ func (s *steered) onlyIPv4(slot int, both *os.File) (*os.File, error) {
 	}
 	four, opened := s.ipv4[s.groups[of]]
 	if !opened {
+		if s.filled {
+			return nil, errFamilies
+		}
 		var err error
 		if four, err = s.groups[of].OnlyIPv4(); err != nil || four == nil {
 			return nil, cmp.Or(err, net.ErrClosed)
 		}
 		s.ipv4[s.groups[of]] = four
 		s.groups = append(s.groups, four)
+		for slot := range s.slots {
+			s.wait(four.Listener(slot))
+		}
 		s.log.Info("listening", "address", four.Addr().String(), "route", "kernel", "why", "workers listen on IPv4 only")
 	}
 	if err := four.Grow(slot + 1); err != nil {
@@ -195,20 +194,20 @@ func (s *steered) offer(slot int) (offer []fdpass.Handoff, err error) {
 // belongs to another, if they can be handed over; else its worker serves them before it
 // leaves.
 func (s *steered) Resize(n int) {
-	before := s.slots
-	s.slots = n
 	s.table.Resize(n)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	before := s.slots
+	s.slots = n
 	for _, g := range s.groups {
 		if err := g.Resize(n); err != nil {
 			s.log.Error("the kernel does not give clients to their new slots", "address", g.Addr().String(), "slots", n, "err", err)
 		}
 		for slot := n; slot < before; slot++ {
 			if s.handsOff {
-				s.attendance.begin(g.Listener(slot), s.balancer, 0)
-			} else {
-				s.attendance.begin(g.Listener(slot), s.refuser, leaveTime+s.patience)
+				s.attendance.begin(g.Listener(slot), s.balancer.Attend)
+			} else { // its worker serves them, before it leaves
+				s.wait(g.Listener(slot))
 			}
 		}
 		for slot := before; slot < n; slot++ {
@@ -224,7 +223,8 @@ func (s *steered) Fill(slot int, link supervisor.Link) {
 	}
 	worker, asked := link.(accepting)
 	s.mu.Lock()
-	groups := slices.Clone(s.groups)
+	s.filled = true // so there will be no other groups
+	groups := s.groups
 	s.mu.Unlock()
 	for _, g := range groups {
 		// Without our lock, since the link may ask us for a listener under its own.
@@ -234,9 +234,9 @@ func (s *steered) Fill(slot int, link supervisor.Link) {
 		case accepts:
 			s.attendance.end(g.Listener(slot))
 		case s.handsOff:
-			s.attendance.begin(g.Listener(slot), s.balancer, 0)
+			s.attendance.begin(g.Listener(slot), s.balancer.Attend)
 		default: // a server that does not listen on this address
-			s.attendance.begin(g.Listener(slot), s.refuser, 0)
+			s.attendance.begin(g.Listener(slot), s.refuser.refuseLate(0, s.tick))
 		}
 		s.mu.Unlock()
 	}
@@ -255,22 +255,28 @@ func (s *steered) Empty(slot int) {
 // wait sees to the clients of a slot that is empty.
 func (s *steered) wait(listener *os.File) {
 	if s.handsOff {
-		s.attendance.begin(listener, s.balancer, queueTime)
+		s.attendance.begin(listener, attend(s.balancer.Attend).after(queueTime))
 	} else {
-		s.attendance.begin(listener, s.refuser, s.patience)
+		s.attendance.begin(listener, s.refuser.refuseLate(s.patience, s.tick))
 	}
 }
 
-// hear is told what happens to workers, and puts right what one did to its listeners before
-// it ended.
+// hear is told what happens to workers.
 func (s *steered) hear(e supervisor.Event) {
-	if e.Kind != supervisor.WorkerExited {
-		return
+	if e.Kind == supervisor.WorkerExited {
+		s.mend()
 	}
+}
+
+// mend puts right what workers did to their listeners.
+func (s *steered) mend() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, g := range s.groups {
 		slots, err := g.Mend()
+		for _, slot := range slots {
+			s.attendance.again(g.Listener(slot))
+		}
 		if len(slots) > 0 {
 			s.log.Warn("a worker has shut its slot's listener down, which resets who waits there", "slots", fmt.Sprint(slots), "address", g.Addr().String())
 		}
@@ -280,13 +286,21 @@ func (s *steered) hear(e supervisor.Event) {
 	}
 }
 
-// Serve waits until ctx ends, and then, within the patience, until those who were connected
-// before have been accepted.
-func (s *steered) Serve(ctx context.Context, patience time.Duration) error {
+// Serve waits until accepting ends, and then, within the patience and until killed ends, until
+// those who were connected before have been accepted.
+func (s *steered) Serve(accepting, killed context.Context, patience time.Duration) error {
+	s.mu.Lock()
 	for _, g := range s.groups {
 		s.log.Info("listening", "address", g.Addr().String(), "route", "kernel")
 	}
-	<-ctx.Done()
+	s.mu.Unlock()
+	for look := time.NewTicker(mendInterval); accepting.Err() == nil; {
+		select {
+		case <-look.C:
+			s.mend()
+		case <-accepting.Done():
+		}
+	}
 	deadline := time.Now().Add(lastGrace + patience)
 	s.mu.Lock()
 	var err error
@@ -295,7 +309,7 @@ func (s *steered) Serve(ctx context.Context, patience time.Duration) error {
 	}
 	s.mu.Unlock()
 	time.Sleep(lastGrace) // for handshakes that are under way (acceptor.run)
-	for s.waiting() > 0 && time.Now().Before(deadline) {
+	for s.waiting() > 0 && time.Now().Before(deadline) && killed.Err() == nil {
 		time.Sleep(queuePoll)
 	}
 	return err

@@ -52,7 +52,11 @@ func newMailboxSource(file *os.File) (source, error) {
 		return s, nil
 	}
 	var m fdpass.Message
-	if err := conn.Receive(&m); err != nil {
+	err = conn.Receive(&m)
+	if err == nil && len(m.Handoffs) == 0 {
+		err = os.NewSyscallError("recvmsg", unix.EMFILE) // they were lost (MSG_CTRUNC)
+	}
+	if err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("worker: %w", err)
 	}

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/handfast/handfast/fdpass"
 )
 
@@ -44,6 +46,7 @@ type arrivals struct {
 func newSteeredSource(mailbox *mailboxSource, listeners []fdpass.Handoff) *steeredSource {
 	s := &steeredSource{mailbox: mailbox, aside: make(chan arrivals), stop: make(chan struct{})}
 	for _, h := range listeners {
+		unix.SetNonblock(h.FD, true) // to wait in the poller, whatever a predecessor has set
 		s.others = append(s.others, &tcpSource{
 			file:  os.NewFile(uintptr(h.FD), "slot's listener"),
 			local: net.TCPAddrFromAddrPort(h.Client),

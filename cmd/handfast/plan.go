@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/handfast/handfast/master"
 	"github.com/handfast/handfast/master/nodeipc"
 	"github.com/handfast/handfast/master/steer"
@@ -60,17 +62,38 @@ func (p plan) settle(ctx context.Context, config *master.Config, addresses []str
 		closeAll(config.Listeners)
 		return err
 	}
+	listensItself := config.Link == master.LinkActivation || config.Link == master.LinkAny
 	switch {
 	case p.route == routeMaster:
-	case cannot == nil:
-		return openGroups(ctx, config, addresses)
-	case p.route == routeKernel:
+		return openListeners(ctx, config, addresses)
+	case p.route == routeKernel && cannot != nil:
 		closeAll(config.Listeners)
 		return usagef("--route kernel: %w; use --route master", cannot)
-	default:
-		config.Logger.Info("the master gives clients to slots", "why", "the kernel cannot: "+cannot.Error())
+	case p.route == routeKernel, listensItself:
+		return openGroups(ctx, config, addresses)
+	case cannot == nil && config.Balancer.WhenDown == master.Next:
+		cannot = errors.New("with --when-down next it would leave clients with a stalled worker")
+	case cannot == nil:
+		err := openGroups(ctx, config, addresses)
+		if err == nil || isAddressError(err) {
+			return err
+		}
+		cannot = err
 	}
+	config.Logger.Info("the master gives clients to slots", "why", "the kernel cannot: "+cannot.Error())
 	return openListeners(ctx, config, addresses)
+}
+
+// isAddressError tells whether the master could not listen either.
+func isAddressError(err error) bool {
+	for _, errno := range []error{unix.EADDRINUSE, unix.EADDRNOTAVAIL, unix.EACCES, unix.EINVAL} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	_, lookup := errors.AsType[*net.DNSError](err)
+	_, address := errors.AsType[*net.AddrError](err)
+	return lookup || address
 }
 
 // kernelCannot says why the kernel cannot give clients to slots.
@@ -177,6 +200,7 @@ func openGroups(ctx context.Context, config *master.Config, addresses []string) 
 			for _, g := range config.Groups {
 				g.Close()
 			}
+			config.Groups = nil
 			return err
 		}
 		config.Groups = append(config.Groups, g)

@@ -69,7 +69,7 @@ func (l *Link) asked(m *message) {
 		if l.has(m.query.key()) {
 			l.isReady(ReadyListening)
 		} else if len(l.servers) == 0 && (kind == "4" || kind == "6") {
-			l.primary.log.Warn("worker listens elsewhere", "slot", l.slot, "port", m.Port,
+			l.warnOnce("worker listens elsewhere", "slot", l.slot, "port", m.Port,
 				"remedy", "connections reach it only past the balancer; listen with both on the same port")
 		}
 	case m.Act == "close":
@@ -90,6 +90,17 @@ func (l *Link) asked(m *message) {
 // that it shares with the others.
 func (l *Link) queryServer(m *message) {
 	q := &m.query
+	if len(l.flight) > window+maxShared {
+		l.cutOff(ErrDoesNotRead) // it takes answers and acknowledges none
+		return
+	}
+	if q.Address != nil && len(*q.Address) > maxAddress {
+		l.post(packet{text: line(reply{Cmd: cmdCluster, Ack: m.Seq, Errno: -int(unix.EINVAL), Seq: l.next()})})
+		return
+	}
+	if len(q.Data) > maxData {
+		q.Data = nil
+	}
 	key := q.key()
 	answer := reply{Cmd: cmdCluster, Ack: m.Seq, Key: key, Seq: l.next(), Data: l.primary.dataOf(key, q.Data)}
 	listeners := l.primary.balancer(q)
@@ -123,6 +134,14 @@ func (l *Link) queryServer(m *message) {
 		return
 	}
 	l.post(packet{text: line(answer)})
+}
+
+// warnOnce logs what a worker may cause again and again.
+func (l *Link) warnOnce(message string, args ...any) {
+	if !l.warned[message] {
+		l.warned[message] = true
+		l.primary.log.Warn(message, args...)
+	}
 }
 
 func errnoOf(err error) int {

@@ -74,6 +74,7 @@ type Link struct {
 	leftErr error
 
 	sessions map[clientip.Session]struct{} // that it keeps
+	warned   map[string]bool
 }
 
 // waiting is a connection that is to be sent.
@@ -111,6 +112,7 @@ func (p *Primary) Open(slot int) (*Link, error) {
 		ended:   make(chan struct{}),
 
 		sessions: make(map[clientip.Session]struct{}),
+		warned:   make(map[string]bool),
 	}
 	l.done.Go(l.listen)
 	l.done.Go(l.write)
@@ -169,7 +171,7 @@ func (l *Link) Deliver(conns []fdpass.Handoff) (n int, err error) {
 func (l *Link) Drain() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.sessions) > 0 && !l.leaving && !l.over && !l.primary.isStopping() {
+	if len(l.sessions) > 0 && len(l.servers) == 0 && !l.leaving && !l.over && !l.primary.isStopping() {
 		l.leaving = true
 		return
 	}

@@ -119,6 +119,9 @@ func (p *Primary) balancer(q *query) []netip.AddrPort {
 const (
 	// maxShared is how many listeners of their own all workers may have together.
 	maxShared = 128
+	// maxAddress is the longest address, or path, that a worker may ask for; the kernel takes
+	// a path of 108.
+	maxAddress = 128
 	// maxData is the longest data that is kept for a listener, and maxKnown for how many.
 	maxData  = 64 << 10
 	maxKnown = 1024
@@ -131,7 +134,7 @@ func (p *Primary) dataOf(key string, own json.RawMessage) json.RawMessage {
 	if known, ok := p.data[key]; ok {
 		return known
 	}
-	if len(own) > 0 && len(own) <= maxData && len(p.data) < maxKnown && string(own) != "null" {
+	if len(own) > 0 && len(p.data) < maxKnown && string(own) != "null" {
 		p.data[key] = own
 	}
 	return own
@@ -176,6 +179,13 @@ func open(q *query) (file *os.File, err error) {
 	}
 	var opened any
 	hostPort := net.JoinHostPort(address, itoa(q.Port))
+	switch q.kind() {
+	case "4", "6", "udp4", "udp6":
+		// Node has resolved names. We do not: that could take long, and others wait.
+		if _, err := netip.ParseAddr(address); err != nil && address != "" {
+			return nil, unix.EINVAL
+		}
+	}
 	switch q.kind() {
 	case "4", "6":
 		network := "tcp"

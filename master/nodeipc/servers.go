@@ -69,7 +69,7 @@ func (l *Link) listens(key string, q *query, listeners []netip.AddrPort) (netip.
 	case len(l.servers) == maxServers:
 		return netip.AddrPort{}, unix.EMFILE
 	case at < 0 && len(l.servers) > 0:
-		l.primary.log.Warn("worker listens where the balancer does not", "slot", l.slot, "address", *q.Address, "port", q.Port,
+		l.warnOnce("worker listens where the balancer does not", "slot", l.slot, "address", *q.Address, "port", q.Port,
 			"remedy", "add --listen with that address")
 		return netip.AddrPort{}, unix.EADDRNOTAVAIL
 	}
@@ -93,7 +93,13 @@ func (l *Link) Accepts(addr netip.AddrPort) bool {
 func (l *Link) closes(key string) {
 	before := len(l.servers)
 	l.servers = slices.DeleteFunc(l.servers, func(s server) bool { return s.key == key })
-	if len(l.servers) > 0 || before == 0 {
+	switch {
+	case len(l.servers) == before:
+		return
+	case len(l.servers) > 0 && l.primary.cfg.Listener != nil: // nobody accepts for it any more
+		l.leave(ErrClosedServer)
+		return
+	case len(l.servers) > 0:
 		return
 	}
 	l.shut = true

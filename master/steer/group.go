@@ -234,11 +234,15 @@ func (g *Group) Queue(slot int) (waiting, limit int, err error) {
 
 // Mend makes listeners listen again that were shut down by a process that shares them, and
 // returns their slots, none as a rule. Some servers do that when they stop; what waits in the
-// queue is reset by it. Call it whenever a worker has left: if two listeners were shut down
+// queue is reset by it. It also undoes what else they may have done: a smaller queue, another
+// program. Call it whenever a worker has left: if two listeners were shut down
 // since, nobody knows the places of the others any more, and the error says so.
 func (g *Group) Mend() ([]int, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.silent != nil {
+		return nil, nil // nobody is to come any more
+	}
 	var down []int
 	for slot, member := range g.members {
 		info, err := tcpInfo(member)
@@ -248,14 +252,11 @@ func (g *Group) Mend() ([]int, error) {
 		if info.State != unix.BPF_TCP_LISTEN {
 			down = append(down, slot)
 		}
-	}
-	if len(down) == 0 {
-		return nil, nil
-	}
-	for _, slot := range down {
-		if err := control(g.members[slot], func(fd int) error { return listenAgain(fd, g.bound) }); err != nil {
+		if err := control(member, func(fd int) error { return listenAgain(fd, g.bound) }); err != nil {
 			return nil, err
 		}
+	}
+	for _, slot := range down {
 		g.moveLast(slot)
 	}
 	if err := g.steer(g.places[:g.slots]); err != nil {

@@ -3,6 +3,7 @@ package trap
 import (
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 
 	"github.com/hashicorp/go-hclog"
@@ -18,7 +19,7 @@ const maxRoots = 64
 // Config is what a worker's link needs.
 type Config struct {
 	// Listeners are the slot's, borrowed until Close; required. Each must be waited on for
-	// the worker to be ready.
+	// the worker to be ready, except one of both families beside one of IPv4.
 	Listeners []*os.File
 	// IPv4 returns another listener of the slot, for IPv4 alone, and is called when a server
 	// binds a socket of IPv4 and the listener that fits is one of IPv6 that takes IPv4 as
@@ -74,6 +75,9 @@ func open(cfg Config, mode launch.Mode) (*Link, error) {
 			return nil, err
 		}
 		l.listeners = append(l.listeners, ln)
+	}
+	for _, both := range l.listeners {
+		both.replaced = slices.ContainsFunc(l.listeners, both.yieldsTo)
 	}
 	control, err := launch.Open(mode)
 	if err != nil {

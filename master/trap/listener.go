@@ -49,6 +49,13 @@ func newListener(file *os.File) (*listener, error) {
 	return ln, nil
 }
 
+// yieldsTo tells whether another listener, of IPv4, serves in place of this one of both
+// families.
+func (ln *listener) yieldsTo(other *listener) bool {
+	return ln.Addr() == netip.IPv6Unspecified() && !ln.onlyIPv6 &&
+		other.Addr() == netip.IPv4Unspecified() && other.Port() == ln.Port()
+}
+
 // choose returns the listener that fits an address best, or nil.
 func (l *Link) choose(bound address) *listener {
 	l.mu.Lock()
