@@ -28,8 +28,9 @@ const (
 	slots    = 3
 	clients  = 200
 	rounds   = 5
-	parallel = 8           // clients that ask at the same time
-	timeout  = time.Minute // bounds what takes seconds
+	parallel = 8                    // clients that ask at the same time
+	pause    = 2 * time.Millisecond // of each client under load: the CPU is to start servers, too
+	timeout  = time.Minute          // bounds what takes seconds
 	nobody   = 65534
 	// port is what files and commands here say.
 	port = "8080"
@@ -63,10 +64,11 @@ const (
 // stage is a server that runs in each slot.
 type stage struct {
 	*server
-	t       *testing.T
-	dir     string
-	address string
-	process *trial.Process
+	t         *testing.T
+	dir       string
+	address   string
+	process   *trial.Process
+	processes sync.Map // the places of those that have answered, by pid
 }
 
 func TestServers(t *testing.T) {
@@ -151,6 +153,11 @@ func (s *server) start(t *testing.T, user *syscall.Credential) *stage {
 	cmd.Env = append(os.Environ(), "PATH=/usr/bin:/bin:/usr/sbin:/sbin:"+os.Getenv("PATH"), "HOME="+st.dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: user}
 	st.process = trial.StartCmd(t, cmd)
+	t.Cleanup(func() {
+		if st.process.ProcessState == nil { // servers do not notice the end of who has started them
+			st.process.Stop()
+		}
+	})
 	st.process.AwaitReady(slots)
 	if n := st.events("workers get connections", func(e entry) bool { return e.Link == s.link }); n != 1 {
 		t.Errorf("the link is not %s", s.link)
@@ -227,11 +234,16 @@ func (st *stage) kill() {
 	load := st.load()
 	const victim = 1
 	load.awaitAnswers("before the kill", 5, func(answer) bool { return true })
-	before := st.worker(victim)
-	ready := st.events("worker ready", nil)
-	syscall.Kill(-before, syscall.SIGKILL)
-	st.process.AwaitReady(ready + 1)
-	load.awaitAnswers("after the kill", 5, func(who answer) bool { return who.slot != victim || who.worker != before })
+	pid, ready := 0, st.events("worker ready", func(e entry) bool { return e.Slot == victim })
+	st.events("worker ready", func(e entry) bool {
+		if e.Slot == victim {
+			pid = e.PID
+		}
+		return true
+	})
+	syscall.Kill(-pid, syscall.SIGKILL)
+	st.awaitWorker(victim, ready+1)
+	load.awaitAnswers("after the kill", 5, func(answer) bool { return true })
 	load.stop(func(slot int) int {
 		if slot == victim {
 			return 1
@@ -290,10 +302,11 @@ func (st *stage) load() *load {
 			for !l.ended.Load() {
 				who, err := st.get(client)
 				l.mu.Lock()
-				if err != nil {
+				if errors.Is(err, errGone) {
+					// Somebody has answered.
+				} else if err != nil {
 					count.errs = append(count.errs, err)
 				} else {
-					who.pid = 0
 					count.answers[who]++
 				}
 				l.mu.Unlock()
@@ -340,6 +353,9 @@ func (l *load) stop(mayFail func(slot int) int) {
 	answers, failed := 0, 0
 	for client, count := range l.clients {
 		failed += len(count.errs)
+		if len(count.errs) > 0 {
+			l.t.Logf("may fail: %v", errors.Join(count.errs...))
+		}
 		for _, n := range count.answers {
 			answers += n
 		}
@@ -351,14 +367,11 @@ func (l *load) stop(mayFail func(slot int) int) {
 }
 
 // answer is what a server says of itself.
-type answer struct {
-	slot, generation int
-	pid              int // of the process that has answered
-	worker           int // of the process that fills the slot
-}
+type answer struct{ slot, generation int }
 
 // get asks as a client, of whom the server must be the right one, and see the address.
 func (st *stage) get(client netip.Addr) (answer, error) {
+	start := time.Now()
 	dialer := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(client, 0)), Timeout: timeout}
 	conn, err := dialer.Dial("tcp", st.address)
 	if err != nil {
@@ -372,7 +385,7 @@ func (st *stage) get(client netip.Addr) (answer, error) {
 	}
 	text, err := ask(conn)
 	if err != nil {
-		return answer{}, fmt.Errorf("client %v: %w", client, err)
+		return answer{}, fmt.Errorf("client %v, after %v: %w", client, time.Since(start), err)
 	}
 	who, err := st.parse(text, client)
 	if err == nil && who.slot != slotOf(client) {
@@ -401,21 +414,40 @@ func (st *stage) parse(text string, client netip.Addr) (who answer, err error) {
 		return n
 	}
 	if said["slot"] == "" {
-		who.pid = number("pid")
-		group, _ := syscall.Getpgid(who.pid) // which begins with the worker
-		found := st.events("worker started", func(e entry) bool {
-			if e.PID == group {
-				who.slot, who.generation, who.worker = e.Slot, e.Generation, e.PID
-			}
-			return e.PID == group
-		})
-		if found != 1 {
-			err = errors.Join(err, fmt.Errorf("process %d is of no worker", who.pid))
+		if pid := number("pid"); err == nil {
+			who, err = st.processIs(pid)
 		}
 		return who, err
 	}
-	who.slot, who.generation, who.worker = number("slot"), number("generation"), st.worker(number("slot"))
+	who.slot, who.generation = number("slot"), number("generation")
 	return who, err
+}
+
+// errGone: a process has answered and ended before it could be asked whose it is.
+var errGone = errors.New("the process that has answered has gone")
+
+// processIs returns the place of a worker by one of its processes. The log may say it a moment
+// later.
+func (st *stage) processIs(pid int) (who answer, err error) {
+	if found, ok := st.processes.Load(pid); ok {
+		return found.(answer), nil
+	}
+	group, err := syscall.Getpgid(pid) // which begins with the worker
+	if err != nil {
+		return who, fmt.Errorf("%w: %d: %w", errGone, pid, err)
+	}
+	for end := time.Now().Add(timeout); time.Now().Before(end); time.Sleep(pause) {
+		if st.events("worker started", func(e entry) bool {
+			if e.PID == group {
+				who = answer{e.Slot, e.Generation}
+			}
+			return e.PID == group
+		}) > 0 {
+			st.processes.Store(pid, who)
+			return who, nil
+		}
+	}
+	return who, fmt.Errorf("process %d is of no worker", pid)
 }
 
 func slotOf(client netip.Addr) int { return hash.DefaultConfig().Key(client).Slot(slots) }
@@ -442,20 +474,17 @@ func (st *stage) events(message string, f func(entry) bool) int {
 	})
 }
 
+// awaitWorker waits until a slot has had n workers that were ready.
+func (st *stage) awaitWorker(slot, n int) {
+	st.t.Helper()
+	trial.Eventually(st.t, "another worker", func() bool {
+		return st.events("worker ready", func(e entry) bool { return e.Slot == slot }) >= n
+	})
+}
+
 func (st *stage) await(message string, n int) {
 	st.t.Helper()
 	trial.Eventually(st.t, message, func() bool { return st.events(message, nil) >= n })
-}
-
-// worker returns the process that has filled a slot last.
-func (st *stage) worker(slot int) (pid int) {
-	st.events("worker ready", func(e entry) bool {
-		if e.Slot == slot {
-			pid = e.PID
-		}
-		return true
-	})
-	return pid
 }
 
 // seesClients: the server logs the address of each client, perhaps a moment after its answer.

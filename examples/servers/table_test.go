@@ -286,3 +286,22 @@ func putJava(t *testing.T, dir string) {
 		check(t, os.Symlink(path, filepath.Join(dir, filepath.Base(path))))
 	}
 }
+
+// TestReadme: the commands are those of README.md, and all files are there.
+func TestReadme(t *testing.T) {
+	text, err := os.ReadFile("README.md")
+	check(t, err)
+	for _, s := range append(servers, inherit...) {
+		if !strings.Contains(string(text), "`"+s.command+"`") {
+			t.Errorf("README.md does not say `%s`", s.command)
+		}
+	}
+	files, err := os.ReadDir(".")
+	check(t, err)
+	for _, file := range files {
+		name := file.Name()
+		if !strings.HasSuffix(name, "_test.go") && name != "README.md" && !strings.Contains(string(text), "]("+name) {
+			t.Errorf("README.md does not link %s", name)
+		}
+	}
+}
