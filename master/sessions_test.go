@@ -3,6 +3,7 @@ package master
 import (
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"sync"
 	"testing"
@@ -102,8 +103,12 @@ func TestSilentCrowd(t *testing.T) {
 	for range 12 {
 		dial(1)
 	}
+	var conns []net.Conn
 	for i := range 12 {
-		begins(t, dial(byte(2+i)), "slot")
+		conns = append(conns, dial(byte(2+i)))
+	}
+	for _, conn := range conns {
+		begins(t, conn, "slot")
 	}
 	if s := b.Stats(); s.Refused != 0 {
 		t.Errorf("%+v", s)

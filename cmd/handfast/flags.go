@@ -86,7 +86,7 @@ func runFlags() []cli.Flag {
 		stringFlag("route", "auto", "`WHO` gives clients to slots: kernel (each slot has a listener, and its worker accepts; by address only), master (accepts and hands off), or auto: the kernel if it can"),
 		stringFlag("worker-link", "auto", "`HOW` workers get connections: native (package worker, fdpass), node (any Node server), sticky-session (Node workers of that module), activation (LISTEN_FDS), any (a server that listens by itself), or auto: what COMMAND needs"),
 		stringFlag("drain-signal", "auto", "`SIGNAL` on which a worker of --worker-link activation or any finishes; auto: QUIT for nginx and php-fpm, WINCH for Apache, USR1 for HAProxy, INT for php, else TERM"),
-		stringFlag("ready-when", "auto", "`WHEN` a Node worker is ready: message ({cmd: 'ready'}), listening, started (it has run, and its message handler is there), or auto: the first of the first two, started if package.json depends on sticky-session or @socket.io/sticky"),
+		stringFlag("ready-when", "auto", "`WHEN` a worker is ready: auto (it says so, or listens), which a delay such as 3s, tcp:HOST:PORT (accepts) or http://HOST:PORT/PATH (answers 200 to 399) may follow, at an address with {slot} and {generation} in it where this worker alone answers; for Node workers also message ({cmd: 'ready'}), listening, or started (it has run, and its message handler is there), which is auto's if package.json depends on sticky-session or @socket.io/sticky"),
 		durationFlag("ready-timeout", super.ReadyTimeout, "a worker that is not ready by then is replaced"),
 		durationFlag("drain-timeout", super.DrainTimeout, "how long a replaced worker may finish its connections; then SIGTERM"),
 		durationFlag("stop-timeout", super.StopTimeout, "the same when handfast stops"),

@@ -62,6 +62,10 @@ func (p plan) settle(ctx context.Context, config *master.Config, addresses []str
 		closeAll(config.Listeners)
 		return err
 	}
+	if config.Link != master.LinkNode && config.ReadyWhen != nodeipc.ReadyAuto {
+		closeAll(config.Listeners)
+		return usagef("--ready-when %s: only Node workers are so, and these get connections by --worker-link %v", readyWords[config.ReadyWhen], config.Link)
+	}
 	listensItself := config.Link == master.LinkActivation || config.Link == master.LinkAny
 	switch {
 	case p.route == routeMaster:

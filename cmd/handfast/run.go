@@ -16,7 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/master"
-	"github.com/handfast/handfast/master/nodeipc"
 	"github.com/handfast/handfast/master/supervisor"
 )
 
@@ -83,7 +82,7 @@ func configFrom(c *cli.Context, logs io.Writer) (master.Config, plan, error) {
 		JSONFormat: c.Bool("log-json"),
 		Output:     logs,
 	})
-	config.ReadyWhen = nodeipc.ReadyWhen(max(v.choice("ready-when", "auto", "message", "listening", "started"), 0))
+	config.ReadyWhen, s.Probe = v.readyWhen()
 	config.DrainSignal = v.signal("drain-signal")
 	if v.err == nil && len(s.Command) == 0 {
 		v.fail("run: no COMMAND to run as a worker; write it behind --")

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"math"
 	"slices"
 	"strconv"
@@ -14,6 +16,9 @@ import (
 	"github.com/handfast/handfast/fdpass/forwarded"
 	"github.com/handfast/handfast/hash"
 	"github.com/handfast/handfast/master/clientip"
+	"github.com/handfast/handfast/master/nodeipc"
+	"github.com/handfast/handfast/master/probe"
+	"github.com/handfast/handfast/master/supervisor"
 )
 
 // values reads flags and checks their ranges. The first error stays.
@@ -80,6 +85,29 @@ func (v *values) signal(name string) syscall.Signal {
 		v.fail("--%s %q: want auto or the name of a signal, such as TERM or QUIT", name, text)
 	}
 	return signal
+}
+
+// readyWords are the values of --ready-when that are no probes.
+var readyWords = []string{"auto", "message", "listening", "started"}
+
+// readyWhen returns what a Node worker does when it is ready, and a probe of any worker, or nil.
+func (v *values) readyWhen() (nodeipc.ReadyWhen, func(context.Context, supervisor.Seat) error) {
+	text := v.String("ready-when")
+	if i := slices.Index(readyWords, text); i >= 0 {
+		return nodeipc.ReadyWhen(i), nil
+	}
+	p, err := probe.Parse(text)
+	switch limit := v.Duration("ready-timeout"); {
+	case errors.Is(err, probe.ErrUnknown):
+		v.fail("--ready-when %q: want %s, a delay such as 3s, tcp:HOST:PORT or http://HOST:PORT/PATH", text, strings.Join(readyWords, ", "))
+	case err != nil:
+		v.fail("--ready-when %q: %w", text, err)
+	case p.Delay >= limit:
+		v.fail("--ready-when %s: with --ready-timeout %v no worker is ever ready", text, limit)
+	}
+	return nodeipc.ReadyAuto, func(ctx context.Context, seat supervisor.Seat) error {
+		return p.Wait(ctx, seat.Slot, seat.Generation)
+	}
 }
 
 // key returns the header whose value is the client's key, empty for its address.

@@ -62,8 +62,17 @@ type Process struct {
 // started is killed with it. It gets SIGTERM when the test does not come to its end.
 func Start(t *testing.T, name string, args ...string) *Process {
 	t.Helper()
-	p := &Process{Cmd: exec.Command(name, args...), t: t, ended: make(chan struct{})}
-	p.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	return StartCmd(t, exec.Command(name, args...))
+}
+
+// StartCmd is Start for a program of which more is to be said. Its output is collected.
+func StartCmd(t *testing.T, cmd *exec.Cmd) *Process {
+	t.Helper()
+	p := &Process{Cmd: cmd, t: t, ended: make(chan struct{})}
+	if p.SysProcAttr == nil {
+		p.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	p.SysProcAttr.Setpgid, p.SysProcAttr.Pdeathsig = true, syscall.SIGTERM
 	read, write, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -104,7 +113,7 @@ func (p *Process) collect(output *os.File) {
 // Await waits until f has found n lines.
 func (p *Process) Await(what string, n int, f func(line string) bool) {
 	p.t.Helper()
-	eventually(p.t, what, func() bool { return p.Count(f) >= n })
+	Eventually(p.t, what, func() bool { return p.Count(f) >= n })
 }
 
 // Count returns how many lines f finds in what was written so far.
@@ -139,8 +148,8 @@ func (p *Process) awaitEnd() {
 	}
 }
 
-// eventually polls until ok.
-func eventually(t *testing.T, what string, ok func() bool) {
+// Eventually polls until ok.
+func Eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	poll := time.NewTicker(5 * time.Millisecond)
 	defer poll.Stop()
@@ -252,7 +261,7 @@ func (p *Process) AwaitReady(n int) {
 // AwaitListening waits until address accepts connections.
 func (p *Process) AwaitListening(address string) {
 	p.t.Helper()
-	eventually(p.t, "listening on "+address, func() bool {
+	Eventually(p.t, "listening on "+address, func() bool {
 		select {
 		case <-p.ended:
 			p.t.Fatalf("%s has ended and does not listen", filepath.Base(p.Path))

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -32,6 +33,11 @@ type Config struct {
 	MinUptime  time.Duration
 	BackoffMin time.Duration
 	BackoffMax time.Duration
+
+	// Probe asks a worker that is ready according to its link whether it really is, and
+	// returns nil then. It must return when ctx ends: when the worker has ended, or its
+	// ReadyTimeout is over. nil: whom the link believes is ready.
+	Probe func(context.Context, Seat) error
 
 	NewLink func(Seat) (Link, error)    // required
 	Slots   Slots                       // told of every change; required

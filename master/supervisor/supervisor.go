@@ -20,8 +20,8 @@ const never = 24 * time.Hour
 var ErrStopped = errors.New("supervisor: stopped")
 
 // Supervisor keeps slots filled with workers. Two goroutines run for each worker
-// process, and one that closes its link in the end. They end with Run, except the
-// one that waits for a process which not even SIGKILL ends.
+// process, one more while it is probed, and one that closes its link in the end. They end with
+// Run, except the one that waits for a process which not even SIGKILL ends.
 type Supervisor struct {
 	cfg     Config
 	log     hclog.Logger

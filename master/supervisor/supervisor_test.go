@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -104,6 +105,46 @@ func TestWorkerThatIsNotReadyInTimeIsReplaced(t *testing.T) {
 		w.ready("0c")
 		w.expect("fill 0c")
 		w.saw("not ready 0a", "terminated 0a", "started 0b", "killed 0a", "exited 0a signal killed", "ready 0c")
+	})
+}
+
+// A worker that its link believes is asked, and takes the slot over when it has answered.
+func TestProbe(t *testing.T) {
+	play(t, func(w *world) {
+		answers := make(chan error)
+		w.cfg.Probe = func(ctx context.Context, seat Seat) error {
+			select {
+			case err := <-answers:
+				return err
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		w.run()
+		w.ready("0a")
+		w.expect("resize 1", "0a starts")
+		answers <- nil
+		w.expect("fill 0a")
+
+		// One that ends meanwhile is not asked any more: nobody reads from answers.
+		reload := w.reload()
+		w.ready("0b")
+		w.exits("0b", 1)
+		reload.fails()
+		w.expect("0b starts")
+		select {
+		case answers <- nil:
+			t.Error("a worker that has ended is asked")
+		default:
+		}
+
+		// One that does not answer is not ready in time.
+		reload = w.reload()
+		w.expect("0c starts")
+		w.ready("0c")
+		w.after(w.cfg.ReadyTimeout, "0c drains", "0c TERM")
+		reload.fails()
+		w.holds("0a")
 	})
 }
 

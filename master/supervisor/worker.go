@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 	"syscall"
@@ -104,13 +105,19 @@ func (s *Supervisor) reap(w *worker) {
 	s.post(func() { s.gone(w, exit) })
 }
 
-// watch passes on what the link reports.
+// watch passes on what the link reports, and that the worker is ready when it has also passed
+// the probe.
 func (s *Supervisor) watch(w *worker) {
-	ready, left := w.link.Ready(), w.link.Left()
-	for ready != nil || left != nil {
+	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.ReadyTimeout)
+	defer cancel()
+	ready, left, probed := w.link.Ready(), w.link.Left(), make(chan struct{})
+	for probed != nil || left != nil {
 		select {
 		case <-ready:
 			ready = nil
+			s.running.Go(func() { s.probe(ctx, w, probed) })
+		case <-probed:
+			probed = nil
 			s.post(func() { s.ready(w) })
 		case <-left:
 			left = nil
@@ -121,6 +128,17 @@ func (s *Supervisor) watch(w *worker) {
 			return
 		}
 	}
+}
+
+// probe closes passed, unless ctx ends before.
+func (s *Supervisor) probe(ctx context.Context, w *worker, passed chan<- struct{}) {
+	if s.cfg.Probe != nil {
+		if err := s.cfg.Probe(ctx, w.seat); err != nil {
+			s.log.Info("worker has not passed its probe", "slot", w.seat.Slot, "pid", w.process.PID(), "generation", w.seat.Generation, "err", err)
+			return
+		}
+	}
+	close(passed)
 }
 
 // ready: the worker takes its slot over, and the one that was there drains.

@@ -1,0 +1,540 @@
+// Package servers_test runs servers that know nothing of handfast under the real command, as
+// README.md says it, and tries what it promises of them.
+package servers_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/handfast/handfast/examples/trial"
+	"github.com/handfast/handfast/hash"
+)
+
+const (
+	slots    = 3
+	clients  = 200
+	rounds   = 5
+	parallel = 8                    // clients that ask at the same time
+	pause    = 2 * time.Millisecond // of each client under load: the CPU is to start servers, too
+	timeout  = time.Minute          // bounds what takes seconds
+	nobody   = 65534
+	// port is what files and commands here say.
+	port = "8080"
+)
+
+// server is one that knows nothing of us.
+type server struct {
+	name    string
+	flags   string // of handfast run, before --
+	command string
+	needs   [][2]string // programs, and Debian's packages of them
+	ask     func(c net.Conn) (text string, err error)
+	build   func(t *testing.T, dir string) // puts what else is needed in dir
+	ends    ending
+	link    string // what the log says
+	// Where the answer does not have the client's address, logged is the server's line about it, and
+	// log the file of it, if that is not standard error.
+	logged, log string
+	replace     [2]string // in configurations
+}
+
+// ending is what a server does with what it has when it is told to finish.
+type ending int
+
+const (
+	graceful ending = iota // finishes it
+	hasty                  // closes connections that it has accepted and not read a request from
+	abrupt                 // loses it
+)
+
+// stage is a server that runs in each slot.
+type stage struct {
+	*server
+	t         *testing.T
+	dir       string
+	address   string
+	process   *trial.Process
+	processes sync.Map // the places of those that have answered, by pid
+}
+
+func TestServers(t *testing.T) {
+	for _, s := range servers {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			s.try(t, nil)
+		})
+	}
+}
+
+// Without privileges there is no CAP_SYS_ADMIN for the filter, and none to look into processes.
+func TestUnprivileged(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("all tests are without privileges")
+	}
+	for _, s := range servers {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			s.try(t, &syscall.Credential{Uid: nobody, Gid: nobody})
+		})
+	}
+}
+
+// TestActivation: those that can, take the slot's listener as systemd would pass it.
+func TestActivation(t *testing.T) {
+	for _, s := range inherit {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			st := s.start(t, nil)
+			st.sticky(1, rounds)
+			st.reload()
+			st.end()
+		})
+	}
+}
+
+// try: each client stays in its slot and is seen with its own address; kill -9 harms nobody but
+// whom the dead process had accepted; a reload harms nobody, if the server can finish.
+func (s *server) try(t *testing.T, user *syscall.Credential) {
+	st := s.start(t, user)
+	st.sticky(1, rounds)
+	st.kill()
+	st.reload()
+	st.end()
+}
+
+// end: all is as it was before, but for the generation.
+func (st *stage) end() {
+	st.t.Helper()
+	st.sticky(2, 1)
+	if st.logged != "" {
+		st.seesClients()
+	}
+	st.process.Stop()
+}
+
+// start runs handfast with a server in each slot.
+func (s *server) start(t *testing.T, user *syscall.Credential) *stage {
+	for _, need := range s.needs {
+		trial.Need(t, need[0], need[1])
+	}
+	st := &stage{server: s, t: t, dir: folder(t, user)}
+	number := freePort(t)
+	st.address = "127.0.0.1:" + number
+	st.copyFiles(number)
+	if s.build != nil {
+		s.build(t, st.dir)
+	}
+	handfast, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"run", "--workers", strconv.Itoa(slots), "--log-json", "--log-level", "debug", "--max-retries", "600"}
+	args = append(args, strings.Fields(s.flags)...)
+	args = append(append(args, "--"), strings.Fields(s.command)...)
+	for i := range args {
+		args[i] = strings.ReplaceAll(args[i], port, number)
+	}
+	cmd := exec.Command(handfast, args...)
+	cmd.Dir = st.dir
+	cmd.Env = append(os.Environ(), "PATH=/usr/bin:/bin:/usr/sbin:/sbin:"+os.Getenv("PATH"), "HOME="+st.dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: user}
+	st.process = trial.StartCmd(t, cmd)
+	t.Cleanup(func() {
+		if st.process.ProcessState == nil { // servers do not notice the end of who has started them
+			st.process.Stop()
+		}
+	})
+	st.process.AwaitReady(slots)
+	if n := st.events("workers get connections", func(e entry) bool { return e.Link == s.link }); n != 1 {
+		t.Errorf("the link is not %s", s.link)
+	}
+	return st
+}
+
+// copyFiles copies what is here, with another port.
+func (st *stage) copyFiles(number string) {
+	err := os.CopyFS(st.dir, os.DirFS("."))
+	if err != nil {
+		st.t.Fatal(err)
+	}
+	replace := strings.NewReplacer(st.replace[0], st.replace[1], port, number)
+	if st.replace[0] == "" {
+		replace = strings.NewReplacer(port, number)
+	}
+	for _, pattern := range []string{"*.conf", "*.cfg", "*.js"} {
+		paths, _ := filepath.Glob(filepath.Join(st.dir, pattern))
+		for _, path := range paths {
+			text, err := os.ReadFile(path)
+			if err == nil {
+				text = []byte(replace.Replace(string(text)))
+				err = os.WriteFile(path, text, 0o644)
+			}
+			if err != nil {
+				st.t.Fatal(err)
+			}
+		}
+	}
+}
+
+// sticky: all clients, round after round, are answered by the right workers of a generation.
+func (st *stage) sticky(generation, rounds int) {
+	st.t.Helper()
+	var spread [slots]atomic.Int32
+	for range rounds {
+		var wg sync.WaitGroup
+		next := make(chan netip.Addr)
+		for range parallel {
+			wg.Go(func() {
+				for client := range next {
+					who, err := st.get(client)
+					if err == nil && who.generation != generation {
+						err = fmt.Errorf("client %v: generation %d, want %d", client, who.generation, generation)
+					}
+					if err != nil {
+						st.t.Error(err)
+						continue
+					}
+					spread[who.slot].Add(1)
+				}
+			})
+		}
+		for i := range clients {
+			next <- source(i)
+		}
+		close(next)
+		if wg.Wait(); st.t.Failed() {
+			st.t.FailNow()
+		}
+	}
+	for slot := range spread {
+		if n := int(spread[slot].Load()); n < clients*rounds/slots/2 {
+			st.t.Errorf("slot %d has answered %d of %d", slot, n, clients*rounds)
+		}
+	}
+}
+
+// kill: who is not of the dead worker's slot notices nothing, and who is loses at most the one
+// connection that was open.
+func (st *stage) kill() {
+	st.t.Helper()
+	load := st.load()
+	const victim = 1
+	load.awaitAnswers("before the kill", 5, func(answer) bool { return true })
+	pid, ready := 0, st.events("worker ready", func(e entry) bool { return e.Slot == victim })
+	st.events("worker ready", func(e entry) bool {
+		if e.Slot == victim {
+			pid = e.PID
+		}
+		return true
+	})
+	syscall.Kill(-pid, syscall.SIGKILL)
+	st.awaitWorker(victim, ready+1)
+	load.awaitAnswers("after the kill", 5, func(answer) bool { return true })
+	load.stop(func(slot int) int {
+		if slot == victim {
+			return 1
+		}
+		return 0
+	})
+}
+
+// reload: everybody is served by the new generation in the end.
+func (st *stage) reload() {
+	st.t.Helper()
+	load := st.load()
+	load.awaitAnswers("before the reload", 5, func(answer) bool { return true })
+	exited := st.events("worker exited", nil)
+	st.process.Process.Signal(syscall.SIGUSR2)
+	st.await("reload finished", 1)
+	st.await("worker exited", exited+slots)
+	load.awaitAnswers("after the reload", 5, func(who answer) bool { return who.generation == 2 })
+	load.stop(func(int) int {
+		if st.ends == graceful {
+			return 0
+		}
+		return 1 // what its slot's old worker had accepted
+	})
+}
+
+// load is clients that ask one time after the other.
+type load struct {
+	*stage
+	ended   atomic.Bool
+	running sync.WaitGroup
+
+	mu      sync.Mutex
+	clients map[netip.Addr]*count
+}
+
+// count is what has become of one client.
+type count struct {
+	answers map[answer]int
+	errs    []error
+}
+
+// load starts two clients of each slot.
+func (st *stage) load() *load {
+	l := &load{stage: st, clients: map[netip.Addr]*count{}}
+	var of [slots]int
+	for i := 0; len(l.clients) < 2*slots; i++ {
+		client := netip.AddrFrom4([4]byte{127, 9, 1, byte(1 + i)})
+		if slot := slotOf(client); of[slot] < 2 {
+			of[slot]++
+			l.clients[client] = &count{answers: map[answer]int{}}
+		}
+	}
+	for client, count := range l.clients {
+		l.running.Go(func() {
+			for !l.ended.Load() {
+				who, err := st.get(client)
+				l.mu.Lock()
+				if errors.Is(err, errGone) {
+					// Somebody has answered.
+				} else if err != nil {
+					count.errs = append(count.errs, err)
+				} else {
+					count.answers[who]++
+				}
+				l.mu.Unlock()
+				time.Sleep(pause)
+			}
+		})
+	}
+	return l
+}
+
+// awaitAnswers waits until each client has had n more answers that f wants.
+func (l *load) awaitAnswers(what string, n int, f func(answer) bool) {
+	l.t.Helper()
+	sum := func() map[netip.Addr]int {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		all := map[netip.Addr]int{}
+		for client, count := range l.clients {
+			for who, n := range count.answers {
+				if f(who) {
+					all[client] += n
+				}
+			}
+		}
+		return all
+	}
+	before := sum()
+	trial.Eventually(l.t, "answers "+what, func() bool {
+		now := sum()
+		for client := range l.clients {
+			if now[client] < before[client]+n {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// stop ends it. Of the connections of a client so many may have failed.
+func (l *load) stop(mayFail func(slot int) int) {
+	l.t.Helper()
+	l.ended.Store(true)
+	l.running.Wait()
+	answers, failed := 0, 0
+	for client, count := range l.clients {
+		failed += len(count.errs)
+		if len(count.errs) > 0 {
+			l.t.Logf("may fail: %v", errors.Join(count.errs...))
+		}
+		for _, n := range count.answers {
+			answers += n
+		}
+		if slot := slotOf(client); len(count.errs) > mayFail(slot) {
+			l.t.Errorf("client %v of slot %d: %d failed, at most %d may: %v", client, slot, len(count.errs), mayFail(slot), errors.Join(count.errs...))
+		}
+	}
+	l.t.Logf("%d answers, %d failed", answers, failed)
+}
+
+// answer is what a server says of itself.
+type answer struct{ slot, generation int }
+
+// get asks as a client, of whom the server must be the right one, and see the address.
+func (st *stage) get(client netip.Addr) (answer, error) {
+	start := time.Now()
+	dialer := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(client, 0)), Timeout: timeout}
+	conn, err := dialer.Dial("tcp", st.address)
+	if err != nil {
+		return answer{}, err
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(timeout))
+	ask := st.ask
+	if ask == nil {
+		ask = askHTTP
+	}
+	text, err := ask(conn)
+	if err != nil {
+		return answer{}, fmt.Errorf("client %v, after %v: %w", client, time.Since(start), err)
+	}
+	who, err := st.parse(text, client)
+	if err == nil && who.slot != slotOf(client) {
+		err = fmt.Errorf("it is of slot %d", slotOf(client))
+	}
+	if err != nil {
+		return answer{}, fmt.Errorf("client %v: %w; the answer is %q", client, err, text)
+	}
+	return who, nil
+}
+
+// parse reads "slot=1 pid=2 generation=1 client=127.0.0.1". Of slot and pid one may be missing.
+func (st *stage) parse(text string, client netip.Addr) (who answer, err error) {
+	said := map[string]string{}
+	for field := range strings.FieldsSeq(text) {
+		name, value, _ := strings.Cut(field, "=")
+		said[name] = value
+	}
+	seen, err := netip.ParseAddr(said["client"])
+	if err != nil || seen.Unmap() != client {
+		return who, fmt.Errorf("the server does not see the client's address: %w", err)
+	}
+	number := func(name string) int {
+		n, atoiErr := strconv.Atoi(said[name])
+		err = errors.Join(err, atoiErr)
+		return n
+	}
+	if said["slot"] == "" {
+		if pid := number("pid"); err == nil {
+			who, err = st.processIs(pid)
+		}
+		return who, err
+	}
+	who.slot, who.generation = number("slot"), number("generation")
+	return who, err
+}
+
+// errGone: a process has answered and ended before it could be asked whose it is.
+var errGone = errors.New("the process that has answered has gone")
+
+// processIs returns the place of a worker by one of its processes. The log may say it a moment
+// later.
+func (st *stage) processIs(pid int) (who answer, err error) {
+	if found, ok := st.processes.Load(pid); ok {
+		return found.(answer), nil
+	}
+	group, err := syscall.Getpgid(pid) // which begins with the worker
+	if err != nil {
+		return who, fmt.Errorf("%w: %d: %w", errGone, pid, err)
+	}
+	for end := time.Now().Add(timeout); time.Now().Before(end); time.Sleep(pause) {
+		if st.events("worker started", func(e entry) bool {
+			if e.PID == group {
+				who = answer{e.Slot, e.Generation}
+			}
+			return e.PID == group
+		}) > 0 {
+			st.processes.Store(pid, who)
+			return who, nil
+		}
+	}
+	return who, fmt.Errorf("process %d is of no worker", pid)
+}
+
+func slotOf(client netip.Addr) int { return hash.DefaultConfig().Key(client).Slot(slots) }
+
+// source is the i-th client's address.
+func source(i int) netip.Addr {
+	return netip.AddrFrom4([4]byte{127, 8, byte(i % 16), byte(1 + i)})
+}
+
+// entry is a line of the log.
+type entry struct {
+	Message    string `json:"@message"`
+	Link       string `json:"link"`
+	Slot       int    `json:"slot"`
+	PID        int    `json:"pid"`
+	Generation int    `json:"generation"`
+}
+
+// events returns how many lines there are with a message, of those that f wants.
+func (st *stage) events(message string, f func(entry) bool) int {
+	return st.process.Count(func(line string) bool {
+		var e entry
+		return json.Unmarshal([]byte(line), &e) == nil && e.Message == message && (f == nil || f(e))
+	})
+}
+
+// awaitWorker waits until a slot has had n workers that were ready.
+func (st *stage) awaitWorker(slot, n int) {
+	st.t.Helper()
+	trial.Eventually(st.t, "another worker", func() bool {
+		return st.events("worker ready", func(e entry) bool { return e.Slot == slot }) >= n
+	})
+}
+
+func (st *stage) await(message string, n int) {
+	st.t.Helper()
+	trial.Eventually(st.t, message, func() bool { return st.events(message, nil) >= n })
+}
+
+// seesClients: the server logs the address of each client, perhaps a moment after its answer.
+func (st *stage) seesClients() {
+	st.t.Helper()
+	for i := range clients {
+		line := fmt.Sprintf(st.logged, source(i))
+		trial.Eventually(st.t, fmt.Sprint(line, st.countLogged(line)), func() bool { return st.countLogged(line) == rounds+1 })
+	}
+}
+
+func (st *stage) countLogged(text string) int {
+	if st.log == "" {
+		return st.process.Count(func(line string) bool { return strings.Contains(line, text) })
+	}
+	file, err := os.ReadFile(filepath.Join(st.dir, st.log))
+	if err != nil {
+		st.t.Fatal(err)
+	}
+	return strings.Count(string(file), text)
+}
+
+// folder makes a folder that everybody can read, and this user can write.
+func folder(t *testing.T, user *syscall.Credential) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "servers")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err = os.Chmod(dir, 0o755); err == nil && user != nil {
+		err = os.Chown(dir, int(user.Uid), int(user.Gid))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// freePort returns a port that nobody has on any address, and that the kernel does not give
+// out, nor trial.FreeAddress.
+func freePort(t *testing.T) string {
+	t.Helper()
+	for range 100 {
+		number := strconv.Itoa(30_000 + rand.IntN(2_768))
+		if ln, err := net.Listen("tcp", ":"+number); err == nil {
+			ln.Close()
+			return number
+		}
+	}
+	t.Fatal("no port is free")
+	return ""
+}
