@@ -84,7 +84,7 @@ func runFlags() []cli.Flag {
 		stringFlag("when-down", "wait", "`WHAT` to do when the slot stays empty: wait (refuse after the retries) or next (the client's next slot takes it)"),
 		stringFlag("refuse", "http", "`HOW` to refuse: http (502 or 503) or close"),
 		stringFlag("route", "auto", "`WHO` gives clients to slots: kernel (each slot has a listener, and its worker accepts; by address only), master (accepts and hands off), or auto: the kernel if it can"),
-		stringFlag("worker-link", "auto", "`HOW` workers get connections: native (package worker, fdpass), node (any Node server), sticky-session (Node workers of that module), activation (LISTEN_FDS), any (a server that listens by itself), or auto: what COMMAND needs"),
+		stringFlag("worker-link", "auto", "`HOW` workers get connections: native (package worker, fdpass), node (any Node server), sticky-session (Node workers of that module), activation (LISTEN_FDS), any (a server that listens by itself; experimental with --behind-proxy, --proxy-protocol, --route master and --when-down next), or auto: what COMMAND needs"),
 		stringFlag("drain-signal", "auto", "`SIGNAL` on which a worker of --worker-link activation or any finishes; auto: QUIT for nginx and php-fpm, WINCH for Apache, USR1 for HAProxy, INT for php, else TERM"),
 		stringFlag("ready-when", "auto", "`WHEN` a Node worker is ready: message ({cmd: 'ready'}), listening, started (it has run, and its message handler is there), or auto: the first of the first two, started if package.json depends on sticky-session or @socket.io/sticky"),
 		durationFlag("ready-timeout", super.ReadyTimeout, "a worker that is not ready by then is replaced"),

@@ -2,6 +2,7 @@ package trap
 
 import (
 	"fmt"
+	"math"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -82,12 +83,17 @@ func (d *door) blocks() bool {
 	return err == nil && flags&unix.O_NONBLOCK == 0
 }
 
-// knock adds a knock, without waiting. It fails for want of descriptors or ports.
-func (d *door) knock() bool {
+// knock adds a knock, without waiting. It fails for want of ports, or of descriptors below the
+// ceiling (package files).
+func (d *door) knock(ceiling int) bool {
 	// The server may have set it, but we send nothing.
 	unix.SetsockoptInt(d.fd, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 0)
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
+		return false
+	}
+	if fd >= ceiling {
+		unix.Close(fd)
 		return false
 	}
 	if err := unix.Connect(fd, &d.at); err != nil && err != unix.EINPROGRESS && err != unix.EINTR {
@@ -144,9 +150,13 @@ func (d *door) forget(n int) {
 // knock sees to it that there are n knocks. mu is held.
 func (l *Injector) knock(n int) {
 	n = min(n, maxQueue)
-	for missing := n - l.knocks(); missing > 0 && len(l.doors) > 0; missing-- {
+	for have := l.knocks(); have < n && len(l.doors) > 0; have++ {
+		ceiling := l.ceiling
+		if have == 0 {
+			ceiling = math.MaxInt // or nobody would ever come, and give descriptors back
+		}
 		l.knocked = (l.knocked + 1) % len(l.doors)
-		if !l.doors[l.knocked].knock() {
+		if !l.doors[l.knocked].knock(ceiling) {
 			return // again at the next tick
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/master/files"
 	"github.com/handfast/handfast/master/launch"
 	"github.com/handfast/handfast/master/polled"
 )
@@ -52,6 +53,7 @@ type Injector struct {
 	addresses []address
 	readmit   func([]fdpass.Handoff)
 	isReady   sync.Once
+	ceiling   int // of descriptors that are not needed
 
 	// Under mu.
 	doors    []*door
@@ -68,7 +70,7 @@ type Injector struct {
 func OpenInjector(cfg InjectorConfig) (*Injector, error) { return openInjector(cfg, launch.Inject) }
 
 func openInjector(cfg InjectorConfig, mode launch.Mode) (*Injector, error) {
-	l := &Injector{child: newChild(cfg.Drain, cfg.Logger), readmit: cfg.Readmit}
+	l := &Injector{child: newChild(cfg.Drain, cfg.Logger), readmit: cfg.Readmit, ceiling: files.Ceiling()}
 	for _, at := range cfg.Addresses {
 		l.addresses = append(l.addresses, address{AddrPort: netip.AddrPortFrom(at.Addr().Unmap(), at.Port())})
 	}

@@ -75,7 +75,7 @@ func (l *Injector) tick() {
 		// Nobody comes where we have knocked: perhaps nobody is there.
 		for _, d := range l.doors {
 			if len(d.knocks) == 0 {
-				d.knock()
+				d.knock(l.ceiling)
 			}
 		}
 	}
