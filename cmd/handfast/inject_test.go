@@ -176,7 +176,8 @@ func TestInjectStalled(t *testing.T) {
 	}
 }
 
-// soakConnections says how many connections TestInjectSoak makes.
+// soakConnections says how many connections TestInjectSoak makes. With HANDFAST_SOAK_CALM there is
+// no storm, to see what it costs.
 const soakConnections = "HANDFAST_SOAK_CONNECTIONS"
 
 // TestInjectSoak: a storm of signals on the master and the workers meanwhile, and every connection is
