@@ -30,7 +30,8 @@ test: ## all tests, with the race detector (says what it skips for want of a pro
 	done
 	$(GO) test -race -shuffle=on -timeout 10m ./...
 
-soak: ## the trials with real processes, again and again (SOAK=20 times)
+soak: ## the trials with real processes, again and again (SOAK=20 times), and a million injected connections
+	HANDFAST_SOAK_CONNECTIONS=$${HANDFAST_SOAK_CONNECTIONS:-1000000} $(GO) test -timeout 2h -v -run '^TestInjectSoak$$' ./cmd/handfast
 	$(GO) test -race -shuffle=on -timeout 2h -count=$${SOAK:-20} ./cmd/handfast ./master/... ./worker/... ./fdpass
 
 bench: ## compare with SO_REUSEPORT, HAProxy, nginx and Node's, side by side (BENCH: its flags)

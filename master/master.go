@@ -48,7 +48,7 @@ type Config struct {
 	Supervisor supervisor.Config
 	Link       LinkKind          // how workers get their connections
 	ReadyWhen  nodeipc.ReadyWhen // when a Node worker is ready
-	// DrainSignal tells a worker of LinkActivation or LinkAny to finish. 0: the one that its
+	// DrainSignal tells a worker of LinkActivation, LinkAny or LinkInject to finish. 0: the one that its
 	// program is known to take (launch.DrainSignal).
 	DrainSignal syscall.Signal
 	Dialect     nodeipc.Dialect // what Node workers wait for that do not listen
@@ -71,19 +71,22 @@ func (c *Config) addresses() (all []netip.AddrPort) {
 // LinkKind says how workers get their connections.
 type LinkKind int
 
-// The kinds of links. Workers of the last two get their slot's listeners and nothing else, so
-// the kernel must route.
+// The kinds of links. Workers of LinkActivation and LinkAny get their slot's listeners and nothing
+// else, so the kernel must route; for LinkInject the master must.
 const (
 	LinkNative     LinkKind = iota // from a mailbox, as package fdpass describes it
 	LinkNode                       // over Node's own channel (package nodeipc)
 	LinkActivation                 // they inherit listeners, as from systemd (package activation)
 	LinkAny                        // they bind the port themselves (package trap)
+	LinkInject                     // so they do, and accept is answered (trap.Injector)
 )
 
-func (k LinkKind) String() string { return [...]string{"native", "node", "activation", "any"}[k] }
+func (k LinkKind) String() string {
+	return [...]string{"native", "node", "activation", "any", "any, by accept injection"}[k]
+}
 
 // handsOff tells whether single connections can be handed to workers.
-func (k LinkKind) handsOff() bool { return k == LinkNative || k == LinkNode }
+func (k LinkKind) handsOff() bool { return k == LinkNative || k == LinkNode || k == LinkInject }
 
 // Master is a Balancer whose slots a Supervisor fills with worker processes. One
 // goroutine runs for each listener and one for the supervisor; they end with Run.
@@ -96,6 +99,7 @@ type Master struct {
 
 	command     []string
 	drainSignal syscall.Signal
+	addresses   []netip.AddrPort
 
 	listeners []net.Listener
 	log       hclog.Logger
@@ -157,13 +161,17 @@ func newMaster(cfg Config) (*Master, error) {
 	}
 	m.drainSignal = cmp.Or(cfg.DrainSignal, launch.DrainSignal(cfg.Supervisor.Command))
 	m.command = cfg.Supervisor.Command
-	cfg.Supervisor.NewLink = [...]func(supervisor.Seat) (supervisor.Link, error){m.newMailbox, m.newNodeLink, m.newActivation, m.newTrap}[cfg.Link]
+	m.addresses = cfg.addresses()
+	cfg.Supervisor.NewLink = [...]func(supervisor.Seat) (supervisor.Link, error){m.newMailbox, m.newNodeLink, m.newActivation, m.newTrap, m.newInjector}[cfg.Link]
 	if !cfg.Link.handsOff() && m.steered == nil {
 		return nil, fmt.Errorf("master: workers of link %v take listeners: Groups are required", cfg.Link)
 	}
+	if cfg.Link == LinkInject && m.steered != nil {
+		return nil, fmt.Errorf("master: workers of link %v take connections: Listeners are required", cfg.Link)
+	}
 	if cfg.Link == LinkNode {
 		node := nodeipc.Config{
-			Addresses: cfg.addresses(),
+			Addresses: m.addresses,
 			ReadyWhen: cfg.ReadyWhen,
 			Dialect:   cfg.Dialect,
 			Readmit:   balancer.Readmit,
@@ -215,6 +223,15 @@ func (m *Master) newTrap(seat supervisor.Seat) (supervisor.Link, error) {
 		Listeners: listeners,
 		IPv4:      func(both *os.File) (*os.File, error) { return m.steered.onlyIPv4(seat.Slot, both) },
 		Drain:     m.drain(seat.Slot),
+		Logger:    m.log.Named("trap"),
+	})
+}
+
+func (m *Master) newInjector(supervisor.Seat) (supervisor.Link, error) {
+	return trap.OpenInjector(trap.InjectorConfig{
+		Addresses: m.addresses,
+		Readmit:   m.balancer.Readmit,
+		Drain:     launch.Drain{Signal: m.drainSignal},
 		Logger:    m.log.Named("trap"),
 	})
 }

@@ -29,12 +29,13 @@ func checkCommand() *cli.Command {
 			}{
 				{"--route kernel", func() error { return tryKernel(c) }},
 				{"--worker-link any", trap.Check},
+				{"--worker-link any, the master routes", trap.CheckInjection},
 			} {
 				answer := "ok"
 				if err := try.do(); err != nil {
 					answer, lacking = err.Error(), true
 				}
-				fmt.Fprintf(c.App.Writer, "%-18s %s\n", try.what, answer)
+				fmt.Fprintf(c.App.Writer, "%-36s %s\n", try.what, answer)
 			}
 			if lacking {
 				return errLacking

@@ -24,6 +24,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/examples/trial"
 	"github.com/handfast/handfast/hash"
 	"github.com/handfast/handfast/master/launch"
 )
@@ -31,6 +32,9 @@ import (
 // The tests run the real thing: this test binary plays the command when
 // testRole is set, and a worker when there is a mailbox too (worker_test.go).
 const testRole = "HANDFAST_TEST_BINARY"
+
+// testListen is where workers listen that know nothing of handfast.
+const testListen = "HANDFAST_TEST_LISTEN"
 
 // patience bounds every wait for something that should happen soon.
 const patience = 30 * time.Second
@@ -40,7 +44,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(testRole) == "" {
 		os.Exit(m.Run())
 	}
-	if os.Getenv("HANDFAST_FD") != "" {
+	if os.Getenv("HANDFAST_FD") != "" || os.Getenv("HANDFAST_SLOT") != "" && os.Getenv(testListen) != "" {
 		os.Exit(playWorker(os.Args[1:]))
 	}
 	os.Exit(run(context.Background(), os.Args, os.Stdout, os.Stderr))
@@ -94,12 +98,16 @@ func start(t *testing.T, n int, o options) *balancer {
 		o.worker = []string{"http"}
 	}
 	args := []string{"run", "--log-json", "--log-level", "debug", "--stop-timeout", "10s", "--workers", strconv.Itoa(n)}
-	if !slices.Contains(o.flags, "--listen") {
+	listen := ""
+	if os.Getenv("HANDFAST_WORKER_LINK") == "any" {
+		listen = trial.FreeAddress(t)
+		args = append(args, "--listen", listen)
+	} else if !slices.Contains(o.flags, "--listen") {
 		args = append(args, "--listen", "127.0.0.1:0")
 	}
 	args = slices.Concat(args, o.flags, []string{"--", self}, o.worker)
 	b := &balancer{t: t, cmd: exec.Command(self, args...), exited: make(chan struct{}), changed: make(chan struct{})}
-	b.cmd.Env = append(os.Environ(), testRole+"=1", "GORACE=atexit_sleep_ms=0")
+	b.cmd.Env = append(os.Environ(), testRole+"=1", "GORACE=atexit_sleep_ms=0", testListen+"="+listen)
 	if os.Getenv("HANDFAST_ROUTE") == "" { // else a test runs again, by another route
 		b.cmd.Env = append(b.cmd.Env, "HANDFAST_ROUTE=master")
 	}

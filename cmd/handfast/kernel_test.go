@@ -20,7 +20,7 @@ func TestKernelRoute(t *testing.T) {
 		"Seed":                    TestSeed,
 		"Listen":                  TestListen,
 		"Environment":             TestEnvironment,
-		"ReloadUnderLoad":         TestReloadUnderLoad,
+		"ReloadUnderLoad":         func(t *testing.T) { reloadUnderLoad(t, 20) },
 		"ReloadQueued":            TestReloadQueued,
 		"ReloadOfBrokenVersion":   TestReloadOfBrokenVersion,
 		"KillUnderLoad":           TestKillUnderLoad,

@@ -98,11 +98,9 @@ func (b *balancer) load(n int, paths ...string) (made *atomic.Int64, stop func()
 
 // TestReloadUnderLoad: 50 reloads, and no request fails. Slow requests make older
 // generations drain while the next reloads go on.
-func TestReloadUnderLoad(t *testing.T) {
-	reloads := 50
-	if os.Getenv("HANDFAST_ROUTE") == "kernel" {
-		reloads = 20
-	}
+func TestReloadUnderLoad(t *testing.T) { reloadUnderLoad(t, 50) }
+
+func reloadUnderLoad(t *testing.T, reloads int) {
 	b := start(t, 2, options{})
 	made, stop := b.load(8, "/", "/sleep/10ms", "/bytes/100000", "/sleep/1500ms", "/")
 	draining := 0

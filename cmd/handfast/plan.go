@@ -68,7 +68,7 @@ func (p plan) settle(ctx context.Context, config *master.Config, addresses []str
 	}
 	listensItself := config.Link == master.LinkActivation || config.Link == master.LinkAny
 	switch {
-	case p.route == routeMaster:
+	case p.route == routeMaster, config.Link == master.LinkInject:
 		return openListeners(ctx, config, addresses)
 	case p.route == routeKernel && cannot != nil:
 		closeAll(config.Listeners)
@@ -134,6 +134,9 @@ func (p plan) settleLink(config *master.Config, cannot error) error {
 	case linkActivation:
 		config.Link = master.LinkActivation
 	case linkAny:
+		if p.route != routeKernel && (p.route == routeMaster || cannot != nil || config.Balancer.WhenDown == master.Next) {
+			return injects(config)
+		}
 		if err := trap.Check(); err != nil {
 			return err
 		}
@@ -153,6 +156,18 @@ func (p plan) settleLink(config *master.Config, cannot error) error {
 	return nil
 }
 
+// injects has servers that listen by themselves handed connections, where the kernel does not give
+// clients to slots.
+func injects(config *master.Config) error {
+	if err := trap.CheckInjection(); err != nil {
+		return err
+	}
+	config.Link = master.LinkInject
+	config.Logger.Warn("--worker-link any where the master gives clients to slots is experimental: connections are handed to workers in answer to accept",
+		"when the master dies", "workers cannot accept any more", "cost", "more of the master's CPU time for each connection than with other links")
+	return nil
+}
+
 // chooseLink decides by the command.
 func (p plan) chooseLink(config *master.Config, cannot error) error {
 	command := config.Supervisor.Command
@@ -165,11 +180,11 @@ func (p plan) chooseLink(config *master.Config, cannot error) error {
 	case namesMailbox(command):
 		why = "the command names HANDFAST_FD"
 	case p.route == routeMaster:
-		why = "with --route master it must know of handfast"
+		why = "with --route master it must know of handfast; else say " + experimental
 	case cannot != nil:
-		why = "it must know of handfast, since the kernel cannot route: " + cannot.Error()
+		why = "it must know of handfast, since the kernel cannot route: " + cannot.Error() + "; else say " + experimental
 	case config.Balancer.WhenDown == master.Next:
-		why = "with --when-down next it must know of handfast"
+		why = "with --when-down next it must know of handfast; else say " + experimental
 	default:
 		if err := trap.Check(); err != nil {
 			why = "it must know of handfast: " + err.Error()
@@ -223,6 +238,9 @@ func openListeners(ctx context.Context, config *master.Config, addresses []strin
 	}
 	return nil
 }
+
+// experimental is what is not chosen for anybody.
+const experimental = "--worker-link any (experimental)"
 
 func closeAll(lns []net.Listener) {
 	for _, ln := range lns {

@@ -32,6 +32,9 @@ import (
 //	receives     the same as http, without accepting from the slot's listeners
 //	hoards       never becomes ready, and holds the slot's listeners, whatever happens
 //	raw          answers a connection's first bytes with the line of http and those bytes
+//	accepts      the same as http, with several threads that wait in accept; for --worker-link any
+//
+// With --worker-link any they know nothing of handfast.
 func playWorker(args []string) int {
 	switch args[0] {
 	case "http":
@@ -72,6 +75,12 @@ func playWorker(args []string) int {
 	}
 	http.HandleFunc("/", answerWith)
 	http.HandleFunc("/ws", echo)
+	if address := os.Getenv(testListen); address != "" {
+		if args[0] == "accepts" {
+			return playAccepts(address)
+		}
+		return playListens(address)
+	}
 	if err := worker.Serve(new(http.Server)); err != nil {
 		fmt.Fprintln(os.Stderr, "worker:", err)
 		return 1

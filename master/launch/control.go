@@ -21,6 +21,10 @@ const (
 	// Probe installs the filter like Trap, and then binds, instead of running a command, the
 	// port of 127.0.0.1 that stands in its place: to see whether that works.
 	Probe Mode = "probe"
+	// Inject is Trap with a filter that asks about accept, too (Linux 5.19).
+	Inject Mode = "inject"
+	// ProbeInject is Probe with that, and accepts a connection.
+	ProbeInject Mode = "probe-inject"
 )
 
 const (

@@ -32,56 +32,69 @@ func Call(number int32) int32 {
 	return number
 }
 
-// program is the filter. It asks us about
+// asks says which calls a mode's filter asks us about, besides shutdown of the receiving side:
 //
 //   - bind, which is when a server's socket is exchanged for the slot's listener;
 //   - listen, since the server's backlog, often tiny, would become that of the slot;
-//   - shutdown of the receiving side, which would stop the slot's listener for everybody, and
-//     moves other slots' clients (it leaves the SO_REUSEPORT group). Servers that end their
-//     responses politely shut down the sending side, and that goes unasked.
+//   - for Inject accept and accept4, which are answered with connections.
+func asks(mode Mode) []uint32 {
+	if mode == Inject || mode == ProbeInject {
+		return []uint32{unix.SYS_BIND, unix.SYS_LISTEN, unix.SYS_ACCEPT, unix.SYS_ACCEPT4}
+	}
+	return []uint32{unix.SYS_BIND, unix.SYS_LISTEN}
+}
+
+// program is the filter. It asks us about those calls, and about shutdown of the receiving side,
+// which would stop the slot's listener for everybody, and moves other slots' clients (it leaves the
+// SO_REUSEPORT group). Servers that end their responses politely shut down the sending side, and
+// that goes unasked.
 //
 // io_uring does all of these past any filter, so a worker has none: programs fall back.
 // Foreign architectures' calls pass: a 32-bit server cannot be served, but a 32-bit shell may
 // start one that can.
-func program() []bpf.Instruction {
+func program(calls []uint32) []bpf.Instruction {
 	mask := uint32(1<<32 - 1)
 	if runtime.GOARCH == "amd64" {
 		mask &^= x32
 	}
-	return []bpf.Instruction{
-		0:  bpf.LoadAbsolute{Off: offArch, Size: 4},
-		1:  bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: arch, SkipTrue: 9}, // allow
-		2:  bpf.LoadAbsolute{Off: offNumber, Size: 4},
-		3:  bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: mask},
-		4:  bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.SYS_BIND, SkipTrue: 7},           // ask
-		5:  bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.SYS_LISTEN, SkipTrue: 6},         // ask
-		6:  bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.SYS_IO_URING_SETUP, SkipTrue: 6}, // fail
-		7:  bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.SYS_SHUTDOWN, SkipTrue: 3},    // allow
-		8:  bpf.LoadAbsolute{Off: offSecondArg, Size: 4},
-		9:  bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.SHUT_WR, SkipTrue: 1}, // allow
-		10: bpf.Jump{Skip: 1},                                               // ask
-		11: bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW},
-		12: bpf.RetConstant{Val: unix.SECCOMP_RET_USER_NOTIF},
-		13: bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)},
+	n := uint8(len(calls))
+	all := []bpf.Instruction{
+		bpf.LoadAbsolute{Off: offArch, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: arch, SkipTrue: 7 + n}, // allow
+		bpf.LoadAbsolute{Off: offNumber, Size: 4},
+		bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: mask},
 	}
+	for i, call := range calls {
+		all = append(all, bpf.JumpIf{Cond: bpf.JumpEqual, Val: call, SkipTrue: 5 + n - uint8(i)}) // ask
+	}
+	return append(all,
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.SYS_IO_URING_SETUP, SkipTrue: 6}, // fail
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.SYS_SHUTDOWN, SkipTrue: 3},    // allow
+		bpf.LoadAbsolute{Off: offSecondArg, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.SHUT_WR, SkipTrue: 1}, // allow
+		bpf.Jump{Skip: 1}, // ask
+		bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW},
+		bpf.RetConstant{Val: unix.SECCOMP_RET_USER_NOTIF},
+		bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)},
+	)
 }
 
-// install puts the filter on the calling thread and returns the descriptor of its
+// install puts a mode's filter on the calling thread and returns the descriptor of its
 // notifications.
-func install() (notifications int, failure *Error) {
+func install(mode Mode) (notifications int, failure *Error) {
 	if arch == 0 {
 		return -1, failed(StepPlatform, unix.ENOSYS)
 	}
-	instructions, err := bpf.Assemble(program())
+	instructions, err := bpf.Assemble(program(asks(mode)))
 	if err != nil {
 		return -1, failed(StepFilter, unix.EINVAL)
 	}
-	notifications, err = setFilter(instructions)
+	notifications, err = setFilter(instructions, flags(mode))
 	if err == unix.EACCES { // no CAP_SYS_ADMIN; who has it may still start set-user-ID programs
 		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 			return -1, failed(StepNewPrivs, err)
 		}
-		notifications, err = setFilter(instructions)
+		notifications, err = setFilter(instructions, flags(mode))
 	}
 	if err != nil {
 		return -1, failed(StepFilter, err)
@@ -89,13 +102,22 @@ func install() (notifications int, failure *Error) {
 	return notifications, nil
 }
 
+// flags returns what a mode's filter is to be installed with: the first that the kernel knows.
+func flags(mode Mode) []uintptr {
+	// Once we have taken a notification, only a deadly signal may interrupt the call (Linux 5.19).
+	// Without that, it is made again: which does no harm unless a connection has been added
+	// before the call was answered.
+	if mode == Inject || mode == ProbeInject {
+		return []uintptr{unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV}
+	}
+	return []uintptr{unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, 0}
+}
+
 // setFilter is seccomp(2).
-func setFilter(instructions []bpf.RawInstruction) (int, error) {
+func setFilter(instructions []bpf.RawInstruction, flags []uintptr) (int, error) {
 	// bpf.RawInstruction is laid out as struct sock_filter.
 	prog := unix.SockFprog{Len: uint16(len(instructions)), Filter: (*unix.SockFilter)(unsafe.Pointer(&instructions[0]))}
-	// Once we have taken a notification, only a deadly signal may interrupt the call (Linux 5.19).
-	// Without that, it is made again.
-	for _, flags := range []uintptr{unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, 0} {
+	for _, flags := range flags {
 		fd, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER,
 			flags|unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, uintptr(unsafe.Pointer(&prog)))
 		switch errno {

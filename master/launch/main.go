@@ -50,8 +50,11 @@ func (c *child) run() int {
 		fmt.Fprintf(os.Stderr, "handfast: cannot run %s: %v\n", c.command[0], failed)
 		return exitCannotRun
 	}
-	if c.mode == Probe {
-		return probe(c.command[0])
+	switch c.mode {
+	case Probe:
+		return probe(c.command[0], false)
+	case ProbeInject:
+		return probe(c.command[0], true)
 	}
 	path, err := exec.LookPath(c.command[0])
 	if err == nil {
@@ -72,7 +75,7 @@ func (c *child) prepare() *Error {
 			return err
 		}
 	} else {
-		notifications, err := install()
+		notifications, err := install(c.mode)
 		if err != nil {
 			return err
 		}
@@ -117,8 +120,9 @@ func failed(step Step, err error) *Error {
 }
 
 // probe binds a port of 127.0.0.1, and exits with 0 if it has a listening socket then although
-// it did not ask to listen: ours was exchanged for the master's.
-func probe(port string) int {
+// it did not ask to listen, since ours was exchanged for one of the master's; and if it accepts a
+// connection there, should that be wanted too.
+func probe(port string, accepts bool) int {
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil {
 		return exitCannotRun
@@ -132,6 +136,11 @@ func probe(port string) int {
 	}
 	if listening, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); listening == 0 {
 		return 1
+	}
+	if accepts {
+		if _, _, err := unix.Accept(fd); err != nil {
+			return 1
+		}
 	}
 	return 0
 }

@@ -71,6 +71,24 @@ func Listening(roots []int, sockets []uint64) (bool, error) {
 	return false, hidden
 }
 
+// Holding returns those of the sockets that processes below roots have open. The error is as for
+// Listening.
+func Holding(roots []int, sockets []uint64) (held []uint64, err error) {
+	for _, pid := range descendants(roots) {
+		entries, readErr := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+		if errors.Is(readErr, fs.ErrPermission) && err == nil {
+			err = fmt.Errorf("polled: process %d: %w", pid, readErr)
+		}
+		for _, entry := range entries {
+			fd, _ := strconv.Atoi(entry.Name())
+			if inode := Socket(pid, fd); slices.Contains(sockets, inode) && !slices.Contains(held, inode) {
+				held = append(held, inode)
+			}
+		}
+	}
+	return held, err
+}
+
 // Inode returns the number by which the kernel knows a file's socket.
 func Inode(file *os.File) (uint64, error) {
 	raw, err := file.SyscallConn()

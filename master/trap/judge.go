@@ -1,10 +1,8 @@
 package trap
 
 import (
-	"errors"
 	"fmt"
 	"os"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -43,31 +41,18 @@ func (l *Link) judge(n *notification) {
 
 // standIn returns the listener that is to take the place of the socket in a call of bind, or nil.
 func (l *Link) standIn(n *notification, who target) (*listener, error) {
-	if n.args[2] == 0 || n.args[2] > maxSockaddr {
-		return nil, nil
-	}
-	text, err := who.read(n.args[1], int(n.args[2]))
-	if errors.Is(err, unix.EPERM) {
-		return nil, err
-	}
-	bound, family, ok := parseSockaddr(text)
+	bound, family, ok, err := who.binds(n)
 	if err != nil || !ok {
-		return nil, nil
+		return nil, err
 	}
 	ln := l.choose(address{AddrPort: bound})
 	if ln == nil {
 		return nil, nil
 	}
-	protocol, err := who.protocol()
-	if err != nil {
+	if ok, err := who.isTCP(family); err != nil || !ok {
 		return nil, err
 	}
-	// Listeners of Go programs are MPTCP's (since Go 1.24).
-	protocol, ipv6 := strings.CutSuffix(strings.TrimPrefix(protocol, "MP"), "v6")
-	if protocol != "TCP" || ipv6 != (family == unix.AF_INET6) {
-		return nil, nil
-	}
-	if !ipv6 && ln.Addr().Is6() {
+	if family == unix.AF_INET && ln.Addr().Is6() {
 		return l.forIPv4(ln), nil
 	}
 	return ln, nil

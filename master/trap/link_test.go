@@ -24,10 +24,10 @@ import (
 
 var _ supervisor.Launcher = (*Link)(nil)
 
-// actor is a worker that does what it is told, line by line, and answers each with the value or
+// actorText is a worker that does what it is told, line by line, and answers each with the value or
 // the error.
-const actor = `
-import ctypes, os, select, socket, struct, sys, threading
+const actorText = `
+import ctypes, os, select, signal, socket, struct, sys, threading, time
 from socket import *
 libc = ctypes.CDLL(None, use_errno=True)
 port = int(sys.argv[1])
@@ -39,12 +39,18 @@ for line in sys.stdin:
     print(answer, flush=True)
 `
 
-type acting struct {
-	*Link
+// actor is such a worker.
+type actor struct {
 	t   *testing.T
 	cmd *exec.Cmd
 	in  io.Writer
 	out *bufio.Reader
+}
+
+// acting is one that is given listeners.
+type acting struct {
+	*Link
+	*actor
 }
 
 // act starts an actor under a link.
@@ -54,7 +60,13 @@ func act(t *testing.T, cfg Config, port int) *acting {
 	cfg.Logger = logger(t)
 	l, err := Open(cfg)
 	check(t, err)
-	command := l.Launch([]string{python(t), "-c", actor, fmt.Sprint(port)})
+	return &acting{l, stageActor(t, l, &l.child, goroutines, port)}
+}
+
+// stageActor starts an actor under a link of any kind.
+func stageActor(t *testing.T, l supervisor.Launcher, child *child, goroutines, port int) *actor {
+	t.Helper()
+	command := l.Launch([]string{python(t), "-c", actorText, fmt.Sprint(port)})
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.ExtraFiles = l.Files()
 	cmd.Stderr = os.Stderr
@@ -64,25 +76,34 @@ func act(t *testing.T, cfg Config, port int) *acting {
 	out, err := cmd.StdoutPipe()
 	check(t, err)
 	check(t, cmd.Start())
-	a := &acting{l, t, cmd, in, bufio.NewReader(out)}
 	t.Cleanup(func() {
 		unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
 		cmd.Wait()
-		select {
-		case <-l.ended:
-		default:
+		if !isClosed(child.ended) {
 			l.Close()
 		}
 		eventually(t, "end of goroutines", func() bool { return runtime.NumGoroutine() <= goroutines })
 	})
-	return a
+	return &actor{t, cmd, in, bufio.NewReader(out)}
 }
 
 // does has the actor do something and compares its answer.
-func (a *acting) does(what, want string) {
+func (a *actor) does(what, want string) {
+	a.t.Helper()
+	a.begin(what)
+	a.ends(what, want)
+}
+
+// begin has the actor do something.
+func (a *actor) begin(what string) {
 	a.t.Helper()
 	_, err := fmt.Fprintln(a.in, what)
 	check(a.t, err)
+}
+
+// ends compares its answer.
+func (a *actor) ends(what, want string) {
+	a.t.Helper()
 	got, err := a.out.ReadString('\n')
 	check(a.t, err)
 	if got = strings.TrimSpace(got); got != want {
@@ -398,7 +419,7 @@ func TestExplain(t *testing.T) {
 		{launch.StepFilter, unix.EPERM, "container's profile"},
 		{launch.StepFilter, unix.EBUSY, "another handfast"},
 	} {
-		if err := explain(&launch.Error{Step: tt.step, Errno: tt.errno}); !strings.Contains(err.Error(), tt.want) {
+		if err := explain(&launch.Error{Step: tt.step, Errno: tt.errno}, oldestKernel); !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v", tt.step, err)
 		}
 	}

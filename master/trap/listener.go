@@ -99,9 +99,7 @@ func (l *Link) took(ln *listener, tid int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	ln.taken = true
-	if len(l.pids) < maxRoots && !slices.Contains(l.pids, tid) {
-		l.pids = append(l.pids, tid)
-	}
+	l.isRoot(tid)
 }
 
 // Accepts tells whether a server of the worker has the slot's listener on this address.
@@ -116,14 +114,6 @@ func (l *Link) isOurs(inode uint64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.ContainsFunc(l.listeners, func(ln *listener) bool { return ln.inode == inode })
-}
-
-// roots returns processes of the worker: the first one, and those that took a listener, since
-// they may have left the first one's family.
-func (l *Link) roots() []int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return slices.Clone(l.pids)
 }
 
 // awaited returns the sockets that the worker must wait on in order to be ready; none until

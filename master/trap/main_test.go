@@ -21,3 +21,9 @@ func TestCheck(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+func TestCheckInjection(t *testing.T) {
+	if err := CheckInjection(); err != nil {
+		t.Fatal(err)
+	}
+}

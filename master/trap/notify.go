@@ -2,6 +2,7 @@ package trap
 
 import (
 	"os"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -105,6 +106,26 @@ func (n *notifications) goOn(id uint64) {
 	n.control(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&response{id: id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}))
 }
 
+// add adds a duplicate of source to the caller's descriptors, and returns its number there. It
+// waits for the caller to be woken, and a signal of ours does no harm (see replace). The call
+// goes on waiting: only succeed tells it of the descriptor, and unless the filter's calls
+// are interrupted by nothing but deadly signals (launch.Inject) the caller might never hear of it.
+func (n *notifications) add(id uint64, source int, closeOnExec bool) (number int, errno unix.Errno) {
+	a := addition{id: id, source: uint32(source)}
+	if closeOnExec {
+		a.opened = unix.O_CLOEXEC
+	}
+	if n.raw.Control(func(fd uintptr) { number, errno = call(fd, ioctlAddFD, unsafe.Pointer(&a)) }) != nil {
+		return 0, unix.EBADF // closed
+	}
+	return number, errno
+}
+
+// succeed has the call succeed with a value. It fails if the caller is gone.
+func (n *notifications) succeed(id uint64, value int) unix.Errno {
+	return n.control(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&response{id: id, value: int64(value)}))
+}
+
 // finish has the call succeed with 0, or fail. The caller may be gone.
 func (n *notifications) finish(id uint64, errno unix.Errno) {
 	n.control(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&response{id: id, errno: -int32(errno)}))
@@ -129,13 +150,22 @@ func (n *notifications) control(request uint, arg unsafe.Pointer) (errno unix.Er
 	return errno
 }
 
+// interrupt ends next with os.ErrDeadlineExceeded at some time, also one that is waiting; zero:
+// not at all.
+func (n *notifications) interrupt(at time.Time) { n.file.SetReadDeadline(at) }
+
 func (n *notifications) close() { n.file.Close() }
 
 func ioctl(fd uintptr, request uint, arg unsafe.Pointer) unix.Errno {
+	_, errno := call(fd, request, arg)
+	return errno
+}
+
+func call(fd uintptr, request uint, arg unsafe.Pointer) (value int, errno unix.Errno) {
 	for {
-		_, _, errno := unix.Syscall(unix.SYS_IOCTL, fd, uintptr(request), uintptr(arg))
+		r, _, errno := unix.Syscall(unix.SYS_IOCTL, fd, uintptr(request), uintptr(arg))
 		if errno != unix.EINTR || request == unix.SECCOMP_IOCTL_NOTIF_RECV {
-			return errno
+			return int(r), errno
 		}
 	}
 }

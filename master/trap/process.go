@@ -1,7 +1,9 @@
 package trap
 
 import (
+	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -13,6 +15,31 @@ import (
 // What we ask of it is about a process that may end meanwhile: check with waiting afterwards.
 type target struct {
 	tid, fd int
+}
+
+// binds returns what a call of bind was given, if that is an address of IP. The error says that
+// the process must not be looked into.
+func (t target) binds(n *notification) (bound netip.AddrPort, family uint16, ok bool, err error) {
+	if n.args[2] == 0 || n.args[2] > maxSockaddr {
+		return bound, 0, false, nil
+	}
+	text, err := t.read(n.args[1], int(n.args[2]))
+	if errors.Is(err, unix.EPERM) {
+		return bound, 0, false, err
+	}
+	if err != nil {
+		return bound, 0, false, nil
+	}
+	bound, family, ok = parseSockaddr(text)
+	return bound, family, ok, nil
+}
+
+// isTCP tells whether the descriptor is a TCP socket of a family. Listeners of Go programs are
+// MPTCP's (since Go 1.24).
+func (t target) isTCP(family uint16) (bool, error) {
+	protocol, err := t.protocol()
+	protocol, ipv6 := strings.CutSuffix(strings.TrimPrefix(protocol, "MP"), "v6")
+	return protocol == "TCP" && ipv6 == (family == unix.AF_INET6), err
 }
 
 // protocol returns the name of the socket's protocol, "TCP" or "UDPv6", without opening

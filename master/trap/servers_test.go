@@ -50,7 +50,12 @@ var servers = []*server{
 // Each server takes its slot's listener for its own: clients stay with their slot, and are seen
 // with their own addresses. Others start and take over while clients ask, and the old ones
 // leave without losing one.
-func TestServers(t *testing.T) {
+func TestServers(t *testing.T) { tryServers(t, play) }
+
+// The same when each connection is handed to them in answer to accept.
+func TestServersInjected(t *testing.T) { tryServers(t, playInjected) }
+
+func tryServers(t *testing.T, play func(*testing.T, *server) *stage) {
 	for _, s := range servers {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
@@ -95,15 +100,18 @@ func TestServersUnprivileged(t *testing.T) {
 	check(t, os.Mkdir(home, 0o755))
 	const nobody = 65534
 	check(t, os.Chown(home, nobody, nobody))
-	cmd := exec.Command(self, "-test.run=^(TestServers|TestCheck)$", "-test.v")
-	cmd.Dir = home
-	cmd.Env = append(os.Environ(), "HOME="+home, "TMPDIR="+home, goServerEnv+"="+goServer(t, dir, 0)[0])
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
-	out, err := cmd.CombinedOutput()
-	if err != nil || strings.Contains(string(out), "--- SKIP") && os.Getenv("CI") != "" {
-		t.Errorf("as another user: %v\n%s", err, out)
+	goProgram := goServer(t, dir, 0)[0]
+	for _, tests := range []string{"^(TestServers|TestCheck)$", "^(TestServersInjected|TestCheckInjection)$/^(go|gunicorn|java-blocking)$"} {
+		cmd := exec.Command(self, "-test.run="+tests, "-test.v")
+		cmd.Dir = home
+		cmd.Env = append(os.Environ(), "HOME="+home, "TMPDIR="+home, goServerEnv+"="+goProgram)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+		out, err := cmd.CombinedOutput()
+		if err != nil || strings.Contains(string(out), "--- SKIP") && os.Getenv("CI") != "" {
+			t.Errorf("as another user: %v\n%s", err, out)
+		}
+		t.Log(strings.Join(regexp.MustCompile(`(?m)^ *--- .*$`).FindAllString(string(out), -1), "\n"))
 	}
-	t.Log(strings.Join(regexp.MustCompile(`(?m)^ *--- .*$`).FindAllString(string(out), -1), "\n"))
 }
 
 const pythonText = `

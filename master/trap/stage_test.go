@@ -99,6 +99,17 @@ type stage struct {
 func play(t *testing.T, s *server) *stage {
 	t.Helper()
 	files, port := group(t)
+	return begin(t, s, port, func(cfg *supervisor.Config) {
+		cfg.Slots = noSlots{}
+		cfg.NewLink = func(seat supervisor.Seat) (supervisor.Link, error) {
+			return Open(Config{Listeners: files[seat.Slot : seat.Slot+1], Drain: launch.Drain{Signal: s.drain}, Logger: cfg.Logger})
+		}
+	})
+}
+
+// begin is play with links that configure makes.
+func begin(t *testing.T, s *server, port int, configure func(*supervisor.Config)) *stage {
+	t.Helper()
 	st := &stage{t: t, port: port, dir: folder(t), ask: s.ask, events: make(chan supervisor.Event, 1000), ended: make(chan error, 1)}
 	if st.ask == nil {
 		st.ask = askHTTP
@@ -109,11 +120,8 @@ func play(t *testing.T, s *server) *stage {
 	cfg.ReadyTimeout = patience
 	cfg.DrainTimeout = patience
 	cfg.Logger = logger(t)
-	cfg.Slots = noSlots{}
 	cfg.OnEvent = func(e supervisor.Event) { st.events <- e }
-	cfg.NewLink = func(seat supervisor.Seat) (supervisor.Link, error) {
-		return Open(Config{Listeners: files[seat.Slot : seat.Slot+1], Drain: launch.Drain{Signal: s.drain}, Logger: cfg.Logger})
-	}
+	configure(&cfg)
 	var err error
 	st.Supervisor, err = supervisor.New(cfg)
 	check(t, err)

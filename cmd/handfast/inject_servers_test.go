@@ -1,0 +1,150 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/examples/trial"
+)
+
+// plainServers are programs that know nothing of handfast, by name: what runs them at an address,
+// with their files in a folder. They answer with their slot.
+var plainServers = map[string]func(t *testing.T, dir, address string) []string{
+	"python": func(t *testing.T, dir, address string) []string {
+		return []string{debianPython(t), put(t, dir, "server.py", `
+import os, sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        text = os.environ['HANDFAST_SLOT'].encode()
+        self.send_response(200)
+        self.send_header('Content-Length', str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+    def log_message(self, *args): pass
+host, port = sys.argv[1].split(':')
+ThreadingHTTPServer((host, int(port)), Handler).serve_forever()
+`), address}
+	},
+	"node": func(t *testing.T, dir, address string) []string {
+		return []string{trial.Need(t, "node", "nodejs"), put(t, dir, "server.js", `
+const [host, port] = process.argv[2].split(':')
+require('http').createServer((request, response) => response.end(process.env.HANDFAST_SLOT)).listen(+port, host)
+`), address}
+	},
+	"gunicorn": func(t *testing.T, dir, address string) []string {
+		put(t, dir, "app.py", `
+import os
+def app(environ, start):
+    start('200 OK', [('Content-Type', 'text/plain')])
+    return [os.environ['HANDFAST_SLOT'].encode()]
+`)
+		return []string{trial.Need(t, "gunicorn", "gunicorn"), "--chdir", dir, "--worker-tmp-dir", dir, "-w", "2", "-b", address, "app:app"}
+	},
+	"nginx": func(t *testing.T, dir, address string) []string {
+		file := put(t, dir, "nginx.conf", fmt.Sprintf(`
+daemon off; worker_processes 2; error_log stderr;
+events { worker_connections 100; }
+http {
+  access_log off;
+  client_body_temp_path temp; proxy_temp_path temp; fastcgi_temp_path temp; uwsgi_temp_path temp; scgi_temp_path temp;
+  server { listen %s; location / { return 200 "SLOT"; } }
+}
+`, address))
+		return []string{"sh", "-c", `mkdir -p $0/$$; sed "s/SLOT/$HANDFAST_SLOT/" $2 > $0/$$.conf
+			exec $1 -p $0/$$ -c $0/$$.conf -g "pid $0/$$.pid;"`, dir, trial.Need(t, "nginx", "nginx"), file}
+	},
+}
+
+func debianPython(t *testing.T) string { return trial.Need(t, "/usr/bin/python3", "python3") }
+
+func put(t *testing.T, dir, name, text string) string {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// TestInjectServers: unmodified servers behind nginx stay with their clients, whom the header
+// names, also over a reload, and when one is killed.
+func TestInjectServers(t *testing.T) {
+	for name, server := range plainServers {
+		t.Run(name, func(t *testing.T) {
+			dir, err := os.MkdirTemp("", "inject") // which also those can enter that give up their rights
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { os.RemoveAll(dir) })
+			os.Chmod(dir, 0o755)
+			listen := trial.FreeAddress(t)
+			handfast, _ := trial.BalanceAt(t, listen, []string{"--behind-proxy", "--worker-link", "any", "--trusted-proxies", "127.0.0.1"}, server(t, dir, listen)...)
+			proxy, address := trial.Nginx.Start(t, "../../examples/proxies/nginx.conf", listen)
+			sticky := func() {
+				t.Helper()
+				const clients = 100
+				used := map[int]bool{}
+				for i := range clients {
+					client := source(i)
+					want := slotOf(client, trial.Workers)
+					used[want] = true
+					response, err := trial.ClientAt(client).Get("http://" + address)
+					if err != nil {
+						t.Fatal(err)
+					}
+					body, err := io.ReadAll(response.Body)
+					response.Body.Close()
+					if err != nil || response.StatusCode != http.StatusOK || string(body) != fmt.Sprint(want) {
+						t.Fatalf("client %v: %s %q, error %v; want slot %d", client, response.Status, body, err, want)
+					}
+				}
+				if len(used) != trial.Workers {
+					t.Errorf("%d slots are used", len(used))
+				}
+			}
+			for range 3 {
+				sticky()
+			}
+			handfast.Process.Signal(unix.SIGUSR2)
+			handfast.AwaitReady(2 * trial.Workers)
+			sticky()
+			proxy.StopWith(trial.Nginx.Stop)
+			handfast.Stop()
+		})
+	}
+}
+
+// TestInjectRedis: a server of another protocol, by the client's address.
+func TestInjectRedis(t *testing.T) {
+	server := trial.Need(t, "redis-server", "redis-server")
+	listen := trial.FreeAddress(t)
+	host, port, _ := net.SplitHostPort(listen)
+	handfast, _ := trial.BalanceAt(t, listen, []string{"--route", "master", "--worker-link", "any"},
+		"sh", "-c", `exec $0 --bind $1 --port $2 --save "" --protected-mode no --pidfile "slot $HANDFAST_SLOT"`, server, host, port)
+	for i := range 60 {
+		client := source(i % 20)
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: client.AsSlice()}, Timeout: patience}
+		conn, err := d.Dial("tcp", listen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprint(conn, "CONFIG GET pidfile\r\nCLIENT INFO\r\nQUIT\r\n")
+		text, err := io.ReadAll(bufio.NewReader(conn))
+		conn.Close()
+		if want := fmt.Sprint("slot ", slotOf(client, trial.Workers)); err != nil ||
+			!strings.Contains(string(text), want) || !strings.Contains(string(text), "addr="+client.String()+":") {
+			t.Errorf("client %v: %q, error %v; want %s", client, text, err, want)
+		}
+	}
+	handfast.Stop()
+}

@@ -1,0 +1,268 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/signal"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// playListens serves as a program that knows nothing of handfast.
+func playListens(address string) int {
+	ctx, cancel := signal.NotifyContext(context.Background(), unix.SIGTERM)
+	defer cancel()
+	ln, err := net.Listen("tcp", address)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "worker:", err)
+		return 1
+	}
+	server := new(http.Server)
+	go server.Serve(ln)
+	<-ctx.Done()
+	// Shutdown alone closes connections that have not made their first request.
+	ln.Close()
+	time.Sleep(200 * time.Millisecond)
+	server.Shutdown(context.Background())
+	return 0
+}
+
+// acceptThreads is how many threads of playAccepts wait.
+const acceptThreads = 4
+
+// playAccepts answers one request on each connection, with several threads that wait in accept.
+func playAccepts(address string) int {
+	at := netip.MustParseAddrPort(address)
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		err = unix.Bind(fd, &unix.SockaddrInet4{Port: int(at.Port()), Addr: at.Addr().As4()})
+	}
+	if err == nil {
+		err = unix.Listen(fd, 10)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "worker:", err)
+		return 1
+	}
+	var threads sync.WaitGroup
+	for range acceptThreads {
+		threads.Go(func() {
+			runtime.LockOSThread()
+			for {
+				conn, peer, err := unix.Accept(fd)
+				if err == unix.EINTR || err == unix.ECONNABORTED {
+					continue
+				}
+				if err != nil {
+					return
+				}
+				answerRaw(conn, peer)
+			}
+		})
+	}
+	threads.Wait()
+	return 0
+}
+
+// answerRaw answers a request with system calls that wait.
+func answerRaw(conn int, peer unix.Sockaddr) {
+	defer unix.Close(conn)
+	from, ok := peer.(*unix.SockaddrInet4)
+	flags, err := unix.FcntlInt(uintptr(conn), unix.F_GETFL, 0)
+	if !ok || err != nil || conn < 3 || flags&unix.O_NONBLOCK != 0 {
+		fmt.Fprintln(os.Stderr, "strange connection:", conn, peer, flags, err)
+		return
+	}
+	buf := make([]byte, 4096)
+	for n := 0; !strings.Contains(string(buf[:n]), "\r\n\r\n"); {
+		more, err := unix.Read(conn, buf[n:])
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || more <= 0 {
+			return
+		}
+		n += more
+	}
+	line := lineFor(netip.AddrPortFrom(netip.AddrFrom4(from.Addr), uint16(from.Port)).String())
+	unix.Write(conn, fmt.Appendf(nil, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(line), line))
+}
+
+// TestInject: what is promised is promised to servers that know nothing of handfast, also where
+// the kernel cannot give clients to slots.
+func TestInject(t *testing.T) {
+	t.Setenv("HANDFAST_WORKER_LINK", "any")
+	for name, test := range map[string]func(*testing.T){
+		"Sticky":                  TestSticky,
+		"Scale":                   TestScale,
+		"BehindProxy":             TestBehindProxy,
+		"ReloadUnderLoad":         func(t *testing.T) { reloadUnderLoad(t, 8) },
+		"KillUnderLoad":           TestKillUnderLoad,
+		"StopWithRequestInFlight": TestStopWithRequestInFlight,
+		"WhenDownNext":            TestWhenDownNext,
+		"FileLimit":               TestFileLimit,
+	} {
+		t.Run(name, test)
+	}
+}
+
+// startInjected is start with --worker-link any and a master that routes.
+func startInjected(t *testing.T, n int, o options) *balancer {
+	t.Helper()
+	t.Setenv("HANDFAST_WORKER_LINK", "any")
+	b := start(t, n, o)
+	if len(b.log("--worker-link any where the master gives clients to slots is experimental: connections are handed to workers in answer to accept")) != 1 {
+		t.Error("it does not warn")
+	}
+	return b
+}
+
+// TestInjectProxyProtocol: the header is consumed, and the worker's client is the proxy.
+func TestInjectProxyProtocol(t *testing.T) {
+	const slots = 4
+	b := startInjected(t, slots, options{flags: []string{"--proxy-protocol"}})
+	for i := range 20 {
+		client := netip.AddrFrom4([4]byte{203, 0, 113, byte(i)})
+		a := b.ask(proxyAt, fmt.Sprintf("PROXY TCP4 %s 192.0.2.1 4711 80\r\n", client)+"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+		if a.slot != slotOf(client, slots) || a.client != proxyAt.String() {
+			t.Errorf("client %v: %+v, want slot %d", client, a, slotOf(client, slots))
+		}
+	}
+}
+
+// TestInjectStalled: a worker that is stalled has a bound, and harms its own slot only; when it is
+// killed its successor serves all who wait. Threads that wait in accept cannot be stopped
+// there: each takes one connection with it.
+func TestInjectStalled(t *testing.T) {
+	const clients = 300 // more than are queued for it
+	for worker, mayLose := range map[string]int{"http": 0, "accepts": acceptThreads} {
+		t.Run(worker, func(t *testing.T) {
+			b := startInjected(t, 2, options{worker: []string{worker}})
+			victim := b.worker(1)
+			if mayLose == 0 {
+				freeze(t, victim)
+			} else {
+				unix.Kill(victim, unix.SIGSTOP)
+			}
+			waiting := b.open(sourceIn(1, 2, 0), clients)
+			b.mustGet(sourceIn(0, 2, 0), "/")
+			unix.Kill(victim, unix.SIGKILL)
+			lost := 0
+			for i, conn := range waiting {
+				a, err := response(conn)
+				if err != nil {
+					if lost++; lost > mayLose {
+						t.Fatalf("client %d: %v", i, err)
+					}
+				} else if a.status != http.StatusOK || a.pid != b.worker(1) {
+					t.Fatalf("client %d: %+v", i, a)
+				}
+			}
+			if end := b.stopped(); end.Refused != 0 || end.TakenBack < 100 {
+				t.Errorf("counted: %s", end.text)
+			}
+		})
+	}
+}
+
+// soakConnections says how many connections TestInjectSoak makes. With HANDFAST_SOAK_CALM there is
+// no storm, to see what it costs.
+const soakConnections = "HANDFAST_SOAK_CONNECTIONS"
+
+// TestInjectSoak: a storm of signals on the master and the workers meanwhile, and every connection is
+// answered by its slot's worker.
+func TestInjectSoak(t *testing.T) {
+	total := 2000
+	if text := os.Getenv(soakConnections); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		total = n
+	}
+	for _, worker := range []string{"http", "accepts"} {
+		t.Run(worker, func(t *testing.T) { soak(t, worker, total/2) })
+	}
+}
+
+func soak(t *testing.T, worker string, total int) {
+	const slots, clients = 2, 8
+	b := startInjected(t, slots, options{worker: []string{worker}, flags: []string{"--behind-proxy", "--log-level", "info"}})
+	master := b.cmd.Process.Pid
+	ctx, cancel := context.WithCancel(t.Context())
+	var storm sync.WaitGroup
+	signals := 0
+	if os.Getenv("HANDFAST_SOAK_CALM") != "" { // to see what the storm costs
+		cancel()
+	}
+	storm.Go(func() {
+		for ctx.Err() == nil {
+			for _, sig := range []unix.Signal{unix.SIGURG, unix.SIGWINCH} {
+				unix.Kill(master, sig)
+				signals++
+			}
+			time.Sleep(20 * time.Microsecond)
+		}
+	})
+	var made, incidents atomic.Int64
+	var load sync.WaitGroup
+	start, cpu := time.Now(), cpuTime(t, master)
+	for i := range clients {
+		load.Go(func() {
+			for k := made.Add(1); k <= int64(total) && incidents.Load() < 100; k = made.Add(1) {
+				client := proxied(int(k % 1000))
+				err := soakOne(b, source(i), client, slotOf(client, slots))
+				if err != nil {
+					incidents.Add(1)
+					t.Errorf("connection %d: %v", k, err)
+				}
+			}
+		})
+	}
+	load.Wait()
+	cancel()
+	storm.Wait()
+	took := time.Since(start)
+	each := (cpuTime(t, master) - cpu) / time.Duration(total)
+	t.Logf("%s: %d connections, %d incidents, %d signals, %.0f connections/s, %v of the master's CPU time each",
+		worker, total, incidents.Load(), signals, float64(total)/took.Seconds(), each)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, l := range b.lines {
+		if strings.Contains(l.text, "strange") || l.Level == "error" {
+			t.Error(l.text)
+		}
+	}
+}
+
+// soakOne makes one request for a client, from the proxy's address.
+func soakOne(b *balancer, proxy, client netip.Addr, slot int) error {
+	conn, err := b.dial(proxy)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	conn.SetLinger(0) // no TIME_WAIT
+	if _, err := fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: %s\r\nConnection: close\r\n\r\n", client); err != nil {
+		return err
+	}
+	a, err := response(conn)
+	switch {
+	case err != nil:
+		return err
+	case a.status != http.StatusOK || a.slot != slot || a.client != proxy.String():
+		return fmt.Errorf("%+v, want slot %d", a, slot)
+	}
+	return nil
+}

@@ -1,0 +1,224 @@
+package trap
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass"
+)
+
+// waiter is a call of accept or accept4.
+type waiter struct {
+	target
+	id        uint64
+	door      *door
+	name      uint64 // where it wants the peer's address; 0: it does not
+	nameSize  uint64 // and where that one's size is, and is to be
+	flags     int    // of accept4
+	signalled bool   // at the last tick a signal was there that may be for it
+}
+
+// accept answers a call of accept: with a connection if one is queued; else at once if the socket
+// is non-blocking, and otherwise when there is one.
+func (l *Injector) accept(n *notification, who target, flags int) {
+	w := waiter{target: who, id: n.id, door: l.door(who), name: n.args[1], nameSize: n.args[2], flags: flags}
+	switch {
+	case !l.asked.waiting(n.id):
+		return // it was not this process that we have looked into
+	case w.door == nil:
+		l.asked.goOn(n.id)
+		return
+	case flags&^(unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC) != 0:
+		l.asked.finish(n.id, unix.EINVAL)
+		return
+	}
+	l.nowReady()
+	l.mu.Lock()
+	l.accepted = true
+	if len(l.queue) > 0 {
+		conn := l.pop()
+		l.mu.Unlock()
+		l.give(&w, conn)
+		return
+	}
+	some := w.door.clear()
+	errno := unix.Errno(0)
+	switch {
+	case !w.door.blocks():
+		errno = unix.EAGAIN
+	case some: // it was woken, and does not expect to wait (man 2 accept, ECONNABORTED)
+		errno = unix.ECONNABORTED
+	case len(l.waiting) >= maxWaiting:
+		errno = unix.ENOBUFS
+	default:
+		l.isRoot(who.tid)
+		l.waiting = append(l.waiting, w)
+	}
+	l.mu.Unlock()
+	if errno != 0 {
+		l.asked.finish(n.id, errno)
+	}
+}
+
+// serve gives connections to those who wait in accept.
+func (l *Injector) serve() {
+	for {
+		l.mu.Lock()
+		if len(l.queue) == 0 || len(l.waiting) == 0 {
+			l.mu.Unlock()
+			return
+		}
+		conn, w := l.pop(), l.waiting[0]
+		l.waiting = append(l.waiting[:0], l.waiting[1:]...)
+		l.accepted = true
+		l.mu.Unlock()
+		l.give(&w, conn)
+	}
+}
+
+// pop takes the oldest connection. mu is held.
+func (l *Injector) pop() fdpass.Handoff {
+	conn := l.queue[0]
+	l.queue = append(l.queue[:0], l.queue[1:]...)
+	return conn
+}
+
+// give answers a call with a connection, of which it takes ownership. Until the call has
+// been answered the connection is ours: if that fails it is queued again.
+func (l *Injector) give(w *waiter, conn fdpass.Handoff) {
+	errno := l.tryGive(w, conn)
+	l.mu.Lock()
+	if errno == 0 {
+		l.unknock(w.door)
+	} else {
+		l.queue = append([]fdpass.Handoff{conn}, l.queue...)
+	}
+	over := l.over
+	l.mu.Unlock()
+	switch {
+	case errno == 0:
+		unix.Close(conn.FD)
+		return
+	case errno == unix.EPERM && l.asked.waiting(w.id):
+		l.leave(fmt.Errorf("trap: process %d cannot be told whom it accepts: %w; it must stay the master's user, or the master needs CAP_SYS_PTRACE",
+			w.tid, errno))
+	case over:
+		l.giveBack()
+	}
+	l.asked.finish(w.id, errno) // unless it is gone
+}
+
+func (l *Injector) tryGive(w *waiter, conn fdpass.Handoff) unix.Errno {
+	if w.name != 0 {
+		name, size, v6 := peerName(conn, w.door.family)
+		if v6 {
+			l.warnOnce("the worker listens on IPv4 only, and does not see addresses of IPv6 clients", "client", conn.Client.String())
+		}
+		if errno := w.write(name[:], size); errno != 0 {
+			return errno
+		}
+	}
+	// It is a flag of the connection, not of the descriptor.
+	if w.flags&unix.SOCK_NONBLOCK == 0 {
+		unix.SetNonblock(conn.FD, false)
+	}
+	number, errno := l.asked.add(w.id, conn.FD, w.flags&unix.SOCK_CLOEXEC != 0)
+	if errno == 0 {
+		errno = l.asked.succeed(w.id, number)
+	}
+	if errno != 0 {
+		unix.SetNonblock(conn.FD, true)
+	}
+	return errno
+}
+
+// write writes a peer's address to where the call wants it, cut to the room that there is,
+// and its size.
+func (w *waiter) write(name []byte, size int) unix.Errno {
+	var room [4]byte
+	if got, err := w.read(w.nameSize, len(room)); err != nil || copy(room[:], got) < len(room) {
+		return refused(err)
+	}
+	n := int(int32(binary.NativeEndian.Uint32(room[:])))
+	if n < 0 {
+		return unix.EINVAL
+	}
+	n = min(n, size)
+	binary.NativeEndian.PutUint32(room[:], uint32(size))
+	local := []unix.Iovec{{Base: &name[0]}, {Base: &room[0]}}
+	local[0].SetLen(n)
+	local[1].SetLen(len(room))
+	remote := []unix.RemoteIovec{{Base: uintptr(w.name), Len: n}, {Base: uintptr(w.nameSize), Len: len(room)}}
+	if got, err := unix.ProcessVMWritev(w.tid, local, remote, 0); err != nil || got < n+len(room) {
+		return refused(err)
+	}
+	return 0
+}
+
+// refused is what accept is answered when its caller's memory cannot be used.
+func refused(err error) unix.Errno {
+	if errors.Is(err, unix.EPERM) {
+		return unix.EPERM
+	}
+	return unix.EFAULT
+}
+
+// peerName returns what accept is to say of a connection's peer at a socket of a family, as a socket
+// address: v6 says that the peer has none in that family.
+//
+// The worker may ask the connection itself, too. Where the balancer's socket is for both
+// families and the worker's for IPv4, the connection is made one of IPv4, or many a program would
+// be confused by the answer.
+func peerName(conn fdpass.Handoff, family uint16) (name [maxSockaddr]byte, size int, v6 bool) {
+	peer, is := getpeername(conn.FD)
+	if !peer.IsValid() { // reset meanwhile
+		peer, is = conn.Client, family
+	}
+	addr := peer.Addr().Unmap()
+	if family == unix.AF_INET && is == unix.AF_INET6 && addr.Is4() {
+		unix.SetsockoptInt(conn.FD, unix.IPPROTO_IPV6, ipv6AddrForm, unix.AF_INET)
+	}
+	binary.NativeEndian.PutUint16(name[:], family)
+	binary.BigEndian.PutUint16(name[2:], peer.Port())
+	if family == unix.AF_INET6 {
+		ip := addr.As16()
+		copy(name[8:], ip[:])
+		zone, _ := strconv.ParseUint(addr.Zone(), 10, 32)
+		binary.NativeEndian.PutUint32(name[24:], uint32(zone))
+		return name, unix.SizeofSockaddrInet6, false
+	}
+	if addr.Is4() {
+		ip := addr.As4()
+		copy(name[4:], ip[:])
+	}
+	return name, unix.SizeofSockaddrInet4, !addr.Is4()
+}
+
+// ipv6AddrForm is IPV6_ADDRFORM (linux/in6.h): it turns a connection of a mapped IPv4 address into
+// one of IPv4.
+const ipv6AddrForm = 1
+
+// getpeername returns the address of a connection's peer, and the connection's family. It is
+// invalid when there is no peer any more.
+func getpeername(fd int) (peer netip.AddrPort, family uint16) {
+	name, err := unix.Getpeername(fd)
+	if err != nil {
+		return peer, 0
+	}
+	switch name := name.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(name.Addr), uint16(name.Port)), unix.AF_INET
+	case *unix.SockaddrInet6:
+		addr := netip.AddrFrom16(name.Addr)
+		if name.ZoneId != 0 {
+			addr = addr.WithZone(strconv.FormatUint(uint64(name.ZoneId), 10))
+		}
+		return netip.AddrPortFrom(addr, uint16(name.Port)), unix.AF_INET6
+	}
+	return peer, 0
+}
