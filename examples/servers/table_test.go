@@ -136,6 +136,10 @@ func askHTTP(c net.Conn) (string, error) {
 	if err := sendRequest(c, "/who"); err != nil {
 		return "", err
 	}
+	return readHTTP(c)
+}
+
+func readHTTP(c net.Conn) (string, error) {
 	response, err := http.ReadResponse(bufio.NewReader(c), nil)
 	if err != nil {
 		return "", err
