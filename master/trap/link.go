@@ -1,6 +1,7 @@
 package trap
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -83,8 +84,14 @@ func (l *Link) run() {
 		return
 	}
 	var n notification
-	for l.asked.next(&n) == nil {
-		l.judge(&n)
+	for {
+		err := l.asked.next(&n)
+		switch {
+		case err == nil:
+			l.judge(&n)
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			return
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package trap
 
 import (
+	"errors"
 	"os"
 	"time"
 	"unsafe"
@@ -63,29 +64,38 @@ func newNotifications(file *os.File) (*notifications, error) {
 	return &notifications{file, raw}, nil
 }
 
-// next waits for a notification. It fails when no process has the filter any more, or after
-// Close.
+// errorPause is the time between two looks while Go's poller does not wait for us.
+const errorPause = time.Millisecond
+
+// next waits for a notification. It fails with os.ErrDeadlineExceeded after interrupt, and now and
+// then without: ask again. With another error it fails when no process has the filter any more, or
+// after Close.
+//
+// The kernel says POLLERR of this descriptor when a signal comes in while it looks at it
+// (seccomp_notify_poll), which means nothing. But if Go's poller was told so, it refuses to wait
+// until it has been told something else.
 func (n *notifications) next(got *notification) error {
 	for {
 		var errno unix.Errno
-		err := n.raw.Read(func(fd uintptr) bool {
-			// Asked first: on some kernels the ioctl waits, whatever O_NONBLOCK says.
-			poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-			if unix.Poll(poll, 0); poll[0].Revents == 0 {
-				return false
+		took := func(fd uintptr) bool {
+			errno = receive(fd, got)
+			return errno != unix.EWOULDBLOCK
+		}
+		err := n.raw.Read(took)
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, os.ErrClosed) {
+			done := false
+			if err := n.raw.Control(func(fd uintptr) { done = took(fd) }); err != nil {
+				return err
 			}
-			if poll[0].Revents&unix.POLLIN == 0 {
-				errno = unix.ENOTCONN // POLLHUP, since Linux 5.9
-				return true
+			if err = nil; !done {
+				time.Sleep(errorPause)
+				return os.ErrDeadlineExceeded
 			}
-			*got = notification{} // or EINVAL
-			errno = ioctl(fd, unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(got))
-			return true
-		})
+		}
 		switch {
 		case err != nil:
 			return err
-		case errno == unix.ENOENT || errno == unix.EINTR || errno == unix.EAGAIN:
+		case errno == unix.ENOENT || errno == unix.EINTR:
 			// The caller was killed or interrupted meanwhile.
 		case errno != 0:
 			return os.NewSyscallError("ioctl", errno)
@@ -93,6 +103,24 @@ func (n *notifications) next(got *notification) error {
 			return nil
 		}
 	}
+}
+
+// receive takes a notification, without waiting: EWOULDBLOCK says that there is none.
+func receive(fd uintptr, got *notification) unix.Errno {
+	// Asked first: on some kernels the ioctl waits, whatever O_NONBLOCK says.
+	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	unix.Poll(poll, 0)
+	switch revents := poll[0].Revents; {
+	case revents&unix.POLLIN != 0:
+	case revents&unix.POLLHUP != 0: // since Linux 5.9
+		return unix.ENOTCONN
+	case revents != 0:
+		return unix.EINTR // look again
+	default:
+		return unix.EWOULDBLOCK
+	}
+	*got = notification{} // or EINVAL
+	return ioctl(fd, unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(got))
 }
 
 // waiting tells whether the caller waits still: only then what we have read about its
