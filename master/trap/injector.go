@@ -147,13 +147,9 @@ func (l *Injector) giveBack() {
 	l.queue = nil
 	// Knocks stay: who was woken by one may be about to call accept.
 	l.mu.Unlock()
-	if len(queue) == 0 {
-		return
+	if len(queue) > 0 {
+		l.readmit(queue)
 	}
-	for _, conn := range queue {
-		unix.SetNonblock(conn.FD, true)
-	}
-	l.readmit(queue)
 }
 
 // run answers the filter, and serves who waits in accept, until no process has the filter any
