@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -17,7 +18,7 @@ import (
 )
 
 // plainServers are programs that know nothing of handfast, by name: what runs them at an address,
-// with their files in a folder. They answer with their slot.
+// with their files in a folder. They answer with their slot, or a line that begins with slot=.
 var plainServers = map[string]func(t *testing.T, dir, address string) []string{
 	"python": func(t *testing.T, dir, address string) []string {
 		return []string{debianPython(t), put(t, dir, "server.py", `
@@ -49,6 +50,50 @@ def app(environ, start):
     return [os.environ['HANDFAST_SLOT'].encode()]
 `)
 		return []string{trial.Need(t, "gunicorn", "gunicorn"), "--chdir", dir, "--worker-tmp-dir", dir, "-w", "2", "-b", address, "app:app"}
+	},
+	"go": func(t *testing.T, dir, address string) []string {
+		return []string{trial.Build(t, "github.com/handfast/handfast/examples/servers/plain"), address}
+	},
+	"uvicorn": func(t *testing.T, dir, address string) []string {
+		put(t, dir, "asgi.py", `
+import os
+async def app(scope, receive, send):
+    if scope['type'] == 'http':
+        await send({'type': 'http.response.start', 'status': 200, 'headers': []})
+        await send({'type': 'http.response.body', 'body': os.environ['HANDFAST_SLOT'].encode()})
+`)
+		host, port, _ := net.SplitHostPort(address)
+		return []string{debianPython(t), "-m", "uvicorn", "--app-dir", dir, "--host", host, "--port", port,
+			"--no-access-log", "--log-level", "error", "asgi:app"}
+	},
+	"java": func(t *testing.T, dir, address string) []string {
+		compile := exec.Command(trial.Need(t, "javac", "default-jdk-headless"), "-d", dir, "../../examples/servers/Server.java")
+		if out, err := compile.CombinedOutput(); err != nil {
+			t.Fatalf("javac: %v\n%s", err, out)
+		}
+		_, port, _ := net.SplitHostPort(address)
+		return []string{trial.Need(t, "java", "default-jre-headless"), "-cp", dir, "Server", port}
+	},
+	"apache2": func(t *testing.T, dir, address string) []string {
+		file := put(t, dir, "apache.conf", fmt.Sprintf(`
+ServerName localhost
+Listen %s
+LoadModule mpm_event_module /usr/lib/apache2/modules/mod_mpm_event.so
+LoadModule authz_core_module /usr/lib/apache2/modules/mod_authz_core.so
+LoadModule dir_module /usr/lib/apache2/modules/mod_dir.so
+StartServers 2
+ServerLimit 4
+ThreadsPerChild 8
+MaxRequestWorkers 32
+User nobody
+Group nogroup
+PidFile ${PLACE}.pid
+ErrorLog ${PLACE}.log
+DocumentRoot ${PLACE}
+DirectoryIndex index
+`, address))
+		return []string{"sh", "-c", `export PLACE=$0/$$; mkdir $PLACE; printf %s "$HANDFAST_SLOT" > $PLACE/index
+			exec $1 -d $0 -f $2 -DFOREGROUND`, dir, trial.Need(t, "apache2", "apache2"), file}
 	},
 	"nginx": func(t *testing.T, dir, address string) []string {
 		file := put(t, dir, "nginx.conf", fmt.Sprintf(`
@@ -104,7 +149,8 @@ func TestInjectServers(t *testing.T) {
 					}
 					body, err := io.ReadAll(response.Body)
 					response.Body.Close()
-					if err != nil || response.StatusCode != http.StatusOK || string(body) != fmt.Sprint(want) {
+					slot, _, _ := strings.Cut(strings.TrimPrefix(string(body), "slot="), " ")
+					if err != nil || response.StatusCode != http.StatusOK || slot != fmt.Sprint(want) {
 						t.Fatalf("client %v: %s %q, error %v; want slot %d", client, response.Status, body, err, want)
 					}
 				}
