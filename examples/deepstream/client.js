@@ -34,13 +34,14 @@ class Client {
     this.record.subscribe('n', (n) => this.seen.set(n), true);
   }
 
-  // call tries again: other workers learn of a procedure a moment after it is offered.
+  // call tries again: other workers learn of a procedure a moment after it is offered, and on a
+  // busy machine an answer may take longer than deepstream waits for it.
   async call(name, n) {
     for (;;) {
       try {
         return await this.deepstream.rpc.make(name, n);
       } catch (error) {
-        if (error !== 'NO_RPC_PROVIDER') throw error;
+        if (!['NO_RPC_PROVIDER', 'ACCEPT_TIMEOUT', 'RESPONSE_TIMEOUT', 'ACK_TIMEOUT'].includes(error)) throw error;
         await timers.setTimeout(100);
       }
     }
@@ -90,4 +91,7 @@ process.once('SIGTERM', () => process.exit());
     await timers.setTimeout(100);
   }
   all.forEach((c) => c.deepstream.close());
-})();
+})().catch((error) => {
+  console.error(error);
+  process.exit(1);
+});
