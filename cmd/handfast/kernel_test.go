@@ -17,9 +17,7 @@ func TestKernelRoute(t *testing.T) {
 	for name, test := range map[string]func(*testing.T){
 		"Sticky":                  TestSticky,
 		"Scale":                   TestScale,
-		"Seed":                    TestSeed,
 		"Listen":                  TestListen,
-		"Environment":             TestEnvironment,
 		"ReloadUnderLoad":         func(t *testing.T) { reloadUnderLoad(t, 20) },
 		"ReloadQueued":            TestReloadQueued,
 		"ReloadOfBrokenVersion":   TestReloadOfBrokenVersion,
@@ -28,14 +26,11 @@ func TestKernelRoute(t *testing.T) {
 		"WebSocketsSurviveReload": TestWebSocketsSurviveReload,
 		"Stop":                    TestStop,
 		"StopWithRequestInFlight": TestStopWithRequestInFlight,
-		"StopStubbornWorker":      TestStopStubbornWorker,
-		"StopTwice":               TestStopTwice,
 		"StopUnderLoad":           func(t *testing.T) { stopUnderLoad(t) },
 		"Refusal":                 TestRefusal,
 		"RefuseClose":             TestRefuseClose,
 		"Patience":                TestPatience,
 		"WhenDownNext":            TestWhenDownNext,
-		"BadCommands":             TestBadCommands,
 	} {
 		t.Run(name, test)
 	}
@@ -51,8 +46,6 @@ func TestKernelNode(t *testing.T) {
 		"ReloadUnderLoad": TestNodeReloadUnderLoad,
 		"KillUnderLoad":   TestNodeKillUnderLoad,
 		"Ready":           TestNodeReady,
-		"NotReady":        TestNodeNotReady,
-		"Leaves":          TestNodeLeaves,
 		"ListensAgain":    TestNodeListensAgain,
 		"Session":         TestNodeSession,
 		"Relay":           TestNodeRelay,
