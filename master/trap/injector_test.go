@@ -480,8 +480,8 @@ func TestInjectMasterEnds(t *testing.T) {
 func TestParsePending(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join("/proc/self", "status"))
 	check(t, err)
-	if own, shared, threads := parsePending(string(text)); own || shared || threads < 2 {
-		t.Errorf("%v, %v, %d", own, shared, threads)
+	if _, _, threads := parsePending(string(text)); threads < 2 { // Go's runtime may have sent itself a signal
+		t.Errorf("%d threads", threads)
 	}
 	for status, want := range map[string][2]bool{
 		"Threads:\t1\nSigPnd:\t0000000000000000\nShdPnd:\t0000000000004000\nSigBlk:\t0000000000000000\n": {false, true},
