@@ -305,13 +305,16 @@ func isFatal(err error) bool {
 // then polls every 20 µs: more than a quarter of all the master's time.
 func (a *acceptor) accept(listener uintptr) (fd int, errno syscall.Errno) {
 	a.peerLen = unix.SizeofSockaddrInet6
-	call := unix.RawSyscall6
+	const flags = unix.SOCK_NONBLOCK | unix.SOCK_CLOEXEC
+	var r uintptr
+	// Called by name: only then pointers may be passed as numbers (package unsafe, rule 4).
 	if a.shared { // it may wait, if a worker has just made the listener blocking
-		call = unix.Syscall6
+		r, _, errno = unix.Syscall6(unix.SYS_ACCEPT4, listener,
+			uintptr(unsafe.Pointer(&a.peer)), uintptr(unsafe.Pointer(&a.peerLen)), flags, 0, 0)
+	} else {
+		r, _, errno = unix.RawSyscall6(unix.SYS_ACCEPT4, listener,
+			uintptr(unsafe.Pointer(&a.peer)), uintptr(unsafe.Pointer(&a.peerLen)), flags, 0, 0)
 	}
-	r, _, errno := call(unix.SYS_ACCEPT4, listener,
-		uintptr(unsafe.Pointer(&a.peer)), uintptr(unsafe.Pointer(&a.peerLen)),
-		unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
 	return int(r), errno
 }
 

@@ -58,6 +58,11 @@ func DefaultBalancerConfig() BalancerConfig {
 	}
 }
 
+// patience is how long a connection may wait for its slot.
+func (c *BalancerConfig) patience() time.Duration {
+	return time.Duration(c.MaxRetries) * c.RetryDelay
+}
+
 // Validate says what is missing or out of range.
 func (c *BalancerConfig) Validate() error {
 	switch {
@@ -149,12 +154,7 @@ func (b *Balancer) Serve(ctx context.Context, ln net.Listener) error {
 // Readmit takes ownership of connections that were accepted before, such as those
 // that a worker did not take, and finds a worker for each. It does not wait.
 func (b *Balancer) Readmit(conns []fdpass.Handoff) {
-	b.takenBack.Add(uint64(len(conns)))
-	arrivals := make([]arrival, len(conns))
-	for i, h := range conns {
-		arrivals[i].Handoff = h
-	}
-	for _, a := range b.identify(arrivals, b.clients.Buffer()) {
+	for _, a := range b.takeBack(conns) {
 		b.park(a)
 	}
 }
@@ -162,23 +162,19 @@ func (b *Balancer) Readmit(conns []fdpass.Handoff) {
 // GiveUp takes ownership of connections that the worker of their slot has refused for as long as
 // a connection may wait for it. They are not offered to that again. It does not wait.
 func (b *Balancer) GiveUp(conns []fdpass.Handoff) {
+	for _, a := range b.takeBack(conns) {
+		b.enterLot(a, func(slot int) { b.giveUp(a, slot, errUnwilling) })
+	}
+}
+
+// takeBack finds out again whom connections are from, and returns those that identify does.
+func (b *Balancer) takeBack(conns []fdpass.Handoff) (known []arrival) {
 	b.takenBack.Add(uint64(len(conns)))
 	arrivals := make([]arrival, len(conns))
 	for i, h := range conns {
 		arrivals[i].Handoff = h
 	}
-	slots := b.table.Len()
-	for _, a := range b.identify(arrivals, b.clients.Buffer()) {
-		slot := b.cfg.Strategy.Slot(a.client, slots, 0)
-		if !b.lot.enter(slot, b.share(slots)) {
-			b.turnAway(a, slot, errCrowded)
-			continue
-		}
-		go func() {
-			defer b.lot.leave(slot)
-			b.giveUp(a, slot, errUnwilling)
-		}()
-	}
+	return b.identify(arrivals, b.clients.Buffer())
 }
 
 // Shutdown waits until no connection is parked. When ctx ends those that are left,
@@ -194,7 +190,7 @@ func (b *Balancer) Shutdown(ctx context.Context) {
 
 // patience is how long a connection may be parked.
 func (b *Balancer) patience() time.Duration {
-	return b.clients.Timeout() + time.Duration(b.cfg.MaxRetries)*b.cfg.RetryDelay
+	return b.clients.Timeout() + b.cfg.patience()
 }
 
 // Stats are counts since the start, except Parked.

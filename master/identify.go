@@ -19,9 +19,11 @@ func (b *Balancer) identify(batch []arrival, buffer []byte) (known []arrival) {
 		a := &batch[i]
 		var err error
 		a.client, err = b.clients.Now(&a.Handoff, buffer)
-		if err == nil || err == clientip.ErrNoSession && !b.awaitSession(*a) {
+		switch {
+		case err == clientip.ErrNoSession && b.awaitSession(*a):
+		case err == nil, err == clientip.ErrNoSession:
 			known = append(known, *a)
-		} else if err != clientip.ErrNoSession {
+		default:
 			b.parkUnknown(*a, err)
 		}
 	}

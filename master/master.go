@@ -176,7 +176,7 @@ func newMaster(cfg Config) (*Master, error) {
 			Dialect:   cfg.Dialect,
 			Readmit:   balancer.Readmit,
 			GiveUp:    balancer.GiveUp,
-			Patience:  time.Duration(cfg.Balancer.MaxRetries) * cfg.Balancer.RetryDelay,
+			Patience:  cfg.Balancer.patience(),
 			Sessions:  sessions{table},
 			Logger:    cfg.Logger.Named("node"),
 		}

@@ -90,13 +90,22 @@ func (l *lot) wait(ctx context.Context) error {
 
 // park takes ownership of a connection that cannot be delivered now.
 func (b *Balancer) park(a arrival) {
+	b.enterLot(a, func(slot int) { b.awaitSlot(a, slot) })
+}
+
+// enterLot takes ownership of a connection, which waits in its slot's part of the lot while life
+// lasts, in a goroutine, if there is room.
+func (b *Balancer) enterLot(a arrival, life func(slot int)) {
 	slots := b.table.Len()
 	slot := b.cfg.Strategy.Slot(a.client, slots, 0)
-	if b.lot.enter(slot, b.share(slots)) {
-		go b.parked(a, slot)
-	} else {
+	if !b.lot.enter(slot, b.share(slots)) {
 		b.turnAway(a, slot, errCrowded)
+		return
 	}
+	go func() {
+		defer b.lot.leave(slot)
+		life(slot)
+	}()
 }
 
 // turnAway takes ownership of a connection that cannot even be parked.
@@ -127,12 +136,6 @@ func (b *Balancer) share(slots int) int {
 // half is half of the room and of the open files.
 func (b *Balancer) half() int {
 	return (min(b.lot.room, files.Limit()-2*files.Spare) + 1) / 2
-}
-
-// parked is the life of a connection that waits for its slot.
-func (b *Balancer) parked(a arrival, slot int) {
-	defer b.lot.leave(slot)
-	b.awaitSlot(a, slot)
 }
 
 // awaitSlot delivers a parked connection, or refuses it when its patience is over.

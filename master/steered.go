@@ -63,7 +63,7 @@ type accepting interface {
 }
 
 func newSteered(groups []*steer.Group, table *Table, balancer *Balancer, cfg BalancerConfig, kind LinkKind) (*steered, error) {
-	patience := time.Duration(cfg.MaxRetries) * cfg.RetryDelay
+	patience := cfg.patience()
 	cfg.MaxRetries = 0
 	refuser, err := NewBalancer(cfg, table)
 	if err != nil {
