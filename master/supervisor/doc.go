@@ -8,7 +8,9 @@
 //	s, err := supervisor.New(config)
 //	go s.Run(ctx)       // until Stop, or at once when ctx ends
 //	s.Reload(ctx)       // slot by slot; nil when all slots run the new generation
+//	s.Replace(ctx, 2)   // the same for one slot
 //	s.Scale(8)
+//	s.Snapshot()        // who is where, and how far a reload is
 //	s.Stop()
 //
 // One worker's life:
@@ -21,5 +23,6 @@
 // All state belongs to the goroutine that calls Run: methods send it functions
 // to run, and so do the two goroutines that each process has (one waits for its
 // end, one watches its link). Time is one deadline per worker and slot; the loop
-// sleeps until the earliest.
+// sleeps until the earliest. After each turn it publishes a Snapshot, which never
+// changes: whoever reads disturbs nobody.
 package supervisor

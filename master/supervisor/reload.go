@@ -1,10 +1,14 @@
 package supervisor
 
-import "fmt"
+import (
+	"fmt"
+	"time"
+)
 
 // reload is one rolling replacement of all workers.
 type reload struct {
 	generation int
+	began      time.Time
 	slot       int // whose new worker is being waited for
 	waiting    []chan error
 }
@@ -21,9 +25,53 @@ func (s *Supervisor) startReload(result chan error) error {
 	return nil
 }
 
+// startReplace starts a worker to take over from the one in a slot, or joins who did so before.
+func (s *Supervisor) startReplace(slot int, result chan error) error {
+	if slot < 0 || slot >= len(s.slots) {
+		return fmt.Errorf("%w %d; there are 0 to %d", ErrNoSlot, slot, len(s.slots)-1)
+	}
+	sl := s.slots[slot]
+	switch {
+	case s.reload != nil:
+		return ErrReloading
+	case sl.current == nil:
+		return fmt.Errorf("%w: slot %d", ErrEmpty, slot)
+	case sl.next != nil:
+		sl.next.waiting = append(sl.next.waiting, result)
+		return nil
+	}
+	if err := s.roomForOne(); err != nil {
+		return err
+	}
+	if err := s.spawn(sl, sl.generation); err != nil {
+		return fmt.Errorf("supervisor: slot %d keeps its worker: %w", slot, err)
+	}
+	sl.next.waiting = append(sl.next.waiting, result)
+	return nil
+}
+
+// tell answers who waits for a worker's start. why is nil if it has taken its slot over.
+func (s *Supervisor) tell(w *worker, why error) {
+	if why != nil && len(w.waiting) > 0 {
+		why = fmt.Errorf("supervisor: slot %d keeps what it had: %w", w.seat.Slot, why)
+	}
+	for _, result := range w.waiting {
+		s.answer(result, why)
+	}
+	w.waiting = nil
+}
+
+// roomForOne tells whether another process may run.
+func (s *Supervisor) roomForOne() error {
+	if most := s.cfg.MaxProcesses; most > 0 && len(s.workers) >= most {
+		return fmt.Errorf("%d worker processes run, and no more may, of which some still drain; wait for them, or shorten the drain timeout", most)
+	}
+	return nil
+}
+
 func (s *Supervisor) beginReload(waiting []chan error) {
 	s.generation++
-	s.reload = &reload{generation: s.generation, waiting: waiting}
+	s.reload = &reload{generation: s.generation, began: time.Now(), waiting: waiting}
 	s.emit(s.reload.event(Reloading, nil))
 	s.stepReload()
 }
@@ -43,11 +91,11 @@ func (s *Supervisor) stepReload() {
 		if sl.next.of(r.generation) {
 			return
 		}
-		if most := s.cfg.MaxProcesses; most > 0 && len(s.workers) >= most {
-			s.failReload(sl.number, fmt.Errorf("%d worker processes run, and no more may, of which some still drain; wait for them, or shorten the drain timeout", most))
+		if err := s.roomForOne(); err != nil {
+			s.failReload(sl.number, err)
 			return
 		}
-		s.dismiss(sl) // it was started before the reload
+		s.dismiss(sl, errOvertaken) // it was started before the reload
 		if err := s.spawn(sl, r.generation); err != nil {
 			s.respawn(sl, true)
 			s.failReload(sl.number, err)
@@ -71,11 +119,9 @@ func (s *Supervisor) reloadStopped() {
 	if s.reload == nil {
 		return
 	}
-	waiting := append(s.reload.waiting, s.queued...)
-	s.reload, s.queued = nil, nil
-	for _, result := range waiting {
-		result <- ErrStopped
-	}
+	s.reload.waiting = append(s.reload.waiting, s.queued...)
+	s.queued = nil
+	s.endReload(ErrStopped)
 }
 
 // failReload leaves those slots that were not reached to their old workers. The
@@ -84,7 +130,7 @@ func (s *Supervisor) failReload(slot int, why error) {
 	r := s.reload
 	err := fmt.Errorf("slot %d: %w; slots %d to %d keep what they had", slot, why, r.slot, len(s.slots)-1)
 	if r.slot < len(s.slots) && s.slots[r.slot].current != nil {
-		s.dismiss(s.slots[r.slot])
+		s.dismiss(s.slots[r.slot], why)
 	}
 	s.emit(r.event(ReloadFailed, err))
 	s.endReload(fmt.Errorf("supervisor: reload failed: %w", err))
@@ -93,8 +139,10 @@ func (s *Supervisor) failReload(slot int, why error) {
 // endReload tells who waits, and begins the reload that was asked for meanwhile.
 func (s *Supervisor) endReload(err error) {
 	for _, result := range s.reload.waiting {
-		result <- err
+		s.answer(result, err)
 	}
+	s.lastReload = s.statusOf(s.reload)
+	s.lastReload.Ended, s.lastReload.Err = time.Now(), err
 	s.reload = nil
 	if waiting := s.queued; len(waiting) > 0 {
 		s.queued = nil

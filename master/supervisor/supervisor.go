@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -16,8 +17,20 @@ const reapTimeout = 10 * time.Second
 // never is a time no timer needs to fire at.
 const never = 24 * time.Hour
 
-// ErrStopped: the supervisor is stopping or has stopped.
-var ErrStopped = errors.New("supervisor: stopped")
+// Why something that was asked for is not done.
+var (
+	// ErrStopped: the supervisor is stopping or has stopped.
+	ErrStopped = errors.New("supervisor: stopped")
+	// ErrNoSlot: the slot's number is too high.
+	ErrNoSlot = errors.New("supervisor: no slot")
+	// ErrEmpty: there is no worker to be replaced. The slot gets one as soon as one is ready.
+	ErrEmpty = errors.New("supervisor: no worker to replace")
+	// ErrReloading: a reload is in progress, which replaces all workers.
+	ErrReloading = errors.New("supervisor: a reload is in progress, which replaces all workers; wait for it")
+
+	errOvertaken = errors.New("a reload has begun, which replaces all workers")
+	errRemoved   = errors.New("the slot was removed")
+)
 
 // Supervisor keeps slots filled with workers. Two goroutines run for each worker
 // process, one more while it is probed, and one that closes its link in the end. They end with
@@ -30,6 +43,7 @@ type Supervisor struct {
 	done    chan struct{} // closed when the loop has ended
 	running sync.WaitGroup
 	once    sync.Once // for Stop
+	view    atomic.Pointer[view]
 
 	// What follows belongs to the goroutine in Run.
 	slots      []*slot
@@ -38,7 +52,9 @@ type Supervisor struct {
 	generation int                  // of the latest reload
 	reload     *reload              // the one in progress, or nil
 	queued     []chan error         // who waits for the reload after it
+	lastReload *ReloadStatus        // the one that has ended, or nil
 	stopping   bool
+	answers    []func() // to be given at the end of this turn of the loop
 }
 
 // New checks the configuration; Run starts the workers.
@@ -52,7 +68,7 @@ func New(cfg Config) (*Supervisor, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	return &Supervisor{
+	s := &Supervisor{
 		cfg:        cfg,
 		log:        cfg.Logger,
 		inbox:      make(chan func()),
@@ -60,7 +76,9 @@ func New(cfg Config) (*Supervisor, error) {
 		done:       make(chan struct{}),
 		workers:    make(map[*worker]struct{}),
 		generation: 1,
-	}, nil
+	}
+	s.view.Store(&view{s.look(), make(chan struct{})})
+	return s, nil
 }
 
 // Run starts the workers and keeps them running until Stop, and returns when all
@@ -90,7 +108,9 @@ func (s *Supervisor) Run(ctx context.Context) error {
 				}
 			}
 		}
-		timer.Reset(s.tick())
+		wait := s.tick()
+		s.show()
+		timer.Reset(wait)
 	}
 	close(s.done)
 	s.running.Wait()
@@ -137,10 +157,37 @@ func (s *Supervisor) tick() time.Duration {
 // not replaced go on. A reload that is asked for during another one follows it.
 // When ctx ends Reload returns, and the reload goes on.
 func (s *Supervisor) Reload(ctx context.Context) error {
-	result := make(chan error, 1)
-	if err := s.do(func() error { return s.startReload(result) }); err != nil {
+	_, result, err := s.StartReload()
+	if err != nil {
 		return err
 	}
+	return await(ctx, result)
+}
+
+// StartReload is Reload without waiting. It returns the generation that the reload
+// starts, by which Snapshot shows its progress, and on result comes how it ended.
+func (s *Supervisor) StartReload() (generation int, result <-chan error, err error) {
+	ended := make(chan error, 1)
+	err = s.do(func() error {
+		generation = s.generation + 1
+		return s.startReload(ended)
+	})
+	return generation, ended, err
+}
+
+// Replace gives one slot a new worker of the same generation: when it is ready it
+// takes the slot over, and only then the old one drains. If it does not come up the
+// old one stays, and Replace returns why. When ctx ends Replace returns, and the
+// replacement goes on. It does not happen, with ErrReloading, during a reload.
+func (s *Supervisor) Replace(ctx context.Context, slot int) error {
+	result := make(chan error, 1)
+	if err := s.do(func() error { return s.startReplace(slot, result) }); err != nil {
+		return err
+	}
+	return await(ctx, result)
+}
+
+func await(ctx context.Context, result <-chan error) error {
 	select {
 	case err := <-result:
 		return err
@@ -185,10 +232,10 @@ func (s *Supervisor) do(f func() error) error {
 	result := make(chan error, 1)
 	s.post(func() {
 		if s.stopping {
-			result <- ErrStopped
+			s.answer(result, ErrStopped)
 			return
 		}
-		result <- f()
+		s.answer(result, f())
 	})
 	select {
 	case err := <-result:
@@ -234,16 +281,17 @@ func (s *Supervisor) shrink(n int) {
 			s.drain(sl.current, s.cfg.DrainTimeout)
 			sl.current = nil
 		}
-		s.dismiss(sl)
+		s.dismiss(sl, errRemoved)
 	}
 	s.stepReload() // which may have waited for a slot that is gone
 }
 
-// dismiss ends a worker that is not needed before it was ready.
-func (s *Supervisor) dismiss(sl *slot) {
+// dismiss ends a worker that is not needed before it was ready, and why.
+func (s *Supervisor) dismiss(sl *slot, why error) {
 	if w := sl.next; w != nil {
 		sl.next = nil
 		s.terminate(w)
+		s.tell(w, why)
 	}
 }
 
@@ -269,7 +317,7 @@ func (s *Supervisor) stop() {
 	s.reloadStopped()
 	for _, sl := range s.slots {
 		sl.respawnAt = time.Time{}
-		s.dismiss(sl)
+		s.dismiss(sl, ErrStopped)
 		if sl.current == nil {
 			continue
 		}
@@ -282,7 +330,7 @@ func (s *Supervisor) stop() {
 	limit := time.Now().Add(s.cfg.StopTimeout)
 	for w := range s.workers {
 		if w.state == Draining && w.deadline.After(limit) {
-			w.deadline = limit
+			w.setDeadline(limit)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -16,6 +17,8 @@ type slot struct {
 	next       *worker   // starting, to take the slot over; or nil
 	failures   int       // workers in a row that died young
 	respawnAt  time.Time // when to start the next one; zero: not waiting
+	restarts   int       // how often that was needed
+	lastEnd    *End
 }
 
 // worker is one process, from its start until it is reaped.
@@ -23,11 +26,15 @@ type worker struct {
 	seat     Seat
 	slot     *slot
 	state    State
+	since    time.Time // it is in this state
 	link     Link
 	process  Process
+	started  time.Time
 	readyAt  time.Time
 	deadline time.Time     // when the state has lasted too long; zero: never
 	exited   chan struct{} // closed when the process has ended
+	shown    *WorkerStatus // as it was last shown; nil: something has changed since
+	waiting  []chan error  // who wants to know how its start ends
 }
 
 // enter changes the state; a zero timeout means no deadline.
@@ -35,9 +42,10 @@ func (w *worker) enter(next State, timeout time.Duration) {
 	if !w.state.may(next) {
 		panic(fmt.Sprintf("supervisor: worker of slot %d cannot go from %v to %v", w.seat.Slot, w.state, next))
 	}
-	w.state, w.deadline = next, time.Time{}
+	w.state, w.since = next, time.Now()
+	w.setDeadline(time.Time{})
 	if timeout > 0 {
-		w.deadline = time.Now().Add(timeout)
+		w.setDeadline(w.since.Add(timeout))
 	}
 }
 
@@ -53,6 +61,7 @@ func (s *Supervisor) spawn(sl *slot, generation int) error {
 	w := &worker{seat: seat, slot: sl, exited: make(chan struct{})}
 	var err error
 	if w.link, err = s.cfg.NewLink(seat); err != nil {
+		w.over(err)
 		s.emit(Event{Kind: WorkerStartFailed, Seat: seat, Err: err})
 		return err
 	}
@@ -68,6 +77,7 @@ func (s *Supervisor) spawn(sl *slot, generation int) error {
 	})
 	if err != nil {
 		s.running.Go(w.link.Close)
+		w.over(err)
 		s.emit(Event{Kind: WorkerStartFailed, Seat: seat, Err: err})
 		return err
 	}
@@ -76,7 +86,8 @@ func (s *Supervisor) spawn(sl *slot, generation int) error {
 	}
 	s.workers[w] = struct{}{}
 	sl.next = w
-	w.deadline = time.Now().Add(s.cfg.ReadyTimeout)
+	w.started = time.Now()
+	w.since, w.deadline = w.started, w.started.Add(s.cfg.ReadyTimeout)
 	s.emit(w.event(WorkerStarted))
 	go s.reap(w)
 	s.running.Go(func() { s.watch(w) })
@@ -152,6 +163,7 @@ func (s *Supervisor) ready(w *worker) {
 	sl.current, sl.next, sl.generation = w, nil, w.seat.Generation
 	s.publish(sl)
 	s.emit(w.event(WorkerReady))
+	s.tell(w, nil)
 	if old != nil {
 		s.drain(old, s.cfg.DrainTimeout)
 	}
@@ -247,18 +259,32 @@ func (s *Supervisor) vacate(w *worker, why error) {
 	sl := w.slot
 	switch w {
 	case sl.current:
+		w.over(why)
 		sl.current = nil
 		if sl.number < s.published {
 			s.cfg.Slots.Empty(sl.number)
 		}
 	case sl.next:
+		w.over(why)
 		sl.next = nil
+		s.tell(w, why)
 	default:
 		return // replaced before, or its slot was removed
 	}
 	young := w.readyAt.IsZero() || time.Since(w.readyAt) < s.cfg.MinUptime
 	s.respawn(sl, young)
 	s.reloadFailed(w, why)
+}
+
+// over writes down why a worker's time in its slot, or before, has ended.
+func (w *worker) over(why error) {
+	end := &End{Generation: w.seat.Generation, At: time.Now(), Why: strings.TrimPrefix(why.Error(), "worker ")}
+	if w.process != nil {
+		end.PID = w.process.PID()
+	} else {
+		end.Why = "could not be started: " + end.Why
+	}
+	w.slot.lastEnd = end
 }
 
 // respawn decides when a slot that has nobody left gets its next worker.
@@ -274,6 +300,7 @@ func (s *Supervisor) respawn(sl *slot, young bool) {
 		s.log.Warn("workers keep dying young, next start is delayed", "slot", sl.number, "attempt", sl.failures, "delay", delay.String())
 	}
 	sl.failures++
+	sl.restarts++
 	sl.respawnAt = time.Now().Add(delay)
 }
 

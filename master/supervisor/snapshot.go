@@ -1,0 +1,130 @@
+package supervisor
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// Snapshot is what the supervisor is doing at one moment. It is never changed, and
+// shared by all who ask.
+type Snapshot struct {
+	Slots      []SlotStatus    // by number
+	InUse      int             // of them have clients; those behind wait for their first worker
+	Draining   []*WorkerStatus // workers that are in no slot any more, in the order of their generations
+	Generation int             // of the latest reload; 1 before the first
+	Reload     *ReloadStatus   // the one in progress, else the last one; nil: there was none
+	Queued     bool            // another reload follows the one in progress
+	Stopping   bool
+}
+
+// SlotStatus is one slot and who is in it.
+type SlotStatus struct {
+	Worker    *WorkerStatus // fills the slot; nil: nobody does
+	Next      *WorkerStatus // starts, to take the slot over; or nil
+	NextStart time.Time     // when the next one starts, unless somebody fills the slot; zero: none is due
+	Restarts  int           // how often a successor was needed: a worker had ended, left, or could not be started
+	LastEnd   *End          // the last one of those that nobody had asked for; nil: there was none
+}
+
+// WorkerStatus is one worker.
+type WorkerStatus struct {
+	Seat
+	PID      int
+	State    State
+	Started  time.Time // when its process was
+	Since    time.Time // it is in this state
+	Deadline time.Time // when the state has lasted too long; zero: never
+	Link     Link      // not to be used for anything but questions
+}
+
+// End is that of a worker, or of its time in a slot, when nobody had asked for it.
+type End struct {
+	PID        int // 0: it could not be started
+	Generation int
+	At         time.Time
+	Why        string
+}
+
+// ReloadStatus is one rolling replacement of all workers.
+type ReloadStatus struct {
+	Generation int
+	Done       int       // slots 0 to Done-1 have a worker of this generation, or had when it failed
+	Slots      int       // to have one
+	Began      time.Time // and
+	Ended      time.Time // zero: in progress
+	Err        error     // why it failed; nil: it did not
+}
+
+// view is a snapshot, and how to learn that there is another.
+type view struct {
+	snapshot Snapshot
+	changed  chan struct{} // closed when it is out of date
+}
+
+// Snapshot returns what the supervisor is doing, without asking it, and a channel
+// that is closed when there may be something new. What a method has done by the time
+// it returns is in the snapshot. The last one is of the end of Run.
+func (s *Supervisor) Snapshot() (*Snapshot, <-chan struct{}) {
+	v := s.view.Load()
+	return &v.snapshot, v.changed
+}
+
+// show publishes a snapshot, and then answers who waits.
+func (s *Supervisor) show() {
+	old := s.view.Swap(&view{s.look(), make(chan struct{})})
+	close(old.changed)
+	for _, answer := range s.answers {
+		answer()
+	}
+	s.answers = nil
+}
+
+// answer gives a result to who waits for it, when the snapshot shows it.
+func (s *Supervisor) answer(waiting chan<- error, err error) {
+	s.answers = append(s.answers, func() { waiting <- err })
+}
+
+func (s *Supervisor) look() Snapshot {
+	snapshot := Snapshot{
+		Slots:      make([]SlotStatus, len(s.slots)),
+		InUse:      s.published,
+		Generation: s.generation,
+		Reload:     s.lastReload,
+		Queued:     len(s.queued) > 0,
+		Stopping:   s.stopping,
+	}
+	if r := s.reload; r != nil {
+		snapshot.Reload = s.statusOf(r)
+	}
+	for i, sl := range s.slots {
+		snapshot.Slots[i] = SlotStatus{sl.current.status(), sl.next.status(), sl.respawnAt, sl.restarts, sl.lastEnd}
+	}
+	for w := range s.workers {
+		if w != w.slot.current && w != w.slot.next {
+			snapshot.Draining = append(snapshot.Draining, w.status())
+		}
+	}
+	slices.SortFunc(snapshot.Draining, func(a, b *WorkerStatus) int {
+		return cmp.Or(cmp.Compare(a.Generation, b.Generation), cmp.Compare(a.Slot, b.Slot), a.Started.Compare(b.Started))
+	})
+	return snapshot
+}
+
+// status is nil for no worker. It is made anew after each change only.
+func (w *worker) status() *WorkerStatus {
+	if w != nil && w.shown == nil {
+		w.shown = &WorkerStatus{w.seat, w.process.PID(), w.state, w.started, w.since, w.deadline, w.link}
+	}
+	if w == nil {
+		return nil
+	}
+	return w.shown
+}
+
+// setDeadline says when the state of a worker has lasted too long; zero: never.
+func (w *worker) setDeadline(t time.Time) { w.deadline, w.shown = t, nil }
+
+func (s *Supervisor) statusOf(r *reload) *ReloadStatus {
+	return &ReloadStatus{Generation: r.generation, Done: min(r.slot, len(s.slots)), Slots: len(s.slots), Began: r.began}
+}
