@@ -323,6 +323,16 @@ func (m *Master) Run(ctx context.Context) error {
 // and the workers finish what they have. It does not wait.
 func (m *Master) Stop() { m.stopOnce.Do(func() { close(m.stop) }) }
 
+// Stopping is closed when Stop is called.
+func (m *Master) Stopping() <-chan struct{} { return m.stop }
+
+// Snapshot is what the supervisor is doing, and a channel that is closed when there is
+// something new.
+func (m *Master) Snapshot() (*supervisor.Snapshot, <-chan struct{}) { return m.supervisor.Snapshot() }
+
+// Ping returns when the supervisor has been seen alive, or ctx ends.
+func (m *Master) Ping(ctx context.Context) error { return m.supervisor.Ping(ctx) }
+
 // Reload replaces all workers, as Supervisor.Reload does.
 func (m *Master) Reload(ctx context.Context) error { return m.supervisor.Reload(ctx) }
 

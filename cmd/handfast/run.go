@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/master"
+	"github.com/handfast/handfast/master/notify"
 	"github.com/handfast/handfast/master/supervisor"
 )
 
@@ -111,7 +112,28 @@ func serve(ctx context.Context, config master.Config, plan plan, addresses []str
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 	defer signal.Stop(signals)
 	go handleSignals(ctx, signals, m, config.Logger, kill)
+	defer notifyManager(ctx, m, config.Logger)()
 	return m.Run(ctx)
+}
+
+// notifyManager tells the service manager what the master does, if there is one that wants to
+// know, until the function that it returns is called.
+func notifyManager(ctx context.Context, m *master.Master, log hclog.Logger) (stop func()) {
+	notifier, err := notify.Open()
+	if err != nil {
+		log.Warn("cannot tell the service manager what happens", "err", err)
+	}
+	if notifier == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		defer notifier.Close()
+		notifier.Follow(ctx, m, func(err error) { log.Warn("the service manager was not told", "err", err) })
+	}()
+	return func() { cancel(); <-ended }
 }
 
 // errForced: somebody did not want to wait.

@@ -214,6 +214,26 @@ func (s *Supervisor) Stop() {
 	s.once.Do(func() { close(s.stopped) })
 }
 
+// Ping returns nil when Run's goroutine has taken a turn, or has ended; ctx's error when it
+// has not by then.
+func (s *Supervisor) Ping(ctx context.Context) error {
+	turn := make(chan struct{})
+	select {
+	case s.inbox <- func() { close(turn) }:
+	case <-s.done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	select {
+	case <-turn:
+	case <-s.done:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
 // post runs f in Run's goroutine, unless Run has ended.
 func (s *Supervisor) post(f func()) {
 	select {
