@@ -74,6 +74,7 @@ func runFlags() []cli.Flag {
 			Usage: "`ADDRESS` to listen on, repeatable: \":80\" is all IPv4 and IPv6, \"0.0.0.0:80\" all IPv4, \"[::]:80\" all IPv6",
 		},
 		workersFlag(),
+		configFlag(),
 	}
 	flags = append(flags, hashFlags()...)
 	flags = append(flags, proxyFlags()...)
