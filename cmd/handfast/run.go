@@ -89,6 +89,8 @@ func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 	s.BackoffMin = v.duration("backoff-min", time.Millisecond)
 	s.BackoffMax = v.duration("backoff-max", s.BackoffMin)
 
+	v.rights(s)
+
 	p := plan{route(max(v.choice("route", routeWords...), 0)), link(max(v.choice("worker-link", linkWords...), 0))}
 	v.choice("log-level", "trace", "debug", "info", "warn", "error")
 	config.Logger = hclog.New(&hclog.LoggerOptions{
