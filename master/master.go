@@ -107,6 +107,13 @@ type Master struct {
 	stopOnce  sync.Once
 }
 
+// Files is how many descriptors the master needs, without those of connections that are
+// parked.
+func (c *Config) Files() int {
+	// A reload doubles the number of processes if the old ones take their time.
+	return baseFiles + files.Spare + (2*filesPerProcess+len(c.Groups))*c.Supervisor.Workers
+}
+
 // New checks the configuration; Run starts everything.
 func New(cfg Config) (*Master, error) {
 	m, err := newMaster(cfg)
@@ -125,8 +132,7 @@ func newMaster(cfg Config) (*Master, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = hclog.NewNullLogger()
 	}
-	// A reload doubles the number of processes if the old ones take their time.
-	need := baseFiles + files.Spare + (2*filesPerProcess+len(cfg.Groups))*cfg.Supervisor.Workers
+	need := cfg.Files()
 	if limit := files.Limit(); limit < need {
 		return nil, fmt.Errorf("master: the limit of open files is %d, %d workers need %d; raise it with ulimit -n or LimitNOFILE=",
 			limit, cfg.Supervisor.Workers, need)

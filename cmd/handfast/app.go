@@ -32,7 +32,9 @@ func usagef(format string, args ...any) error {
 // run is the whole command; args[0] is the program's name.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	app := newApp(stdout, stderr)
-	err := app.RunContext(ctx, operandsLast(app, args))
+	args = operandsLast(app, args)
+	app.Metadata[metaArgs] = args
+	err := app.RunContext(ctx, args)
 	var usage usageError
 	switch {
 	case err == nil:
@@ -53,19 +55,22 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 	app := &cli.App{
 		Name:      "handfast",
 		Usage:     "run a server as several workers, with sticky TCP connections",
-		UsageText: "handfast run [flags] -- COMMAND [ARG...]\nhandfast slot [flags] ADDRESS\nhandfast check",
+		UsageText: "handfast run [flags] -- COMMAND [ARG...]\nhandfast slot [flags] ADDRESS\nhandfast check [flags] [-- COMMAND [ARG...]]",
 		Description: "The master accepts connections, finds the slot that a client's address belongs\n" +
 			"to, and hands the open connection to the worker in that slot.",
-		Version:      version(),
-		Writer:       stdout,
-		ErrWriter:    stderr,
-		OnUsageError: usage,
+		Version:  version(),
+		Writer:   stdout,
+		Metadata: map[string]any{},
+
+		EnableBashCompletion: true,
+		ErrWriter:            stderr,
+		OnUsageError:         usage,
 		// Errors are reported by run, which tells usage errors from others.
 		ExitErrHandler: func(*cli.Context, error) {},
-		Commands:       []*cli.Command{runCommand(stderr), slotCommand(), checkCommand()},
+		Commands:       []*cli.Command{runCommand(stderr), slotCommand(), checkCommand(stderr), manCommand(), completionCommand()},
 		Action: func(c *cli.Context) error {
 			if c.NArg() > 0 {
-				return usagef("no command %q; there are run, slot and check", c.Args().First())
+				return usagef("no command %q; there are %s", c.Args().First(), commandNames(c.App))
 			}
 			return cli.ShowAppHelp(c)
 		},
@@ -74,6 +79,14 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		command.OnUsageError = usage
 	}
 	return app
+}
+
+func commandNames(app *cli.App) string {
+	var names []string
+	for _, command := range app.VisibleCommands() {
+		names = append(names, command.Name)
+	}
+	return strings.Join(names, ", ")
 }
 
 // version is what the Go toolchain knows of this build.
@@ -107,6 +120,32 @@ func operandsLast(app *cli.App, args []string) []string {
 		}
 	}
 	return append(flags, operands...)
+}
+
+// metaArgs is where the application keeps its command line, of which typed reads what the
+// library does not tell: that a value is from there, and not from the environment.
+const metaArgs = "args"
+
+// typed returns the flags of a command that are on the command line.
+func typed(c *cli.Context) map[string]bool {
+	found := map[string]bool{}
+	args, _ := c.App.Metadata[metaArgs].([]string)
+	for rest := args[min(2, len(args)):]; len(rest) > 0; rest = rest[1:] {
+		arg := rest[0]
+		if !strings.HasPrefix(arg, "-") || arg == "-" || arg == "--" {
+			break
+		}
+		name, _, hasValue := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+		for _, f := range c.Command.Flags {
+			if slices.Contains(f.Names(), name) {
+				found[f.Names()[0]] = true
+			}
+		}
+		if !hasValue && takesValue(c.Command, arg) && len(rest) > 1 {
+			rest = rest[1:]
+		}
+	}
+	return found
 }
 
 // takesValue tells whether a flag as typed is followed by a value.

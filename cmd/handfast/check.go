@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/urfave/cli/v2"
 
@@ -15,34 +16,59 @@ import (
 var errLacking = errors.New("something is missing on this machine")
 
 // checkCommand is `handfast check`.
-func checkCommand() *cli.Command {
+func checkCommand(logs io.Writer) *cli.Command {
 	return &cli.Command{
-		Name:  "check",
-		Usage: "try what this machine can do",
-		Description: "Tries as this user, for real: --route kernel, and --worker-link any. Says of what is\n" +
-			"missing what it needs and what else would work, and then exits with status 1.",
+		Name:      "check",
+		Usage:     "read the configuration, and try what this machine can do",
+		ArgsUsage: "[-- COMMAND [ARG...]]",
+		Description: "Takes what run takes, and starts nothing. Prints all settings and where each comes\n" +
+			"from, in the form of a configuration file; then tries as this user, for real, what\n" +
+			"they may need. Says of what is missing or too small what it needs and what else\n" +
+			"would work, and then exits with status 1; 2 if the configuration makes no sense.",
+		Flags: runFlags(),
 		Action: func(c *cli.Context) error {
-			lacking := false
-			for _, try := range []struct {
-				what string
-				do   func() error
-			}{
-				{"--route kernel", func() error { return tryKernel(c) }},
-				{"--worker-link any", trap.Check},
-				{"--worker-link any, the master routes", trap.CheckInjection},
-			} {
-				answer := "ok"
-				if err := try.do(); err != nil {
-					answer, lacking = err.Error(), true
-				}
-				fmt.Fprintf(c.App.Writer, "%-36s %s\n", try.what, answer)
+			a, err := readAll(c, logs)
+			if err != nil {
+				return err
 			}
-			if lacking {
-				return errLacking
+			if err := writeEffective(c.App.Writer, c, a); err != nil {
+				return err
 			}
-			return nil
+			return tryMachine(c, a)
 		},
 	}
+}
+
+// tryMachine tries what the settings may need, and prints what came of it.
+func tryMachine(c *cli.Context, a asked) error {
+	fmt.Fprintln(c.App.Writer)
+	lacking := false
+	try := func(what string, err error) {
+		answer := "ok"
+		if err != nil {
+			answer, lacking = err.Error(), true
+		}
+		fmt.Fprintf(c.App.Writer, "%-36s %s\n", what, answer)
+	}
+	try("--route kernel", tryKernel(c))
+	try("--worker-link any", trap.Check())
+	try("--worker-link any, the master routes", trap.CheckInjection())
+	addresses := a.listen
+	if len(addresses) == 0 {
+		addresses = []string{defaultListen}
+	}
+	for _, address := range addresses {
+		try("--listen "+address, tryAddress(address))
+	}
+	try("open files", tryFiles(&a.config))
+	try("backlog", tryBacklog())
+	if command := a.config.Supervisor.Command; len(command) > 0 {
+		try("command", tryCommand(command))
+	}
+	if lacking {
+		return errLacking
+	}
+	return nil
 }
 
 // tryKernel opens the largest group of listeners that there may be, on a free port.

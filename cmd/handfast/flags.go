@@ -74,6 +74,7 @@ func runFlags() []cli.Flag {
 			Usage: "`ADDRESS` to listen on, repeatable: \":80\" is all IPv4 and IPv6, \"0.0.0.0:80\" all IPv4, \"[::]:80\" all IPv6",
 		},
 		workersFlag(),
+		configFlag(),
 	}
 	flags = append(flags, hashFlags()...)
 	flags = append(flags, proxyFlags()...)
@@ -94,6 +95,10 @@ func runFlags() []cli.Flag {
 		durationFlag("min-uptime", super.MinUptime, "a worker that ends before died young, and its successors are delayed"),
 		durationFlag("backoff-min", super.BackoffMin, "delay after the second of them; it doubles"),
 		durationFlag("backoff-max", super.BackoffMax, "up to this"),
+		stringFlag("user", "", "`NAME` or number of the user that workers run as, with the groups of that user; only root can change it (default: handfast's)"),
+		stringFlag("group", "", "`NAME` or number of the group that workers run as (default: the user's)"),
+		&cli.BoolFlag{Name: "no-new-privs", EnvVars: env("no-new-privs"),
+			Usage: "workers gain no rights by set-user-ID programs, such as sudo"},
 		stringFlag("log-level", "info", "`LEVEL`: trace, debug, info, warn or error"),
 		&cli.BoolFlag{Name: "log-json", EnvVars: env("log-json"), Usage: "log JSON, one object a line"},
 	)

@@ -39,19 +39,34 @@ func runCommand(logs io.Writer) *cli.Command {
 			"they are started again, and clients of their slots wait and then get 502.",
 		Flags: runFlags(),
 		Action: func(c *cli.Context) error {
-			config, plan, err := configFrom(c, logs)
+			a, err := readAll(c, logs)
 			if err != nil {
 				return err
 			}
-			return serve(c.Context, config, plan, c.StringSlice("listen"))
+			if len(a.config.Supervisor.Command) == 0 {
+				return usagef("run: no COMMAND to run as a worker; write it behind --, or as command in the file of --config")
+			}
+			return serve(c.Context, a)
 		},
 	}
 }
 
-// configFrom turns flags into a configuration, all but the listeners.
-func configFrom(c *cli.Context, logs io.Writer) (master.Config, plan, error) {
+// asked is what command line, environment and configuration file ask for.
+type asked struct {
+	config master.Config // all but listeners and what plan settles
+	plan   plan
+	listen []string // addresses; none: what a service manager passes, or the default
+	from   origins
+}
+
+// readAll reads it, and checks what can be checked without opening anything.
+func readAll(c *cli.Context, logs io.Writer) (asked, error) {
+	command, from, err := layer(c)
+	if err != nil {
+		return asked{}, err
+	}
 	config := master.Config{Balancer: master.DefaultBalancerConfig(), Supervisor: supervisor.DefaultConfig()}
-	v := values{Context: c}
+	v := values{Context: c, from: from}
 
 	b := &config.Balancer
 	b.RetryDelay = v.duration("retry-delay", time.Millisecond)
@@ -65,7 +80,7 @@ func configFrom(c *cli.Context, logs io.Writer) (master.Config, plan, error) {
 	b.Clients = v.clients()
 
 	s := &config.Supervisor
-	s.Command = c.Args().Slice()
+	s.Command = command
 	s.Workers = v.workers()
 	s.ReadyTimeout = v.duration("ready-timeout", time.Millisecond)
 	s.DrainTimeout = v.duration("drain-timeout", 0)
@@ -74,6 +89,8 @@ func configFrom(c *cli.Context, logs io.Writer) (master.Config, plan, error) {
 	s.MinUptime = v.duration("min-uptime", 0)
 	s.BackoffMin = v.duration("backoff-min", time.Millisecond)
 	s.BackoffMax = v.duration("backoff-max", s.BackoffMin)
+
+	v.rights(s)
 
 	p := plan{route(max(v.choice("route", routeWords...), 0)), link(max(v.choice("worker-link", linkWords...), 0))}
 	v.choice("log-level", "trace", "debug", "info", "warn", "error")
@@ -85,18 +102,16 @@ func configFrom(c *cli.Context, logs io.Writer) (master.Config, plan, error) {
 	})
 	config.ReadyWhen, s.Probe = v.readyWhen()
 	config.DrainSignal = v.signal("drain-signal")
-	if v.err == nil && len(s.Command) == 0 {
-		v.fail("run: no COMMAND to run as a worker; write it behind --")
-	}
-	return config, p, v.err
+	return asked{config, p, c.StringSlice("listen"), from}, v.err
 }
 
 // serve runs a master until a signal stops it.
-func serve(ctx context.Context, config master.Config, plan plan, addresses []string) error {
+func serve(ctx context.Context, a asked) error {
+	config := a.config
 	if _, err := exec.LookPath(config.Supervisor.Command[0]); err != nil {
 		return fmt.Errorf("cannot run workers: %w", err)
 	}
-	if err := plan.settle(ctx, &config, addresses); err != nil {
+	if err := a.plan.settle(ctx, &config, a.listen); err != nil {
 		return err
 	}
 	m, err := master.New(config)

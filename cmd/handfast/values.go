@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"slices"
 	"strconv"
@@ -24,12 +25,14 @@ import (
 // values reads flags and checks their ranges. The first error stays.
 type values struct {
 	*cli.Context
-	err error
+	from origins
+	err  error
 }
 
 func (v *values) fail(format string, args ...any) {
 	if v.err == nil {
-		v.err = usagef(format, args...)
+		err := fmt.Errorf(format, args...)
+		v.err = usagef("%w%s", err, v.from.cite(err.Error()))
 	}
 }
 

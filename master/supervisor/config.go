@@ -15,6 +15,7 @@ type Config struct {
 	Command []string // the program and its arguments; required
 	Env     []string // added to the environment of each worker, NAME=value
 	Workers int      // number of slots at the start; at least 1
+	Rights  Rights   // of workers
 
 	MaxWorkers int // most slots that Scale may reach; 0: no limit
 	// MaxProcesses bounds the worker processes that run at a time, those that drain

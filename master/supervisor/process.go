@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -18,6 +19,13 @@ type Spec struct {
 	Command []string
 	Env     []string   // added to, and replacing, the master's environment
 	Files   []*os.File // borrowed; become descriptors 3 and up
+	Rights  Rights
+}
+
+// Rights are what a worker may do on this machine. The zero value: what the master may.
+type Rights struct {
+	User       *syscall.Credential // whom it runs as; nil: as the master does. Only root can choose.
+	NoNewPrivs bool                // set-user-ID programs give it none (man 2 prctl, PR_SET_NO_NEW_PRIVS)
 }
 
 // Process is a running worker. Wait is called once; Signal may be called at any
@@ -46,14 +54,33 @@ func StartProcess(spec Spec) (Process, error) {
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.Env = append(environ(), spec.Env...)
 	cmd.ExtraFiles = spec.Files
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: spec.Rights.User}
 	catchIgnored()
 	// What we inherited ourselves is not close-on-exec. Before Linux 5.11 it leaks.
 	unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC)
-	if err := cmd.Start(); err != nil {
+	start := cmd.Start
+	if spec.Rights.NoNewPrivs {
+		start = func() error { return withoutNewPrivs(cmd.Start) }
+	}
+	if err := start(); err != nil {
 		return nil, err
 	}
 	return &process{cmd: cmd}, nil
+}
+
+// withoutNewPrivs calls f on a thread that can gain no rights any more, and neither can what
+// it starts. The thread ends with that.
+func withoutNewPrivs(f func() error) error {
+	result := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked
+		err := os.NewSyscallError("prctl", unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+		if err == nil {
+			err = f()
+		}
+		result <- err
+	}()
+	return <-result
 }
 
 // unheard is where signals go that we ignore.

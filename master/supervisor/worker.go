@@ -74,6 +74,7 @@ func (s *Supervisor) spawn(sl *slot, generation int) error {
 		Command: command,
 		Env:     append(append(seat.env(), w.link.Env()...), s.cfg.Env...),
 		Files:   w.link.Files(),
+		Rights:  s.cfg.Rights,
 	})
 	if err != nil {
 		s.running.Go(w.link.Close)

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/master"
+	"github.com/handfast/handfast/master/files"
+)
+
+// leastBacklog is how many connections should be able to wait for a slot that is busy for a
+// moment. Linux has had 4096 since 5.4.
+const leastBacklog = 1024
+
+// tryFiles tells whether the limit of open files is high enough for all that may be parked.
+func tryFiles(config *master.Config) error {
+	limit, need := files.Limit(), config.Files()+config.Balancer.MaxParked
+	if limit < need {
+		return fmt.Errorf("the limit is %d; %d workers and --max-parked %d need %d: raise it with ulimit -n or LimitNOFILE=",
+			limit, config.Supervisor.Workers, config.Balancer.MaxParked, need)
+	}
+	return nil
+}
+
+// tryBacklog tells whether enough connections can wait in the kernel.
+func tryBacklog() error {
+	const path = "/proc/sys/net/core/somaxconn"
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if n, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil && n < leastBacklog {
+		return fmt.Errorf("net.core.somaxconn is %d: in a burst that many connections wait for a slot, and further ones are dropped; sysctl -w net.core.somaxconn=4096", n)
+	}
+	return nil
+}
+
+// tryAddress tells whether an address can be bound now. It does not listen.
+func tryAddress(address string) error {
+	addr, err := net.ResolveTCPAddr("tcp", address)
+	if err != nil {
+		return err
+	}
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	sockaddr := unix.Sockaddr(&unix.SockaddrInet6{Port: addr.Port})
+	switch ip4 := addr.IP.To4(); {
+	case ip4 != nil:
+		unix.Close(fd)
+		fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		sockaddr = &unix.SockaddrInet4{Port: addr.Port, Addr: [4]byte(ip4)}
+	case addr.IP != nil:
+		sockaddr = &unix.SockaddrInet6{Port: addr.Port, Addr: [16]byte(addr.IP), ZoneId: zone(addr.Zone)}
+	}
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	defer unix.Close(fd)
+	// As the listener does: connections that linger are no hindrance.
+	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	switch err := unix.Bind(fd, sockaddr); err {
+	case nil:
+		return tryPort(addr.Port)
+	case unix.EADDRINUSE:
+		return fmt.Errorf("in use, if not by handfast itself: ss -ltnp 'sport = :%d' shows by whom", addr.Port)
+	case unix.EACCES:
+		return fmt.Errorf("not permitted: run as root, or with CAP_NET_BIND_SERVICE, or have systemd listen (ListenStream=%s)", address)
+	default:
+		return os.NewSyscallError("bind", err)
+	}
+}
+
+func zone(name string) uint32 {
+	if iface, err := net.InterfaceByName(name); err == nil {
+		return uint32(iface.Index)
+	}
+	return 0
+}
+
+// tryPort tells whether an outgoing connection may take the port while nobody listens.
+func tryPort(port int) error {
+	text, _ := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
+	var low, high int
+	if n, _ := fmt.Sscan(string(text), &low, &high); n < 2 || port == 0 || port < low || port > high {
+		return nil
+	}
+	reserved, _ := os.ReadFile("/proc/sys/net/ipv4/ip_local_reserved_ports")
+	if isReserved(strings.TrimSpace(string(reserved)), port) {
+		return nil
+	}
+	return fmt.Errorf("port %d is among those of outgoing connections (net.ipv4.ip_local_port_range, %d to %d), one of which can take it before handfast starts: sysctl -w net.ipv4.ip_local_reserved_ports=%[1]d",
+		port, low, high)
+}
+
+// isReserved reads a list such as 8080,9148-9150.
+func isReserved(list string, port int) bool {
+	return slices.ContainsFunc(strings.Split(list, ","), func(item string) bool {
+		from, to, isRange := strings.Cut(item, "-")
+		if !isRange {
+			to = from
+		}
+		low, err := strconv.Atoi(from)
+		high, err2 := strconv.Atoi(to)
+		return err == nil && err2 == nil && low <= port && port <= high
+	})
+}
+
+// tryCommand tells whether there is such a program.
+func tryCommand(command []string) error {
+	_, err := exec.LookPath(command[0])
+	return err
+}

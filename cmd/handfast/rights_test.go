@@ -1,0 +1,133 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// nobody is a user that need not exist.
+const nobody = 54321
+
+// asRoot skips a test that only root can do.
+func asRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return
+	}
+	if os.Getenv("CI") != "" {
+		t.Fatal("must run as root")
+	}
+	t.Skip("only root can run workers as somebody else")
+}
+
+// everybodys makes a copy of a program that everybody may run.
+func everybodys(t *testing.T, program string) (path string) {
+	t.Helper()
+	dir := t.TempDir()
+	for _, d := range []string{dir, filepath.Dir(dir)} {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	from, err := os.Open(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer from.Close()
+	path = filepath.Join(dir, "worker")
+	to, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o755)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(to, from); err != nil {
+		t.Fatal(err)
+	}
+	if err := to.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// TestRights: workers run as whom the flags name, by each route, also after a reload; the
+// master stays who it is.
+func TestRights(t *testing.T) {
+	asRoot(t)
+	for _, route := range routeWords[1:] {
+		t.Run(route, func(t *testing.T) {
+			t.Setenv("HANDFAST_ROUTE", route)
+			b := start(t, 2, options{
+				flags: []string{"--user", fmt.Sprint(nobody), "--group", fmt.Sprint(nobody + 1), "--no-new-privs"},
+				change: func(cmd *exec.Cmd) {
+					last := len(cmd.Args) - 2 // before "http"
+					cmd.Args[last] = everybodys(t, cmd.Args[last])
+				},
+			})
+			check := func(slot int) (pid int) {
+				pid = b.mustGet(sourceIn(slot, 2, 0), "/").pid
+				for name, want := range map[string]string{
+					"Uid": strings.TrimSpace(strings.Repeat(fmt.Sprintf("%d ", nobody), 4)),
+					"Gid": strings.TrimSpace(strings.Repeat(fmt.Sprintf("%d ", nobody+1), 4)), "Groups": fmt.Sprint(nobody + 1), "NoNewPrivs": "1",
+				} {
+					if got := statusOf(t, pid, name); got != want {
+						t.Errorf("slot %d: %s is %q, want %q", slot, name, got, want)
+					}
+				}
+				return pid
+			}
+			before := check(0)
+			b.signal(unix.SIGUSR2)
+			b.await("reload finished")
+			if check(0) == before {
+				t.Error("not another worker")
+			}
+			check(1)
+			if got := statusOf(t, b.cmd.Process.Pid, "NoNewPrivs"); got != "0" {
+				t.Errorf("the master's NoNewPrivs is %s", got)
+			}
+		})
+	}
+}
+
+// statusOf reads a line of /proc/PID/status, with single spaces.
+func statusOf(t *testing.T, pid int, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if key, value, _ := strings.Cut(line, ":"); key == name {
+			return strings.Join(strings.Fields(value), " ")
+		}
+	}
+	t.Fatalf("no %s in %s", name, text)
+	return ""
+}
+
+// TestRightsOfNames: a user's own group and home are taken with the name.
+func TestRightsOfNames(t *testing.T) {
+	asRoot(t)
+	b := start(t, 1, options{flags: []string{"--user", "root"}})
+	env := strings.Split(b.mustGet(source(0), "/env").body, "\n")
+	for _, want := range []string{"USER=root", "LOGNAME=root", "HOME=/root"} {
+		if !slices.Contains(env, want) {
+			t.Errorf("the environment has no %s", want)
+		}
+	}
+	for flags, says := range map[string]string{
+		"--user no-such-user":   `--user "no-such-user": user: unknown user`,
+		"--group no-such-group": `--group "no-such-group": group: unknown group`,
+	} {
+		if out, status := runCheck(t, strings.Fields(flags)...); status != exitUsage || !strings.Contains(out, says) {
+			t.Errorf("%s: status %d: %s", flags, status, out)
+		}
+	}
+}
