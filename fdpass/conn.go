@@ -99,8 +99,13 @@ func (c *Conn) send(t Type, hs []Handoff, wait bool) error {
 	}
 	c.sending.Lock()
 	defer c.sending.Unlock()
+	c.out.body = appendMessage(c.out.body[:0], t, hs)
+	return c.transmit(hs, wait)
+}
+
+// transmit sends the message in c.out.body with the descriptors of hs.
+func (c *Conn) transmit(hs []Handoff, wait bool) error {
 	o := &c.out
-	o.body = appendMessage(o.body[:0], t, hs)
 	o.attach(hs)
 	o.wait, o.err = wait, nil
 	if err := c.raw.Write(o.write); err != nil {
@@ -163,6 +168,7 @@ func (o *outgoing) sendmsgRaw(fd uintptr) syscall.Errno {
 type Message struct {
 	Type     Type
 	Handoffs []Handoff
+	Report   Report // of TypeReport
 	// Lost counts descriptors that did not arrive because this process came to its
 	// limit of open files since the last message, from afar (MSG_CTRUNC). Their
 	// connections are closed; Handoffs holds those that arrived. Near the limit
@@ -223,7 +229,10 @@ func (in *incoming) parse(m *Message) error {
 	switch {
 	case in.kept:
 		return ErrNoFiles
-	case len(in.fds) > count, len(in.fds) < count && !in.truncated():
+	case t == TypeReport && count == 1 && len(in.fds) == 0 && !in.truncated():
+		m.Type, m.Report = t, parseReport(records)
+		return nil
+	case t == TypeReport, len(in.fds) > count, len(in.fds) < count && !in.truncated():
 		return fmt.Errorf("%w: %s with %d records and %d descriptors", ErrMalformed, t, count, len(in.fds))
 	case count > 0 && (t == TypeReady || t == TypeLeave):
 		return fmt.Errorf("%w: %s with %d records", ErrMalformed, t, count)

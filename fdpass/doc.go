@@ -49,7 +49,7 @@
 //	    20     4  scope of a link-local IPv6 address (interface index), else 0
 //
 // The descriptors ride on the message in one SCM_RIGHTS control message, as many
-// as there are records and in the same order. No message is empty, since recvmsg
+// as there are records (but for report) and in the same order. No message is empty, since recvmsg
 // cannot tell that from end of file. None is longer than
 // 8 + 64*56 = 3592 bytes or carries more than 64 descriptors: a buffer of 4096
 // bytes and a control buffer of CMSG_SPACE(64*sizeof(int)) hold any.
@@ -64,6 +64,14 @@
 //	                       the addresses that they listen on
 //	   5  listen   worker  none: the worker accepts from these from now on, and takes
 //	                       connections as after ready
+//	   6  report   worker  one, without a descriptor: how many connections the worker has
+//	                       open (offset 4, 8 bytes) and has accepted since its start
+//	                       (offset 12, 8 bytes), by whatever route; the rest is zero
+//
+// A master wants reports if HANDFAST_REPORT is 1 in the worker's environment; one of an
+// earlier version would take them for malformed. A worker need not send any. One that does
+// sends them when the numbers have changed, at most once a second, also while it drains:
+// they are what an administrator is shown.
 //
 // Later versions make records longer and add types and flags; they do not change
 // what is here. So a worker steps through the records by the size in the header,

@@ -32,6 +32,7 @@ const (
 	TypeLeave   Type = 3
 	TypeReturn  Type = 4
 	TypeListen  Type = 5
+	TypeReport  Type = 6
 )
 
 func (t Type) String() string {
@@ -46,6 +47,8 @@ func (t Type) String() string {
 		return "return"
 	case TypeListen:
 		return "listen"
+	case TypeReport:
+		return "report"
 	default:
 		return "type " + strconv.Itoa(int(t))
 	}

@@ -47,11 +47,41 @@ func TestGolden(t *testing.T) {
 		"ready":           {int(TypeReady), 2},
 		"leave":           {int(TypeLeave), 3},
 		"return":          {int(TypeReturn), 4},
+		"listen":          {int(TypeListen), 5},
+		"report":          {int(TypeReport), 6},
 		"flag proxied":    {int(FlagProxied), 1},
 	} {
 		if v[0] != v[1] {
 			t.Errorf("%s: %d, want %d", name, v[0], v[1])
 		}
+	}
+}
+
+// TestReport: the bytes that doc.go promises, and that it arrives.
+func TestReport(t *testing.T) {
+	checkLeaks(t)
+	sent := Report{Open: 0x0102030405060708, Accepted: 0x1112131415161718}
+	const want = "0106000100180000" + "00000000" + "0102030405060708" + "1112131415161718" + "00000000"
+	if got := hex.EncodeToString(appendReport(nil, sent)); got != want {
+		t.Errorf("a report is\n%s, want\n%s", got, want)
+	}
+	master, worker := pair(t)
+	if err := worker.TrySendReport(sent); err != nil {
+		t.Fatal(err)
+	}
+	var m Message
+	if err := master.Receive(&m); err != nil || m.Type != TypeReport || m.Report != sent || len(m.Handoffs) > 0 {
+		t.Errorf("received %+v, error %v", m, err)
+	}
+	// None of these is one.
+	fds := sockets(t, 2)
+	send(t, worker, TypeReport, nil)
+	send(t, worker, TypeReport, handoffs(fds[0]))
+	send(t, worker, TypeReport, handoffs(fds...))
+	for range 3 {
+		wantError(t, master, ErrMalformed)
+	}
+	for full := false; !full; full = worker.TrySendReport(sent) == ErrFull {
 	}
 }
 
@@ -139,6 +169,7 @@ func messages() [][]byte {
 	good := appendMessage(nil, TypeHandoff, clients)
 	full := appendMessage(nil, TypeReturn, numbered(0, 1, MaxBatch))
 	return [][]byte{
+		appendReport(nil, Report{1, 1 << 40}), edit(appendReport(nil, Report{}), 3, 2),
 		nil, {1}, good, full, good[:len(good)-1], later(clients[:3]...),
 		appendMessage(nil, TypeReady, nil), appendMessage(nil, 200, clients[:1]),
 		edit(good, 0, 2), edit(good, 3, 0xff), edit(good, 5, 1), edit(good, headerSize+1, 5),

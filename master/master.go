@@ -52,6 +52,8 @@ type Config struct {
 	// program is known to take (launch.DrainSignal).
 	DrainSignal syscall.Signal
 	Dialect     nodeipc.Dialect // what Node workers wait for that do not listen
+	Name        string          // for people, in Status
+	Version     string          // likewise
 	Logger      hclog.Logger    // nil: none
 }
 
@@ -96,6 +98,10 @@ type Master struct {
 	supervisor *supervisor.Supervisor
 	primary    *nodeipc.Primary // nil without Node workers
 	patience   time.Duration    // with what is parked when we stop
+
+	name, version string
+	started       time.Time
+	link          LinkKind
 
 	command     []string
 	drainSignal syscall.Signal
@@ -153,6 +159,10 @@ func newMaster(cfg Config) (*Master, error) {
 	m := &Master{
 		balancer:  balancer,
 		patience:  min(balancer.patience()+time.Second, cfg.Supervisor.StopTimeout),
+		name:      cfg.Name,
+		version:   cfg.Version,
+		started:   time.Now(),
+		link:      cfg.Link,
 		listeners: cfg.Listeners,
 		log:       cfg.Logger,
 		stop:      make(chan struct{}),
@@ -332,15 +342,28 @@ func (m *Master) Stop() { m.stopOnce.Do(func() { close(m.stop) }) }
 // Stopping is closed when Stop is called.
 func (m *Master) Stopping() <-chan struct{} { return m.stop }
 
-// Snapshot is what the supervisor is doing, and a channel that is closed when there is
-// something new.
-func (m *Master) Snapshot() (*supervisor.Snapshot, <-chan struct{}) { return m.supervisor.Snapshot() }
-
 // Ping returns when the supervisor has been seen alive, or ctx ends.
 func (m *Master) Ping(ctx context.Context) error { return m.supervisor.Ping(ctx) }
 
+func (m *Master) isStopping() bool {
+	select {
+	case <-m.stop:
+		return true
+	default:
+		return false
+	}
+}
+
 // Reload replaces all workers, as Supervisor.Reload does.
 func (m *Master) Reload(ctx context.Context) error { return m.supervisor.Reload(ctx) }
+
+// StartReload is Reload without waiting, as Supervisor.StartReload.
+func (m *Master) StartReload() (generation int, result <-chan error, err error) {
+	return m.supervisor.StartReload()
+}
+
+// Replace replaces the worker of one slot, as Supervisor.Replace does.
+func (m *Master) Replace(ctx context.Context, slot int) error { return m.supervisor.Replace(ctx, slot) }
 
 // Scale changes the number of slots, as Supervisor.Scale does.
 func (m *Master) Scale(n int) error { return m.supervisor.Scale(n) }

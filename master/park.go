@@ -2,6 +2,7 @@ package master
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -68,6 +69,13 @@ func (l *lot) len() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.parked
+}
+
+// counts returns how many are there, by slot.
+func (l *lot) counts() map[int]int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.bySlot)
 }
 
 // wait returns nil when nothing is parked, or the reason why ctx ended before.
@@ -190,18 +198,17 @@ func (b *Balancer) offer(a arrival, rank int) (changed <-chan struct{}, err erro
 	seats := b.table.load()
 	seat := seats[b.cfg.Strategy.Slot(a.client, len(seats), min(rank, len(seats)-1))]
 	if owner := b.table.Owner(a.client.Session); owner != nil && rank == 0 {
-		if err := b.offerTo(owner, a); err != fdpass.ErrClosed {
+		if err := b.offerTo(owner, b.table.countsOf(owner), a); err != fdpass.ErrClosed {
 			return seat.changed, err
 		}
 	}
 	if seat.worker == nil {
 		return seat.changed, errEmpty
 	}
-	return seat.changed, b.offerTo(seat.worker, a)
+	return seat.changed, b.offerTo(seat.worker, seat.counts, a)
 }
 
-func (b *Balancer) offerTo(w Worker, a arrival) error {
-	n, err := w.Deliver([]fdpass.Handoff{a.Handoff})
-	b.handedOff.Add(uint64(n))
+func (b *Balancer) offerTo(w Worker, c *counts, a arrival) error {
+	_, err := b.deliver(w, c, []fdpass.Handoff{a.Handoff})
 	return err
 }

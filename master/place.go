@@ -1,6 +1,8 @@
 package master
 
 import (
+	"errors"
+
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/master/clientip"
 )
@@ -52,7 +54,7 @@ func (r *router) route(batch []arrival) {
 			r.group, r.index = append(r.group, batch[i].Handoff), append(r.index, i)
 		}
 		r.first[slot] = -1
-		for _, i := range r.index[r.deliver(seats[slot].worker):] {
+		for _, i := range r.index[r.deliver(seats[slot].worker, seats[slot].counts):] {
 			r.b.park(batch[i])
 		}
 	}
@@ -72,7 +74,7 @@ func (r *router) toOwners(batch []arrival) (others []arrival) {
 			continue
 		}
 		r.group = append(r.group[:0], a.Handoff)
-		if r.deliver(owner) == 0 {
+		if r.deliver(owner, r.b.table.countsOf(owner)) == 0 {
 			r.b.park(a) // the others cannot serve it
 		}
 	}
@@ -99,11 +101,21 @@ func (r *router) sort(batch []arrival, slots int) {
 }
 
 // deliver gives the group to its worker, and returns how many that has taken.
-func (r *router) deliver(w Worker) int {
+func (r *router) deliver(w Worker, c *counts) int {
 	if w == nil {
 		return 0
 	}
-	n, _ := w.Deliver(r.group)
-	r.b.handedOff.Add(uint64(n))
+	n, _ := r.b.deliver(w, c, r.group)
 	return n
+}
+
+// deliver is Worker.Deliver, counted.
+func (b *Balancer) deliver(w Worker, c *counts, conns []fdpass.Handoff) (n int, err error) {
+	n, err = w.Deliver(conns)
+	b.handedOff.Add(uint64(n))
+	c.handedOff.Add(uint64(n))
+	if err != nil && errors.Is(err, fdpass.ErrFull) {
+		c.full.Add(1)
+	}
+	return n, err
 }

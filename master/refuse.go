@@ -80,6 +80,7 @@ func (b *Balancer) refuse(a arrival, slot int, why error, linger time.Duration) 
 // which is the connection's.
 func (b *Balancer) sayWhy(file *os.File, a arrival, slot int, why error, linger time.Duration) {
 	b.refused.Add(1)
+	b.table.counts(slot).refused.Add(1)
 	b.refusals.log(b.log, a, slot, why)
 	if answer := answerTo(why); answer != nil && b.cfg.Refuse != RefuseClose {
 		say(file, answer, linger)

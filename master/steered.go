@@ -322,15 +322,17 @@ func (s *steered) waiting() (sum int) {
 }
 
 // idle tells whether nobody waits in a slot's queues.
-func (s *steered) idle(slot int) bool {
+func (s *steered) idle(slot int) bool { return s.queue(slot) == 0 }
+
+// queue returns how many connections wait in a slot's queues.
+func (s *steered) queue(slot int) (sum int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, g := range s.groups {
-		if waiting, _, _ := g.Queue(slot); waiting > 0 {
-			return false
-		}
+		waiting, _, _ := g.Queue(slot) // nobody waits where nobody listens
+		sum += waiting
 	}
-	return true
+	return sum
 }
 
 // each calls f for each listener that there ever was.

@@ -33,6 +33,12 @@ type Table struct {
 type seat struct {
 	worker  Worker        // nil: empty
 	changed chan struct{} // closed when the slot gets another worker, or is removed
+	counts  *counts       // of the slot, whoever is in it
+}
+
+// counts are what happened to the connections of one slot since it is there.
+type counts struct {
+	handedOff, refused, full atomic.Uint64
 }
 
 // NewTable returns a table of n empty slots, 1 to hash.MaxSlots.
@@ -51,7 +57,7 @@ func (t *Table) Len() int { return len(t.load()) }
 func (t *Table) Fill(slot int, w Worker) {
 	t.change(func(seats []seat) ([]seat, []seat) {
 		old := seats[slot]
-		seats[slot] = seat{worker: w, changed: make(chan struct{})}
+		seats[slot] = seat{worker: w, changed: make(chan struct{}), counts: old.counts}
 		return seats, []seat{old}
 	})
 }
@@ -73,7 +79,7 @@ func (t *Table) Resize(n int) {
 	t.change(func(seats []seat) ([]seat, []seat) {
 		gone := seats[min(n, len(seats)):]
 		for len(seats) < n {
-			seats = append(seats, seat{changed: make(chan struct{})})
+			seats = append(seats, seat{changed: make(chan struct{}), counts: new(counts)})
 		}
 		return seats[:n:n], gone
 	})
@@ -92,3 +98,20 @@ func (t *Table) change(f func(copy []seat) (seats, gone []seat)) {
 }
 
 func (t *Table) load() []seat { return *t.seats.Load() }
+
+// counts returns those of a slot. What is counted for a slot that is no more, or for
+// noSlot, is forgotten.
+func (t *Table) counts(slot int) *counts {
+	if seats := t.load(); slot >= 0 && slot < len(seats) {
+		return seats[slot].counts
+	}
+	return new(counts)
+}
+
+// countsOf returns those of a worker's slot, if it can tell that.
+func (t *Table) countsOf(w Worker) *counts {
+	if placed, ok := w.(interface{ Slot() int }); ok {
+		return t.counts(placed.Slot())
+	}
+	return new(counts)
+}

@@ -43,6 +43,8 @@ type Listener struct {
 
 	mu       sync.Mutex
 	open     int           // accepted connections that are not closed
+	accepted uint64        // since the start
+	reporter *reporter     // nil: nobody wants to know
 	draining chan struct{} // closed when no more will come
 	idle     chan struct{} // closed when, after that, open is 0
 	closed   sync.Once
@@ -58,34 +60,41 @@ func Listen(address string) (*Listener, error) {
 // Listen returns a listener. A process has one mailbox, so only its first
 // listener gets it.
 func (c Config) Listen() (*Listener, error) {
-	source, err := c.source()
+	source, reporter, err := c.source()
 	if err != nil {
 		return nil, err
 	}
 	return &Listener{
 		source:      source,
+		reporter:    reporter,
 		manualReady: c.ManualReady,
 		draining:    make(chan struct{}),
 		idle:        make(chan struct{}),
 	}, nil
 }
 
-func (c Config) source() (source, error) {
+func (c Config) source() (s source, r *reporter, err error) {
 	mailbox := c.Mailbox
 	if mailbox == nil {
-		var err error
 		if mailbox, err = inheritedMailbox(); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	switch {
 	case mailbox != nil:
-		return newMailboxSource(mailbox)
+		if r, err = newReporter(mailbox); err != nil {
+			mailbox.Close()
+			return nil, nil, err
+		}
+		if s, err = newMailboxSource(mailbox); err != nil {
+			r.close()
+		}
 	case c.Address != "":
-		return newTCPSource(c.Address)
+		s, err = newTCPSource(c.Address)
 	default:
-		return nil, ErrAlone
+		err = ErrAlone
 	}
+	return s, r, err
 }
 
 // Ready tells the master to hand connections to this worker. Without it, unless
@@ -204,21 +213,31 @@ func (l *Listener) drain() {
 	}
 	close(l.draining)
 	if l.open == 0 {
-		close(l.idle)
+		l.end()
 	}
 }
 
-// count changes the number of open connections.
+// count changes the number of open connections: by 1, one was accepted, or by -1.
 func (l *Listener) count(n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.open += n
+	if n > 0 {
+		l.accepted++
+	}
+	l.reportSoon()
 	if l.open > 0 {
 		return
 	}
 	select {
 	case <-l.draining:
-		close(l.idle) // once: nothing is accepted after draining began
+		l.end() // once: nothing is accepted after draining began
 	default:
 	}
+}
+
+// end says that the last connection is closed, and that no other will come.
+func (l *Listener) end() {
+	close(l.idle)
+	l.reporter.close()
 }

@@ -52,6 +52,7 @@ type Mailbox struct {
 	drained atomic.Bool   // the worker was sent end of file
 	rescue  *time.Timer   // takes back what a worker that drains leaves lying
 	closed  atomic.Bool   // Close was called
+	report  atomic.Pointer[fdpass.Report]
 	closing sync.Once
 }
 
@@ -97,7 +98,16 @@ func (m *Mailbox) Files() []*os.File { return []*os.File{m.file} }
 
 // Env returns what the worker finds in its environment.
 func (m *Mailbox) Env() []string {
-	return []string{"HANDFAST_FD=" + strconv.Itoa(firstInherited)}
+	return []string{"HANDFAST_FD=" + strconv.Itoa(firstInherited), "HANDFAST_REPORT=1"}
+}
+
+// Report returns what the worker has last said of its connections, if it ever has. It is
+// the worker's word and nothing more.
+func (m *Mailbox) Report() (r fdpass.Report, ok bool) {
+	if p := m.report.Load(); p != nil {
+		return *p, true
+	}
+	return r, false
 }
 
 // Ready is closed when the worker has said that it takes connections.
@@ -236,6 +246,9 @@ func (m *Mailbox) handle(msg *fdpass.Message) error {
 			return fmt.Errorf("%w: a listen that answers none", fdpass.ErrMalformed)
 		}
 		m.isReady(true)
+	case fdpass.TypeReport:
+		report := msg.Report
+		m.report.Store(&report)
 	case fdpass.TypeLeave:
 		return ErrLeft
 	case fdpass.TypeReturn:

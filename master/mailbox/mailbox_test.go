@@ -17,7 +17,7 @@ import (
 // TestDeliver: connections arrive in order, and the master keeps no copy of them.
 func TestDeliver(t *testing.T) {
 	m, w, r := open(t)
-	if got := m.Env(); !slices.Equal(got, []string{"HANDFAST_FD=3"}) || len(m.Files()) != 1 {
+	if got := m.Env(); !slices.Equal(got, []string{"HANDFAST_FD=3", "HANDFAST_REPORT=1"}) || len(m.Files()) != 1 {
 		t.Errorf("environment %v, %d files", got, len(m.Files()))
 	}
 	sent, clients := connect(t, 2*fdpass.MaxBatch+2)
@@ -61,6 +61,24 @@ func TestReady(t *testing.T) {
 	m.Close() // has heard all
 	if isClosed(m.Left()) {
 		t.Errorf("left: %v", m.Err())
+	}
+}
+
+// TestReport: what the worker says of its connections is known, also when it has left.
+func TestReport(t *testing.T) {
+	m, w, _ := open(t)
+	if r, ok := m.Report(); ok {
+		t.Errorf("before the first one: %+v", r)
+	}
+	for i, leaves := range []bool{false, true, false} {
+		if leaves {
+			w.say(fdpass.TypeLeave)
+		}
+		want := fdpass.Report{Open: uint64(i), Accepted: ^uint64(0) - uint64(i)}
+		if err := w.TrySendReport(want); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "report", func() bool { r, ok := m.Report(); return ok && r == want })
 	}
 }
 

@@ -94,6 +94,9 @@ type sent struct {
 	cluster bool
 }
 
+// Slot is the one that the worker was started for.
+func (l *Link) Slot() int { return l.slot }
+
 // Open makes a link for the worker of a slot.
 func (p *Primary) Open(slot int) (*Link, error) {
 	ours, theirs, err := pair()

@@ -1,0 +1,297 @@
+package master
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/forwarded"
+	"github.com/handfast/handfast/hash"
+	"github.com/handfast/handfast/master/clientip"
+	"github.com/handfast/handfast/master/supervisor"
+)
+
+// Status is what a Master is doing. In JSON, times are as in RFC 3339, counts are since the
+// slot or the master began, and null is what is not known: by the kernel's route workers
+// accept for themselves, so nobody hands off; and few workers say what they have open.
+type Status struct {
+	Name       string    `json:"name"` // --name
+	Version    string    `json:"version"`
+	PID        int       `json:"pid"`
+	Started    time.Time `json:"started"`
+	Now        time.Time `json:"now"`      // on this machine: ages are differences to it
+	Ready      bool      `json:"ready"`    // every slot has a worker that serves; see NotReady
+	Stopping   bool      `json:"stopping"` // Stop was called
+	Route      string    `json:"route"`    // who gives clients to slots: "master" or "kernel"
+	Link       string    `json:"link"`     // how workers get connections
+	Key        string    `json:"key"`      // what clients are recognised by: "address" or "header:NAME"
+	Addresses  []string  `json:"addresses"`
+	Generation int       `json:"generation"` // of the latest reload; 1 before the first
+
+	Slots    []SlotStatus   `json:"slots"`    // by number
+	Draining []WorkerStatus `json:"draining"` // workers that are in no slot any more, in the order of their generations
+	Reload   *ReloadStatus  `json:"reload"`   // the one in progress, else the last one; null: there was none
+	Totals   Totals         `json:"totals"`
+}
+
+// SlotStatus is one slot.
+type SlotStatus struct {
+	Slot      int           `json:"slot"`
+	State     string        `json:"state"`      // of its worker; "starting" if it has none yet, "empty" if none starts either
+	InUse     bool          `json:"in_use"`     // it has clients: a new slot has none before its first worker is ready
+	Worker    *WorkerStatus `json:"worker"`     // null: nobody fills it
+	Next      *WorkerStatus `json:"next"`       // starts, to take the slot over; or null
+	NextStart *time.Time    `json:"next_start"` // null: none is due
+	Restarts  int           `json:"restarts"`   // successors that were needed since a worker had ended, left, or could not be started
+	LastEnd   *End          `json:"last_end"`   // the last one of those, which nobody had asked for
+
+	HandedOff   *uint64 `json:"handed_off"`   // connections given to its workers by the master; one that was taken back counts again
+	Queue       *int    `json:"queue"`        // connections that wait in the slot's listeners for its worker to accept; null when the master routes
+	Parked      int     `json:"parked"`       // that wait in the master for the slot
+	Refused     uint64  `json:"refused"`      // ended for want of its worker
+	MailboxFull *uint64 `json:"mailbox_full"` // how often its worker did not keep up, each try counted
+}
+
+// WorkerStatus is one worker.
+type WorkerStatus struct {
+	Slot       int        `json:"slot"`
+	PID        int        `json:"pid"`
+	Generation int        `json:"generation"`
+	State      string     `json:"state"` // starting, serving, draining, stopping (was sent SIGTERM) or killed
+	Started    time.Time  `json:"started"`
+	Since      time.Time  `json:"since"`    // it is in this state
+	Deadline   *time.Time `json:"deadline"` // when the state has lasted too long; null: never
+	Open       *uint64    `json:"open"`     // connections, as the worker says, a second ago at most
+	Accepted   *uint64    `json:"accepted"` // likewise, since it was started
+}
+
+// End is that of a worker when nobody had asked for it.
+type End struct {
+	PID        int       `json:"pid"` // 0: it could not be started
+	Generation int       `json:"generation"`
+	At         time.Time `json:"at"`
+	Why        string    `json:"why"`
+}
+
+// ReloadStatus is one rolling replacement of all workers.
+type ReloadStatus struct {
+	Generation int        `json:"generation"`
+	Done       int        `json:"done"`   // slots 0 to done-1 have been taken over
+	Slots      int        `json:"slots"`  // that are to be
+	Queued     bool       `json:"queued"` // another reload follows
+	Began      time.Time  `json:"began"`
+	Ended      *time.Time `json:"ended"` // null: in progress
+	Error      string     `json:"error"` // why it failed; empty: it did not
+}
+
+// Totals are those of all slots, also of such as were removed. Those of the first four are
+// null when the kernel routes and the master has accepted nothing.
+type Totals struct {
+	Accepted  *uint64 `json:"accepted"`   // connections accepted from listeners, by the master
+	HandedOff *uint64 `json:"handed_off"` // given to workers; one that was taken back counts again
+	TakenBack *uint64 `json:"taken_back"` // not taken by the worker that they were given to
+	Gone      *uint64 `json:"gone"`       // ended by the client before it was known
+	Refused   uint64  `json:"refused"`    // ended for want of a worker, or of a request in time
+	Parked    int     `json:"parked"`     // waiting now: for a slot, for the head of a request, or to be refused
+}
+
+// reporting is a link whose worker says what connections it has.
+type reporting interface {
+	Report() (fdpass.Report, bool)
+}
+
+// Status returns what the master is doing. It asks nobody who could be busy; the figures
+// are not of one instant.
+func (m *Master) Status() Status {
+	snapshot, _ := m.supervisor.Snapshot()
+	s := Status{
+		Name:       m.name,
+		Version:    m.version,
+		PID:        os.Getpid(),
+		Started:    m.started.UTC(),
+		Now:        time.Now().UTC(),
+		Stopping:   snapshot.Stopping || m.isStopping(),
+		Route:      "master",
+		Link:       m.link.String(),
+		Key:        forwarded.FormatKey(m.balancer.cfg.Clients.Rules.Key),
+		Generation: snapshot.Generation,
+		Slots:      make([]SlotStatus, len(snapshot.Slots)),
+		Draining:   []WorkerStatus{},
+		Reload:     reloadStatus(snapshot),
+	}
+	if m.steered != nil {
+		s.Route = "kernel"
+	}
+	for _, addr := range m.addresses {
+		s.Addresses = append(s.Addresses, addr.String())
+	}
+	for i := range snapshot.Slots {
+		s.Slots[i] = slotStatus(i, snapshot)
+	}
+	for _, w := range snapshot.Draining {
+		s.Draining = append(s.Draining, *workerStatus(w))
+	}
+	m.count(&s)
+	s.Ready = s.NotReady() == ""
+	return s
+}
+
+// count fills in the figures.
+func (m *Master) count(s *Status) {
+	parked := m.balancer.lot.counts()
+	for i := range s.Slots {
+		sl, c := &s.Slots[i], m.balancer.table.counts(i)
+		sl.Parked = parked[i]
+		sl.Refused = c.refused.Load()
+		handedOff, full := c.handedOff.Load(), c.full.Load()
+		if m.steered == nil || handedOff > 0 || full > 0 {
+			sl.HandedOff, sl.MailboxFull = &handedOff, &full
+		}
+		if m.steered != nil {
+			waiting := m.steered.queue(i)
+			sl.Queue = &waiting
+		}
+	}
+	stats := m.Stats()
+	s.Totals = Totals{Refused: stats.Refused, Parked: stats.Parked}
+	if m.steered == nil || stats.Accepted > 0 {
+		s.Totals.Accepted, s.Totals.HandedOff, s.Totals.TakenBack, s.Totals.Gone = &stats.Accepted, &stats.HandedOff, &stats.TakenBack, &stats.Gone
+	}
+}
+
+// NotReady says why the master is not ready, or nothing: it is when each slot that is in use has
+// a worker that serves, and no stop is under way. During a reload it is.
+func (s *Status) NotReady() string {
+	var empty []string
+	used := 0
+	for _, sl := range s.Slots {
+		if !sl.InUse {
+			continue
+		}
+		used++
+		if sl.Worker == nil {
+			empty = append(empty, fmt.Sprintf("slot %d is %s", sl.Slot, sl.State))
+		}
+	}
+	switch {
+	case s.Stopping:
+		return "stopping"
+	case used == 0:
+		return "starting"
+	default:
+		return strings.Join(empty, ", ")
+	}
+}
+
+func slotStatus(slot int, snapshot *supervisor.Snapshot) SlotStatus {
+	sl := &snapshot.Slots[slot]
+	s := SlotStatus{
+		Slot:      slot,
+		State:     "empty",
+		InUse:     slot < snapshot.InUse,
+		Worker:    workerStatus(sl.Worker),
+		Next:      workerStatus(sl.Next),
+		NextStart: timeStatus(sl.NextStart),
+		Restarts:  sl.Restarts,
+	}
+	if w := cmp.Or(s.Worker, s.Next); w != nil {
+		s.State = w.State
+	}
+	if end := sl.LastEnd; end != nil {
+		s.LastEnd = &End{end.PID, end.Generation, end.At.UTC(), end.Why}
+	}
+	return s
+}
+
+// workerStatus is nil for no worker.
+func workerStatus(w *supervisor.WorkerStatus) *WorkerStatus {
+	if w == nil {
+		return nil
+	}
+	s := &WorkerStatus{
+		Slot:       w.Slot,
+		PID:        w.PID,
+		Generation: w.Generation,
+		State:      w.State.String(),
+		Started:    w.Started.UTC(),
+		Since:      w.Since.UTC(),
+		Deadline:   timeStatus(w.Deadline),
+	}
+	if link, ok := w.Link.(reporting); ok {
+		if r, said := link.Report(); said {
+			s.Open, s.Accepted = &r.Open, &r.Accepted
+		}
+	}
+	return s
+}
+
+func reloadStatus(snapshot *supervisor.Snapshot) *ReloadStatus {
+	r := snapshot.Reload
+	if r == nil {
+		return nil
+	}
+	s := &ReloadStatus{
+		Generation: r.Generation,
+		Done:       r.Done,
+		Slots:      r.Slots,
+		Queued:     snapshot.Queued,
+		Began:      r.Began.UTC(),
+		Ended:      timeStatus(r.Ended),
+	}
+	if r.Err != nil {
+		s.Error = r.Err.Error()
+	}
+	return s
+}
+
+// timeStatus is nil for no time.
+func timeStatus(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
+}
+
+// Placement says where a client belongs.
+type Placement struct {
+	Client string        `json:"client"` // as it was asked for
+	Key    string        `json:"key"`    // what it was understood as: "address" or "header:NAME"
+	Slot   int           `json:"slot"`
+	Slots  int           `json:"slots"`
+	Worker *WorkerStatus `json:"worker"` // null: nobody fills the slot
+}
+
+// Place returns the slot of a client, which is named by what the master recognises clients
+// by: an address, or the value of a header.
+func (m *Master) Place(client string) (Placement, error) {
+	clients := &m.balancer.cfg.Clients
+	p := Placement{Client: client, Key: forwarded.FormatKey(clients.Rules.Key), Slots: m.balancer.table.Len()}
+	key, err := keyOf(clients, client)
+	if err != nil {
+		return p, err
+	}
+	p.Slot = m.balancer.cfg.Strategy.Slot(clientip.Client{Key: key}, p.Slots, 0)
+	if snapshot, _ := m.supervisor.Snapshot(); p.Slot < len(snapshot.Slots) {
+		p.Worker = workerStatus(snapshot.Slots[p.Slot].Worker)
+	}
+	return p, nil
+}
+
+func keyOf(clients *clientip.Config, client string) (key hash.Key, err error) {
+	if clients.Rules.Key != "" {
+		return clients.Hash.Text(client), nil
+	}
+	addr, err := netip.ParseAddr(client)
+	if err != nil {
+		return key, fmt.Errorf("master: %q is not an IP address", client)
+	}
+	return clients.Hash.Key(addr), nil
+}
+
+// Snapshot is the supervisor's, with a channel that is closed when there may be something new.
+func (m *Master) Snapshot() (*supervisor.Snapshot, <-chan struct{}) { return m.supervisor.Snapshot() }
