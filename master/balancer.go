@@ -45,6 +45,12 @@ type BalancerConfig struct {
 	WhenDown   WhenDown
 	Refuse     Refuse
 	Logger     hclog.Logger // nil: none
+
+	// OnOutcome, if there is one, is told what became of each connection that was parked, was
+	// refused or is gone, and with EveryOutcome of all others, too. It must not wait, and may be
+	// called by several goroutines at a time.
+	OnOutcome    func(Outcome)
+	EveryOutcome bool
 }
 
 // DefaultBalancerConfig waits for 50 tries, 100 ms apart.

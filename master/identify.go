@@ -2,6 +2,7 @@ package master
 
 import (
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -46,6 +47,7 @@ func (b *Balancer) parkUnknown(a arrival, why error) {
 	case clientip.ErrGone:
 		unix.Close(a.FD)
 		b.gone.Add(1)
+		b.tell(&a, noSlot, nil, why)
 	case clientip.ErrSilent, clientip.ErrPartial:
 		if b.lot.enter(noSlot, b.half()) {
 			go b.awaitClient(a)
@@ -62,6 +64,7 @@ func (b *Balancer) parkUnknown(a arrival, why error) {
 // awaitClient is the life of a connection until its client is known.
 func (b *Balancer) awaitClient(a arrival) {
 	slot := noSlot
+	a.parked = time.Now()
 	defer func() { b.lot.leave(slot) }()
 	file := os.NewFile(uintptr(a.FD), "parked connection")
 	var err error
@@ -77,6 +80,7 @@ func (b *Balancer) awaitClient(a arrival) {
 	case nil:
 	case clientip.ErrGone:
 		b.gone.Add(1)
+		b.tell(&a, noSlot, nil, err)
 	default:
 		b.sayWhy(file, a, noSlot, err, lingerTimeout)
 	}

@@ -7,12 +7,15 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/handfast/handfast/fdpass"
+
+	"github.com/handfast/handfast/master/clientip"
 )
 
 const proxiedHead = "GET / HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: 203.0.113.2, 10.0.0.1\r\n\r\n"
@@ -190,4 +193,14 @@ func TestReadmitIdentifies(t *testing.T) {
 	ours.Write([]byte(proxiedHead[20:]))
 	begins(t, ours, "2")
 	b.Shutdown(context.Background())
+}
+
+// TestRetryAfter: who is refused for a moment is told when to come again.
+func TestRetryAfter(t *testing.T) {
+	const header = "\r\nRetry-After: 1\r\n"
+	for why, want := range map[error]bool{errCrowded: true, errStopping: true, errEmpty: false, clientip.ErrPartial: false} {
+		if got := string(answerTo(why)); strings.Contains(got, header) != want {
+			t.Errorf("%v: %q", why, got)
+		}
+	}
 }

@@ -55,6 +55,13 @@ type Config struct {
 	Name        string          // for people, in Status
 	Version     string          // likewise
 	Logger      hclog.Logger    // nil: none
+
+	// AccessLog has a line at level Info for each connection that the master has accepted: who it is
+	// from, what became of it, and how long it waited. It must not wait. nil: none.
+	AccessLog hclog.Logger
+
+	// OnEvent is told of what happens to workers, if it is not nil. It must not wait.
+	OnEvent func(supervisor.Event)
 }
 
 // addresses returns those that the balancer listens on.
@@ -108,6 +115,7 @@ type Master struct {
 	addresses   []netip.AddrPort
 
 	listeners []net.Listener
+	access    hclog.Logger // nil: none
 	log       hclog.Logger
 	stop      chan struct{}
 	stopOnce  sync.Once
@@ -149,6 +157,19 @@ func newMaster(cfg Config) (*Master, error) {
 		cfg.Supervisor.MaxWorkers = min(steer.MaxSlots, cfg.Supervisor.MaxWorkers)
 	}
 	table := NewTable(1)
+	m := &Master{
+		name:      cfg.Name,
+		version:   cfg.Version,
+		started:   time.Now(),
+		link:      cfg.Link,
+		listeners: cfg.Listeners,
+		access:    cfg.AccessLog,
+		log:       cfg.Logger,
+		stop:      make(chan struct{}),
+	}
+	if m.access != nil {
+		cfg.Balancer.logOutcomes(m.logOutcome)
+	}
 	cfg.Balancer.Logger = cfg.Logger.Named("balancer")
 	balancer, err := NewBalancer(cfg.Balancer, table)
 	if err != nil {
@@ -156,24 +177,22 @@ func newMaster(cfg Config) (*Master, error) {
 	}
 	cfg.Supervisor.Logger = cfg.Logger.Named("supervisor")
 	cfg.Supervisor.Env = append(environ(&cfg.Balancer.Clients), cfg.Supervisor.Env...)
-	m := &Master{
-		balancer:  balancer,
-		patience:  min(balancer.patience()+time.Second, cfg.Supervisor.StopTimeout),
-		name:      cfg.Name,
-		version:   cfg.Version,
-		started:   time.Now(),
-		link:      cfg.Link,
-		listeners: cfg.Listeners,
-		log:       cfg.Logger,
-		stop:      make(chan struct{}),
-	}
+	m.balancer = balancer
+	m.patience = min(balancer.patience()+time.Second, cfg.Supervisor.StopTimeout)
 	cfg.Supervisor.Slots = slots{table}
 	if len(cfg.Groups) > 0 {
 		if m.steered, err = newSteered(cfg.Groups, table, balancer, cfg.Balancer, cfg.Link); err != nil {
 			return nil, err
 		}
 		cfg.Supervisor.Slots = m.steered
-		cfg.Supervisor.OnEvent = m.steered.hear
+	}
+	cfg.Supervisor.OnEvent = func(e supervisor.Event) {
+		if m.steered != nil {
+			m.steered.hear(e)
+		}
+		if cfg.OnEvent != nil {
+			cfg.OnEvent(e)
+		}
 	}
 	m.drainSignal = cmp.Or(cfg.DrainSignal, launch.DrainSignal(cfg.Supervisor.Command))
 	m.command = cfg.Supervisor.Command

@@ -98,6 +98,7 @@ func (l *lot) wait(ctx context.Context) error {
 
 // park takes ownership of a connection that cannot be delivered now.
 func (b *Balancer) park(a arrival) {
+	a.parked = time.Now()
 	b.enterLot(a, func(slot int) { b.awaitSlot(a, slot) })
 }
 
@@ -196,19 +197,23 @@ func (b *Balancer) offerToOthers(a arrival) bool {
 // slot gets another worker.
 func (b *Balancer) offer(a arrival, rank int) (changed <-chan struct{}, err error) {
 	seats := b.table.load()
-	seat := seats[b.cfg.Strategy.Slot(a.client, len(seats), min(rank, len(seats)-1))]
+	slot := b.cfg.Strategy.Slot(a.client, len(seats), min(rank, len(seats)-1))
+	seat := seats[slot]
 	if owner := b.table.Owner(a.client.Session); owner != nil && rank == 0 {
-		if err := b.offerTo(owner, b.table.countsOf(owner), a); err != fdpass.ErrClosed {
+		if err := b.offerTo(owner, slotOf(owner), a); err != fdpass.ErrClosed {
 			return seat.changed, err
 		}
 	}
 	if seat.worker == nil {
 		return seat.changed, errEmpty
 	}
-	return seat.changed, b.offerTo(seat.worker, seat.counts, a)
+	return seat.changed, b.offerTo(seat.worker, slot, a)
 }
 
-func (b *Balancer) offerTo(w Worker, c *counts, a arrival) error {
-	_, err := b.deliver(w, c, []fdpass.Handoff{a.Handoff})
+func (b *Balancer) offerTo(w Worker, slot int, a arrival) error {
+	_, err := b.deliver(w, b.table.counts(slot), []fdpass.Handoff{a.Handoff})
+	if err == nil {
+		b.tell(&a, slot, w, nil)
+	}
 	return err
 }

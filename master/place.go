@@ -2,6 +2,7 @@ package master
 
 import (
 	"errors"
+	"time"
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/master/clientip"
@@ -28,6 +29,7 @@ func (ByKey) Slot(client clientip.Client, slots, rank int) int {
 type arrival struct {
 	fdpass.Handoff
 	client clientip.Client
+	parked time.Time // when it had to wait; zero: it had not
 }
 
 // router places a batch of connections: it groups them by slot and delivers each
@@ -54,7 +56,13 @@ func (r *router) route(batch []arrival) {
 			r.group, r.index = append(r.group, batch[i].Handoff), append(r.index, i)
 		}
 		r.first[slot] = -1
-		for _, i := range r.index[r.deliver(seats[slot].worker, seats[slot].counts):] {
+		n := r.deliver(seats[slot].worker, seats[slot].counts)
+		if r.b.cfg.EveryOutcome {
+			for _, i := range r.index[:n] {
+				r.b.tell(&batch[i], slot, seats[slot].worker, nil)
+			}
+		}
+		for _, i := range r.index[n:] {
 			r.b.park(batch[i])
 		}
 	}
@@ -76,6 +84,8 @@ func (r *router) toOwners(batch []arrival) (others []arrival) {
 		r.group = append(r.group[:0], a.Handoff)
 		if r.deliver(owner, r.b.table.countsOf(owner)) == 0 {
 			r.b.park(a) // the others cannot serve it
+		} else if r.b.cfg.EveryOutcome {
+			r.b.tell(&a, slotOf(owner), owner, nil)
 		}
 	}
 	return others

@@ -64,8 +64,12 @@ func answerTo(why error) []byte {
 // connection ends.
 func answer(status int, text, body string) []byte {
 	body += "\n"
-	return fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n%s",
-		status, text, len(body), body)
+	more := ""
+	if status == 503 { // it is for a moment
+		more = "Retry-After: 1\r\n"
+	}
+	return fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nCache-Control: no-store\r\n%sConnection: close\r\n\r\n%s",
+		status, text, len(body), more, body)
 }
 
 // refuse ends a connection that nobody serves. It takes ownership of its
@@ -82,6 +86,7 @@ func (b *Balancer) sayWhy(file *os.File, a arrival, slot int, why error, linger 
 	b.refused.Add(1)
 	b.table.counts(slot).refused.Add(1)
 	b.refusals.log(b.log, a, slot, why)
+	b.tell(&a, slot, nil, why)
 	if answer := answerTo(why); answer != nil && b.cfg.Refuse != RefuseClose {
 		say(file, answer, linger)
 	}

@@ -109,9 +109,12 @@ func (t *Table) counts(slot int) *counts {
 }
 
 // countsOf returns those of a worker's slot, if it can tell that.
-func (t *Table) countsOf(w Worker) *counts {
+func (t *Table) countsOf(w Worker) *counts { return t.counts(slotOf(w)) }
+
+// slotOf returns a worker's slot, if it can tell that, else noSlot.
+func slotOf(w Worker) int {
 	if placed, ok := w.(interface{ Slot() int }); ok {
-		return t.counts(placed.Slot())
+		return placed.Slot()
 	}
-	return new(counts)
+	return noSlot
 }

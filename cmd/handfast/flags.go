@@ -95,6 +95,7 @@ func runFlags() []cli.Flag {
 		durationFlag("min-uptime", super.MinUptime, "a worker that ends before died young, and its successors are delayed"),
 		durationFlag("backoff-min", super.BackoffMin, "delay after the second of them; it doubles"),
 		durationFlag("backoff-max", super.BackoffMax, "up to this"),
+		stringFlag("access-log", "", "`FILE` that gets a line for each connection: who, which slot and worker, how long it was parked, what became of it; - is standard output. SIGUSR1 opens it anew. Needs --route master, which auto takes then"),
 		stringFlag("user", "", "`NAME` or number of the user that workers run as, with the groups of that user; only root can change it (default: handfast's)"),
 		stringFlag("group", "", "`NAME` or number of the group that workers run as (default: the user's)"),
 		&cli.BoolFlag{Name: "no-new-privs", EnvVars: env("no-new-privs"),

@@ -108,6 +108,8 @@ func kernelCannot(config *master.Config) error {
 		return errors.New("with --behind-proxy clients are named by headers, which come too late for it")
 	case clients.ProxyProtocol:
 		return errors.New("with --proxy-protocol clients are named by what they send, which comes too late for it")
+	case config.AccessLog != nil:
+		return errors.New("with --access-log each connection is logged by the master, which has to accept it")
 	case len(config.Listeners) > 0:
 		return errors.New("what a service manager passed is one listener, not one for each slot")
 	case config.Supervisor.Workers > steer.MaxSlots:

@@ -30,8 +30,8 @@ func runCommand(logs io.Writer) *cli.Command {
 		Usage:     "start workers and hand connections to them",
 		ArgsUsage: "-- COMMAND [ARG...]",
 		Description: "Starts COMMAND once per slot. Signals: SIGUSR2 or SIGHUP replaces all workers one\n" +
-			"by one, SIGTTIN and SIGTTOU add and remove a slot, SIGTERM and SIGINT finish\n" +
-			"what is open and stop, a second one stops at once.\n\n" +
+			"by one, SIGTTIN and SIGTTOU add and remove a slot, SIGUSR1 opens the access log\n" +
+			"anew, SIGTERM and SIGINT finish what is open and stop, a second one stops at once.\n\n" +
 			"Behind nginx, HAProxy or another HTTP proxy clients are told apart only with\n" +
 			"--behind-proxy, behind a TCP proxy only with --proxy-protocol.\n\n" +
 			"Exit status: 0 stopped as asked; 1 could not start, could not go on, or was\n" +
@@ -56,6 +56,8 @@ type asked struct {
 	config master.Config // all but listeners and what plan settles
 	plan   plan
 	listen []string // addresses; none: what a service manager passes, or the default
+	access string   // file of the access log; empty: none
+	json   bool     // logs are
 	from   origins
 }
 
@@ -102,7 +104,7 @@ func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 	})
 	config.ReadyWhen, s.Probe = v.readyWhen()
 	config.DrainSignal = v.signal("drain-signal")
-	return asked{config, p, c.StringSlice("listen"), from}, v.err
+	return asked{config, p, c.StringSlice("listen"), c.String("access-log"), c.Bool("log-json"), from}, v.err
 }
 
 // serve runs a master until a signal stops it.
@@ -111,6 +113,11 @@ func serve(ctx context.Context, a asked) error {
 	if _, err := exec.LookPath(config.Supervisor.Command[0]); err != nil {
 		return fmt.Errorf("cannot run workers: %w", err)
 	}
+	access, err := openAccessLog(a.access, a.json, &config)
+	if err != nil {
+		return err
+	}
+	defer access.close()
 	if err := a.plan.settle(ctx, &config, a.listen); err != nil {
 		return err
 	}
@@ -121,12 +128,12 @@ func serve(ctx context.Context, a asked) error {
 	ctx, kill := context.WithCancelCause(ctx)
 	defer kill(nil)
 	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, unix.SIGUSR2, unix.SIGHUP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGTERM, unix.SIGINT)
+	signal.Notify(signals, unix.SIGUSR2, unix.SIGHUP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGTERM, unix.SIGINT, unix.SIGUSR1)
 	// Who reads our log may go away: that ends a Go program unless it is caught
 	// (os/signal, SIGPIPE).
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 	defer signal.Stop(signals)
-	go handleSignals(ctx, signals, m, config.Logger, kill)
+	go handleSignals(ctx, signals, m, access, config.Logger, kill)
 	defer notifyManager(ctx, m, config.Logger)()
 	return m.Run(ctx)
 }
@@ -155,7 +162,7 @@ func notifyManager(ctx context.Context, m *master.Master, log hclog.Logger) (sto
 var errForced = errors.New("stopped at once by a second signal")
 
 // handleSignals turns signals into actions until ctx ends.
-func handleSignals(ctx context.Context, signals <-chan os.Signal, m *master.Master, log hclog.Logger, kill context.CancelCauseFunc) {
+func handleSignals(ctx context.Context, signals <-chan os.Signal, m *master.Master, access accessLog, log hclog.Logger, kill context.CancelCauseFunc) {
 	stopping := false
 	for {
 		select {
@@ -164,6 +171,8 @@ func handleSignals(ctx context.Context, signals <-chan os.Signal, m *master.Mast
 			switch sig {
 			case unix.SIGUSR2, unix.SIGHUP:
 				go reload(ctx, log, m)
+			case unix.SIGUSR1:
+				access.reopen()
 			case unix.SIGTTIN:
 				report(log, m.ScaleBy(1))
 			case unix.SIGTTOU:

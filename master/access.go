@@ -1,0 +1,58 @@
+package master
+
+import (
+	"github.com/handfast/handfast/master/clientip"
+	"github.com/handfast/handfast/master/supervisor"
+)
+
+// logOutcomes has every outcome logged, beside what is done with some already.
+func (c *BalancerConfig) logOutcomes(log func(Outcome)) {
+	told := c.OnOutcome
+	c.EveryOutcome = true
+	c.OnOutcome = func(o Outcome) {
+		if told != nil {
+			told(o)
+		}
+		log(o)
+	}
+}
+
+// logOutcome writes a line of the access log.
+func (m *Master) logOutcome(o Outcome) {
+	fields := make([]any, 0, 14)
+	fields = append(fields, "peer", o.Peer.String())
+	if o.Client.IsValid() {
+		fields = append(fields, "client", o.Client.String())
+	}
+	if o.Slot != noSlot {
+		fields = append(fields, "slot", o.Slot)
+	}
+	switch {
+	case o.Worker != nil:
+		fields = append(fields, "pid", m.pidOf(o), "parked", o.Parked.Seconds(), "result", "handed_off")
+	case o.Err == clientip.ErrGone:
+		fields = append(fields, "parked", o.Parked.Seconds(), "result", "gone")
+	default:
+		fields = append(fields, "parked", o.Parked.Seconds(), "result", "refused", "reason", o.Reason())
+	}
+	m.access.Info("connection", fields...)
+}
+
+// pidOf returns the process that has a connection; 0 if it has ended meanwhile.
+func (m *Master) pidOf(o Outcome) int {
+	snapshot, _ := m.supervisor.Snapshot()
+	if o.Slot >= 0 && o.Slot < len(snapshot.Slots) {
+		// It may have taken the slot over since the snapshot.
+		for _, w := range []*supervisor.WorkerStatus{snapshot.Slots[o.Slot].Worker, snapshot.Slots[o.Slot].Next} {
+			if w != nil && any(w.Link) == any(o.Worker) {
+				return w.PID
+			}
+		}
+	}
+	for _, w := range snapshot.Draining {
+		if any(w.Link) == any(o.Worker) {
+			return w.PID
+		}
+	}
+	return 0
+}

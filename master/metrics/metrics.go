@@ -1,0 +1,145 @@
+// Package metrics shows a master to Prometheus, with the official client library and in its
+// conventions (https://prometheus.io/docs/practices/naming/).
+//
+// What the master knows at any time is read from its Status when Prometheus asks, and costs
+// nothing before. What happens between two questions is counted here: Metrics is told of
+// it by the master's hooks (Outcome, Event).
+package metrics
+
+import (
+	"net/http"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/handfast/handfast/master"
+	"github.com/handfast/handfast/master/supervisor"
+)
+
+const namespace = "handfast"
+
+// parkedBuckets reach from a successor that was ready at once to --max-retries' default
+// patience, and ten times that.
+var parkedBuckets = []float64{.001, .005, .02, .1, .25, .5, 1, 2.5, 5, 10, 50}
+
+// reloadBuckets are for servers that start in a moment, and for such as take minutes.
+var reloadBuckets = []float64{.1, .5, 1, 2.5, 5, 10, 30, 60, 120, 300}
+
+// Metrics counts what happens. Its methods may be called at any time, by any goroutine.
+type Metrics struct {
+	registry       *prometheus.Registry
+	parked         prometheus.Histogram
+	refused        *prometheus.CounterVec
+	ended          *prometheus.CounterVec
+	reloads        *prometheus.CounterVec
+	reloadDuration *prometheus.HistogramVec
+
+	mu       sync.Mutex
+	reloadAt time.Time
+}
+
+// New returns Metrics that have been told of nothing yet.
+func New() *Metrics {
+	m := &Metrics{
+		registry: prometheus.NewRegistry(),
+		parked: prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: namespace, Name: "parked_seconds", Buckets: parkedBuckets,
+			Help: "How long connections were parked that a worker took in the end."}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: "refused_connections_total",
+			Help: "Connections that were refused, or whose client had gone, before a worker had them."}, []string{"reason"}),
+		ended: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: "worker_failures_total",
+			Help: "Workers that needed a successor which nobody had asked for."}, []string{"reason"}),
+		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: "reloads_total",
+			Help: "Reloads that have ended."}, []string{"result"}),
+		reloadDuration: prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: namespace, Name: "reload_duration_seconds", Buckets: reloadBuckets,
+			Help: "How long reloads took."}, []string{"result"}),
+	}
+	m.registry.MustRegister(m.parked, m.refused, m.ended, m.reloads, m.reloadDuration,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	// From the start at 0, so that the first one is an increase.
+	for _, result := range []string{succeeded, failed} {
+		m.reloads.WithLabelValues(result)
+	}
+	for _, reason := range failures {
+		m.ended.WithLabelValues(reason)
+	}
+	for _, reason := range master.Reasons() {
+		m.refused.WithLabelValues(reason)
+	}
+	return m
+}
+
+// Results of reloads.
+const (
+	succeeded = "success"
+	failed    = "failure"
+)
+
+// failures are the reasons for which a worker needs a successor.
+var failures = map[supervisor.EventKind]string{
+	supervisor.WorkerStartFailed: "start_failed",
+	supervisor.WorkerNotReady:    "not_ready",
+	supervisor.WorkerLeft:        "left",
+	supervisor.WorkerExited:      "exited",
+}
+
+// Outcome counts a connection that was parked, refused, or is gone
+// (master.BalancerConfig.OnOutcome).
+func (m *Metrics) Outcome(o master.Outcome) {
+	switch {
+	case o.Err != nil:
+		m.refused.WithLabelValues(o.Reason()).Inc()
+	case o.Parked > 0:
+		m.parked.Observe(o.Parked.Seconds())
+	}
+}
+
+// Event counts what happens to workers and reloads (master.Config.OnEvent).
+func (m *Metrics) Event(e supervisor.Event) {
+	switch e.Kind {
+	case supervisor.WorkerExited:
+		if e.Was == supervisor.Starting || e.Was == supervisor.Serving { // else it was asked to
+			m.ended.WithLabelValues(failures[e.Kind]).Inc()
+		}
+	case supervisor.WorkerStartFailed, supervisor.WorkerNotReady, supervisor.WorkerLeft:
+		m.ended.WithLabelValues(failures[e.Kind]).Inc()
+	case supervisor.Reloading:
+		m.mu.Lock()
+		m.reloadAt = time.Now()
+		m.mu.Unlock()
+	case supervisor.Reloaded:
+		m.reloaded(succeeded)
+	case supervisor.ReloadFailed:
+		m.reloaded(failed)
+	}
+}
+
+func (m *Metrics) reloaded(result string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.reloads.WithLabelValues(result).Inc()
+	m.reloadDuration.WithLabelValues(result).Observe(time.Since(m.reloadAt).Seconds())
+}
+
+// Handler answers Prometheus, with what status says at that moment.
+func (m *Metrics) Handler(status func() master.Status) http.Handler {
+	m.registry.MustRegister(collector(status))
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
+}
+
+// revision is the commit that this program was built from, if that is known.
+func revision() string {
+	info, _ := debug.ReadBuildInfo()
+	if info == nil {
+		return ""
+	}
+	for _, setting := range info.Settings {
+		if setting.Key == "vcs.revision" {
+			return setting.Value
+		}
+	}
+	return ""
+}

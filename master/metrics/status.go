@@ -1,0 +1,100 @@
+package metrics
+
+import (
+	"runtime"
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/handfast/handfast/master"
+	"github.com/handfast/handfast/master/supervisor"
+)
+
+// collector shows a master's status.
+type collector func() master.Status
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(prometheus.BuildFQName(namespace, "", name), help, labels, nil)
+}
+
+var (
+	build     = desc("build_info", "What runs: always 1.", "version", "revision", "goversion")
+	ready     = desc("ready", "1 if each slot has a worker that serves.")
+	started   = desc("start_time_seconds", "When the master was started, in Unix time.")
+	accepted  = desc("accepted_connections_total", "Connections that the master has accepted.")
+	takenBack = desc("taken_back_connections_total", "Connections that the worker which they were given to did not take.")
+	parked    = desc("parked_connections", "Connections that wait in the master now.")
+	slots     = desc("slots", "The number of slots.")
+	draining  = desc("draining_workers", "Workers that are in no slot any more and finish what they have.")
+	latest    = desc("generation", "Of the latest reload; 1 before the first.")
+	reloading = desc("reload_in_progress", "1 while workers are being replaced.")
+
+	state      = desc("worker_state", "1 for the state of the worker in the slot.", "slot", "state")
+	generation = desc("worker_generation", "The reload that started the worker in the slot.", "slot")
+	since      = desc("worker_start_time_seconds", "When the worker in the slot was started, in Unix time.", "slot")
+	open       = desc("worker_open_connections", "Connections that the worker in the slot has open, if it says so.", "slot")
+	restarts   = desc("worker_restarts_total", "Successors that were needed since a worker had ended, left, or could not be started.", "slot")
+	handedOff  = desc("handed_off_connections_total", "Connections that the master gave to the slot's workers; one that was taken back counts again.", "slot")
+	slotParked = desc("slot_parked_connections", "Connections that wait in the master for the slot.", "slot")
+	refused    = desc("slot_refused_connections_total", "Connections that were refused for want of the slot's worker.", "slot")
+	full       = desc("mailbox_full_total", "How often the slot's worker did not keep up, each try counted.", "slot")
+	queued     = desc("slot_queued_connections", "Connections that wait in the slot's listeners for its worker to accept them.", "slot")
+)
+
+// Describe says nothing: the collector is unchecked, since what it has depends on the route.
+func (collector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect asks for the status, and shows it.
+func (status collector) Collect(out chan<- prometheus.Metric) {
+	s := status()
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	counter := func(d *prometheus.Desc, v *uint64, labels ...string) {
+		if v != nil { // it is known
+			out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(*v), labels...)
+		}
+	}
+	gauge(build, 1, s.Version, revision(), runtime.Version())
+	gauge(ready, truth(s.Ready))
+	gauge(started, float64(s.Started.Unix()))
+	gauge(parked, float64(s.Totals.Parked))
+	gauge(slots, float64(len(s.Slots)))
+	gauge(draining, float64(len(s.Draining)))
+	gauge(latest, float64(s.Generation))
+	gauge(reloading, truth(s.Reload != nil && s.Reload.Ended == nil))
+	counter(accepted, s.Totals.Accepted)
+	counter(takenBack, s.Totals.TakenBack)
+	for i := range s.Slots {
+		sl, slot := &s.Slots[i], strconv.Itoa(s.Slots[i].Slot)
+		for _, name := range states {
+			gauge(state, truth(sl.State == name), slot, name)
+		}
+		if w := sl.Worker; w != nil {
+			gauge(generation, float64(w.Generation), slot)
+			gauge(since, float64(w.Started.Unix()), slot)
+			if w.Open != nil {
+				gauge(open, float64(*w.Open), slot)
+			}
+		}
+		gauge(slotParked, float64(sl.Parked), slot)
+		if sl.Queue != nil {
+			gauge(queued, float64(*sl.Queue), slot)
+		}
+		again := uint64(sl.Restarts)
+		counter(restarts, &again, slot)
+		counter(refused, &sl.Refused, slot)
+		counter(handedOff, sl.HandedOff, slot)
+		counter(full, sl.MailboxFull, slot)
+	}
+}
+
+// states are those that the worker in a slot can be in.
+var states = []string{"empty", supervisor.Starting.String(), supervisor.Serving.String()}
+
+func truth(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
+}
