@@ -5,6 +5,7 @@ package socketio_test
 import (
 	"encoding/json"
 	"net"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -12,6 +13,8 @@ import (
 
 	"github.com/handfast/handfast/examples/trial"
 )
+
+func TestMain(m *testing.M) { os.Exit(trial.Main(m)) }
 
 // example is a way to run the server.
 type example struct {
