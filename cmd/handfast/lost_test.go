@@ -96,9 +96,9 @@ func (b *balancer) load(n int, paths ...string) (made *atomic.Int64, stop func()
 	return made, stop
 }
 
-// TestReloadUnderLoad: 50 reloads, and no request fails. Slow requests make older
+// TestReloadUnderLoad: 20 reloads, and no request fails. Slow requests make older
 // generations drain while the next reloads go on.
-func TestReloadUnderLoad(t *testing.T) { reloadUnderLoad(t, 50) }
+func TestReloadUnderLoad(t *testing.T) { reloadUnderLoad(t, reloads(t, 20)) }
 
 func reloadUnderLoad(t *testing.T, reloads int) {
 	b := start(t, 2, options{})
