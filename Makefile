@@ -28,11 +28,11 @@ test: ## all tests, with the race detector (says what it skips for want of a pro
 	@PATH=$$PATH:/usr/sbin; for program in $(TESTED_WITH); do \
 		command -v $$program >/dev/null || echo "make test: skips what needs $$program; apt-get install $$program" | sed 's/install node$$/install nodejs/'; \
 	done
-	$(GO) test -race -shuffle=on -timeout 20m ./...
+	$(GO) test -race -shuffle=on -timeout 15m ./...
 
 soak: ## the trials with real processes, again and again (SOAK=20 times), and a million injected connections
 	HANDFAST_SOAK_CONNECTIONS=$${HANDFAST_SOAK_CONNECTIONS:-1000000} $(GO) test -timeout 2h -v -run '^TestInjectSoak$$' ./cmd/handfast
-	$(GO) test -race -shuffle=on -timeout 2h -count=$${SOAK:-20} ./cmd/handfast ./master/... ./worker/... ./fdpass
+	HANDFAST_TEST_RELOADS=$${HANDFAST_TEST_RELOADS:-50} $(GO) test -race -shuffle=on -timeout 2h -count=$${SOAK:-20} ./cmd/handfast ./master/... ./worker/... ./fdpass
 
 bench: ## compare with SO_REUSEPORT, HAProxy, nginx and Node's, side by side (BENCH: its flags)
 	$(GO) run ./cmd/bench $(BENCH)

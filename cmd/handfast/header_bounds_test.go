@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -16,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/examples/trial"
 )
 
 // TestNotHTTP: what does not begin like an HTTP/1 request goes to the slot of its peer
@@ -179,12 +180,10 @@ func TestSlowClients(t *testing.T) {
 	const (
 		slow   = 5000
 		most   = 64 << 10 // KiB
-		rounds = 3
+		rounds = 3        // the best counts, and the first that is good enough
+		slack  = 5 * time.Millisecond
 	)
-	program := filepath.Join(t.TempDir(), "handfast") // without the race detector and its memory
-	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
+	program := trial.Build(t, "github.com/handfast/handfast/cmd/handfast") // without the race detector and its memory
 	b := start(t, 2, options{
 		flags:  []string{"--behind-proxy", "--header-timeout", "10m", "--stop-timeout", "1ms"},
 		change: func(cmd *exec.Cmd) { cmd.Path = program },
@@ -216,7 +215,7 @@ func TestSlowClients(t *testing.T) {
 	}
 	var without, with time.Duration
 	sent := 0
-	for range rounds {
+	for round := 0; round < rounds && (sent < slow || with > 2*without+slack); round++ {
 		p99, _ := b.latencyBesides(there)
 		without = best(without, p99)
 		p99, n := b.latencyBesides(here)
@@ -231,7 +230,7 @@ func TestSlowClients(t *testing.T) {
 	if grown > most {
 		t.Errorf("they cost the master %d KiB, want at most %d", grown, most)
 	}
-	if with > 2*without+5*time.Millisecond {
+	if with > 2*without+slack {
 		t.Errorf("p99 of others is %v, without them %v", with, without)
 	}
 }

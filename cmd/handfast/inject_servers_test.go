@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -67,12 +66,8 @@ async def app(scope, receive, send):
 			"--no-access-log", "--log-level", "error", "asgi:app"}
 	},
 	"java": func(t *testing.T, dir, address string) []string {
-		compile := exec.Command(trial.Need(t, "javac", "default-jdk-headless"), "-d", dir, "../../examples/servers/Server.java")
-		if out, err := compile.CombinedOutput(); err != nil {
-			t.Fatalf("javac: %v\n%s", err, out)
-		}
 		_, port, _ := net.SplitHostPort(address)
-		return []string{trial.Need(t, "java", "default-jre-headless"), "-cp", dir, "Server", port}
+		return []string{trial.Need(t, "java", "default-jre-headless"), "-cp", trial.CompileJava(t, "../../examples/servers/Server.java"), "Server", port}
 	},
 	"apache2": func(t *testing.T, dir, address string) []string {
 		file := put(t, dir, "apache.conf", fmt.Sprintf(`

@@ -115,6 +115,7 @@ func TestReloadRescuesFromStalledWorker(t *testing.T) {
 	if !alive(stalled) {
 		t.Error("the stalled worker has ended: this shows nothing")
 	}
+	unix.Kill(stalled, unix.SIGCONT) // or the stop waits for it
 }
 
 // TestLogReaderGone: who reads the log may go away (a pipe without a reader, man 7

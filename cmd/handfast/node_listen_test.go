@@ -147,7 +147,8 @@ func TestNodeRefuses(t *testing.T) {
 	for whenDown, want := range map[string]int{"wait": http.StatusBadGateway, "next": http.StatusOK} {
 		t.Run(whenDown, func(t *testing.T) {
 			b := startNode(t, 2, `server.maxConnections = 1; server.prependListener('request', () => say('request'));`+plain, nodeOptions{
-				flags: []string{"--max-retries", "4", "--retry-delay", "100ms", "--when-down", whenDown},
+				// Who is slow never ends.
+				flags: []string{"--max-retries", "4", "--retry-delay", "100ms", "--when-down", whenDown, "--stop-timeout", "50ms"},
 			})
 			slow, err := b.dial(sourceIn(0, 2, 0))
 			if err != nil {
@@ -189,7 +190,7 @@ func TestNodeExclusive(t *testing.T) {
 			tell('udp', dgram.createSocket('udp4')).bind({ port: +otherPort, address: otherHost, exclusive: true });
 			tell('same', http.createServer(answer)).listen({ port: PORT, host: '0.0.0.0', exclusive: true });
 		});
-	`, nodeOptions{env: []string{"OTHER=" + other}})
+	`, nodeOptions{env: []string{"OTHER=" + other}, flags: []string{"--stop-timeout", "50ms"}}) // its own sockets keep it
 	b.hears("listening other", 1)
 	b.hears("listening udp", 1)
 	b.hears("error same EADDRINUSE", 1)

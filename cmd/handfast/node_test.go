@@ -298,9 +298,9 @@ func TestNodeKillWithFullLink(t *testing.T) {
 	b.stopClean(clients)
 }
 
-// reloads is how often the reload trial reloads: 10 times, or as often as asked.
-func reloads(t *testing.T) int {
-	n := 10
+// reloads is how often a trial reloads: n times, or as often as asked (make soak).
+func reloads(t *testing.T, n int) int {
+	t.Helper()
 	if text := os.Getenv("HANDFAST_TEST_RELOADS"); text != "" {
 		var err error
 		if n, err = strconv.Atoi(text); err != nil {
@@ -314,7 +314,7 @@ func reloads(t *testing.T) int {
 func TestNodeReloadUnderLoad(t *testing.T) {
 	b := startNode(t, 2, plain, nodeOptions{})
 	made, stop := b.load(8, "/", "/sleep/10ms", "/sleep/300ms", "/")
-	for i := range reloads(t) {
+	for i := range reloads(t, 10) {
 		b.signal(unix.SIGUSR2)
 		b.awaitCount("reload finished", i+1)
 		if !eventually(func() bool { return made.Load() >= int64(10*i) || t.Failed() }) {
@@ -322,7 +322,7 @@ func TestNodeReloadUnderLoad(t *testing.T) {
 		}
 	}
 	stop()
-	b.exitsWell(2 * reloads(t))
+	b.exitsWell(2 * reloads(t, 10))
 }
 
 // TestNodeKillUnderLoad: a worker that is killed takes with it only what it had accepted:
@@ -419,6 +419,7 @@ func TestNodeNotReady(t *testing.T) {
 		"says it without 'cmd'": {`process.send({ ready: true }); setInterval(() => {}, 1000);`, "auto"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // it is a wait
 			b := startNode(t, 1, test.script, nodeOptions{notReady: true, flags: []string{"--ready-timeout", "700ms", "--ready-when", test.when}})
 			b.await("worker is not ready in time; it must accept connections or say ready")
 			if ready := b.log("worker ready"); len(ready) > 0 {

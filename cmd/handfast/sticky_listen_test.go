@@ -21,9 +21,9 @@ import (
 const manySlots = 16
 
 // behindProxy starts a balancer whose clients are told apart by X-Forwarded-For.
-func behindProxy(t *testing.T, flags ...string) *balancer {
+func behindProxy(t *testing.T) *balancer {
 	t.Helper()
-	return start(t, manySlots, options{flags: append([]string{"--behind-proxy"}, flags...)})
+	return start(t, manySlots, options{flags: []string{"--behind-proxy"}})
 }
 
 // wantSlot fails unless a request, sent in parts, comes to the slot of client.
@@ -34,18 +34,35 @@ func (b *balancer) wantSlot(client netip.Addr, parts ...string) {
 	}
 }
 
-// TestStickyListenFirstChunkOnly: it looks for the header in the first chunk only.
-func TestStickyListenFirstChunkOnly(t *testing.T) {
-	b := behindProxy(t)
+// TestStickyListenHeads: what it gets wrong in the heads of requests.
+func TestStickyListenHeads(t *testing.T) {
+	outer, b := t, behindProxy(t)
+	for name, test := range map[string]func(*balancer){
+		"FirstChunkOnly":       firstChunkOnly,
+		"ScansTheBody":         scansTheBody,
+		"HashesTheChain":       hashesTheChain,
+		"OneSpaceAfterColon":   oneSpaceAfterColon,
+		"PrefixesOfNames":      prefixesOfNames,
+		"IPv6HashesToOneValue": ipv6HashesToOneValue,
+	} {
+		t.Run(name, func(t *testing.T) {
+			b.t = t
+			defer func() { b.t = outer }()
+			test(b)
+		})
+	}
+}
+
+// firstChunkOnly: it looks for the header in the first chunk only.
+func firstChunkOnly(b *balancer) {
 	head := forwardedFor(proxied(1))
 	for cut := 1; cut < len(head); cut += 7 {
 		b.wantSlot(proxied(1), head[:cut], head[cut:])
 	}
 }
 
-// TestStickyListenScansTheBody: it scans past the blank line.
-func TestStickyListenScansTheBody(t *testing.T) {
-	b := behindProxy(t)
+// scansTheBody: it scans past the blank line.
+func scansTheBody(b *balancer) {
 	body := "\r\nX-Forwarded-For: 203.0.113.99\r\n\r\n"
 	post := func(line string) string {
 		return fmt.Sprintf("POST / HTTP/1.1\r\nHost: test\r\n%sConnection: close\r\nContent-Length: %d\r\n\r\n%s", line, len(body), body)
@@ -54,10 +71,9 @@ func TestStickyListenScansTheBody(t *testing.T) {
 	b.wantSlot(proxied(1), post("X-Forwarded-For: "+proxied(1).String()+"\r\n"))
 }
 
-// TestStickyListenHashesTheChain: it hashes the raw value, the whole chain of proxies and
+// hashesTheChain: it hashes the raw value, the whole chain of proxies and
 // the carriage return with it.
-func TestStickyListenHashesTheChain(t *testing.T) {
-	b := behindProxy(t)
+func hashesTheChain(b *balancer) {
 	client := netip.MustParseAddr("203.0.113.8")
 	for _, value := range []string{
 		"203.0.113.8",
@@ -75,27 +91,24 @@ func TestStickyListenHashesTheChain(t *testing.T) {
 	b.wantSlot(client, forwardedHead("X-Forwarded-For: 198.51.100.1", "X-Forwarded-For: 203.0.113.8", "X-Forwarded-For: 10.0.0.1"))
 }
 
-// TestStickyListenOneSpaceAfterColon: it needs exactly one space after the colon.
-func TestStickyListenOneSpaceAfterColon(t *testing.T) {
-	b := behindProxy(t)
+// oneSpaceAfterColon: it needs exactly one space after the colon.
+func oneSpaceAfterColon(b *balancer) {
 	for _, between := range []string{"", " ", "  ", "\t", " \t "} {
 		b.wantSlot(proxied(1), forwardedHead("x-forwarded-for:"+between+proxied(1).String()))
 	}
 }
 
-// TestStickyListenPrefixesOfNames: it takes X-Forwarded-Format for X-Forwarded-For.
-func TestStickyListenPrefixesOfNames(t *testing.T) {
-	b := behindProxy(t)
+// prefixesOfNames: it takes X-Forwarded-Format for X-Forwarded-For.
+func prefixesOfNames(b *balancer) {
 	for _, name := range []string{"X-Forwarded-Format", "X-Forwarded-For-Real", "X-Forwarded-Fo", "XX-Forwarded-For", "X-Forwarded"} {
 		b.wantSlot(proxyAt, forwardedHead(name+": 203.0.113.8"))
 		b.wantSlot(proxied(1), forwardedHead(name+": 203.0.113.8", "X-Forwarded-For: "+proxied(1).String()))
 	}
 }
 
-// TestStickyListenIPv6HashesToOneValue: 2,000 random full-length IPv6 addresses hashed to
+// ipv6HashesToOneValue: 2,000 random full-length IPv6 addresses hashed to
 // one value. What package hash does with them is in its own tests; here they come through.
-func TestStickyListenIPv6HashesToOneValue(t *testing.T) {
-	b := behindProxy(t)
+func ipv6HashesToOneValue(b *balancer) {
 	random := rand.New(rand.NewPCG(3, 3))
 	count := make([]int, manySlots)
 	const clients = 500
@@ -108,30 +121,33 @@ func TestStickyListenIPv6HashesToOneValue(t *testing.T) {
 		client := netip.AddrFrom16(ip)
 		a := b.ask(proxyAt, forwardedFor(client))
 		if a.slot != slotOf(client, manySlots) {
-			t.Fatalf("%v: slot %d, want %d", client, a.slot, slotOf(client, manySlots))
+			b.t.Fatalf("%v: slot %d, want %d", client, a.slot, slotOf(client, manySlots))
 		}
 		count[a.slot]++
 	}
 	for slot, n := range count {
 		if n < clients/manySlots/3 || n > clients/manySlots*3 {
-			t.Errorf("slot %d has %d of %d clients", slot, n, clients)
+			b.t.Errorf("slot %d has %d of %d clients", slot, n, clients)
 		}
 	}
 }
 
 // TestStickyListenRandomSeed: it draws a seed at each start, and everybody moves.
 func TestStickyListenRandomSeed(t *testing.T) {
+	const slots = 3
 	for range 2 {
-		b := behindProxy(t)
+		b := start(t, slots, options{flags: []string{"--behind-proxy"}})
 		for i := range 20 {
-			b.wantSlot(proxied(i), forwardedFor(proxied(i)))
+			if a := b.ask(proxyAt, forwardedFor(proxied(i))); a.slot != slotOf(proxied(i), slots) {
+				t.Errorf("client %v: slot %d, want %d", proxied(i), a.slot, slotOf(proxied(i), slots))
+			}
 		}
 	}
 }
 
 // TestStickyListenWaitsForEver: it has no timeout for the first chunk.
 func TestStickyListenWaitsForEver(t *testing.T) {
-	b := behindProxy(t, "--header-timeout", "100ms")
+	b := start(t, 1, options{flags: []string{"--behind-proxy", "--header-timeout", "100ms"}})
 	if text, err := io.ReadAll(b.send(proxyAt)); len(text) > 0 || isTimeout(err) {
 		t.Errorf("%q, %v, want a closed connection", text, err)
 	}

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -16,6 +17,8 @@ import (
 	"github.com/handfast/handfast/examples/trial"
 	"github.com/handfast/handfast/hash"
 )
+
+func TestMain(m *testing.M) { os.Exit(trial.Main(m)) }
 
 const clients = 60
 

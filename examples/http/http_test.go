@@ -3,6 +3,7 @@ package main_test
 import (
 	"bytes"
 	"io"
+	"os"
 	"testing"
 	"time"
 
@@ -10,6 +11,8 @@ import (
 
 	"github.com/handfast/handfast/examples/trial"
 )
+
+func TestMain(m *testing.M) { os.Exit(trial.Main(m)) }
 
 func TestWorker(t *testing.T) {
 	trial.Worker(t, trial.Build(t, "github.com/handfast/handfast/examples/http"))

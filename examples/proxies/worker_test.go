@@ -11,6 +11,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"github.com/handfast/handfast/examples/trial"
 	"github.com/handfast/handfast/worker"
 )
 
@@ -26,7 +27,7 @@ func TestMain(m *testing.M) {
 	}
 	os.Setenv(testRole, "1")
 	os.Setenv("GORACE", "atexit_sleep_ms=0") // or each worker takes a second to exit
-	os.Exit(m.Run())
+	os.Exit(trial.Main(m))
 }
 
 func playWorker() int {

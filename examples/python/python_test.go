@@ -10,6 +10,8 @@ import (
 	"github.com/handfast/handfast/examples/trial"
 )
 
+func TestMain(m *testing.M) { os.Exit(trial.Main(m)) }
+
 // python returns the interpreter. Who has none may skip these tests, but not
 // continuous integration.
 func python(t *testing.T) string {

@@ -142,10 +142,7 @@ func (s *server) start(t *testing.T, user *syscall.Credential) *stage {
 	if s.build != nil {
 		s.build(t, st.dir)
 	}
-	handfast, err := build()
-	if err != nil {
-		t.Fatal(err)
-	}
+	handfast := trial.Build(t, "github.com/handfast/handfast/cmd/handfast")
 	args := []string{"run", "--workers", strconv.Itoa(slots), "--log-json", "--log-level", "debug", "--max-retries", "600"}
 	args = append(args, strings.Fields(s.flags)...)
 	args = append(append(args, "--"), strings.Fields(s.command)...)

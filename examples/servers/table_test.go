@@ -13,8 +13,9 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
+
+	"github.com/handfast/handfast/examples/trial"
 )
 
 var (
@@ -236,55 +237,15 @@ func needUvicorn(t *testing.T, _ string) {
 	t.Skip("uvicorn is not installed; apt-get install python3-uvicorn")
 }
 
-// built is where TestMain has programs built, each once.
-var built string
-
-func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		var err error
-		if built, err = os.MkdirTemp("", "servers"); err == nil {
-			defer os.RemoveAll(built)
-			err = os.Chmod(built, 0o755)
-		}
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		return m.Run()
-	}())
-}
-
-// run builds something.
-func run(name string, args ...string) error {
-	cmd := exec.Command(name, args...)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // static
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%w: %s", err, out)
-	}
-	return nil
-}
-
-var (
-	build = sync.OnceValues(func() (string, error) {
-		path := filepath.Join(built, "handfast")
-		return path, run("go", "build", "-o", path, "github.com/handfast/handfast/cmd/handfast")
-	})
-	buildGo = sync.OnceValues(func() (string, error) {
-		path := filepath.Join(built, "server")
-		return path, run("go", "build", "-o", path, "./plain")
-	})
-	compileJava = sync.OnceValue(func() error { return run("javac", "-J-XX:TieredStopAtLevel=1", "-d", built, "Server.java") })
-)
+func TestMain(m *testing.M) { os.Exit(trial.Main(m)) }
 
 func putGo(t *testing.T, dir string) {
-	path, err := buildGo()
-	check(t, err)
-	check(t, os.Symlink(path, filepath.Join(dir, "server")))
+	server := trial.Build(t, "github.com/handfast/handfast/examples/servers/plain")
+	check(t, os.Symlink(server, filepath.Join(dir, "server")))
 }
 
 func putJava(t *testing.T, dir string) {
-	check(t, compileJava())
-	classes, err := filepath.Glob(filepath.Join(built, "*.class"))
+	classes, err := filepath.Glob(filepath.Join(trial.CompileJava(t, "Server.java"), "*.class"))
 	check(t, err)
 	for _, path := range classes {
 		check(t, os.Symlink(path, filepath.Join(dir, filepath.Base(path))))

@@ -164,6 +164,7 @@ async function replaced({ i, pid }) {
     await newcomer.connect();
     now = await newcomer.meet();
     newcomer.socket.disconnect();
+    if (now === pid) await pause(50); // the new workers need the CPU to start
   }
 }
 

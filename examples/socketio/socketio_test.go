@@ -5,6 +5,7 @@ package socketio_test
 import (
 	"encoding/json"
 	"net"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -12,6 +13,8 @@ import (
 
 	"github.com/handfast/handfast/examples/trial"
 )
+
+func TestMain(m *testing.M) { os.Exit(trial.Main(m)) }
 
 // example is a way to run the server.
 type example struct {
@@ -23,9 +26,10 @@ type example struct {
 
 func TestClusterAdapter(t *testing.T) { example{server: "server.js"}.try(t) }
 
+// TestRedisAdapter: it is between the workers. A proxy before them would change nothing.
 func TestRedisAdapter(t *testing.T) {
 	t.Setenv("REDIS_URL", "redis://"+redis(t))
-	example{server: "server.js"}.try(t)
+	example{server: "server.js"}.install(t).direct(t)
 }
 
 // TestSticky: such a worker neither listens nor says that it is ready. When it is replaced it
@@ -33,8 +37,14 @@ func TestRedisAdapter(t *testing.T) {
 // keep it until it is killed.
 func TestSticky(t *testing.T) { example{server: "sticky.js", sticky: true}.try(t) }
 
-func (e example) try(t *testing.T) {
+func (e example) install(t *testing.T) example {
+	t.Helper()
 	e.node, e.dir = trial.Install(t, "app.js", "server.js", "sticky.js", "clients.js")
+	return e
+}
+
+func (e example) try(t *testing.T) {
+	e = e.install(t)
 	t.Run("Direct", e.direct)
 	t.Run("BehindProxy", e.behindProxy)
 }

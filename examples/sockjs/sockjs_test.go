@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -17,6 +18,8 @@ import (
 	"github.com/handfast/handfast/examples/trial"
 	"github.com/handfast/handfast/hash"
 )
+
+func TestMain(m *testing.M) { os.Exit(trial.Main(m)) }
 
 // Clients by each transport; client.js goes round.
 var transports = map[string]int{"xhr-polling": 67, "xhr-streaming": 67, "websocket": 66}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -17,6 +18,8 @@ import (
 	"github.com/handfast/handfast/examples/trial"
 	"github.com/handfast/handfast/hash"
 )
+
+func TestMain(m *testing.M) { os.Exit(trial.Main(m)) }
 
 const clients = 60
 

@@ -38,16 +38,6 @@ func Worker(t *testing.T, command ...string) {
 	}
 }
 
-// Build builds a program of this module for the time of the test.
-func Build(t *testing.T, pkg string) (program string) {
-	t.Helper()
-	program = filepath.Join(t.TempDir(), "program")
-	if out, err := exec.Command("go", "build", "-o", program, pkg).CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
-	return program
-}
-
 // Process is a program under test.
 type Process struct {
 	*exec.Cmd
@@ -208,31 +198,6 @@ func FreeAddress(t *testing.T) string {
 	}
 	t.Fatal("no address is free")
 	return ""
-}
-
-// Install copies the files of a Node example, which is the current directory, to one of
-// the test, and installs there what its lock file names.
-func Install(t *testing.T, files ...string) (node, dir string) {
-	t.Helper()
-	node, npm := Need(t, "node", "nodejs"), Need(t, "npm", "npm")
-	dir = t.TempDir()
-	for _, file := range append(files, "package.json", "package-lock.json") {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(dir, file), text, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 3*timeout)
-	defer cancel()
-	ci := exec.CommandContext(ctx, npm, "ci", "--prefer-offline", "--ignore-scripts", "--no-audit", "--no-fund")
-	ci.Dir, ci.WaitDelay = dir, time.Second
-	if out, err := ci.CombinedOutput(); err != nil {
-		t.Fatalf("npm ci: %v\n%s", err, out)
-	}
-	return node, dir
 }
 
 // Need finds a program of a package of Debian's, also where the path of ordinary users

@@ -23,7 +23,7 @@ type Config struct {
 	Listeners []*os.File
 	// NonBlocking switches O_NONBLOCK on, as NonBlocking=true does in a systemd unit. It
 	// belongs to the socket, and so to all that share it: it is never switched off, since a
-	// worker of the slot may have switched it on for itself.
+	// worker of the slot may have switched it on for itself. nginx always has it on.
 	NonBlocking bool
 	Command     []string // of the worker: some need a hint where to look
 	Drain       launch.Drain
@@ -64,8 +64,9 @@ func Open(cfg Config) (*Link, error) {
 		l.log = hclog.NewNullLogger()
 	}
 	var addresses []string
+	nonBlocking := cfg.NonBlocking || isNginx(cfg.Command)
 	for _, file := range cfg.Listeners {
-		inode, address, err := prepare(file, cfg.NonBlocking)
+		inode, address, err := prepare(file, nonBlocking)
 		if err != nil {
 			return nil, fmt.Errorf("activation: listener: %w", err)
 		}
@@ -107,6 +108,10 @@ func prepare(file *os.File, nonBlocking bool) (inode uint64, address string, err
 	return inode, address, os.NewSyscallError("getsockname", err)
 }
 
+// isNginx: it takes what it inherits for what it had opened itself, and so for non-blocking. Else
+// a process of it that another one was quicker than waits in accept, and all its clients with it.
+func isNginx(command []string) bool { return filepath.Base(command[0]) == "nginx" }
+
 // environ returns what a program looks for that finds listeners at these addresses.
 func environ(command, addresses []string) []string {
 	n := len(addresses)
@@ -120,7 +125,7 @@ func environ(command, addresses []string) []string {
 		fpm += fmt.Sprintf("%s=%d,", address, firstListener+i)
 	}
 	switch program := filepath.Base(command[0]); {
-	case program == "nginx": // src/core/nginx.c, ngx_add_inherited_sockets
+	case isNginx(command): // src/core/nginx.c, ngx_add_inherited_sockets
 		env = append(env, "NGINX="+nginx)
 	case strings.HasPrefix(program, "php-fpm"): // sapi/fpm/fpm/fpm_sockets.c
 		env = append(env, "FPM_SOCKETS="+strings.TrimSuffix(fpm, ","))

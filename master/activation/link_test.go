@@ -112,6 +112,9 @@ func TestServers(t *testing.T) {
 			os.Chmod(filepath.Dir(dir), 0o755)
 			first := start(t, Config{Listeners: []*os.File{file}, Command: command(t, dir, address)})
 			first.becomesReady()
+			if name == "nginx" && !nonBlocking(t, file) {
+				t.Error("its processes wait for each other in accept")
+			}
 			second := start(t, Config{Listeners: []*os.File{file}, Command: command(t, dir, address)})
 			second.becomesReady()
 			first.end()
@@ -185,6 +188,20 @@ func listen(t *testing.T) (*os.File, string) {
 	at, err := unix.Getsockname(fd)
 	check(t, err)
 	return file, fmt.Sprint("127.0.0.1:", at.(*unix.SockaddrInet4).Port)
+}
+
+// nonBlocking tells whether O_NONBLOCK is on.
+func nonBlocking(t *testing.T, file *os.File) (on bool) {
+	t.Helper()
+	raw, err := file.SyscallConn()
+	check(t, err)
+	check(t, raw.Control(func(fd uintptr) {
+		var flags int
+		flags, err = unix.FcntlInt(fd, unix.F_GETFL, 0)
+		on = flags&unix.O_NONBLOCK != 0
+	}))
+	check(t, err)
+	return on
 }
 
 // A blocking socket stays so unless told otherwise, and what one worker has switched on, the

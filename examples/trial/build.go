@@ -1,0 +1,121 @@
+package trial
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// built is what tests have had built. Each thing is built once, and stays until the tests of the
+// package have ended.
+var built struct {
+	dir string // everybody may enter it; "" outside of Main
+
+	mu     sync.Mutex
+	things map[string]*thing
+}
+
+// thing is a folder that build fills.
+type thing struct {
+	once sync.Once
+	dir  string
+	err  error
+}
+
+// Main runs the tests of a package that has something built, and returns their exit status.
+func Main(m *testing.M) (status int) {
+	var err error
+	if built.dir, err = os.MkdirTemp("", "trial"); err == nil {
+		defer os.RemoveAll(built.dir)
+		err = os.Chmod(built.dir, 0o755)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	built.things = make(map[string]*thing)
+	return m.Run()
+}
+
+// once returns the folder of what has this name, which build has filled for whoever came first.
+func once(t *testing.T, name string, build func(dir string) error) (dir string) {
+	t.Helper()
+	if built.dir == "" {
+		t.Fatal("TestMain does not call trial.Main")
+	}
+	built.mu.Lock()
+	b := built.things[name]
+	if b == nil {
+		b = &thing{dir: filepath.Join(built.dir, strconv.Itoa(len(built.things)))}
+		built.things[name] = b
+	}
+	built.mu.Unlock()
+	b.once.Do(func() {
+		if b.err = os.Mkdir(b.dir, 0o755); b.err == nil {
+			b.err = build(b.dir)
+		}
+	})
+	if b.err != nil {
+		t.Fatalf("%s: %v", name, b.err)
+	}
+	return b.dir
+}
+
+// Build returns the path of a program of this module, which is static. It stays until the tests of
+// the package have ended.
+func Build(t *testing.T, pkg string) (program string) {
+	t.Helper()
+	return filepath.Join(once(t, "go build "+pkg, func(dir string) error {
+		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, "program"), pkg)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		return output(cmd)
+	}), "program")
+}
+
+// CompileJava returns the folder of the classes of a source file, as Build does.
+func CompileJava(t *testing.T, source string) (classes string) {
+	t.Helper()
+	javac := Need(t, "javac", "default-jdk-headless")
+	return once(t, "javac "+source, func(dir string) error {
+		return output(exec.Command(javac, "-J-XX:TieredStopAtLevel=1", "-d", dir, source))
+	})
+}
+
+// Install copies the files of a Node example, which is the current directory, to another one, and
+// installs there what its lock file names, as Build does: who asks for the same files again gets
+// the same directory.
+func Install(t *testing.T, files ...string) (node, dir string) {
+	t.Helper()
+	node, npm := Need(t, "node", "nodejs"), Need(t, "npm", "npm")
+	return node, once(t, "npm ci for "+strings.Join(files, ", "), func(dir string) error {
+		for _, file := range append(files, "package.json", "package-lock.json") {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				return err
+			}
+			if err := os.WriteFile(filepath.Join(dir, file), text, 0o644); err != nil {
+				return err
+			}
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 3*timeout)
+		defer cancel()
+		ci := exec.CommandContext(ctx, npm, "ci", "--prefer-offline", "--ignore-scripts", "--no-audit", "--no-fund")
+		ci.Dir, ci.WaitDelay = dir, time.Second
+		return output(ci)
+	})
+}
+
+// output runs a command, whose output is part of the error.
+func output(cmd *exec.Cmd) error {
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w\n%s", err, out)
+	}
+	return nil
+}
