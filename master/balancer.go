@@ -42,6 +42,7 @@ type BalancerConfig struct {
 	RetryDelay time.Duration   // between two tries to deliver a parked connection
 	MaxRetries int             // tries after the first; 0: refuse at once
 	MaxParked  int             // connections that may be parked; beyond them 503
+	MaxClient  int             // of them of one client, once that is known; 0: no limit of its own
 	WhenDown   WhenDown
 	Refuse     Refuse
 	Logger     hclog.Logger // nil: none
@@ -82,6 +83,8 @@ func (c *BalancerConfig) Validate() error {
 		return fmt.Errorf("master: %d retries %v apart are more than %v", c.MaxRetries, c.RetryDelay, MaxPatience)
 	case c.MaxParked < 0:
 		return fmt.Errorf("master: %d parked connections, want 0 or more", c.MaxParked)
+	case c.MaxClient < 0:
+		return fmt.Errorf("master: %d parked connections of a client, want 0 or more", c.MaxClient)
 	}
 	return c.Clients.Validate()
 }
@@ -134,8 +137,8 @@ func NewBalancer(cfg BalancerConfig, table *Table) (*Balancer, error) {
 		table:    table,
 		log:      cfg.Logger,
 		clients:  clients,
-		lot:      newLot(cfg.MaxParked),
-		overflow: newLot(min(maxOverflow, files.Limit()/8)),
+		lot:      newLot(cfg.MaxParked, cfg.MaxClient),
+		overflow: newLot(min(maxOverflow, files.Limit()/8), 0),
 		hurry:    hurry,
 		hurryUp:  hurryUp,
 	}, nil

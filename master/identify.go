@@ -34,11 +34,11 @@ func (b *Balancer) identify(batch []arrival, buffer []byte) (known []arrival) {
 // awaitSession takes ownership of a connection whose request may name a session, if there
 // is room to wait for it: nobody is refused for a session that it does not have.
 func (b *Balancer) awaitSession(a arrival) bool {
-	room := b.lot.enter(noSlot, b.half())
-	if room {
-		go b.awaitClient(a)
+	if b.lot.enter(nowhere, b.half()) != nil {
+		return false
 	}
-	return room
+	go b.awaitClient(a)
+	return true
 }
 
 // parkUnknown takes ownership of a connection whose client is not known, and why.
@@ -49,7 +49,7 @@ func (b *Balancer) parkUnknown(a arrival, why error) {
 		b.gone.Add(1)
 		b.tell(&a, noSlot, nil, why)
 	case clientip.ErrSilent, clientip.ErrPartial:
-		if b.lot.enter(noSlot, b.half()) {
+		if b.lot.enter(nowhere, b.half()) == nil {
 			go b.awaitClient(a)
 		} else if why == clientip.ErrSilent {
 			b.turnAway(a, noSlot, errCrowdedSilent)
@@ -63,9 +63,9 @@ func (b *Balancer) parkUnknown(a arrival, why error) {
 
 // awaitClient is the life of a connection until its client is known.
 func (b *Balancer) awaitClient(a arrival) {
-	slot := noSlot
+	at := nowhere
 	a.parked = time.Now()
-	defer func() { b.lot.leave(slot) }()
+	defer func() { b.lot.leave(at) }()
 	file := os.NewFile(uintptr(a.FD), "parked connection")
 	var err error
 	if a.client, err = b.clients.Wait(b.hurry, file, &a.Handoff); err == nil {
@@ -93,13 +93,13 @@ func (b *Balancer) awaitClient(a arrival) {
 	}
 	// It keeps its place in the lot, so that it can have the last one.
 	slots := b.table.Len()
-	home := b.cfg.Strategy.Slot(a.client, slots, 0)
-	if b.lot.move(noSlot, home, b.share(slots)) {
-		slot = home
-		b.awaitSlot(a, slot)
-	} else {
-		b.turnAway(a, home, errCrowded)
+	home := place{b.cfg.Strategy.Slot(a.client, slots, 0), a.client.Key}
+	if err := b.lot.move(at, home, b.share(slots)); err != nil {
+		b.turnAway(a, home.slot, err)
+		return
 	}
+	at = home
+	b.awaitSlot(a, home.slot)
 }
 
 // dup returns a duplicate of a file's descriptor, which the caller owns.

@@ -25,6 +25,7 @@ var reasons = map[error]string{
 	errEmpty:                   "slot_empty",
 	errCrowded:                 "too_many_parked",
 	errCrowdedSilent:           "too_many_parked",
+	errGreedy:                  "too_many_of_client",
 	errStopping:                "stopping",
 	errUnwilling:               "worker_unwilling",
 	errNoFile:                  "no_file_descriptor",

@@ -7,59 +7,91 @@ import (
 	"time"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/hash"
 	"github.com/handfast/handfast/master/files"
 )
 
 // lot counts what is parked, or is being refused. It has room for a fixed number of connections, and
-// for fewer of one slot.
+// for fewer of one slot, and of one client.
 type lot struct {
-	mu     sync.Mutex
-	room   int
-	parked int
-	bySlot map[int]int
-	empty  *sync.Cond // signalled when parked becomes 0
+	mu        sync.Mutex
+	room      int
+	perClient int // 0: as many as there is room for
+	parked    int
+	bySlot    map[int]int
+	byClient  map[hash.Key]int // only if perClient bounds them
+	empty     *sync.Cond       // signalled when parked becomes 0
 }
 
-func newLot(room int) *lot {
-	l := &lot{room: room, bySlot: make(map[int]int)}
+// place is one in the lot.
+type place struct {
+	slot   int      // noSlot: it is not known yet
+	client hash.Key // whom the connection is from, if the slot is known
+}
+
+// nowhere is the place of a connection whose client is not known yet.
+var nowhere = place{slot: noSlot}
+
+func newLot(room, perClient int) *lot {
+	l := &lot{room: room, perClient: perClient, bySlot: make(map[int]int), byClient: make(map[hash.Key]int)}
 	l.empty = sync.NewCond(&l.mu)
 	return l
 }
 
-// enter takes a place for a connection of a slot, of which share may be there.
-func (l *lot) enter(slot, share int) bool {
+// enter takes a place, of whose slot share may be there. The error is why there is none.
+func (l *lot) enter(p place, share int) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.parked >= l.room || l.bySlot[slot] >= share {
-		return false
+	if l.parked >= l.room {
+		return errCrowded
+	}
+	if err := l.note(p, share); err != nil {
+		return err
 	}
 	l.parked++
-	l.bySlot[slot]++
-	return true
+	return nil
 }
 
-// move makes a place one of another slot, of which share may be there.
-func (l *lot) move(from, to, share int) bool {
+// move gives up a place for another, of whose slot share may be there.
+func (l *lot) move(from, to place, share int) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.bySlot[to] >= share {
-		return false
+	if err := l.note(to, share); err != nil {
+		return err
 	}
 	l.forget(from)
-	l.bySlot[to]++
-	return true
+	return nil
 }
 
-func (l *lot) forget(slot int) {
-	if l.bySlot[slot]--; l.bySlot[slot] == 0 {
-		delete(l.bySlot, slot)
+func (l *lot) note(p place, share int) error {
+	bounded := l.perClient > 0 && p.slot != noSlot
+	switch {
+	case l.bySlot[p.slot] >= share:
+		return errCrowded
+	case bounded && l.byClient[p.client] >= l.perClient:
+		return errGreedy
+	case bounded:
+		l.byClient[p.client]++
+	}
+	l.bySlot[p.slot]++
+	return nil
+}
+
+func (l *lot) forget(p place) {
+	if l.bySlot[p.slot]--; l.bySlot[p.slot] == 0 {
+		delete(l.bySlot, p.slot)
+	}
+	if l.perClient > 0 && p.slot != noSlot {
+		if l.byClient[p.client]--; l.byClient[p.client] == 0 {
+			delete(l.byClient, p.client)
+		}
 	}
 }
 
-func (l *lot) leave(slot int) {
+func (l *lot) leave(p place) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.forget(slot)
+	l.forget(p)
 	if l.parked--; l.parked == 0 {
 		l.empty.Broadcast()
 	}
@@ -106,20 +138,20 @@ func (b *Balancer) park(a arrival) {
 // lasts, in a goroutine, if there is room.
 func (b *Balancer) enterLot(a arrival, life func(slot int)) {
 	slots := b.table.Len()
-	slot := b.cfg.Strategy.Slot(a.client, slots, 0)
-	if !b.lot.enter(slot, b.share(slots)) {
-		b.turnAway(a, slot, errCrowded)
+	at := place{b.cfg.Strategy.Slot(a.client, slots, 0), a.client.Key}
+	if err := b.lot.enter(at, b.share(slots)); err != nil {
+		b.turnAway(a, at.slot, err)
 		return
 	}
 	go func() {
-		defer b.lot.leave(slot)
-		life(slot)
+		defer b.lot.leave(at)
+		life(at.slot)
 	}()
 }
 
 // turnAway takes ownership of a connection that cannot even be parked.
 func (b *Balancer) turnAway(a arrival, slot int, why error) {
-	if b.overflow.enter(slot, maxOverflow) {
+	if b.overflow.enter(place{slot: slot}, maxOverflow) == nil {
 		go b.overflowed(a, slot, why)
 		return
 	}
@@ -129,7 +161,7 @@ func (b *Balancer) turnAway(a arrival, slot int, why error) {
 }
 
 func (b *Balancer) overflowed(a arrival, slot int, why error) {
-	defer b.overflow.leave(slot)
+	defer b.overflow.leave(place{slot: slot})
 	b.refuse(a, slot, why, lingerTimeout)
 }
 

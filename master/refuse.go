@@ -26,6 +26,7 @@ const (
 var (
 	errEmpty         = errors.New("slot empty")
 	errCrowded       = errors.New("too many parked; the limits are --max-parked and half of the open files (ulimit -n, LimitNOFILE=)")
+	errGreedy        = errors.New("too many parked of this client; the limit is --max-per-client")
 	errCrowdedSilent = fmt.Errorf("no request yet, and %w", errCrowded)
 	errStopping      = errors.New("stopping before the request was complete")
 	errUnwilling     = errors.New("the worker refuses connections (maxConnections, or its limit of open files)")
@@ -45,7 +46,7 @@ var (
 // the client is not known to speak HTTP.
 func answerTo(why error) []byte {
 	switch why {
-	case errCrowded, errNoFile:
+	case errCrowded, errGreedy, errNoFile:
 		return crowded
 	case errStopping:
 		return stopping

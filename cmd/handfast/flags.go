@@ -82,6 +82,7 @@ func runFlags() []cli.Flag {
 		durationFlag("retry-delay", balancer.RetryDelay, "between two tries to deliver to an empty slot or a full mailbox"),
 		intFlag("max-retries", balancer.MaxRetries, "`NUMBER` of tries after the first; then the connection is refused"),
 		intFlag("max-parked", balancer.MaxParked, "`NUMBER` of connections that may wait for their slot or their headers; further ones get 503"),
+		intFlag("max-per-client", balancer.MaxClient, "`NUMBER` of connections of one client that may wait for its slot; further ones get 503; 0: no such limit"),
 		stringFlag("when-down", "wait", "`WHAT` to do when the slot stays empty: wait (refuse after the retries) or next (the client's next slot takes it)"),
 		stringFlag("refuse", "http", "`HOW` to refuse: http (502 or 503) or close"),
 		stringFlag("route", "auto", "`WHO` gives clients to slots: kernel (each slot has a listener, and its worker accepts; by address only), master (accepts and hands off), or auto: the kernel if it can"),

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
@@ -310,5 +311,57 @@ func TestParkedLimit(t *testing.T) {
 		if a, err := response(conn); err != nil || a.status != http.StatusOK {
 			t.Errorf("parked client %d: %+v, %v", i, a, err)
 		}
+	}
+}
+
+// TestParkedClient: beyond --max-per-client a client gets a 503 at once; its others, and other
+// clients, stay parked. So it is also where a proxy names clients.
+func TestParkedClient(t *testing.T) {
+	for name, flags := range map[string][]string{"address": nil, "header": {"--behind-proxy"}} {
+		t.Run(name, func(t *testing.T) {
+			gate := t.TempDir() + "/gate"
+			b := start(t, 1, options{worker: []string{"gate", gate}, notReady: true, flags: append(flags, "--max-per-client", "3", "--max-retries", "1000")})
+			b.await("worker started")
+			open := func(client netip.Addr) net.Conn {
+				from := client
+				if flags != nil {
+					from = source(99)
+				}
+				conn, err := b.dial(from)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: %v\r\nConnection: close\r\n\r\n", client); err != nil {
+					t.Fatal(err)
+				}
+				return conn
+			}
+			var parked []net.Conn
+			for range 3 {
+				parked = append(parked, open(source(0)))
+			}
+			// Which one comes fourth is not certain: one of the four is refused.
+			parked = append(parked, open(source(0)), open(source(1)))
+			refused := b.await("connection refused")
+			if !strings.Contains(refused.text, "--max-per-client") || !strings.Contains(refused.text, `"client":"`+source(0).String()) {
+				t.Error(refused.text)
+			}
+			if err := os.WriteFile(gate, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			statuses := map[int]int{}
+			for i, conn := range parked {
+				a, err := response(conn)
+				if err != nil || i == 4 && a.status != http.StatusOK {
+					t.Errorf("connection %d: %+v, %v", i, a, err)
+				}
+				statuses[a.status]++
+			}
+			if statuses[http.StatusOK] != 4 || statuses[http.StatusServiceUnavailable] != 1 {
+				t.Errorf("statuses %v, want 4 of 200 and 1 of 503", statuses)
+			}
+			// What has left makes room.
+			b.mustGet(source(0), "/")
+		})
 	}
 }

@@ -77,6 +77,7 @@ func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 		v.fail("--max-retries %d: with --retry-delay %v that is more than %v", b.MaxRetries, b.RetryDelay, master.MaxPatience)
 	}
 	b.MaxParked = v.number("max-parked", 0, math.MaxInt32)
+	b.MaxClient = v.number("max-per-client", 0, math.MaxInt32)
 	b.WhenDown = []master.WhenDown{master.Wait, master.Next}[max(v.choice("when-down", "wait", "next"), 0)]
 	b.Refuse = []master.Refuse{master.RefuseHTTP, master.RefuseClose}[max(v.choice("refuse", "http", "close"), 0)]
 	b.Clients = v.clients()
