@@ -136,6 +136,9 @@ func serve(ctx context.Context, a asked) error {
 	defer signal.Stop(signals)
 	go handleSignals(ctx, signals, m, access, config.Logger, kill)
 	defer notifyManager(ctx, m, config.Logger)()
+	if os.Getpid() == 1 { // of a container
+		go supervisor.ReapOrphans(ctx)
+	}
 	return m.Run(ctx)
 }
 

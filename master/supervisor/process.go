@@ -62,9 +62,12 @@ func StartProcess(spec Spec) (Process, error) {
 	if spec.Rights.NoNewPrivs {
 		start = func() error { return withoutNewPrivs(cmd.Start) }
 	}
+	ours.Lock()
+	defer ours.Unlock()
 	if err := start(); err != nil {
 		return nil, err
 	}
+	ours.pids[cmd.Process.Pid] = struct{}{}
 	return &process{cmd: cmd}, nil
 }
 
@@ -159,7 +162,10 @@ func (p *process) Wait() Exit {
 	p.mu.Lock()
 	p.ended = true
 	p.mu.Unlock()
-	p.cmd.Wait()
+	ours.Lock()
+	p.cmd.Wait() // it has ended: this takes no time
+	delete(ours.pids, p.PID())
+	ours.Unlock()
 	if p.cmd.ProcessState == nil {
 		return Exit{Code: -1} // somebody else has reaped it
 	}

@@ -27,6 +27,8 @@ const patience = 30 * time.Second
 
 func TestMain(m *testing.M) {
 	switch os.Getenv(testRole) {
+	case "init":
+		os.Exit(playInit())
 	case "worker":
 		os.Exit(playWorker())
 	case "master":

@@ -1,0 +1,59 @@
+package supervisor
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// playInit plays process 1: it starts workers that leave orphans behind and end with a status
+// of their own, and says what became of both.
+func playInit() int {
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	go ReapOrphans(context.Background())
+	for i := range 50 {
+		// The orphan is there before the worker ends, and ends after it.
+		p, err := StartProcess(Spec{Command: []string{"sh", "-c", "(sleep 0.01; exit 1) & exit 7"}})
+		if err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		if exit := p.Wait(); exit.Code != 7 {
+			fmt.Printf("worker %d: %v\n", i, exit)
+			return 1
+		}
+	}
+	left := ""
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		left = ""
+		lists, _ := filepath.Glob("/proc/self/task/*/children")
+		for _, list := range lists {
+			text, _ := os.ReadFile(list)
+			left += string(text)
+		}
+		if strings.TrimSpace(left) == "" {
+			return 0
+		}
+	}
+	fmt.Println("children that are left:", left)
+	return 1
+}
+
+// TestReapOrphans: orphans do not stay, and workers' ends are reported to who waits for them.
+func TestReapOrphans(t *testing.T) {
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), testRole+"=init", "GORACE=atexit_sleep_ms=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+}
