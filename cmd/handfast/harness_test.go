@@ -55,6 +55,8 @@ type balancer struct {
 	t      *testing.T
 	cmd    *exec.Cmd
 	addr   string // of its first listener
+
+	contained bool // its pids are of a namespace of its own, whose processes end with it
 	exited chan struct{}
 
 	mu      sync.Mutex
@@ -85,6 +87,8 @@ type options struct {
 	worker   []string        // arguments of playWorker; default "http"
 	notReady bool            // do not wait until the workers are ready
 	change   func(*exec.Cmd) // last changes to the command
+
+	contained bool // see balancer
 }
 
 // start runs a balancer with n workers on 127.0.0.1 until the test ends.
@@ -106,7 +110,7 @@ func start(t *testing.T, n int, o options) *balancer {
 		args = append(args, "--listen", "127.0.0.1:0")
 	}
 	args = slices.Concat(args, o.flags, []string{"--", self}, o.worker)
-	b := &balancer{t: t, cmd: exec.Command(self, args...), exited: make(chan struct{}), changed: make(chan struct{})}
+	b := &balancer{t: t, cmd: exec.Command(self, args...), exited: make(chan struct{}), changed: make(chan struct{}), contained: o.contained}
 	b.cmd.Env = append(os.Environ(), testRole+"=1", "GORACE=atexit_sleep_ms=0", testListen+"="+listen)
 	if os.Getenv("HANDFAST_ROUTE") == "" { // else a test runs again, by another route
 		b.cmd.Env = append(b.cmd.Env, "HANDFAST_ROUTE=master")
@@ -200,6 +204,9 @@ func (b *balancer) cleanup() {
 		}
 	}
 	for _, l := range b.log("worker started") {
+		if b.contained {
+			break
+		}
 		pid := l.PID
 		if !eventually(func() bool { return !alive(pid) }) {
 			b.t.Errorf("worker %d outlived the balancer", pid)

@@ -1,8 +1,11 @@
 package metrics
 
 import (
+	"encoding/json"
 	"errors"
 	"net/http/httptest"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -106,5 +109,41 @@ func TestStatus(t *testing.T) {
 	}
 	if t.Failed() {
 		t.Log(text)
+	}
+}
+
+// TestDashboard: examples/grafana asks for what there is.
+func TestDashboard(t *testing.T) {
+	text, err := os.ReadFile("../../examples/grafana/handfast.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var dashboard struct {
+		Panels []struct {
+			Title   string
+			Targets []struct{ Expr string }
+		}
+	}
+	if err := json.Unmarshal(text, &dashboard); err != nil || len(dashboard.Panels) < 10 {
+		t.Fatalf("%d panels, %v", len(dashboard.Panels), err)
+	}
+	one := uint64(1)
+	queue := 1
+	there := scrape(t, New(), master.Status{
+		Slots: []master.SlotStatus{{State: "serving", Worker: &master.WorkerStatus{Open: &one}, HandedOff: &one, Queue: &queue, MailboxFull: &one}},
+	})
+	name := regexp.MustCompile(`\b(handfast|process)_[a-z_]+`)
+	for _, panel := range dashboard.Panels {
+		for _, target := range panel.Targets {
+			found := name.FindAllString(target.Expr, -1)
+			if len(found) == 0 {
+				t.Errorf("%s: %q asks for nothing of ours", panel.Title, target.Expr)
+			}
+			for _, metric := range found {
+				if !strings.Contains(there, "\n"+metric+"{") && !strings.Contains(there, "\n"+metric+" ") {
+					t.Errorf("%s: there is no %s", panel.Title, metric)
+				}
+			}
+		}
 	}
 }
