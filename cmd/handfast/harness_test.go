@@ -52,12 +52,12 @@ func TestMain(m *testing.M) {
 
 // balancer is a running `handfast run`.
 type balancer struct {
-	t      *testing.T
-	cmd    *exec.Cmd
-	addr   string // of its first listener
+	t    *testing.T
+	cmd  *exec.Cmd
+	addr string // of its first listener
 
 	contained bool // its pids are of a namespace of its own, whose processes end with it
-	exited chan struct{}
+	exited    chan struct{}
 
 	mu      sync.Mutex
 	lines   []logLine
