@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/master/clientip"
 	"github.com/handfast/handfast/master/mailbox"
 )
 
@@ -28,6 +29,23 @@ func BenchmarkRoute(b *testing.B) {
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(n), "ns/conn")
 		})
+	}
+}
+
+// BenchmarkOwner looks up the worker that keeps a session.
+func BenchmarkOwner(b *testing.B) {
+	const sessions = 10_000
+	var s Sessions
+	ids := make([]clientip.Session, sessions)
+	for i := range ids {
+		ids[i] = clientip.NameSession(fmt.Append(nil, "session-", i))
+		s.Claim(ids[i], new(sink))
+	}
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		if s.Owner(ids[i%sessions]) == nil {
+			b.Fatal("nobody keeps it")
+		}
 	}
 }
 
