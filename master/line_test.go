@@ -50,23 +50,23 @@ func BenchmarkOwner(b *testing.B) {
 }
 
 // BenchmarkLine is the whole straight line: a batch of clients lies in the backlog, and in
-// the end in the mailboxes of two workers. Its time is what the thread used, and for one
-// connection; the clients and the workers are not in it.
+// the end in mailboxes, from which nobody waits for it. Its time is what the thread used, and for
+// one connection; the clients and the workers are not in it.
 func BenchmarkLine(b *testing.B) {
-	for _, size := range []int{1, 8, fdpass.MaxBatch} {
-		b.Run(fmt.Sprintf("batch=%d", size), func(b *testing.B) {
+	for _, of := range []struct{ slots, batch int }{{2, 1}, {2, 8}, {2, fdpass.MaxBatch}, {64, 8}, {64, fdpass.MaxBatch}} {
+		b.Run(fmt.Sprintf("slots=%d/batch=%d", of.slots, of.batch), func(b *testing.B) {
 			runtime.LockOSThread()
 			defer runtime.UnlockOSThread()
-			l := newLine(b, 2)
+			l := newLine(b, of.slots)
 			var used time.Duration
 			n := 0
 			for b.Loop() {
-				l.connect(size)
+				l.connect(of.batch)
 				start := threadTime()
 				l.pass()
 				used += threadTime() - start
-				n += size
-				l.disconnect(size)
+				n += of.batch
+				l.disconnect(of.batch)
 			}
 			b.ReportMetric(float64(used)/float64(n), "cpu-ns/conn")
 			b.ReportMetric(0, "ns/op")
