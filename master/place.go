@@ -3,6 +3,7 @@ package master
 import (
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/master/clientip"
+	"github.com/handfast/handfast/master/files"
 )
 
 // Strategy says where clients belong. It is asked once per connection on the
@@ -38,6 +39,7 @@ type router struct {
 	first []int            // per slot: its first connection, or -1
 	last  []int            // per slot: its last connection
 	used  []int            // the slots that have connections
+	sent  []int            // descriptors that workers have copies of, to be closed
 }
 
 // route delivers a batch and takes ownership of its descriptors. Connections that
@@ -56,6 +58,8 @@ func (r *router) route(batch []arrival) {
 			r.b.park(batch[i])
 		}
 	}
+	files.Close(r.sent)
+	r.sent = r.sent[:0]
 }
 
 // toOwners delivers those connections whose session a worker keeps, and returns the
@@ -103,7 +107,15 @@ func (r *router) deliver(w Worker) int {
 	if w == nil {
 		return 0
 	}
-	n, _ := w.Deliver(r.group)
+	var n int
+	if c, ok := w.(Copier); ok {
+		n, _ = c.Copy(r.group)
+		for _, h := range r.group[:n] {
+			r.sent = append(r.sent, h.FD)
+		}
+	} else {
+		n, _ = w.Deliver(r.group)
+	}
 	r.b.handedOff.Add(uint64(n))
 	return n
 }
