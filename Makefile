@@ -8,10 +8,10 @@ TESTED_WITH = python3 node npm nginx haproxy apache2 gunicorn redis-server php j
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test soak bench fuzz lint
+.PHONY: help build demo test soak bench microbench fuzz lint
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## bin/handfast and the example worker bin/http
 	$(GO) build -o bin/ ./cmd/handfast ./examples/http
@@ -36,6 +36,9 @@ soak: ## the trials with real processes, again and again (SOAK=20 times), and a 
 
 bench: ## compare with SO_REUSEPORT, HAProxy, nginx and Node's, side by side (BENCH: its flags)
 	$(GO) run ./cmd/bench $(BENCH)
+
+microbench: ## what each part of the straight line costs (MICROBENCH: flags of go test)
+	$(GO) test -run '^$$' -bench . $(MICROBENCH) ./hash ./master/clientip ./master ./fdpass ./worker
 
 fuzz: ## each parser for FUZZTIME (30s)
 	@for package in $$($(GO) list ./...); do \

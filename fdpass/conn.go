@@ -36,6 +36,9 @@ type Conn struct {
 
 	receiving sync.Mutex
 	in        *incoming
+	ears      *os.File // what Receive waits on: file itself, or that of newEars
+	hear      syscall.RawConn
+	read      func(uintptr) bool
 }
 
 // outgoing is the message being sent; its buffers are used again and again so
@@ -50,24 +53,46 @@ type outgoing struct {
 	iov   unix.Iovec
 }
 
-// Pair makes a mailbox. It returns the master's end, and the worker's end to be
-// inherited by a process; the caller owns both.
+// Pair makes a mailbox. It returns the master's end, where Send does not wait for room
+// either, and the worker's end to be inherited by a process; the caller owns both.
 func Pair() (ours *Conn, theirs *os.File, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("fdpass: %w", os.NewSyscallError("socketpair", err))
 	}
-	if err := unix.SetNonblock(fds[0], true); err != nil {
-		closeAll(fds[:])
-		return nil, nil, fmt.Errorf("fdpass: %w", os.NewSyscallError("fcntl", err))
-	}
-	ours, err = NewConn(os.NewFile(uintptr(fds[0]), "mailbox"))
 	theirs = os.NewFile(uintptr(fds[1]), "mailbox of the worker")
-	if err != nil {
-		theirs.Close()
-		return nil, nil, err
+	ours, err = NewConn(os.NewFile(uintptr(fds[0]), "mailbox"))
+	if err == nil {
+		if err = ours.growEars(); err == nil {
+			return ours, theirs, nil
+		}
+		ours.Close()
 	}
-	return ours, theirs, nil
+	theirs.Close()
+	return nil, nil, err
+}
+
+// growEars makes Receive wait in Go's poller for a socket that is blocking, hence not in there.
+func (c *Conn) growEars() error {
+	ears, err := newEars(c.raw)
+	if err != nil {
+		return err
+	}
+	c.ears = ears
+	if c.hear, err = c.ears.SyscallConn(); err != nil {
+		return fmt.Errorf("fdpass: %w", err)
+	}
+	c.read = func(uintptr) (done bool) {
+		// When the socket is closed, so are the ears, where it then waits.
+		c.raw.Control(func(socket uintptr) { done = c.in.read(socket) })
+		return done
+	}
+	// Only now: os.NewFile would have put it into the poller.
+	c.raw.Control(func(socket uintptr) { err = unix.SetNonblock(int(socket), true) })
+	if err != nil {
+		return fmt.Errorf("fdpass: %w", os.NewSyscallError("fcntl", err))
+	}
+	return nil
 }
 
 // NewConn takes ownership of one end of a mailbox. To wait in Go's poller, the
@@ -78,7 +103,8 @@ func NewConn(file *os.File) (*Conn, error) {
 		file.Close()
 		return nil, fmt.Errorf("fdpass: %w", err)
 	}
-	c := &Conn{file: file, raw: raw, in: newIncoming()}
+	c := &Conn{file: file, raw: raw, ears: file, hear: raw, in: newIncoming()}
+	c.read = func(fd uintptr) bool { return c.in.read(fd) }
 	c.out.body = make([]byte, 0, headerSize+MaxBatch*recordSize)
 	c.out.oob = make([]byte, unix.CmsgSpace(4*MaxBatch))
 	c.out.write = c.out.sendmsg
@@ -107,7 +133,7 @@ func (c *Conn) send(t Type, hs []Handoff, wait bool) error {
 func (c *Conn) transmit(hs []Handoff, wait bool) error {
 	o := &c.out
 	o.attach(hs)
-	o.wait, o.err = wait, nil
+	o.wait, o.err = wait && c.ears == c.file, nil
 	if err := c.raw.Write(o.write); err != nil {
 		return ErrClosed
 	}
@@ -185,7 +211,7 @@ func (c *Conn) Receive(m *Message) error {
 	defer c.receiving.Unlock()
 	*m = Message{Handoffs: m.Handoffs[:0]}
 	in := c.in
-	if err := c.raw.Read(in.read); err != nil {
+	if err := c.hear.Read(c.read); err != nil {
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			return fmt.Errorf("fdpass: %w", err)
 		}
@@ -250,7 +276,7 @@ func (in *incoming) parse(m *Message) error {
 }
 
 // SetReceiveDeadline bounds Receive, as net.Conn's SetReadDeadline does.
-func (c *Conn) SetReceiveDeadline(t time.Time) error { return c.file.SetReadDeadline(t) }
+func (c *Conn) SetReceiveDeadline(t time.Time) error { return c.ears.SetReadDeadline(t) }
 
 // CloseWrite says that no more messages follow. The other side receives all that
 // was sent before, then end of file.
@@ -265,7 +291,13 @@ func (c *Conn) CloseWrite() error {
 }
 
 // Close closes this end and wakes who waits on it.
-func (c *Conn) Close() error { return c.file.Close() }
+func (c *Conn) Close() error {
+	err := c.file.Close()
+	if c.ears != c.file {
+		err = errors.Join(err, c.ears.Close())
+	}
+	return err
+}
 
 // CloseHandoffs closes the descriptors of hs.
 func CloseHandoffs(hs []Handoff) {

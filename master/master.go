@@ -29,8 +29,8 @@ import (
 
 const (
 	// filesPerProcess is how many descriptors the master holds for each worker
-	// process, also one that drains: both ends of its mailbox and its pidfd.
-	filesPerProcess = 3
+	// process, also one that drains: both ends of its mailbox, the ears of ours, and its pidfd.
+	filesPerProcess = 4
 
 	// baseFiles is what it holds besides: standard streams, poller, listeners.
 	baseFiles = 16

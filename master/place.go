@@ -6,6 +6,7 @@ import (
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/master/clientip"
+	"github.com/handfast/handfast/master/files"
 )
 
 // Strategy says where clients belong. It is asked once per connection on the
@@ -42,6 +43,7 @@ type router struct {
 	first []int            // per slot: its first connection, or -1
 	last  []int            // per slot: its last connection
 	used  []int            // the slots that have connections
+	sent  []int            // descriptors that workers have copies of, to be closed
 }
 
 // route delivers a batch and takes ownership of its descriptors. Connections that
@@ -66,6 +68,8 @@ func (r *router) route(batch []arrival) {
 			r.b.park(batch[i])
 		}
 	}
+	files.Close(r.sent)
+	r.sent = r.sent[:0]
 }
 
 // toOwners delivers those connections whose session a worker keeps, and returns the
@@ -115,6 +119,14 @@ func (r *router) deliver(w Worker, c *counts) int {
 	if w == nil {
 		return 0
 	}
+	if copier, ok := w.(Copier); ok {
+		n, err := copier.Copy(r.group)
+		for _, h := range r.group[:n] {
+			r.sent = append(r.sent, h.FD)
+		}
+		r.b.count(c, n, err)
+		return n
+	}
 	n, _ := r.b.deliver(w, c, r.group)
 	return n
 }
@@ -122,10 +134,15 @@ func (r *router) deliver(w Worker, c *counts) int {
 // deliver is Worker.Deliver, counted.
 func (b *Balancer) deliver(w Worker, c *counts, conns []fdpass.Handoff) (n int, err error) {
 	n, err = w.Deliver(conns)
+	b.count(c, n, err)
+	return n, err
+}
+
+// count notes that a worker has taken n connections, and why no more.
+func (b *Balancer) count(c *counts, n int, err error) {
 	b.handedOff.Add(uint64(n))
 	c.handedOff.Add(uint64(n))
 	if err != nil && errors.Is(err, fdpass.ErrFull) {
 		c.full.Add(1)
 	}
-	return n, err
 }

@@ -1,10 +1,11 @@
 package master
 
 import (
-	"fmt"
+	"context"
 	"net"
 	"net/netip"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -38,7 +39,8 @@ func straight(t testing.TB, n int) (*router, []arrival) {
 	return &router{b: b}, b.identify(batch, nil)
 }
 
-// TestStraightLineAllocatesNothing: placing and grouping a batch, and accepting.
+// TestStraightLineAllocatesNothing: placing and grouping a batch, and all of the line with mailboxes
+// at its end.
 func TestStraightLineAllocatesNothing(t *testing.T) {
 	r, batch := straight(t, 7)
 	r.route(batch) // its buffers grow once
@@ -47,34 +49,13 @@ func TestStraightLineAllocatesNothing(t *testing.T) {
 	}
 
 	const runs = 50
-	ln, err := Listen(t.Context(), "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	l := newLine(t, 2)
+	l.connect(runs + 1)
+	l.batch = make([]arrival, 0, 1)
+	if n := testing.AllocsPerRun(runs, l.pass); n != 0 {
+		t.Errorf("accepting and delivering allocates %v times", n)
 	}
-	addr := ln.Addr().String()
-	a, err := newAcceptor(r.b, ln)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer a.file.Close()
-	for range runs + 1 {
-		conn, err := net.Dial("tcp", addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-	}
-	a.batch = make([]arrival, 0, 1)
-	take := a.take
-	if n := testing.AllocsPerRun(runs, func() {
-		if err := a.raw.Read(take); err != nil || len(a.batch) != 1 {
-			t.Fatalf("%d connections, %v", len(a.batch), err)
-		}
-		unix.Close(a.batch[0].FD)
-		a.batch = a.batch[:0]
-	}); n != 0 {
-		t.Errorf("accepting allocates %v times", n)
-	}
+	l.disconnect(runs + 1)
 }
 
 // TestRouteKeepsOrder: each connection goes to its slot, those of a slot in the
@@ -183,18 +164,51 @@ func TestListenFamilies(t *testing.T) {
 	}
 }
 
-// BenchmarkRoute places and groups batches; per connection.
-func BenchmarkRoute(b *testing.B) {
-	for _, slots := range []int{2, 16, 64} {
-		b.Run(fmt.Sprintf("%d slots", slots), func(b *testing.B) {
-			r, batch := straight(b, slots)
-			b.ReportAllocs()
-			n := 0
-			for b.Loop() {
-				r.route(r.b.identify(batch, nil))
-				n += len(batch)
-			}
-			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(n), "ns/conn")
-		})
+// halfCopier takes copies of the first half of what it is given, and nothing a second time.
+type halfCopier struct{ taken int }
+
+func (w *halfCopier) Deliver([]fdpass.Handoff) (int, error) { return 0, fdpass.ErrFull }
+
+func (w *halfCopier) Copy(conns []fdpass.Handoff) (int, error) {
+	n := (len(conns) + 1) / 2
+	w.taken += n
+	return n, fdpass.ErrFull
+}
+
+// TestRouteClosesWhatWasCopied and nothing else: what its worker has not taken is parked, and what
+// lies between is somebody else's.
+func TestRouteClosesWhatWasCopied(t *testing.T) {
+	_, batch := straight(t, 1)
+	batch = batch[:9]
+	table := NewTable(1)
+	w := new(halfCopier)
+	table.Fill(0, w)
+	cfg := DefaultBalancerConfig()
+	cfg.RetryDelay, cfg.MaxRetries = time.Hour, 1 // what is parked stays there
+	b, err := NewBalancer(cfg, table)
+	if err != nil {
+		t.Fatal(err)
 	}
+	fds := make([]int, len(batch)+1)
+	for i := range fds {
+		if fds[i], err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const foreign = 2
+	others := append(append([]int{}, fds[:foreign]...), fds[foreign+1:]...)
+	for i := range batch {
+		batch[i].FD = others[i]
+	}
+	(&router{b: b}).route(batch)
+	for i, fd := range fds {
+		_, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+		if open := err == nil; open != (i == foreign || i > w.taken) {
+			t.Errorf("descriptor %d of %d is open: %v; %d were taken, number %d is foreign", i, len(fds), open, w.taken, foreign)
+		}
+	}
+	unix.Close(fds[foreign])
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	b.Shutdown(ctx) // refuses what is parked
 }

@@ -19,6 +19,15 @@ type Worker interface {
 	Deliver(conns []fdpass.Handoff) (n int, err error)
 }
 
+// Copier is a Worker whose connections are sent to it, as copies. Then the straight line closes
+// its own of a whole batch at once.
+type Copier interface {
+	Worker
+	// Copy is Deliver, except that it borrows conns: the caller closes the first n, at once,
+	// since a client sees its connection end when the last copy is closed.
+	Copy(conns []fdpass.Handoff) (n int, err error)
+}
+
 // Table says which worker is in which slot. Slots are numbered from 0, and each
 // is empty or holds one worker. Changes take effect with the next connection;
 // reading takes no lock.

@@ -34,10 +34,10 @@ type Conn struct {
 
 func newConn(l *Listener, h fdpass.Handoff) *Conn {
 	c := &Conn{file: os.NewFile(uintptr(h.FD), "tcp"), listener: l, remote: h.Client, flags: h.Flags}
-	local, _ := unix.Getsockname(h.FD)
+	local, _ := syscall.Getsockname(h.FD)
 	c.local = addrPort(local)
 	if !c.remote.IsValid() {
-		peer, _ := unix.Getpeername(h.FD)
+		peer, _ := syscall.Getpeername(h.FD)
 		c.remote = addrPort(peer)
 	}
 	return c

@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -145,11 +146,11 @@ func (s *tcpSource) receive(m *fdpass.Message) error {
 		return err
 	}
 	var fd int
-	var sa unix.Sockaddr
+	var sa syscall.Sockaddr
 	var errno error
 	err = raw.Read(func(listener uintptr) bool {
 		for {
-			fd, sa, errno = unix.Accept4(int(listener), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+			fd, sa, errno = syscall.Accept4(int(listener), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 			// Neither says that nobody else waits, so the poller is not asked.
 			if errno != unix.EINTR && errno != unix.ECONNABORTED {
 				return errno != unix.EAGAIN
@@ -175,12 +176,13 @@ func (s *tcpSource) close(unused []fdpass.Handoff) error {
 
 func (s *tcpSource) addr() net.Addr { return s.local }
 
-// addrPort is zero when sa is nil.
-func addrPort(sa unix.Sockaddr) netip.AddrPort {
+// addrPort is zero when sa is nil. It comes from package syscall, since that of unix takes
+// one more system call to make: it asks the socket for its protocol (unix.anyToSockaddr).
+func addrPort(sa syscall.Sockaddr) netip.AddrPort {
 	switch sa := sa.(type) {
-	case *unix.SockaddrInet4:
+	case *syscall.SockaddrInet4:
 		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
-	case *unix.SockaddrInet6:
+	case *syscall.SockaddrInet6:
 		addr := netip.AddrFrom16(sa.Addr).Unmap()
 		if sa.ZoneId != 0 {
 			addr = addr.WithZone(strconv.FormatUint(uint64(sa.ZoneId), 10))

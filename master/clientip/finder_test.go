@@ -336,6 +336,21 @@ func TestNowAllocatesNothing(t *testing.T) {
 	}
 }
 
+// TestNowPartialAllocatesNothing: whoever has to wait is found out on the straight line, too.
+func TestNowPartialAllocatesNothing(t *testing.T) {
+	f := finder(t, rulesOf(t, loopback, ""), nil)
+	p := connect(t)
+	p.send(t, nginxHead[:len(nginxHead)-2])
+	buffer := f.Buffer()
+	if n := testing.AllocsPerRun(50, func() {
+		if _, err := f.Now(&p.Handoff, buffer); err != ErrPartial {
+			t.Fatal(err)
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
 // TestNowGone: what is no connection is gone, and does not wait.
 func TestNowGone(t *testing.T) {
 	f := finder(t, rulesOf(t, "::/0,0.0.0.0/0", ""), nil)
@@ -422,6 +437,28 @@ func BenchmarkNow(b *testing.B) {
 		}
 	}
 	b.Run(fmt.Sprintf("peek and scan %d bytes", len(nginxHead)), now(f))
+	b.Run("incomplete", func(b *testing.B) { // and whoever it is has to wait
+		p := connect(b)
+		p.send(b, nginxHead[:len(nginxHead)-2])
+		buffer := f.Buffer()
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := f.Now(&p.Handoff, buffer); err != ErrPartial {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("session", func(b *testing.B) {
+		f, p := sessionFinder(b), connect(b)
+		p.send(b, sidLine)
+		buffer := f.Buffer()
+		b.ReportAllocs()
+		for b.Loop() {
+			if client, err := f.Now(&p.Handoff, buffer); err != nil || client.Session == 0 {
+				b.Fatal(client, err)
+			}
+		}
+	})
 	b.Run("peek and scan, key", now(finder(b, rulesOf(b, loopback, "X-Session"), nil)))
 	b.Run("no HTTP", func(b *testing.B) {
 		p := connect(b)

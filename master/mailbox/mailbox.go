@@ -32,7 +32,7 @@ var (
 const firstInherited = 3
 
 // Mailbox is the master's side of one worker's mailbox. It implements
-// supervisor.Link and master.Worker.
+// supervisor.Link and master.Copier.
 //
 // It owns both ends of the socketpair: the worker inherits a copy of its end,
 // and ours is how we take back what a dead worker did not receive. One goroutine
@@ -128,6 +128,15 @@ func (m *Mailbox) Err() error { return m.leftErr }
 // caller still owns the others. It never waits: err is fdpass.ErrFull when the
 // worker does not keep up, fdpass.ErrClosed when it takes no more.
 func (m *Mailbox) Deliver(conns []fdpass.Handoff) (n int, err error) {
+	n, err = m.Copy(conns)
+	fdpass.CloseHandoffs(conns[:n])
+	return n, err
+}
+
+// Copy is Deliver, except that it borrows conns. The messages hold references of their
+// own; the caller closes the first n at once, since the client sees its connection end
+// when the last copy is closed.
+func (m *Mailbox) Copy(conns []fdpass.Handoff) (n int, err error) {
 	for n < len(conns) {
 		batch := conns[n:min(n+fdpass.MaxBatch, len(conns))]
 		if err := m.ours.TrySend(fdpass.TypeHandoff, batch); err != nil {
@@ -136,9 +145,6 @@ func (m *Mailbox) Deliver(conns []fdpass.Handoff) (n int, err error) {
 			}
 			return n, err
 		}
-		// The message holds its own references now. Ours must go at once: the
-		// client sees its connection end when the last copy is closed.
-		fdpass.CloseHandoffs(batch)
 		n += len(batch)
 	}
 	return n, nil

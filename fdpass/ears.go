@@ -1,0 +1,37 @@
+package fdpass
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// newEars returns a file to wait on, in Go's poller, for messages on a socket that is not
+// there itself. It is readable when the socket is; the caller owns it.
+//
+// Go's poller listens for EPOLLOUT, too, and the kernel reports that whenever the other side
+// has taken a message. To a master it means nothing, but under load every second of its
+// looks into the poller was for that, and each message cost its worker the waking of
+// the master. The file is an epoll (man 7 epoll), which can be in another one, and this
+// one is for EPOLLIN alone.
+func newEars(socket syscall.RawConn) (*os.File, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("fdpass: %w", os.NewSyscallError("epoll_create1", err))
+	}
+	var addErr error
+	event := unix.EpollEvent{Events: unix.EPOLLIN}
+	err = socket.Control(func(socket uintptr) {
+		addErr = unix.EpollCtl(fd, unix.EPOLL_CTL_ADD, int(socket), &event)
+	})
+	// Non-blocking, which means nothing to an epoll, is what os.NewFile waits for in the poller.
+	err = errors.Join(err, os.NewSyscallError("epoll_ctl", addErr), os.NewSyscallError("fcntl", unix.SetNonblock(fd, true)))
+	if err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("fdpass: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "ears"), nil
+}
