@@ -4,7 +4,8 @@ GO      ?= go
 LISTEN  ?= 127.0.0.1:8080
 WORKERS ?= 4
 FUZZTIME ?= 30s
-TESTED_WITH = python3 node npm nginx haproxy apache2 gunicorn redis-server php javac
+RESULTS ?= cmd/bench/results/README.md
+TESTED_WITH = python3 node npm curl nginx haproxy apache2 gunicorn redis-server php javac
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .DEFAULT_GOAL := help
@@ -34,8 +35,8 @@ soak: ## the trials with real processes, again and again (SOAK=20 times), and a 
 	HANDFAST_SOAK_CONNECTIONS=$${HANDFAST_SOAK_CONNECTIONS:-1000000} $(GO) test -timeout 2h -v -run '^TestInjectSoak$$' ./cmd/handfast
 	HANDFAST_TEST_RELOADS=$${HANDFAST_TEST_RELOADS:-50} $(GO) test -race -shuffle=on -timeout 2h -count=$${SOAK:-20} ./cmd/handfast ./master/... ./worker/... ./fdpass
 
-bench: ## compare with SO_REUSEPORT, HAProxy, nginx and Node's, side by side (BENCH: its flags)
-	$(GO) run ./cmd/bench $(BENCH)
+bench: ## compare with SO_REUSEPORT, HAProxy, nginx and others, into RESULTS (BENCH: its flags)
+	$(GO) run ./cmd/bench -o $(RESULTS) $(BENCH)
 
 microbench: ## what each part of the straight line costs (MICROBENCH: flags of go test)
 	$(GO) test -run '^$$' -bench . $(MICROBENCH) ./hash ./master/clientip ./master ./fdpass ./worker
@@ -48,8 +49,10 @@ fuzz: ## each parser for FUZZTIME (30s)
 		done; \
 	done
 
-lint: ## formatting, vet, staticcheck, and a tidy go.mod
+lint: ## formatting, vet, staticcheck, and a tidy go.mod; cmd/bench/tcpproxy is a module of its own
 	@test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }
 	$(GO) vet ./...
+	$(GO) -C cmd/bench/tcpproxy vet ./...
 	$(GO) run $(STATICCHECK) ./...
 	$(GO) mod tidy -diff
+	$(GO) -C cmd/bench/tcpproxy mod tidy -diff

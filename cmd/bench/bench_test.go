@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"log"
 	"net"
 	"net/http"
 	"net/netip"
@@ -13,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -22,34 +24,82 @@ import (
 
 // TestMain lets the test binary play the worker.
 func TestMain(m *testing.M) {
+	os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE"))
 	if mode := os.Getenv(envWorker); mode != "" {
 		serve(mode)
 		return
 	}
-	os.Exit(m.Run())
+	dir, err := os.MkdirTemp("", "bench-test-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	programs = sync.OnceValues(func() (string, error) {
+		_, err := build(context.Background(), dir)
+		return dir, errors.Join(err, buildTCPProxy(context.Background(), dir))
+	})
+	status := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(status)
+}
+
+// programs builds what peers need, once, and returns where it is.
+var programs func() (dir string, err error)
+
+// stageFor is a stage for small trials of a peer.
+func stageFor(t *testing.T, p peer) *stage {
+	t.Helper()
+	need(t, p)
+	dir, err := programs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &stage{
+		settings: settings{workers: 2, concurrency: 10, clients: 100, held: 10, download: 1, duration: 100 * time.Millisecond},
+		peer:     p, self: self, handfast: filepath.Join(dir, "handfast"), dir: t.TempDir(), files: 1000, ctx: t.Context(),
+	}
 }
 
 // One short run of the whole, with what needs nothing installed.
 func TestRun(t *testing.T) {
-	page := filepath.Join(t.TempDir(), "bench.md")
+	page := filepath.Join(t.TempDir(), "results", "README.md")
 	temp := t.TempDir()
 	t.Setenv("TMPDIR", temp)
+	chosen := []string{"short-1", "download", "held", "crowded"}
 	var out, progress bytes.Buffer
-	status := run(t.Context(), []string{"bench", "--rounds", "1", "--duration", "100ms", "--held", "100",
-		"--clients", "50", "--peers", "reuseport,handfast", "-o", page}, &out, &progress)
+	status := run(t.Context(), []string{"bench", "--rounds", "1", "--duration", "100ms", "--held", "100", "--download", "1",
+		"--clients", "50", "--peers", "reuseport,handfast", "--works", strings.Join(chosen, ","), "-o", page}, &out, &progress)
 	if status != 0 {
 		t.Fatalf("status %d\n%s%s", status, &out, &progress)
 	}
-	if got := progress.String(); strings.Count(got, "100 connections\n") != 2 {
-		t.Errorf("want each peer to hold 100 connections:\n%s", got)
+	if got := progress.String(); strings.Count(got, "held, round 1 of 1") != 2 || !strings.Contains(got, "[8/8, ") {
+		t.Errorf("want 8 measurements, 2 of them held connections:\n%s", got)
 	}
-	for _, text := range []string{"Short connections", "Connections held open", "behind a proxy", "handfast"} {
-		if !strings.Contains(out.String(), text) {
-			t.Errorf("no %q in the output:\n%s", text, &out)
+	markdown, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	works, err := choose(works, strings.Join(chosen, ","))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range works {
+		if !strings.Contains(out.String(), w.title) || !bytes.Contains(markdown, []byte("\n## "+w.title+"\n")) {
+			t.Errorf("no %q in the output:\n%s\nor on the page:\n%s", w.title, &out, markdown)
+		}
+		svg, err := os.ReadFile(filepath.Join(filepath.Dir(page), plotFile(w)))
+		if err != nil || !bytes.Contains(svg, []byte(">handfast</text>")) || !bytes.Contains(markdown, []byte("]("+plotFile(w)+")")) {
+			t.Errorf("the plot of %s, error %v:\n%s", w.name, err, svg)
 		}
 	}
-	if markdown, err := os.ReadFile(page); err != nil || !bytes.Contains(markdown, []byte("| handfast |")) {
-		t.Errorf("the page, error %v:\n%s", err, markdown)
+	if n := bytes.Count(markdown, []byte("\n| handfast |")); n != len(works) {
+		t.Errorf("handfast is in %d tables, want %d:\n%s", n, len(works), markdown)
+	}
+	if got := out.String(); strings.Contains(got, "failed in") {
+		t.Errorf("output:\n%s", got)
 	}
 	if left, err := filepath.Glob(filepath.Join(temp, "handfast-bench-*")); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, error %v", left, err)
@@ -58,7 +108,7 @@ func TestRun(t *testing.T) {
 
 // An interrupted run stops what it has started.
 func TestRunInterrupted(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	var out, progress bytes.Buffer
 	status := run(ctx, []string{"bench", "--duration", "1h", "--peers", "reuseport"}, &out, &progress)
@@ -70,13 +120,48 @@ func TestRunInterrupted(t *testing.T) {
 	}
 }
 
+// cancelling is where progress goes until it says a word.
+type cancelling struct {
+	bytes.Buffer
+	at     string
+	cancel context.CancelFunc
+}
+
+func (c *cancelling) Write(p []byte) (int, error) {
+	n, err := c.Buffer.Write(p)
+	if strings.Contains(c.String(), c.at) {
+		c.cancel()
+	}
+	return n, err
+}
+
+// What an interrupted run has measured is not lost, but for the round under way.
+func TestRunInterruptedLate(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	page := filepath.Join(t.TempDir(), "README.md")
+	var out bytes.Buffer
+	progress := cancelling{at: "round 3 of 100: reuseport", cancel: cancel}
+	status := run(ctx, []string{"bench", "--rounds", "100", "--duration", "10ms", "--peers", "reuseport",
+		"--works", "short-1,short-4", "-o", page}, &out, &progress)
+	markdown, err := os.ReadFile(page)
+	if status != 1 || err != nil || !bytes.Contains(markdown, []byte("Interrupted in short-1, round 3 of 100.")) {
+		t.Errorf("status %d, error %v\n%s%s", status, err, &progress, markdown)
+	}
+	if !strings.Contains(out.String(), ", 1 worker") || strings.Contains(out.String(), ", 4 workers") {
+		t.Errorf("want only what was measured:\n%s", &out)
+	}
+}
+
 func TestUsage(t *testing.T) {
 	for _, args := range [][]string{
 		{"--rounds", "0"},
 		{"--rounds", "x"},
 		{"--peers", "nobody"},
 		{"--works", "short,idle"},
+		{"--works", "shor"},
 		{"--works", "forwarded", "--peers", "nginx-stream"},
+		{"--download", "0"},
 		{"--clients", "100000000"},
 		{"argument"},
 	} {
@@ -105,7 +190,7 @@ func TestLoad(t *testing.T) {
 	for range 100 {
 		count[<-seen]++
 	}
-	if len(count) != 10 || count["127.1.0.0"] != 10 || count["127.1.0.9"] != 10 {
+	if len(count) != 10 || count["127.1.0.0"] != 10 || count["127.1.9.9"] != 10 {
 		t.Errorf("connections by client: %v, want 10 from each of 10", count)
 	}
 }
@@ -128,16 +213,13 @@ func TestLoadForwarded(t *testing.T) {
 	for range 100 {
 		count[<-seen]++
 	}
-	if len(count) != 10 || count[client{"127.1.0.0", "198.18.0.0"}] != 10 || count[client{"127.1.0.9", "198.18.9.0"}] != 10 {
+	if len(count) != 10 || count[client{"127.1.0.0", "198.18.0.0"}] != 10 || count[client{"127.1.9.9", "198.18.9.9"}] != 10 {
 		t.Errorf("connections by client: %v, want 10 from each of 10", count)
 	}
 }
 
 func TestForwardedRequests(t *testing.T) {
-	requests := forwardedExchange(maxForwarded + 1).requests
-	if len(requests) != maxForwarded {
-		t.Errorf("%d requests, want %d", len(requests), maxForwarded)
-	}
+	requests := forwardedExchange(1000).requests
 	forBenchmarks := netip.MustParsePrefix("198.18.0.0/15") // RFC 2544, appendix C.2.2
 	seen := map[netip.Addr]bool{}
 	for _, request := range requests {
@@ -151,52 +233,80 @@ func TestForwardedRequests(t *testing.T) {
 		}
 		seen[client] = true
 	}
+	if len(seen) != 1000 {
+		t.Errorf("%d clients, want 1000", len(seen))
+	}
+	clear(seen)
+	for i := range maxForwarded + 5 { // who comes later shares an address
+		seen[forwardedAddress(i)] = true
+	}
+	if len(seen) != maxForwarded {
+		t.Errorf("%d different clients, want %d", len(seen), maxForwarded)
+	}
 }
 
-// What the forwarded work compares: a client before the proxy belongs to a worker,
-// whichever address the proxy has.
-func TestForwardedPlacement(t *testing.T) {
-	dir := t.TempDir()
-	handfast, err := build(t.Context(), dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	chosen, err := choose(peers, "handfast-behind-proxy,nginx-http,haproxy-http")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range chosen {
+// Every peer serves, those that say so are sticky, also to a client before a proxy,
+// and a reload replaces all workers; with handfast no connection is lost.
+func TestPeers(t *testing.T) {
+	for _, p := range goPeers {
 		t.Run(p.name, func(t *testing.T) {
-			need(t, p)
-			s := &stage{
-				settings: settings{workers: 2, concurrency: 10, clients: 100, held: 10},
-				peer:     p, self: self, handfast: handfast, dir: t.TempDir(), files: 1000, ctx: t.Context(),
-			}
+			s := stageFor(t, p)
 			defer s.close()
 			if err := s.open(); err != nil {
 				t.Fatal(err)
 			}
-			count := map[int]int{}
-			for client := range 20 {
-				first, err := s.ask(t.Context(), 0, client)
-				if err != nil {
-					t.Fatal(err)
-				}
-				for from := range 5 {
-					if pid, err := s.ask(t.Context(), from<<8, client); pid != first || err != nil {
-						t.Errorf("client %d: worker %d, error %v; before it was %d", client, pid, err, first)
-					}
-				}
-				count[first]++
+			if p.name != theLimit {
+				wantSticky(t, s)
 			}
-			if len(count) != 2 {
-				t.Errorf("clients by worker: %v, want both to have some", count)
+			if slices.Contains(forwarding[2:], p.name) {
+				wantForwarded(t, s)
+			}
+			if slices.Contains([]string{theHandoff, tcpproxyName, theHTTPProxy, "haproxy-http"}, p.name) {
+				figures, err := webSockets(t.Context(), s)
+				if err != nil || figures[failures] != 0 || figures[messageRate] == 0 || figures[connections] != 10 {
+					t.Errorf("WebSockets: %v, error %v, failure %v", figures, err, s.failure)
+				}
+			}
+			if p.reload == nil {
+				return
+			}
+			old := s.workerPIDs
+			if ours(p.name) {
+				figures, err := reloadUnderLoad(t.Context(), s)
+				if err != nil || figures[rate] == 0 || figures[failures] != 0 {
+					t.Errorf("reload: %v, error %v, failure %v", figures, err, s.failure)
+				}
+			} else if _, err := s.reloadWorkers(); err != nil {
+				t.Errorf("reload: %v", err)
+			}
+			if err := s.hasEnded(); err != nil {
+				t.Error(err)
+			}
+			if err := s.await(); err != nil || slices.ContainsFunc(s.workerPIDs, func(pid int) bool { return slices.Contains(old, pid) }) {
+				t.Errorf("workers before %v, and now %v, error %v", old, s.workerPIDs, err)
 			}
 		})
+	}
+}
+
+// wantForwarded fails the test unless a client before the proxy belongs to a worker,
+// whichever address the proxy has.
+func wantForwarded(t *testing.T, s *stage) {
+	count := map[int]int{}
+	for client := range 20 {
+		first, err := s.ask(t.Context(), 0, client)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for from := range 5 {
+			if pid, err := s.ask(t.Context(), from, client); pid != first || err != nil {
+				t.Errorf("client %d: worker %d, error %v; before it was %d", client, pid, err, first)
+			}
+		}
+		count[first]++
+	}
+	if len(count) != 2 {
+		t.Errorf("clients by worker: %v, want both to have some", count)
 	}
 }
 
@@ -211,15 +321,21 @@ func need(t *testing.T, p peer) {
 	}
 }
 
-// Whom a work compares, and with whom, is in the table of peers.
+// Whom a work compares, and with whom, is in the table of peers; what it draws, it shows.
 func TestWorks(t *testing.T) {
 	for _, w := range works {
-		if compared := names(w.among(peers)); len(compared) != len(w.peers) {
-			t.Errorf("%s compares %v, of which there are %v", w.name, w.peers, compared)
+		rows := rowNames(w.rows(peers))
+		if want := len(w.peers) * max(len(w.cases), 1); len(rows) != want {
+			t.Errorf("%s: rows %v, want %d for %v", w.name, rows, want, w.peers)
 		}
 		for _, c := range w.columns {
-			if c.over != "" && !slices.Contains(w.peers, c.over) {
-				t.Errorf("%s: %q, but that peer does not take part", w.name, c.head())
+			if c.over != "" && !slices.Contains(rows, c.over) {
+				t.Errorf("%s: %q, but that row is none of its own", w.name, c.head())
+			}
+		}
+		for _, figure := range w.plots {
+			if !slices.Contains(w.columns, column{of: figure}) {
+				t.Errorf("%s draws %q and does not show it", w.name, figure)
 			}
 		}
 	}
@@ -228,10 +344,12 @@ func TestWorks(t *testing.T) {
 // What cannot be compared is left out.
 func TestMatch(t *testing.T) {
 	for _, test := range []struct{ peers, works, wantPeers, wantWorks string }{
-		{"reuseport,handfast", "short,held,forwarded", "reuseport,handfast", "short,held,forwarded"},
+		{"reuseport,handfast", "short-1,held,forwarded", "reuseport,handfast", "short-1,held,forwarded"},
 		{"nginx-stream,haproxy-tcp", "forwarded,held", "nginx-stream,haproxy-tcp", "held"},
 		{"nginx-stream,handfast", "forwarded", "handfast", "forwarded"},
-		{"nginx-http", "short", "", ""},
+		{"nginx-http", "node", "", ""},
+		{"handfast", "short,sweep", "handfast", "short-1,short-4,short-16,sweep-workers,sweep-clients"},
+		{"nginx,handfast", "download", "nginx-stream,nginx-http,handfast", "download"},
 	} {
 		var set settings
 		var errs [3]error
@@ -335,15 +453,18 @@ func TestFamily(t *testing.T) {
 	defer cmd.Wait()
 	defer syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	s := &stage{ctx: t.Context()}
-	pids, err := s.family(cmd.Process.Pid, 3)
+	pids, err := s.family(cmd.Process.Pid, 3, nil)
 	if err != nil || len(pids) != 4 || !slices.Contains(pids, cmd.Process.Pid) {
 		t.Errorf("processes %v, error %v, want %d and 3 children", pids, err, cmd.Process.Pid)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
 	s.ctx = ctx
-	if pids, err := s.family(cmd.Process.Pid, 5); err == nil {
+	if pids, err := s.family(cmd.Process.Pid, 5, nil); err == nil {
 		t.Errorf("%v are 5 children", pids)
+	}
+	if pids, err := s.family(cmd.Process.Pid, 3, pids[2:3]); err == nil {
+		t.Errorf("%v are none of the old children", pids)
 	}
 }
 

@@ -47,6 +47,8 @@ type load struct {
 	duration    time.Duration // for how long connections are opened
 	total       int           // how many are opened at most; 0: no limit
 	keep        bool          // whether they stay open until closeKept
+
+	until <-chan struct{} // ends the duration when it is closed; nil: nothing does
 }
 
 // loadResult is what came of a load.
@@ -171,6 +173,11 @@ func (l *loader) run(ctx context.Context) {
 	}
 	events := make([]unix.EpollEvent, len(l.places))
 	for l.flying > 0 && ctx.Err() == nil && time.Since(l.deadline) < patience {
+		select {
+		case <-l.until:
+			l.deadline, l.until = time.Now(), nil
+		default:
+		}
 		n, err := unix.EpollWait(l.epoll, events, 100)
 		if err != nil && err != unix.EINTR {
 			l.fail(os.NewSyscallError("epoll_wait", err))
@@ -246,7 +253,15 @@ func (l *loader) open(i int) (err error) {
 }
 
 // clientAddress is the i-th source address.
-func clientAddress(i int) [4]byte { return [4]byte{127, byte(i>>16) + 1, byte(i >> 8), byte(i)} }
+func clientAddress(i int) [4]byte {
+	third, fourth := lastBytes(i)
+	return [4]byte{127, byte(i>>16) + 1, third, fourth}
+}
+
+// lastBytes returns those of the i-th address, a pair for each of 65,536.
+// Neighbours differ in the third byte, since nginx's ip_hash looks no further, and
+// in the fourth, since HAProxy's balance source takes the remainder of the whole.
+func lastBytes(i int) (third, fourth byte) { return byte(i), byte(i) + byte(i>>8) }
 
 // watch waits for what the place's connection does next.
 func (l *loader) watch(op, i int) error {

@@ -4,13 +4,15 @@
 // One measurement, file by file:
 //
 //  1. bench.go goes through works, rounds and peers, and starts each peer afresh.
-//  2. peers.go says how a peer is started, node.go those with Node workers; stage.go
-//     holds its processes.
+//  2. peers.go is the table of peers. It says how one is started, proxies.go how proxies
+//     are, node.go those with Node workers; stage.go holds its processes.
 //  3. worker.go is the server behind every peer: this program, started again. Behind
 //     those of node.go it is node/server.js.
-//  4. works.go says what is done to a peer and which figures come of it.
+//  4. works.go is the table of works: what is done to a peer and which figures come of
+//     it. How is in short.go, websocket.go, download.go, held.go and reload.go.
 //  5. load.go opens the connections; usage.go reads processor time and memory.
-//  6. table.go makes a table of all rounds, report.go the page around it.
+//  6. table.go makes a table of all rounds, plot.go a plot, report.go the page around
+//     them; progress.go says meanwhile how much is left.
 //
 // To add a peer or a work, add an entry to the table in peers.go or works.go; a
 // work names the peers that it compares.
@@ -54,6 +56,7 @@ type settings struct {
 	concurrency int // connections in flight
 	clients     int // source addresses
 	held        int // connections held open
+	download    int // MiB
 	peers       []peer
 	works       []work
 	output      string // a Markdown file; empty: none
@@ -77,10 +80,19 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 }
 
+// description is part of the help.
+const description = `All works together take about 25 minutes. To do less, choose some, and fewer rounds:
+
+	bench -works short -rounds 3                              short-1, short-4 and short-16
+	bench -works websocket -peers reuseport,handfast,nginx    two of them and nginx-stream, nginx-http
+
+Interrupted, it reports what it has measured so far.`
+
 func newApp(stdout, stderr io.Writer) *cli.App {
 	return &cli.App{
 		Name:            "bench",
 		Usage:           "compare handfast with other balancers before the same workers",
+		Description:     description,
 		HideHelpCommand: true,
 		Writer:          stdout,
 		ErrWriter:       stderr,
@@ -90,14 +102,15 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		},
 		Flags: []cli.Flag{
 			&cli.IntFlag{Name: "rounds", Value: 5, Usage: "`NUMBER` of times that each peer is measured"},
-			&cli.DurationFlag{Name: "duration", Value: 2 * time.Second, Usage: "of the load in one round"},
-			&cli.IntFlag{Name: "workers", Value: 2, Usage: "`NUMBER` of worker processes behind each peer"},
+			&cli.DurationFlag{Name: "duration", Value: 1500 * time.Millisecond, Usage: "of the load in one round"},
+			&cli.IntFlag{Name: "workers", Value: 2, Usage: "`NUMBER` of worker processes behind each peer, where a work has none of its own"},
 			&cli.IntFlag{Name: "concurrency", Value: 32, Usage: "`NUMBER` of connections in flight"},
 			&cli.IntFlag{Name: "clients", Value: 1000, Usage: "`NUMBER` of source addresses, 127.1.0.0 and up"},
 			&cli.IntFlag{Name: "held", Value: 10_000, Usage: "`NUMBER` of connections that are held open; proxies get as many as the limit of open files allows"},
+			&cli.IntFlag{Name: "download", Value: 1024, Usage: "`MIB` of the large download"},
 			&cli.StringFlag{Name: "peers", Value: strings.Join(names(peers), ","), Usage: "`NAMES` of what to measure"},
 			&cli.StringFlag{Name: "works", Value: strings.Join(names(works), ","), Usage: "`NAMES` of what to do to them"},
-			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "write the results to `FILE` too, as Markdown"},
+			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "write the results to `FILE` too, as Markdown, with a plot of each work beside it"},
 		},
 		Action: func(c *cli.Context) error {
 			set, err := settingsFrom(c)
@@ -117,12 +130,13 @@ func settingsFrom(c *cli.Context) (settings, error) {
 		concurrency: c.Int("concurrency"),
 		clients:     c.Int("clients"),
 		held:        c.Int("held"),
+		download:    c.Int("download"),
 		output:      c.String("output"),
 	}
 	switch {
 	case c.NArg() > 0:
 		return set, fmt.Errorf("%w: no arguments expected, got %q", errUsage, c.Args().First())
-	case min(set.rounds, set.workers, set.concurrency, set.clients, set.held) < 1, set.duration <= 0:
+	case min(set.rounds, set.workers, set.concurrency, set.clients, set.held, set.download) < 1, set.duration <= 0:
 		return set, fmt.Errorf("%w: numbers must be 1 or more", errUsage)
 	case set.clients > maxClients:
 		return set, fmt.Errorf("%w: --clients %d: want at most %d", errUsage, set.clients, maxClients)
@@ -139,7 +153,7 @@ func settingsFrom(c *cli.Context) (settings, error) {
 // match leaves out works that compare none of the peers, and peers that none of
 // the works compares.
 func (set *settings) match() error {
-	set.works = slices.DeleteFunc(set.works, func(w work) bool { return len(w.among(set.peers)) == 0 })
+	set.works = slices.DeleteFunc(set.works, func(w work) bool { return len(w.rows(set.peers)) == 0 })
 	set.peers = slices.DeleteFunc(set.peers, func(p peer) bool {
 		return !slices.ContainsFunc(set.works, func(w work) bool { return slices.Contains(w.peers, p.name) })
 	})
@@ -160,18 +174,24 @@ func names[T named](table []T) []string {
 	return list
 }
 
-// choose returns the entries that a comma-separated list names, in its order.
+// choose returns the entries that a comma-separated list names, in its order. A
+// name that no entry has stands for all that begin with it and a hyphen.
 func choose[T named](table []T, list string) ([]T, error) {
 	var chosen []T
-next:
 	for name := range strings.SplitSeq(list, ",") {
-		for _, entry := range table {
-			if entry.String() == strings.TrimSpace(name) {
-				chosen = append(chosen, entry)
-				continue next
-			}
+		name = strings.TrimSpace(name)
+		some := filter(table, func(entry T) bool { return entry.String() == name })
+		if len(some) == 0 {
+			some = filter(table, func(entry T) bool { return strings.HasPrefix(entry.String(), name+"-") })
 		}
-		return nil, fmt.Errorf("%w: no %q; there are %s", errUsage, name, strings.Join(names(table), ", "))
+		if len(some) == 0 {
+			return nil, fmt.Errorf("%w: no %q; there are %s", errUsage, name, strings.Join(names(table), ", "))
+		}
+		chosen = append(chosen, some...)
 	}
 	return chosen, nil
+}
+
+func filter[T any](table []T, keep func(T) bool) []T {
+	return slices.DeleteFunc(slices.Clone(table), func(entry T) bool { return !keep(entry) })
 }

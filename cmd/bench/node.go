@@ -32,6 +32,10 @@ const envWorkers = "BENCH_WORKERS"
 // npmTimeout bounds the installation of six small modules.
 const npmTimeout = 2 * time.Minute
 
+var npmModules = &prerequisite{"modules of npm", func(ctx context.Context, b *runner) error {
+	return installModules(ctx, b.node)
+}}
+
 // nodePeers are those with Node workers.
 var nodePeers = []peer{
 	{
@@ -49,42 +53,46 @@ var nodePeers = []peer{
 		start: startNode("cluster.js", byListening, "NODE_CLUSTER_SCHED_POLICY=none"),
 	},
 	{
-		name:    theStickyListen,
-		what:    "sticky-listen with recluster, as its README has it",
-		modules: true,
-		lacks:   lacksNode,
-		about:   aboutModules("sticky-listen", "recluster"),
-		start:   startNode("sticky-listen.js", byStickyListen),
+		name:   theStickyListen,
+		what:   "sticky-listen with recluster, as its README has it",
+		needs:  npmModules,
+		lacks:  lacksNode,
+		about:  aboutModules("sticky-listen", "recluster"),
+		start:  startNode("sticky-listen.js", byStickyListen),
+		reload: signalBalancer,
 	},
 	{
-		name:    "sticky-session",
-		what:    "sticky-session, as its README has it",
-		modules: true,
-		lacks:   lacksNode,
-		about:   aboutModules("sticky-session"),
-		start:   startNode("server.js", byStickySession),
-	},
-	{
-		name:    "handfast-sticky-listen",
-		what:    "`handfast run --route master`, the workers of sticky-listen",
-		modules: true,
-		lacks:   lacksNode,
-		about:   revision,
-		start:   startHandfastNode(byStickyListen, "--route", "master"),
-	},
-	{
-		name:  "handfast-node",
-		what:  "`handfast run --route master`, the workers of Node's cluster",
+		name:  "sticky-session",
+		what:  "sticky-session, as its README has it",
+		needs: npmModules,
 		lacks: lacksNode,
-		about: revision,
-		start: startHandfastNode(byListening, "--route", "master"),
+		about: aboutModules("sticky-session"),
+		start: startNode("server.js", byStickySession),
 	},
 	{
-		name:  "handfast-node-kernel",
-		what:  "`handfast run --route kernel`, the workers of Node's cluster",
-		lacks: lacksNode,
-		about: revision,
-		start: startHandfastNode(byListening, "--route", "kernel"),
+		name:   "handfast-sticky-listen",
+		what:   "`handfast run --route master`, the workers of sticky-listen",
+		needs:  npmModules,
+		lacks:  lacksNode,
+		about:  revision,
+		start:  startHandfastNode(byStickyListen, "--route", "master"),
+		reload: signalBalancer,
+	},
+	{
+		name:   "handfast-node",
+		what:   "`handfast run --route master`, the workers of Node's cluster",
+		lacks:  lacksNode,
+		about:  revision,
+		start:  startHandfastNode(byListening, "--route", "master"),
+		reload: signalBalancer,
+	},
+	{
+		name:   "handfast-node-kernel",
+		what:   "`handfast run --route kernel`, the workers of Node's cluster",
+		lacks:  lacksNode,
+		about:  revision,
+		start:  startHandfastNode(byListening, "--route", "kernel"),
+		reload: signalBalancer,
 	},
 }
 

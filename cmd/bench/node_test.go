@@ -8,21 +8,16 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 )
 
 // What the work "node" compares: every peer serves, the sticky ones are, and what is
-// taken for the balancer is the process that has started the workers.
+// taken for the balancer is the process that has started the workers. Where there is
+// a reload, it replaces them.
 func TestNodePeers(t *testing.T) {
 	for _, p := range nodePeers {
 		need(t, p)
 	}
-	dir := t.TempDir()
-	handfast, err := build(t.Context(), dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	node, err := writeNode(dir)
+	node, err := writeNode(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,10 +26,8 @@ func TestNodePeers(t *testing.T) {
 	}
 	for _, p := range nodePeers {
 		t.Run(p.name, func(t *testing.T) {
-			s := &stage{
-				settings: settings{workers: 2, concurrency: 10, clients: 100, duration: 100 * time.Millisecond},
-				peer:     p, handfast: handfast, node: node, dir: t.TempDir(), files: 1000, ctx: t.Context(),
-			}
+			s := stageFor(t, p)
+			s.node = node
 			defer s.close()
 			if err := s.open(); err != nil {
 				t.Fatal(err)
@@ -44,7 +37,7 @@ func TestNodePeers(t *testing.T) {
 					t.Errorf("worker %d is the child of %d, and the balancer %d", pid, parent, s.balancerPIDs[0])
 				}
 			}
-			figures, err := shortConnections(t.Context(), s, shortExchange)
+			figures, err := shortConnections(t.Context(), s)
 			if err != nil || figures[failures] != 0 || figures[rate] == 0 || figures[workerCPU] == 0 {
 				t.Errorf("figures %v, error %v, failure %v", figures, err, s.failure)
 			}
@@ -53,6 +46,11 @@ func TestNodePeers(t *testing.T) {
 			}
 			if !strings.HasPrefix(p.name, "node-cluster") {
 				wantSticky(t, s)
+			}
+			if p.reload != nil {
+				if _, err := s.reloadWorkers(); err != nil {
+					t.Errorf("reload: %v", err)
+				}
 			}
 		})
 	}
@@ -100,7 +98,7 @@ func TestNoModules(t *testing.T) {
 	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
 	b := &runner{settings: settings{peers: nodePeers}, node: t.TempDir()}
 	b.leaveOutMissing()
-	b.leaveOutModules(t.Context())
+	b.fetch(t.Context())
 	want := []string{"node-cluster", "node-cluster-none", "handfast-node", "handfast-node-kernel"}
 	if left := names(b.peers); !slices.Equal(left, want) || !slices.Equal(names(b.report.peers), want) {
 		t.Errorf("peers %v and %v are left, want %v", left, names(b.report.peers), want)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -21,7 +22,7 @@ import (
 )
 
 const (
-	readyTimeout = 10 * time.Second // from the start of a peer until all workers answer
+	readyTimeout = 30 * time.Second // from the start of a peer until all workers answer
 	stopTimeout  = 5 * time.Second  // from SIGTERM to SIGKILL
 )
 
@@ -134,33 +135,52 @@ func (s *stage) until(try func(context.Context) error) error {
 }
 
 // await waits until every worker has answered a request.
-func (s *stage) await() error {
+func (s *stage) await() (err error) {
+	s.workerPIDs, err = s.answering(s.workers)
+	return err
+}
+
+// answering waits until so many workers have answered, and returns their ids.
+func (s *stage) answering(workers int) ([]int, error) {
 	seen := map[int]bool{}
-	client := 0
-	if err := s.until(func(ctx context.Context) error {
-		for ; len(seen) < s.workers; client++ {
-			pid, err := s.ask(ctx, client%s.clients, client)
+	client, clients := 0, max(s.clients, 100*workers) // few may all have the same worker
+	err := s.until(func(ctx context.Context) error {
+		for ; len(seen) < workers; client++ {
+			pid, err := s.ask(ctx, client%clients, client)
 			if err != nil {
-				return fmt.Errorf("%d of %d workers answered: %w", len(seen), s.workers, err)
+				return fmt.Errorf("%d of %d workers answered: %w", len(seen), workers, err)
 			}
 			seen[pid] = true
 		}
 		return nil
-	}); err != nil {
-		return err
+	})
+	return slices.Sorted(maps.Keys(seen)), err
+}
+
+// retire ends processes whose time is over, and forgets them.
+func (s *stage) retire(old []*started) error {
+	old = slices.Clone(old) // it may be a part of s.started
+	for _, p := range old {
+		unix.Kill(-p.cmd.Process.Pid, unix.SIGTERM)
 	}
-	s.workerPIDs = s.workerPIDs[:0]
-	for pid := range seen {
-		s.workerPIDs = append(s.workerPIDs, pid)
+	for _, p := range old {
+		select {
+		case <-p.ended:
+		case <-time.After(stopTimeout):
+			return fmt.Errorf("process %d is still there %v after SIGTERM", p.cmd.Process.Pid, stopTimeout)
+		}
 	}
+	s.started = slices.DeleteFunc(s.started, func(p *started) bool { return slices.Contains(old, p) })
 	return nil
 }
 
-// family returns a process and its children when there are as many as given.
-func (s *stage) family(pid, size int) (pids []int, err error) {
+// family returns the children of a process, and it, when there are as many as
+// given and none is one of the old ones.
+func (s *stage) family(pid, size int, old []int) (pids []int, err error) {
+	isOld := func(child int) bool { return slices.Contains(old, child) }
 	err = s.until(func(context.Context) error {
-		if pids, err = children(pid); err == nil && len(pids) != size {
-			err = fmt.Errorf("process %d has %d children, want %d", pid, len(pids), size)
+		if pids, err = children(pid); err == nil && (len(pids) != size || slices.ContainsFunc(pids, isOld)) {
+			err = fmt.Errorf("process %d has children %v, want %d and none of %v", pid, pids, size, old)
 		}
 		return err
 	})
@@ -233,6 +253,13 @@ func (s *stage) canHold() int {
 type usage struct {
 	balancer, workers, load time.Duration // processor time
 	balancerMem, workersMem int64         // bytes
+}
+
+func (u usage) since(before usage) usage {
+	return usage{
+		u.balancer - before.balancer, u.workers - before.workers, u.load - before.load,
+		u.balancerMem - before.balancerMem, u.workersMem - before.workersMem,
+	}
 }
 
 func (u usage) total() time.Duration { return u.balancer + u.workers + u.load }

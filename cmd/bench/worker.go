@@ -8,9 +8,12 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"strconv"
+	"sync"
 	"syscall"
 
+	"github.com/coder/websocket"
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/worker"
@@ -33,15 +36,30 @@ const (
 // headerWorker names the header that holds the worker's process id.
 const headerWorker = "X-Worker"
 
-// serve is a worker: the same server whichever way connections arrive.
+// serve is a worker: the same server whichever way connections arrive. When its
+// listener is closed, by handfast or for a signal, it answers what it has accepted.
 func serve(mode string) {
 	ln, err := listen(mode, os.Getenv(envAddress))
-	if err == nil {
-		err = http.Serve(ln, handler())
-	}
-	if !errors.Is(err, net.ErrClosed) { // which is how handfast ends it
+	if err != nil {
 		log.Fatalf("bench worker: %v", err)
 	}
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, func() { ln.Close() })
+	// http.Server.Shutdown would drop requests that it has not read yet.
+	var open sync.WaitGroup
+	srv := &http.Server{Handler: handler(), ConnState: func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			open.Add(1)
+		case http.StateClosed, http.StateHijacked:
+			open.Done()
+		}
+	}}
+	if err := srv.Serve(ln); !errors.Is(err, net.ErrClosed) {
+		log.Fatalf("bench worker: %v", err)
+	}
+	open.Wait()
 }
 
 func listen(mode, address string) (net.Listener, error) {
@@ -73,6 +91,8 @@ func handler() http.Handler {
 		io.WriteString(w, "ok\n")
 	})
 	mux.HandleFunc("/held", hold)
+	mux.HandleFunc("/websocket", echo)
+	mux.HandleFunc("/download", send)
 	return mux
 }
 
@@ -86,4 +106,35 @@ func hold(w http.ResponseWriter, _ *http.Request) {
 	defer conn.Close()
 	io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: held\r\n\r\n")
 	conn.Read(make([]byte, 1))
+}
+
+// echo returns each message.
+func echo(w http.ResponseWriter, r *http.Request) {
+	conn, err := websocket.Accept(w, r, nil)
+	if err != nil {
+		return
+	}
+	defer conn.CloseNow()
+	for {
+		kind, message, err := conn.Read(r.Context())
+		if err != nil {
+			return
+		}
+		if err := conn.Write(r.Context(), kind, message); err != nil {
+			return
+		}
+	}
+}
+
+// send answers with as many bytes as were asked for.
+func send(w http.ResponseWriter, r *http.Request) {
+	left, err := strconv.ParseInt(r.FormValue("bytes"), 10, 64)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	w.Header().Set("Content-Length", strconv.FormatInt(left, 10))
+	for piece := make([]byte, 256<<10); left > 0 && err == nil; left -= int64(len(piece)) {
+		_, err = w.Write(piece[:min(left, int64(len(piece)))])
+	}
 }

@@ -11,6 +11,7 @@ const cluster = recluster(path.join(__dirname, 'server.js'), {
   readyWhen: 'ready',
   workers: Number(process.env.BENCH_WORKERS)
 })
+process.on('SIGUSR2', () => cluster.reload())
 cluster.run()
 
 const balancer = sticky.createBalancer({
