@@ -53,7 +53,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 	app := &cli.App{
 		Name:      "handfast",
 		Usage:     "run a server as several workers, with sticky TCP connections",
-		UsageText: "handfast run [flags] -- COMMAND [ARG...]\nhandfast slot [flags] ADDRESS\nhandfast check",
+		UsageText: "handfast run [flags] -- COMMAND [ARG...]\nhandfast status|reload|stop [flags]\nhandfast scale [flags] N\nhandfast drain [flags] SLOT\nhandfast slot [flags] ADDRESS\nhandfast check",
 		Description: "The master accepts connections, finds the slot that a client's address belongs\n" +
 			"to, and hands the open connection to the worker in that slot.",
 		Version:      version(),
@@ -62,10 +62,13 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		OnUsageError: usage,
 		// Errors are reported by run, which tells usage errors from others.
 		ExitErrHandler: func(*cli.Context, error) {},
-		Commands:       []*cli.Command{runCommand(stderr), slotCommand(), checkCommand()},
+		Commands: []*cli.Command{
+			runCommand(stderr), statusCommand(), reloadCommand(), scaleCommand(), drainCommand(), stopCommand(),
+			slotCommand(), checkCommand(),
+		},
 		Action: func(c *cli.Context) error {
 			if c.NArg() > 0 {
-				return usagef("no command %q; there are run, slot and check", c.Args().First())
+				return usagef("no command %q; there are %s", c.Args().First(), commandNames(c.App))
 			}
 			return cli.ShowAppHelp(c)
 		},
@@ -76,6 +79,16 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 	return app
 }
 
+func commandNames(app *cli.App) string {
+	var names []string
+	for _, command := range app.Commands {
+		if command.Name != "help" {
+			names = append(names, command.Name)
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
 // version is what the Go toolchain knows of this build.
 func version() string {
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
@@ -84,11 +97,15 @@ func version() string {
 	return "unknown"
 }
 
-// operandsLast moves the operands of `handfast slot ADDRESS --workers N` behind its
+// operandsLast moves the operands of `handfast slot ADDRESS --workers N` and the like behind the
 // flags, where urfave/cli wants them. The arguments of `run` stay as they are: what
 // follows the command belongs to it.
 func operandsLast(app *cli.App, args []string) []string {
-	if len(args) < 2 || args[1] != "slot" {
+	if len(args) < 2 {
+		return args
+	}
+	command := app.Command(args[1])
+	if command == nil || command.Name == "run" {
 		return args
 	}
 	flags, operands := slices.Clone(args[:2]), []string{}
@@ -100,7 +117,7 @@ func operandsLast(app *cli.App, args []string) []string {
 			operands = append(operands, arg)
 		default:
 			flags = append(flags, arg)
-			if !strings.Contains(arg, "=") && takesValue(app.Command("slot"), arg) && len(rest) > 1 {
+			if !strings.Contains(arg, "=") && takesValue(command, arg) && len(rest) > 1 {
 				rest = rest[1:]
 				flags = append(flags, rest[0])
 			}

@@ -94,6 +94,9 @@ func runFlags() []cli.Flag {
 		durationFlag("min-uptime", super.MinUptime, "a worker that ends before died young, and its successors are delayed"),
 		durationFlag("backoff-min", super.BackoffMin, "delay after the second of them; it doubles"),
 		durationFlag("backoff-max", super.BackoffMax, "up to this"),
+		nameFlag(),
+		&cli.StringSliceFlag{Name: "admin", EnvVars: env("admin"), DefaultText: "NAME.sock in the runtime directory",
+			Usage: "`PATH|HOST:PORT|off` where to answer status and commands, repeatable; a path can be opened by this user and root only, HOST:PORT by all who can connect: without HOST that is this machine"},
 		stringFlag("log-level", "info", "`LEVEL`: trace, debug, info, warn or error"),
 		&cli.BoolFlag{Name: "log-json", EnvVars: env("log-json"), Usage: "log JSON, one object a line"},
 	)

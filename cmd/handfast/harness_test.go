@@ -42,6 +42,7 @@ const patience = 30 * time.Second
 func TestMain(m *testing.M) {
 	launch.Main()
 	if os.Getenv(testRole) == "" {
+		os.Setenv("HANDFAST_ADMIN", "off") // unless a test says where
 		os.Exit(m.Run())
 	}
 	if os.Getenv("HANDFAST_FD") != "" || os.Getenv("HANDFAST_SLOT") != "" && os.Getenv(testListen) != "" {
@@ -55,6 +56,7 @@ type balancer struct {
 	t      *testing.T
 	cmd    *exec.Cmd
 	addr   string // of its first listener
+	admin  string // the path of its socket for status and commands
 	exited chan struct{}
 
 	mu      sync.Mutex
@@ -84,6 +86,7 @@ type options struct {
 	flags    []string        // of `handfast run`
 	worker   []string        // arguments of playWorker; default "http"
 	notReady bool            // do not wait until the workers are ready
+	noAdmin  bool            // no --admin, which is else a path of this balancer's own
 	change   func(*exec.Cmd) // last changes to the command
 }
 
@@ -97,6 +100,10 @@ func start(t *testing.T, n int, o options) *balancer {
 	if o.worker == nil {
 		o.worker = []string{"http"}
 	}
+	admin := socketPath(t)
+	if !o.noAdmin {
+		o.flags = append([]string{"--admin", admin}, o.flags...)
+	}
 	args := []string{"run", "--log-json", "--log-level", "debug", "--stop-timeout", "10s", "--workers", strconv.Itoa(n)}
 	listen := ""
 	if os.Getenv("HANDFAST_WORKER_LINK") == "any" {
@@ -106,7 +113,7 @@ func start(t *testing.T, n int, o options) *balancer {
 		args = append(args, "--listen", "127.0.0.1:0")
 	}
 	args = slices.Concat(args, o.flags, []string{"--", self}, o.worker)
-	b := &balancer{t: t, cmd: exec.Command(self, args...), exited: make(chan struct{}), changed: make(chan struct{})}
+	b := &balancer{t: t, admin: admin, cmd: exec.Command(self, args...), exited: make(chan struct{}), changed: make(chan struct{})}
 	b.cmd.Env = append(os.Environ(), testRole+"=1", "GORACE=atexit_sleep_ms=0", testListen+"="+listen)
 	if os.Getenv("HANDFAST_ROUTE") == "" { // else a test runs again, by another route
 		b.cmd.Env = append(b.cmd.Env, "HANDFAST_ROUTE=master")
@@ -130,6 +137,17 @@ func start(t *testing.T, n int, o options) *balancer {
 		b.awaitCount("worker ready", n)
 	}
 	return b
+}
+
+// socketPath is where a socket can be: a test's own directory may have too long a name.
+func socketPath(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "handfast")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return filepath.Join(dir, "admin.sock")
 }
 
 // readLog collects the log, and what else is written to standard error.

@@ -42,7 +42,12 @@ func runCommand(logs io.Writer) *cli.Command {
 			if err != nil {
 				return err
 			}
-			return serve(c.Context, config, plan, c.StringSlice("listen"))
+			v := values{Context: c}
+			answers := v.answering()
+			if v.err != nil {
+				return v.err
+			}
+			return serve(c.Context, config, plan, c.StringSlice("listen"), answers)
 		},
 	}
 }
@@ -84,6 +89,7 @@ func configFrom(c *cli.Context, logs io.Writer) (master.Config, plan, error) {
 	})
 	config.ReadyWhen, s.Probe = v.readyWhen()
 	config.DrainSignal = v.signal("drain-signal")
+	config.Name, config.Version = c.String("name"), version()
 	if v.err == nil && len(s.Command) == 0 {
 		v.fail("run: no COMMAND to run as a worker; write it behind --")
 	}
@@ -91,10 +97,15 @@ func configFrom(c *cli.Context, logs io.Writer) (master.Config, plan, error) {
 }
 
 // serve runs a master until a signal stops it.
-func serve(ctx context.Context, config master.Config, plan plan, addresses []string) error {
+func serve(ctx context.Context, config master.Config, plan plan, addresses []string, answers answering) error {
 	if _, err := exec.LookPath(config.Supervisor.Command[0]); err != nil {
 		return fmt.Errorf("cannot run workers: %w", err)
 	}
+	sockets, err := answers.listen(ctx, config.Logger)
+	if err != nil {
+		return err
+	}
+	defer closeAll(sockets)
 	if err := plan.settle(ctx, &config, addresses); err != nil {
 		return err
 	}
@@ -111,6 +122,8 @@ func serve(ctx context.Context, config master.Config, plan plan, addresses []str
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 	defer signal.Stop(signals)
 	go handleSignals(ctx, signals, m, config.Logger, kill)
+	stop := serveAdmin(m, sockets, config.Logger.Named("admin"))
+	defer stop()
 	return m.Run(ctx)
 }
 
