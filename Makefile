@@ -4,7 +4,7 @@ GO      ?= go
 LISTEN  ?= 127.0.0.1:8080
 WORKERS ?= 4
 FUZZTIME ?= 30s
-TESTED_WITH = python3 node npm nginx haproxy apache2 gunicorn redis-server php javac
+TESTED_WITH = python3 node npm nginx haproxy apache2 gunicorn redis-server php javac chromium
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .DEFAULT_GOAL := help
