@@ -98,17 +98,7 @@ func (f *fake) StartReload() (int, <-chan error, error) { return 2, f.result, f.
 func (f *fake) Scale(slots int) error                   { return f.do(slots) }
 func (f *fake) Stop()                                   { f.do("stop") }
 
-func (f *fake) Replace(ctx context.Context, slot int) error {
-	if err := f.do(slot); err != nil {
-		return err
-	}
-	select {
-	case err := <-f.result:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
+func (f *fake) StartReplace(slot int) (<-chan error, error) { return f.result, f.do(slot) }
 
 func (f *fake) deeds() []any {
 	f.mu.Lock()

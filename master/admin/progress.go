@@ -150,31 +150,25 @@ func (s *Server) drain(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	slot := *body.Slot
-	result := make(chan error, 1)
-	go func() { result <- s.master.Replace(r.Context(), slot) }()
-	follow, started := (*steps)(nil), 0
+	result, err := s.master.StartReplace(slot)
+	if err != nil {
+		fail(w, statusOf(err), err)
+		return
+	}
+	s.log.Info("drain asked for by the admin socket", "slot", slot)
+	follow, starting := begin(w), 0
 	for {
 		snapshot, changed := s.master.Snapshot()
-		if slot >= 0 && slot < len(snapshot.Slots) {
-			if next := snapshot.Slots[slot].Next; next != nil && next.PID != started && snapshot.Slots[slot].Worker != nil {
-				if started = next.PID; follow == nil {
-					follow = begin(w)
-				}
-				follow.say(Progress{Step: StepStarting, Slot: &slot, PID: started, Slots: 1})
-			}
+		if _, next := workers(snapshot, slot); next != nil && next.PID != starting {
+			starting = next.PID
+			follow.say(Progress{Step: StepStarting, Slot: &slot, PID: starting, Slots: 1})
 		}
 		select {
 		case err := <-result:
-			if err != nil && follow == nil {
-				fail(w, statusOf(err), err)
-				return
-			}
-			if follow == nil {
-				follow = begin(w)
-			}
+			snapshot, _ := s.master.Snapshot() // which shows the end
 			p := Progress{Slot: &slot, Slots: 1}
-			if snapshot, _ := s.master.Snapshot(); err == nil && slot < len(snapshot.Slots) && snapshot.Slots[slot].Worker != nil {
-				p.PID, p.Done = snapshot.Slots[slot].Worker.PID, 1
+			if fresh, _ := workers(snapshot, slot); fresh != nil && err == nil {
+				p.PID, p.Done = fresh.PID, 1
 			}
 			follow.end(p, err)
 			return
@@ -183,6 +177,14 @@ func (s *Server) drain(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+}
+
+// workers returns those of a slot, which may be gone meanwhile.
+func workers(snapshot *supervisor.Snapshot, slot int) (current, next *supervisor.WorkerStatus) {
+	if slot >= len(snapshot.Slots) {
+		return nil, nil
+	}
+	return snapshot.Slots[slot].Worker, snapshot.Slots[slot].Next
 }
 
 func (s *Server) stop(w http.ResponseWriter, r *http.Request) {

@@ -39,12 +39,12 @@ type Master interface {
 	Place(client string) (master.Placement, error)
 	Snapshot() (*supervisor.Snapshot, <-chan struct{})
 	StartReload() (generation int, result <-chan error, err error)
-	Replace(ctx context.Context, slot int) error
+	StartReplace(slot int) (result <-chan error, err error)
 	Scale(slots int) error
 	Stop()
 }
 
-// Server answers for a master. One goroutine runs for each connection, and one more for a drain.
+// Server answers for a master. One goroutine runs for each connection, and package http's with it.
 type Server struct {
 	master Master
 	log    hclog.Logger
