@@ -15,7 +15,8 @@
 //
 // Beside it: listen.go opens listeners, handshake.go says when their connections are
 // accepted, package files keeps descriptors free, package supervisor starts and replaces
-// workers, and master.go wires all of it.
+// workers, master.go wires all of it, status.go says what it is doing, and package admin lets
+// others ask.
 //
 // Steps 1 to 4 are the straight line: one goroutine per listener, and nothing is
 // allocated or copied per connection.

@@ -384,6 +384,11 @@ func (m *Master) StartReload() (generation int, result <-chan error, err error) 
 // Replace replaces the worker of one slot, as Supervisor.Replace does.
 func (m *Master) Replace(ctx context.Context, slot int) error { return m.supervisor.Replace(ctx, slot) }
 
+// StartReplace is Replace without waiting, as Supervisor.StartReplace.
+func (m *Master) StartReplace(slot int) (result <-chan error, err error) {
+	return m.supervisor.StartReplace(slot)
+}
+
 // Scale changes the number of slots, as Supervisor.Scale does.
 func (m *Master) Scale(n int) error { return m.supervisor.Scale(n) }
 

@@ -100,7 +100,12 @@ func (c Config) source() (s source, r *reporter, err error) {
 // Ready tells the master to hand connections to this worker. Without it, unless
 // Config.ManualReady is set, the first Accept does.
 func (l *Listener) Ready() error {
-	l.readyOnce.Do(func() { l.readyErr = l.source.ready() })
+	l.readyOnce.Do(func() {
+		l.readyErr = l.source.ready()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.reportSoon() // that there is nothing yet
+	})
 	return l.readyErr
 }
 

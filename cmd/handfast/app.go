@@ -53,9 +53,10 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		return usagef("%s: %w", c.Command.Name, err)
 	}
 	app := &cli.App{
-		Name:      "handfast",
-		Usage:     "run a server as several workers, with sticky TCP connections",
-		UsageText: "handfast run [flags] -- COMMAND [ARG...]\nhandfast slot [flags] ADDRESS\nhandfast check [flags] [-- COMMAND [ARG...]]",
+		Name:  "handfast",
+		Usage: "run a server as several workers, with sticky TCP connections",
+		UsageText: "handfast run [flags] -- COMMAND [ARG...]\nhandfast status|reload|stop [flags]\nhandfast scale [flags] N\nhandfast drain [flags] SLOT\n" +
+			"handfast slot [flags] ADDRESS\nhandfast check [flags] [-- COMMAND [ARG...]]",
 		Description: "The master accepts connections, finds the slot that a client's address belongs\n" +
 			"to, and hands the open connection to the worker in that slot.",
 		Version:  version(),
@@ -67,7 +68,10 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		OnUsageError:         usage,
 		// Errors are reported by run, which tells usage errors from others.
 		ExitErrHandler: func(*cli.Context, error) {},
-		Commands:       []*cli.Command{runCommand(stderr), slotCommand(), checkCommand(stderr), manCommand(), completionCommand()},
+		Commands: []*cli.Command{
+			runCommand(stderr), statusCommand(), reloadCommand(), scaleCommand(), drainCommand(), stopCommand(),
+			slotCommand(), checkCommand(stderr), manCommand(), completionCommand(),
+		},
 		Action: func(c *cli.Context) error {
 			if c.NArg() > 0 {
 				return usagef("no command %q; there are %s", c.Args().First(), commandNames(c.App))
@@ -83,8 +87,10 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 
 func commandNames(app *cli.App) string {
 	var names []string
-	for _, command := range app.VisibleCommands() {
-		names = append(names, command.Name)
+	for _, command := range app.Commands {
+		if command.Name != "help" {
+			names = append(names, command.Name)
+		}
 	}
 	return strings.Join(names, ", ")
 }
@@ -97,11 +103,15 @@ func version() string {
 	return "unknown"
 }
 
-// operandsLast moves the operands of `handfast slot ADDRESS --workers N` behind its
+// operandsLast moves the operands of `handfast slot ADDRESS --workers N` and the like behind the
 // flags, where urfave/cli wants them. The arguments of `run` stay as they are: what
 // follows the command belongs to it.
 func operandsLast(app *cli.App, args []string) []string {
-	if len(args) < 2 || args[1] != "slot" {
+	if len(args) < 2 {
+		return args
+	}
+	command := app.Command(args[1])
+	if command == nil || command.Name == "run" {
 		return args
 	}
 	flags, operands := slices.Clone(args[:2]), []string{}
@@ -113,7 +123,7 @@ func operandsLast(app *cli.App, args []string) []string {
 			operands = append(operands, arg)
 		default:
 			flags = append(flags, arg)
-			if !strings.Contains(arg, "=") && takesValue(app.Command("slot"), arg) && len(rest) > 1 {
+			if !strings.Contains(arg, "=") && takesValue(command, arg) && len(rest) > 1 {
 				rest = rest[1:]
 				flags = append(flags, rest[0])
 			}

@@ -42,6 +42,7 @@ const patience = 30 * time.Second
 func TestMain(m *testing.M) {
 	launch.Main()
 	if os.Getenv(testRole) == "" {
+		os.Setenv("HANDFAST_ADMIN", "off") // unless a test says where
 		os.Exit(trial.Main(m))
 	}
 	if os.Getenv("HANDFAST_FD") != "" || os.Getenv("HANDFAST_SLOT") != "" && os.Getenv(testListen) != "" {
@@ -52,9 +53,10 @@ func TestMain(m *testing.M) {
 
 // balancer is a running `handfast run`.
 type balancer struct {
-	t    *testing.T
-	cmd  *exec.Cmd
-	addr string // of its first listener
+	t     *testing.T
+	cmd   *exec.Cmd
+	addr  string // of its first listener
+	admin string // the path of its socket for status and commands
 
 	contained bool // its pids are of a namespace of its own, whose processes end with it
 	exited    chan struct{}
@@ -86,6 +88,7 @@ type options struct {
 	flags    []string        // of `handfast run`
 	worker   []string        // arguments of playWorker; default "http"
 	notReady bool            // do not wait until the workers are ready
+	noAdmin  bool            // no --admin, which is else a path of this balancer's own
 	change   func(*exec.Cmd) // last changes to the command
 
 	contained bool // see balancer
@@ -101,6 +104,10 @@ func start(t *testing.T, n int, o options) *balancer {
 	if o.worker == nil {
 		o.worker = []string{"http"}
 	}
+	admin := socketPath(t)
+	if !o.noAdmin {
+		o.flags = append([]string{"--admin", admin}, o.flags...)
+	}
 	args := []string{"run", "--log-json", "--log-level", "debug", "--stop-timeout", "10s", "--workers", strconv.Itoa(n)}
 	listen := ""
 	if os.Getenv("HANDFAST_WORKER_LINK") == "any" {
@@ -110,7 +117,7 @@ func start(t *testing.T, n int, o options) *balancer {
 		args = append(args, "--listen", "127.0.0.1:0")
 	}
 	args = slices.Concat(args, o.flags, []string{"--", self}, o.worker)
-	b := &balancer{t: t, cmd: exec.Command(self, args...), exited: make(chan struct{}), changed: make(chan struct{}), contained: o.contained}
+	b := &balancer{t: t, admin: admin, cmd: exec.Command(self, args...), exited: make(chan struct{}), changed: make(chan struct{}), contained: o.contained}
 	b.cmd.Env = append(os.Environ(), testRole+"=1", "GORACE=atexit_sleep_ms=0", testListen+"="+listen)
 	if os.Getenv("HANDFAST_ROUTE") == "" { // else a test runs again, by another route
 		b.cmd.Env = append(b.cmd.Env, "HANDFAST_ROUTE=master")
@@ -134,6 +141,17 @@ func start(t *testing.T, n int, o options) *balancer {
 		b.awaitCount("worker ready", n)
 	}
 	return b
+}
+
+// socketPath is where a socket can be: a test's own directory may have too long a name.
+func socketPath(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "handfast")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return filepath.Join(dir, "admin.sock")
 }
 
 // readLog collects the log, and what else is written to standard error.

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/master"
+	"github.com/handfast/handfast/master/metrics"
 	"github.com/handfast/handfast/master/notify"
 	"github.com/handfast/handfast/master/supervisor"
 )
@@ -58,7 +59,9 @@ type asked struct {
 	listen []string // addresses; none: what a service manager passes, or the default
 	access string   // file of the access log; empty: none
 	json   bool     // logs are
-	from   origins
+
+	answers answering
+	from    origins
 }
 
 // readAll reads it, and checks what can be checked without opening anything.
@@ -105,7 +108,9 @@ func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 	})
 	config.ReadyWhen, s.Probe = v.readyWhen()
 	config.DrainSignal = v.signal("drain-signal")
-	return asked{config, p, c.StringSlice("listen"), c.String("access-log"), c.Bool("log-json"), from}, v.err
+	config.Name, config.Version = c.String("name"), version()
+	answers := v.answering()
+	return asked{config, p, c.StringSlice("listen"), c.String("access-log"), c.Bool("log-json"), answers, from}, v.err
 }
 
 // serve runs a master until a signal stops it.
@@ -119,9 +124,16 @@ func serve(ctx context.Context, a asked) error {
 		return err
 	}
 	defer access.close()
+	sockets, err := a.answers.listen(ctx, config.Logger)
+	if err != nil {
+		return err
+	}
+	defer closeAll(sockets)
 	if err := a.plan.settle(ctx, &config, a.listen); err != nil {
 		return err
 	}
+	counts := metrics.New()
+	config.Balancer.OnOutcome, config.OnEvent = counts.Outcome, counts.Event
 	m, err := master.New(config)
 	if err != nil {
 		return err
@@ -136,6 +148,7 @@ func serve(ctx context.Context, a asked) error {
 	defer signal.Stop(signals)
 	go handleSignals(ctx, signals, m, access, config.Logger, kill)
 	defer notifyManager(ctx, m, config.Logger)()
+	defer serveAdmin(m, counts, sockets, config.Logger.Named("admin"))()
 	if os.Getpid() == 1 { // of a container
 		go supervisor.ReapOrphans(ctx)
 	}

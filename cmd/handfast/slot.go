@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/urfave/cli/v2"
 
@@ -15,15 +16,25 @@ func slotCommand() *cli.Command {
 		Name:      "slot",
 		Usage:     "print the slot of a client",
 		ArgsUsage: "ADDRESS",
-		Description: "Computes what a master with the same --workers, --hash-seed, prefix lengths and\n" +
-			"--key computes, on any machine. With --key header:NAME, ADDRESS is the header's\n" +
-			"value.",
-		Flags: append([]cli.Flag{workersFlag()}, hashFlags()...),
+		Description: "Asks the running master. With --workers, --hash-seed, prefix lengths or --key, or if none\n" +
+			"runs, it computes what a master with the same ones computes, on any machine. With\n" +
+			"--key header:NAME, ADDRESS is the header's value.",
+		Flags: askFlags(append([]cli.Flag{workersFlag()}, hashFlags()...)...),
 		Action: func(c *cli.Context) error {
 			if c.NArg() != 1 {
 				return usagef("slot: want one ADDRESS, got %d arguments", c.NArg())
 			}
 			v := values{Context: c}
+			if !v.computes() {
+				placed, asked, err := v.place(c.Args().First())
+				if err != nil {
+					return err
+				}
+				if asked {
+					_, err := fmt.Fprintln(c.App.Writer, placed.Slot)
+					return err
+				}
+			}
 			workers, key := v.workers(), v.keyOf(c.Args().First())
 			if v.err != nil {
 				return v.err
@@ -32,6 +43,11 @@ func slotCommand() *cli.Command {
 			return err
 		},
 	}
+}
+
+// computes tells whether something is given of what a master would know.
+func (v *values) computes() bool {
+	return slices.ContainsFunc(append([]cli.Flag{workersFlag()}, hashFlags()...), func(f cli.Flag) bool { return v.IsSet(f.Names()[0]) })
 }
 
 // keyOf returns the key of a client: of its address, or of the value of the header that

@@ -143,7 +143,7 @@ func (s *server) start(t *testing.T, user *syscall.Credential) *stage {
 		s.build(t, st.dir)
 	}
 	handfast := trial.Build(t, "github.com/handfast/handfast/cmd/handfast")
-	args := []string{"run", "--workers", strconv.Itoa(slots), "--log-json", "--log-level", "debug", "--max-retries", "600"}
+	args := []string{"run", "--admin", "off", "--workers", strconv.Itoa(slots), "--log-json", "--log-level", "debug", "--max-retries", "600"}
 	args = append(args, strings.Fields(s.flags)...)
 	args = append(append(args, "--"), strings.Fields(s.command)...)
 	for i := range args {

@@ -167,7 +167,7 @@ func BalanceWith(t *testing.T, flags []string, command ...string) (p *Process, a
 func BalanceAt(t *testing.T, listen string, flags []string, command ...string) (p *Process, address string) {
 	t.Helper()
 	handfast := Build(t, "github.com/handfast/handfast/cmd/handfast")
-	args := []string{"run", "--listen", listen, "--workers", strconv.Itoa(Workers), "--log-json"}
+	args := []string{"run", "--admin", "off", "--listen", listen, "--workers", strconv.Itoa(Workers), "--log-json"}
 	p = Start(t, handfast, slices.Concat(args, flags, []string{"--"}, command)...)
 	p.Await("listening", 1, func(line string) bool {
 		var entry struct {

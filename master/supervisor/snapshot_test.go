@@ -133,6 +133,25 @@ func TestSnapshotShowsWhatWasDone(t *testing.T) {
 	})
 }
 
+// Nobody is answered before what they asked for can be seen.
+func TestAnswerComesAfterSnapshot(t *testing.T) {
+	play(t, func(w *world) {
+		w.create()
+		result := make(chan error, 1)
+		w.s.generation = 7
+		w.s.answer(result, nil)
+		if len(result) > 0 {
+			t.Error("answered before it can be seen")
+		}
+		seen := 0
+		w.s.answers = append(w.s.answers, func() { now, _ := w.s.Snapshot(); seen = now.Generation })
+		w.s.show()
+		if len(result) != 1 || seen != 7 {
+			t.Errorf("%d answers; when they came the snapshot was of generation %d", len(result), seen)
+		}
+	})
+}
+
 // Restarts, and why.
 func TestSnapshotOfRestarts(t *testing.T) {
 	play(t, func(w *world) {

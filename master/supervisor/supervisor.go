@@ -180,11 +180,17 @@ func (s *Supervisor) StartReload() (generation int, result <-chan error, err err
 // old one stays, and Replace returns why. When ctx ends Replace returns, and the
 // replacement goes on. It does not happen, with ErrReloading, during a reload.
 func (s *Supervisor) Replace(ctx context.Context, slot int) error {
-	result := make(chan error, 1)
-	if err := s.do(func() error { return s.startReplace(slot, result) }); err != nil {
+	result, err := s.StartReplace(slot)
+	if err != nil {
 		return err
 	}
 	return await(ctx, result)
+}
+
+// StartReplace is Replace without waiting: on result comes how it ended.
+func (s *Supervisor) StartReplace(slot int) (result <-chan error, err error) {
+	ended := make(chan error, 1)
+	return ended, s.do(func() error { return s.startReplace(slot, ended) })
 }
 
 func await(ctx context.Context, result <-chan error) error {

@@ -1,0 +1,211 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/handfast/handfast/master"
+	"github.com/handfast/handfast/master/admin"
+)
+
+func statusCommand() *cli.Command {
+	return askCommand(cli.Command{
+		Name:  "status",
+		Usage: "show what the running master is doing",
+		Description: "One line for each slot, and one for each worker that drains. What nobody can know is left\n" +
+			"out: workers that accept for themselves are handed nothing off, and few workers say what\n" +
+			"they have open.",
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "show it again and again, in place"},
+			&cli.DurationFlag{Name: "interval", Value: time.Second, Usage: "between two looks, with --watch"},
+			&cli.BoolFlag{Name: "json", Usage: "for programs: the answer of GET /v1/status; with --watch one a line"},
+		},
+	}, func(c *cli.Context, m *admin.Client) error {
+		if c.Duration("interval") < 10*time.Millisecond {
+			return usagef("--interval %v: want at least 10ms", c.Duration("interval"))
+		}
+		watch := c.Bool("watch")
+		if watch && !c.Bool("json") {
+			fmt.Fprint(c.App.Writer, clearScreen)
+		}
+		for {
+			status, err := m.Status(c.Context)
+			if err != nil {
+				return err
+			}
+			if err := printStatus(c.App.Writer, &status, c.Bool("json"), watch); err != nil {
+				return err
+			}
+			if !watch {
+				return nil
+			}
+			select {
+			case <-time.After(c.Duration("interval")):
+			case <-c.Context.Done():
+				return nil
+			}
+		}
+	})
+}
+
+// Control sequences of terminals (ECMA-48).
+const (
+	clearScreen = "\x1b[2J"
+	home        = "\x1b[H"
+	clearLine   = "\x1b[K" // from here to its end
+	clearRest   = "\x1b[J" // of the screen
+)
+
+func printStatus(w io.Writer, s *master.Status, asJSON, again bool) error {
+	if asJSON {
+		encoder := json.NewEncoder(w)
+		if !again {
+			encoder.SetIndent("", "  ")
+		}
+		return encoder.Encode(s)
+	}
+	text := statusText(s)
+	if again { // in one write, so that nothing flickers
+		text = home + strings.ReplaceAll(text, "\n", clearLine+"\n") + clearRest
+	}
+	_, err := io.WriteString(w, text)
+	return err
+}
+
+func statusText(s *master.Status) string {
+	var b strings.Builder
+	state := "ready"
+	if why := s.NotReady(); why != "" {
+		state = "not ready: " + why
+	}
+	fmt.Fprintf(&b, "%s %s, pid %d, up %s, %s\n", s.Name, s.Version, s.PID, age(s, s.Started), state)
+	fmt.Fprintf(&b, "%s, route %s, link %s, by %s\n", strings.Join(s.Addresses, " "), s.Route, s.Link, s.Key)
+	fmt.Fprintf(&b, "generation %d%s\n\n", s.Generation, reloadText(s))
+	printTable(&b, slotTable(s))
+	return b.String()
+}
+
+// reloadText is what there is to say of the last reload.
+func reloadText(s *master.Status) string {
+	r := s.Reload
+	switch {
+	case r == nil:
+		return ""
+	case r.Ended == nil:
+		text := fmt.Sprintf(", reload: %d of %d slots since %s", r.Done, r.Slots, age(s, r.Began))
+		if r.Queued {
+			text += ", and another one follows"
+		}
+		return text
+	case r.Error != "":
+		return fmt.Sprintf(", %s ago %s", age(s, *r.Ended), strings.TrimPrefix(r.Error, "supervisor: "))
+	default:
+		return fmt.Sprintf(", reloaded %s ago", age(s, *r.Ended))
+	}
+}
+
+// slotTable is a row of titles, one for each slot, and one for each worker that drains.
+func slotTable(s *master.Status) [][]string {
+	rows := [][]string{{"SLOT", "STATE", "PID", "GEN", "UPTIME", "HANDED OFF", "ACCEPTED", "OPEN", "QUEUE", "PARKED", "REFUSED", "FULL", "RESTARTS", "LAST EXIT"}}
+	for i := range s.Slots {
+		sl := &s.Slots[i]
+		last := ""
+		if end := sl.LastEnd; end != nil {
+			last = fmt.Sprintf("%s, %s ago", end.Why, age(s, end.At))
+		}
+		worker := sl.Worker
+		if worker == nil {
+			worker = sl.Next
+		}
+		rows = append(rows, append(workerRow(s, sl.Slot, sl.State, worker),
+			figure(sl.HandedOff), accepted(worker), open(worker), figure(sl.Queue), fmt.Sprint(sl.Parked), fmt.Sprint(sl.Refused),
+			figure(sl.MailboxFull), fmt.Sprint(sl.Restarts), last))
+		if sl.Worker != nil && sl.Next != nil {
+			rows = append(rows, append(workerRow(s, sl.Slot, sl.Next.State, sl.Next), make([]string, 9)...))
+		}
+	}
+	for i := range s.Draining {
+		w := &s.Draining[i]
+		rows = append(rows, append(workerRow(s, w.Slot, w.State, w), "", accepted(w), open(w), "", "", "", "", "", ""))
+	}
+	return rows
+}
+
+func workerRow(s *master.Status, slot int, state string, w *master.WorkerStatus) []string {
+	row := []string{fmt.Sprint(slot), state, "", "", ""}
+	if w != nil {
+		row[2], row[3], row[4] = fmt.Sprint(w.PID), fmt.Sprint(w.Generation), age(s, w.Started)
+	}
+	return row
+}
+
+func accepted(w *master.WorkerStatus) string {
+	if w == nil {
+		return ""
+	}
+	return figure(w.Accepted)
+}
+
+func open(w *master.WorkerStatus) string {
+	if w == nil {
+		return ""
+	}
+	return figure(w.Open)
+}
+
+// figure is empty when it is not known.
+func figure[T uint64 | int](n *T) string {
+	if n == nil {
+		return ""
+	}
+	return fmt.Sprint(*n)
+}
+
+// printTable leaves out columns without anything below their title.
+func printTable(w io.Writer, rows [][]string) {
+	var columns []int
+	for column := range rows[0] {
+		for _, row := range rows[1:] {
+			if row[column] != "" {
+				columns = append(columns, column)
+				break
+			}
+		}
+	}
+	var text strings.Builder
+	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	for _, row := range rows {
+		cells := make([]string, len(columns))
+		for i, column := range columns {
+			if cells[i] = row[column]; cells[i] == "" && i < len(columns)-1 {
+				cells[i] = "-"
+			}
+		}
+		fmt.Fprintln(table, strings.Join(cells, "\t"))
+	}
+	table.Flush()
+	for line := range strings.Lines(text.String()) {
+		fmt.Fprintln(w, strings.TrimRight(line, " \n"))
+	}
+}
+
+// age is how long ago something was, as the master's clock has it, in two units at most.
+func age(s *master.Status, since time.Time) string {
+	d := max(s.Now.Sub(since), 0)
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", d/time.Second)
+	case d < time.Hour:
+		return fmt.Sprintf("%dm%ds", d/time.Minute, d%time.Minute/time.Second)
+	case d < 24*time.Hour:
+		return fmt.Sprintf("%dh%dm", d/time.Hour, d%time.Hour/time.Minute)
+	default:
+		return fmt.Sprintf("%dd%dh", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
+	}
+}

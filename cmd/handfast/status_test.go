@@ -1,0 +1,52 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/handfast/handfast/master"
+)
+
+// TestStatusText: each worker has a line, columns are in line, and those of which nobody knows
+// anything are left out.
+func TestStatusText(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	ago := func(d time.Duration) time.Time { return now.Add(-d) }
+	at := func(d time.Duration) *time.Time { then := ago(d); return &then }
+	count := func(n uint64) *uint64 { return &n }
+	s := master.Status{
+		Name: "shop", Version: "v1", PID: 1, Started: ago(26 * time.Hour), Now: now,
+		Route: "master", Link: "native", Key: "header:X-User", Addresses: []string{"[::]:80", "127.0.0.1:81"}, Generation: 3,
+		Slots: []master.SlotStatus{
+			{Slot: 0, State: "serving", InUse: true, HandedOff: count(123456), MailboxFull: count(0), Parked: 7,
+				Worker: &master.WorkerStatus{PID: 100, Generation: 3, State: "serving", Started: ago(61 * time.Second), Open: count(0), Accepted: count(5)},
+				Next:   &master.WorkerStatus{PID: 101, Generation: 3, State: "starting", Started: ago(time.Second)}},
+			{Slot: 1, State: "empty", InUse: true, HandedOff: count(0), MailboxFull: count(2), Refused: 1, Restarts: 4,
+				LastEnd: &master.End{PID: 99, At: ago(2 * time.Hour), Why: "exited with status 3"}},
+		},
+		Draining: []master.WorkerStatus{{Slot: 1, PID: 98, Generation: 2, State: "draining", Started: ago(25 * time.Hour)}},
+		Reload:   &master.ReloadStatus{Generation: 3, Done: 1, Slots: 2, Began: ago(3 * time.Second), Queued: true},
+	}
+	const want = `shop v1, pid 1, up 1d2h, not ready: slot 1 is empty
+[::]:80 127.0.0.1:81, route master, link native, by header:X-User
+generation 3, reload: 1 of 2 slots since 3s, and another one follows
+
+SLOT  STATE     PID  GEN  UPTIME  HANDED OFF  ACCEPTED  OPEN  PARKED  REFUSED  FULL  RESTARTS  LAST EXIT
+0     serving   100  3    1m1s    123456      5         0     7       0        0     0
+0     starting  101  3    1s      -           -         -     -       -        -     -
+1     empty     -    -    -       0           -         -     0       1        2     4         exited with status 3, 2h0m ago
+1     draining  98   2    1d1h    -           -         -     -       -        -     -
+`
+	if got := statusText(&s); got != want {
+		t.Errorf("\n%s\nwant\n%s", got, want)
+	}
+	s.Reload.Ended, s.Reload.Error = at(4*time.Second), "supervisor: reload failed: slot 1: why"
+	if got := statusText(&s); !strings.Contains(got, "generation 3, 4s ago reload failed: slot 1: why\n") {
+		t.Error(got)
+	}
+	s.Reload.Error = ""
+	if got := statusText(&s); !strings.Contains(got, "generation 3, reloaded 4s ago\n") {
+		t.Error(got)
+	}
+}

@@ -1,0 +1,30 @@
+// Package admin lets people and programs ask a running master what it is doing, and tell it
+// what to do: an HTTP API on a Unix socket that only its user can open, and on TCP when that is
+// asked for, a page for browsers, and the client of both.
+//
+//	GET  /v1/status               master.Status
+//	GET  /v1/slot?client=ADDRESS  master.Placement: where a client belongs
+//	POST /v1/reload               replace all workers
+//	POST /v1/scale {"slots": N}   change the number of slots
+//	POST /v1/drain {"slot": N}    give a slot a fresh worker; the old one finishes what it has
+//	POST /v1/stop                 stop; the answer ends when the master has
+//	GET  /healthz                 200: the master runs
+//	GET  /readyz                  200: each slot has a worker; else 503, and why not
+//	GET  /                        a page that shows all this as it changes
+//
+// Reload, drain and stop answer at once, and then with a line of JSON (Progress) for each step;
+// the last one says how it ended. What is begun goes on when the client leaves. Errors are
+// {"error": "why"} with a status of 400 or above.
+//
+// # Who may ask
+//
+// Whoever may open the socket: its mode is 0600 from the moment that it exists, so that is the
+// master's user, and root. On a TCP address it is everybody who can connect: nobody is asked who
+// they are. So a browser on this machine must not be made to do what a page of somebody else's
+// wants: what changes something takes POST with Content-Type application/json, which no form can
+// send and no script without being asked for permission (CORS), and requests to a host's name
+// that nobody gave (DNS rebinding) are refused.
+//
+// Requests, connections and waiting are bounded. Nothing here is on the way of connections: a
+// status is read from what the supervisor has published and from counters.
+package admin

@@ -1,0 +1,240 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/net/netutil"
+
+	"github.com/handfast/handfast/master"
+	"github.com/handfast/handfast/master/supervisor"
+)
+
+// Bounds of what clients may do.
+const (
+	maxConnections = 32
+	maxHeader      = 16 << 10
+	maxBody        = 4 << 10
+	requestTimeout = 5 * time.Second // for a request to arrive
+	answerTimeout  = 10 * time.Second
+	idleTimeout    = time.Minute
+	closeTimeout   = time.Second // for the last answers
+)
+
+// Master is what is asked: a *master.Master.
+type Master interface {
+	Status() master.Status
+	Place(client string) (master.Placement, error)
+	Snapshot() (*supervisor.Snapshot, <-chan struct{})
+	StartReload() (generation int, result <-chan error, err error)
+	StartReplace(slot int) (result <-chan error, err error)
+	Scale(slots int) error
+	Stop()
+}
+
+// Server answers for a master. One goroutine runs for each connection, and package http's with it.
+type Server struct {
+	master Master
+	log    hclog.Logger
+	mux    *http.ServeMux
+}
+
+// NewServer makes a server; Serve answers. Further routes can be added with Handle before.
+func NewServer(m Master, log hclog.Logger) *Server {
+	s := &Server{master: m, log: log, mux: http.NewServeMux()}
+	s.mux.HandleFunc("GET /v1/status", s.status)
+	s.mux.HandleFunc("GET /v1/slot", s.slot)
+	s.mux.HandleFunc("POST /v1/reload", command(s.reload))
+	s.mux.HandleFunc("POST /v1/scale", command(s.scale))
+	s.mux.HandleFunc("POST /v1/drain", command(s.drain))
+	s.mux.HandleFunc("POST /v1/stop", command(s.stop))
+	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") })
+	s.mux.HandleFunc("GET /readyz", s.ready)
+	s.mux.HandleFunc("GET /{$}", servePage)
+	return s
+}
+
+// Handle adds a route, as http.ServeMux does. It must only read: whoever can connect may ask.
+func (s *Server) Handle(pattern string, h http.Handler) { s.mux.Handle(pattern, h) }
+
+// Serve answers on a listener, which it takes ownership of, until ctx ends; then those who
+// wait for the end get it. It may be called for several at the same time.
+func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
+	srv := &http.Server{
+		Handler:           secured(s.mux, ln.Addr()),
+		ReadHeaderTimeout: requestTimeout,
+		ReadTimeout:       requestTimeout,
+		WriteTimeout:      answerTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          s.log.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+	}
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(ended)
+		last, cancel := context.WithTimeout(context.Background(), closeTimeout)
+		defer cancel()
+		if srv.Shutdown(last) != nil {
+			srv.Close()
+		}
+	})
+	err := srv.Serve(netutil.LimitListener(ln, maxConnections))
+	if stop() { // it was not ctx that ended it
+		srv.Close()
+		return fmt.Errorf("admin: %w", err)
+	}
+	<-ended
+	return nil
+}
+
+// secured keeps browsers from doing what others want.
+func secured(h http.Handler, addr net.Addr) http.Handler {
+	named := []string{"localhost"}
+	if name, err := os.Hostname(); err == nil {
+		named = append(named, name)
+	}
+	local := addr.Network() == "unix" // no browser comes this way
+	h = http.NewCrossOriginProtection().Handler(h)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		header := w.Header()
+		header.Set("X-Content-Type-Options", "nosniff")
+		header.Set("Referrer-Policy", "no-referrer")
+		header.Set("Cache-Control", "no-store")
+		header.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+		header.Set("Cross-Origin-Resource-Policy", "same-origin")
+		if !local && !isNamed(r.Host, named) {
+			fail(w, http.StatusMisdirectedRequest, fmt.Errorf("this is no host called %q; use its IP address, localhost, or the machine's own name", r.Host))
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// isNamed tells whether a Host header is one of these names or an IP address. Another one may be
+// that of a page whose owner lets it point here (DNS rebinding).
+func isNamed(host string, names []string) bool {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
+		return true
+	}
+	return slices.ContainsFunc(names, func(name string) bool { return strings.EqualFold(name, host) })
+}
+
+// command is a request that changes something. Only who says that it is JSON may make it: a form
+// cannot, nor a script of another origin that has not asked before.
+func command(do http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
+			fail(w, http.StatusUnsupportedMediaType, errors.New("want Content-Type: application/json"))
+			return
+		}
+		do(w, r)
+	}
+}
+
+// Failure is the answer to what cannot be done.
+type Failure struct {
+	Error string `json:"error"`
+}
+
+func fail(w http.ResponseWriter, status int, err error) { answer(w, status, Failure{err.Error()}) }
+
+func answer(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "  ")
+	encoder.Encode(v)
+}
+
+// read reads the body of a request, which may be empty.
+func read(w http.ResponseWriter, r *http.Request, v any) bool {
+	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+	decoder.DisallowUnknownFields()
+	err := decoder.Decode(v)
+	if err == nil && decoder.More() {
+		err = errors.New("more than one value")
+	}
+	if err != nil && err != io.EOF {
+		fail(w, http.StatusBadRequest, fmt.Errorf("the request's body: %w", err))
+		return false
+	}
+	return true
+}
+
+// statusOf is the HTTP status of an error of the master's.
+func statusOf(err error) int {
+	switch {
+	case errors.Is(err, supervisor.ErrStopped):
+		return http.StatusServiceUnavailable
+	case errors.Is(err, supervisor.ErrNoSlot):
+		return http.StatusNotFound
+	case errors.Is(err, supervisor.ErrEmpty), errors.Is(err, supervisor.ErrReloading):
+		return http.StatusConflict
+	default:
+		return http.StatusBadRequest
+	}
+}
+
+func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
+	answer(w, http.StatusOK, s.master.Status())
+}
+
+func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
+	status := s.master.Status()
+	if why := status.NotReady(); why != "" {
+		http.Error(w, "not ready: "+why, http.StatusServiceUnavailable)
+		return
+	}
+	io.WriteString(w, "ok\n")
+}
+
+func (s *Server) slot(w http.ResponseWriter, r *http.Request) {
+	client := r.URL.Query().Get("client")
+	if client == "" {
+		fail(w, http.StatusBadRequest, errors.New("want ?client=ADDRESS"))
+		return
+	}
+	placement, err := s.master.Place(client)
+	if err != nil {
+		fail(w, http.StatusBadRequest, err)
+		return
+	}
+	answer(w, http.StatusOK, placement)
+}
+
+// Scaled is the answer to a change of the number of slots.
+type Scaled struct {
+	Slots int `json:"slots"`
+	Were  int `json:"were"`
+}
+
+func (s *Server) scale(w http.ResponseWriter, r *http.Request) {
+	var body struct {
+		Slots int `json:"slots"`
+	}
+	if !read(w, r, &body) {
+		return
+	}
+	before, _ := s.master.Snapshot()
+	if err := s.master.Scale(body.Slots); err != nil {
+		fail(w, statusOf(err), err)
+		return
+	}
+	answer(w, http.StatusOK, Scaled{body.Slots, len(before.Slots)})
+}
