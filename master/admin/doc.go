@@ -20,7 +20,8 @@
 //
 // Whoever may open the socket: its mode is 0600 from the moment that it exists, so that is the
 // master's user, and root. On a TCP address it is everybody who can connect: nobody is asked who
-// they are. So a browser on this machine must not be made to do what a page of somebody else's
+// they are. Commands are taken on addresses of the machine itself only (127.0.0.1, ::1); others are for
+// probes, Prometheus and the page. So a browser on this machine must not be made to do what a page of somebody else's
 // wants: what changes something takes POST with Content-Type application/json, which no form can
 // send and no script without being asked for permission (CORS), and requests to a host's name
 // that nobody gave (DNS rebinding) are refused.

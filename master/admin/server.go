@@ -107,6 +107,7 @@ func secured(h http.Handler, addr net.Addr) http.Handler {
 		named = append(named, name)
 	}
 	local := addr.Network() == "unix" // no browser comes this way
+	commands := local || isLoopback(addr)
 	h = http.NewCrossOriginProtection().Handler(h)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		header := w.Header()
@@ -119,8 +120,18 @@ func secured(h http.Handler, addr net.Addr) http.Handler {
 			fail(w, http.StatusMisdirectedRequest, fmt.Errorf("this is no host called %q; use its IP address, localhost, or the machine's own name", r.Host))
 			return
 		}
+		if !commands && r.Method == http.MethodPost {
+			fail(w, http.StatusForbidden, errors.New("commands are taken on the Unix socket, and on an address of the machine itself, such as 127.0.0.1"))
+			return
+		}
 		h.ServeHTTP(w, r)
 	})
+}
+
+// isLoopback tells whether only this machine can connect to an address.
+func isLoopback(addr net.Addr) bool {
+	tcp, ok := addr.(*net.TCPAddr)
+	return ok && tcp.IP.IsLoopback()
 }
 
 // isNamed tells whether a Host header is one of these names or an IP address. Another one may be

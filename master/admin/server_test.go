@@ -280,6 +280,20 @@ func TestRequests(t *testing.T) {
 	}
 }
 
+// TestReadOnly: on an address that others can connect to, nobody is told what to do.
+func TestReadOnly(t *testing.T) {
+	for address, want := range map[string]int{"127.0.0.1:0": 200, "[::1]:0": 200, "0.0.0.0:0": 403} {
+		f := newFake(1)
+		ln, _ := serve(t, f, Address{"tcp", address})
+		if status, text, _ := ask(t, ln, "POST", "/v1/scale", `{"slots": 2}`, isJSON); status != want || len(f.deeds()) > 0 != (want == 200) {
+			t.Errorf("%s: status %d, did %v: %s", address, status, f.deeds(), text)
+		}
+		if status, text, _ := ask(t, ln, "GET", "/v1/status", "", nil); status != 200 {
+			t.Errorf("%s: status %d: %s", address, status, text)
+		}
+	}
+}
+
 // TestErrors: why something is not done decides the status.
 func TestErrors(t *testing.T) {
 	f := newFake(1)
