@@ -212,7 +212,7 @@ func TestStatusOfParked(t *testing.T) {
 	gate := t.TempDir() + "/gate"
 	b := start(t, 1, options{worker: []string{"gate", gate}, notReady: true})
 	waiting := b.open(source(0), 3)
-	s := b.awaitStatus("who is parked", func(s *master.Status) bool { return s.Slots[0].Parked == 3 })
+	s := b.awaitStatus("who is parked", func(s *master.Status) bool { return len(s.Slots) == 1 && s.Slots[0].Parked == 3 })
 	if s.Ready || s.Slots[0].State != "starting" || s.Slots[0].Next == nil || s.Totals.Parked != 3 {
 		t.Errorf("%+v", s)
 	}

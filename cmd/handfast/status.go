@@ -36,7 +36,10 @@ func statusCommand() *cli.Command {
 		}
 		for {
 			status, err := m.Status(c.Context)
-			if err != nil {
+			switch {
+			case err != nil && watch && c.Context.Err() != nil:
+				return nil // seen enough
+			case err != nil:
 				return err
 			}
 			if err := printStatus(c.App.Writer, &status, c.Bool("json"), watch); err != nil {

@@ -8,7 +8,7 @@
 //	POST /v1/scale {"slots": N}   change the number of slots
 //	POST /v1/drain {"slot": N}    give a slot a fresh worker; the old one finishes what it has
 //	POST /v1/stop                 stop; the answer ends when the master has
-//	GET  /healthz                 200: the master runs
+//	GET  /healthz                 200: the master runs, and its supervisor's loop turns
 //	GET  /readyz                  200: each slot has a worker; else 503, and why not
 //	GET  /                        a page that shows all this as it changes
 //

@@ -30,6 +30,7 @@ func eventually(t testing.TB, what string, ok func() bool) {
 
 // fake is a master that does what the test says.
 type fake struct {
+	hangs   error // what Ping returns
 	mu      sync.Mutex
 	current supervisor.Snapshot
 	changed chan struct{}
@@ -96,6 +97,7 @@ func (f *fake) Snapshot() (*supervisor.Snapshot, <-chan struct{}) {
 
 func (f *fake) StartReload() (int, <-chan error, error) { return 2, f.result, f.do("reload") }
 func (f *fake) Scale(slots int) error                   { return f.do(slots) }
+func (f *fake) Ping(context.Context) error              { return f.hangs }
 func (f *fake) Stop()                                   { f.do("stop") }
 
 func (f *fake) StartReplace(slot int) (<-chan error, error) { return f.result, f.do(slot) }

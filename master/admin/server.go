@@ -29,6 +29,7 @@ const (
 	maxBody        = 4 << 10
 	requestTimeout = 5 * time.Second // for a request to arrive
 	answerTimeout  = 10 * time.Second
+	pingTimeout    = 5 * time.Second // for the supervisor to show that it is alive
 	idleTimeout    = time.Minute
 	closeTimeout   = time.Second // for the last answers
 )
@@ -42,6 +43,7 @@ type Master interface {
 	StartReplace(slot int) (result <-chan error, err error)
 	Scale(slots int) error
 	Stop()
+	Ping(context.Context) error // returns when its supervisor has been seen alive, or ctx ends
 }
 
 // Server answers for a master. One goroutine runs for each connection, and package http's with it.
@@ -60,7 +62,7 @@ func NewServer(m Master, log hclog.Logger) *Server {
 	s.mux.HandleFunc("POST /v1/scale", command(s.scale))
 	s.mux.HandleFunc("POST /v1/drain", command(s.drain))
 	s.mux.HandleFunc("POST /v1/stop", command(s.stop))
-	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") })
+	s.mux.HandleFunc("GET /healthz", s.healthy)
 	s.mux.HandleFunc("GET /readyz", s.ready)
 	s.mux.HandleFunc("GET /{$}", servePage)
 	return s
@@ -204,6 +206,17 @@ func statusOf(err error) int {
 
 func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
 	answer(w, http.StatusOK, s.master.Status())
+}
+
+// healthy tells whether the master does anything at all.
+func (s *Server) healthy(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), pingTimeout)
+	defer cancel()
+	if err := s.master.Ping(ctx); err != nil {
+		http.Error(w, "the supervisor does not answer: "+err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	io.WriteString(w, "ok\n")
 }
 
 func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {

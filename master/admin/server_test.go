@@ -319,6 +319,10 @@ func TestErrors(t *testing.T) {
 	if status, _, _ := ask(t, ln, "GET", "/healthz", "", nil); status != 200 {
 		t.Errorf("a master that stops is not healthy: status %d", status)
 	}
+	f.hangs = context.DeadlineExceeded
+	if status, text, _ := ask(t, ln, "GET", "/healthz", "", nil); status != 503 {
+		t.Errorf("a master that hangs is healthy: status %d: %s", status, text)
+	}
 }
 
 // TestSilentClients: those who connect and say nothing are turned out, and until then others wait.
