@@ -43,9 +43,8 @@ func TestCompletion(t *testing.T) {
 		words string
 		want  []string
 	}{
-		{"handfast ru", []string{"run"}},
 		{"handfast run --worker-", []string{"--worker-link"}},
-		{"handfast slot --ipv", []string{"--ipv4-prefix", "--ipv6-prefix"}},
+		{"handfast rel", []string{"reload"}},
 		{"handfast run -- --wor", nil}, // what follows is the worker's
 	} {
 		cmd := exec.Command("bash", "-c", `source <(handfast completion bash); COMP_WORDS=($0); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _handfast; echo "${COMPREPLY[@]}"`, c.words)

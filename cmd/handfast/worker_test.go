@@ -147,8 +147,15 @@ func playRaw() int {
 }
 
 func echo(w http.ResponseWriter, r *http.Request) {
-	for c, err := websocket.Accept(w, r, nil); err == nil; {
-		kind, msg, _ := c.Read(r.Context())
-		err = c.Write(r.Context(), kind, msg)
+	c, err := websocket.Accept(w, r, nil)
+	if err != nil {
+		return
+	}
+	defer c.CloseNow()
+	for {
+		kind, msg, err := c.Read(r.Context())
+		if err != nil || c.Write(r.Context(), kind, msg) != nil {
+			return
+		}
 	}
 }

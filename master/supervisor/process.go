@@ -77,6 +77,11 @@ func withoutNewPrivs(f func() error) error {
 	result := make(chan error)
 	go func() {
 		runtime.LockOSThread() // and never unlocked
+		if unix.Gettid() == unix.Getpid() {
+			defer runtime.UnlockOSThread()
+			result <- withoutNewPrivs(f) // on another one: the first thread does not end
+			return
+		}
 		err := os.NewSyscallError("prctl", unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 		if err == nil {
 			err = f()
