@@ -107,7 +107,7 @@ func TestInject(t *testing.T) {
 		"Sticky":                  TestSticky,
 		"Scale":                   TestScale,
 		"BehindProxy":             TestBehindProxy,
-		"ReloadUnderLoad":         func(t *testing.T) { reloadUnderLoad(t, reloads(t, 8)) },
+		"ReloadUnderLoad":         func(t *testing.T) { reloadUnderLoad(t, reloads(t, 8), 0) },
 		"KillUnderLoad":           TestKillUnderLoad,
 		"StopWithRequestInFlight": TestStopWithRequestInFlight,
 		"WhenDownNext":            TestWhenDownNext,

@@ -18,7 +18,7 @@ func TestKernelRoute(t *testing.T) {
 		"Sticky":                  TestSticky,
 		"Scale":                   TestScale,
 		"Listen":                  TestListen,
-		"ReloadUnderLoad":         func(t *testing.T) { reloadUnderLoad(t, reloads(t, 20)) },
+		"ReloadUnderLoad":         func(t *testing.T) { reloadUnderLoad(t, reloads(t, 20), 3) },
 		"ReloadQueued":            TestReloadQueued,
 		"ReloadOfBrokenVersion":   TestReloadOfBrokenVersion,
 		"KillUnderLoad":           TestKillUnderLoad,
