@@ -90,8 +90,13 @@ func TestKernelKill(t *testing.T) {
 	waiting := b.open(sourceIn(1, 2, 0), clients)
 	b.mustGet(sourceIn(0, 2, 0), "/")
 	unix.Kill(victim, unix.SIGKILL)
+	successor := 0
 	for i, conn := range waiting {
-		if a, err := response(conn); err != nil || a.status != http.StatusOK || a.pid != b.worker(1) {
+		a, err := response(conn)
+		if i == 0 {
+			successor = a.pid
+		}
+		if err != nil || a.status != http.StatusOK || a.pid == victim || a.pid != successor || a.slot != 1 {
 			t.Fatalf("client %d: %+v, %v", i, a, err)
 		}
 	}

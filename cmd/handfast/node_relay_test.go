@@ -80,7 +80,8 @@ func TestNodeRelay(t *testing.T) {
 // TestNodeRelayStopped: while one worker is stopped the others chat, and hear all. What the
 // master keeps for it is bounded, and it takes part again when it goes on.
 func TestNodeRelayStopped(t *testing.T) {
-	const messages = 400 // of 64 KiB: more than is kept
+	const messages = 400   // of 64 KiB: more than is kept
+	t.Setenv("GOGC", "20") // so that memory is what is kept, and little of what was
 	b := startNode(t, 3, chat, nodeOptions{})
 	b.mustGet(sourceIn(0, 3, 0), "/flood/1") // what a chat costs at all
 	b.hears("all", 2)
