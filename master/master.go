@@ -381,10 +381,7 @@ func (m *Master) StartReload() (generation int, result <-chan error, err error) 
 	return m.supervisor.StartReload()
 }
 
-// Replace replaces the worker of one slot, as Supervisor.Replace does.
-func (m *Master) Replace(ctx context.Context, slot int) error { return m.supervisor.Replace(ctx, slot) }
-
-// StartReplace is Replace without waiting, as Supervisor.StartReplace.
+// StartReplace replaces the worker of one slot without waiting, as Supervisor.StartReplace does.
 func (m *Master) StartReplace(slot int) (result <-chan error, err error) {
 	return m.supervisor.StartReplace(slot)
 }

@@ -3,14 +3,12 @@ package master
 import (
 	"cmp"
 	"fmt"
-	"net/netip"
 	"os"
 	"strings"
 	"time"
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/fdpass/forwarded"
-	"github.com/handfast/handfast/hash"
 	"github.com/handfast/handfast/master/clientip"
 	"github.com/handfast/handfast/master/supervisor"
 )
@@ -271,26 +269,15 @@ type Placement struct {
 func (m *Master) Place(client string) (Placement, error) {
 	clients := &m.balancer.cfg.Clients
 	p := Placement{Client: client, Key: forwarded.FormatKey(clients.Rules.Key), Slots: m.balancer.table.Len()}
-	key, err := keyOf(clients, client)
+	key, err := clients.KeyOf(client)
 	if err != nil {
-		return p, err
+		return p, fmt.Errorf("master: %w", err)
 	}
 	p.Slot = m.balancer.cfg.Strategy.Slot(clientip.Client{Key: key}, p.Slots, 0)
 	if snapshot, _ := m.supervisor.Snapshot(); p.Slot < len(snapshot.Slots) {
 		p.Worker = workerStatus(snapshot.Slots[p.Slot].Worker)
 	}
 	return p, nil
-}
-
-func keyOf(clients *clientip.Config, client string) (key hash.Key, err error) {
-	if clients.Rules.Key != "" {
-		return clients.Hash.Text(client), nil
-	}
-	addr, err := netip.ParseAddr(client)
-	if err != nil {
-		return key, fmt.Errorf("master: %q is not an IP address", client)
-	}
-	return clients.Hash.Key(addr), nil
 }
 
 // Snapshot is the supervisor's, with a channel that is closed when there may be something new.

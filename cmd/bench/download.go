@@ -10,29 +10,26 @@ import (
 // download gets one large answer. curl does, as well as anything: no loopback
 // source addresses are asked for, and nothing in TIME-WAIT matters.
 func download(ctx context.Context, s *stage) (sample, error) {
-	before, err := s.usage()
-	if err != nil {
-		return nil, err
-	}
 	want := int64(s.download) << 20
 	var errs strings.Builder
 	curl := exec.CommandContext(ctx, program("curl"), "--silent", "--show-error", "--fail", "--noproxy", "*", "--output", "/dev/null",
 		"--write-out", "%{size_download} %{speed_download}", fmt.Sprintf("http://%s/download?bytes=%d", s.address, want))
 	curl.Stderr = &errs
-	out, err := curl.Output()
+	var out []byte
+	used, _, err := s.metered(func() (err error) {
+		if out, err = curl.Output(); err != nil {
+			return fmt.Errorf("curl: %w\n%s", err, errs.String())
+		}
+		return nil
+	})
 	if err != nil {
-		return nil, fmt.Errorf("curl: %w\n%s", err, errs.String())
+		return nil, err
 	}
 	var size int64
 	var perSecond float64
 	if _, err := fmt.Sscan(string(out), &size, &perSecond); err != nil || size != want {
 		return nil, fmt.Errorf("curl got %q, want %d bytes", out, want)
 	}
-	after, err := s.usage()
-	if err != nil {
-		return nil, err
-	}
-	used := after.since(before)
 	used.load += curl.ProcessState.UserTime() + curl.ProcessState.SystemTime()
 	gib := float64(size) / (1 << 30)
 	return sample{

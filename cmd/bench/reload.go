@@ -45,15 +45,12 @@ func reloadUnderLoad(ctx context.Context, s *stage) (sample, error) {
 		return nil, loadErr
 	}
 	s.note(result.err)
-	return sample{
-		rate:       float64(len(result.latencies)) / lasted.Seconds(),
-		latency50:  millis(percentile(result.latencies, 0.5)),
-		latency99:  millis(percentile(result.latencies, 0.99)),
-		latency999: millis(percentile(result.latencies, 0.999)),
-		slowest:    millis(percentile(result.latencies, 1)),
-		failures:   float64(result.failed),
-		replacing:  took.Seconds(),
-	}, nil
+	return result.withLatencies(sample{
+		rate:      float64(len(result.latencies)) / lasted.Seconds(),
+		slowest:   millis(percentile(result.latencies, 1)),
+		failures:  float64(result.failed),
+		replacing: took.Seconds(),
+	}), nil
 }
 
 // reloadWorkers returns when all that answer are new.

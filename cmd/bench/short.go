@@ -73,32 +73,32 @@ func measureConnections(ctx context.Context, s *stage, x exchange) (sample, erro
 	if err := s.warmUp(ctx, x); err != nil {
 		return nil, err
 	}
-	before, err := s.usage()
-	if err != nil {
-		return nil, err
-	}
-	result, err := s.load(x, s.duration).run(ctx)
-	if err != nil {
-		return nil, err
-	}
-	after, err := s.usage()
+	var result loadResult
+	used, after, err := s.metered(func() (err error) {
+		result, err = s.load(x, s.duration).run(ctx)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
 	s.note(result.err)
-	used := after.since(before)
 	served := float64(len(result.latencies))
-	return sample{
+	return result.withLatencies(sample{
 		rate:        float64(result.inTime) / s.duration.Seconds(),
 		balancerCPU: micros(used.balancer) / served,
 		workerCPU:   micros(used.workers) / served,
 		totalCPU:    micros(used.total()) / served,
-		latency50:   millis(percentile(result.latencies, 0.5)),
-		latency99:   millis(percentile(result.latencies, 0.99)),
-		latency999:  millis(percentile(result.latencies, 0.999)),
 		failures:    float64(result.failed),
 		balancerMem: mebi(after.balancerMem),
-	}, nil
+	}), nil
+}
+
+// withLatencies adds those of a load to its other figures.
+func (r *loadResult) withLatencies(figures sample) sample {
+	figures[latency50] = millis(percentile(r.latencies, 0.5))
+	figures[latency99] = millis(percentile(r.latencies, 0.99))
+	figures[latency999] = millis(percentile(r.latencies, 0.999))
+	return figures
 }
 
 func micros(d time.Duration) float64 { return float64(d) / 1e3 }

@@ -264,6 +264,20 @@ func (u usage) since(before usage) usage {
 
 func (u usage) total() time.Duration { return u.balancer + u.workers + u.load }
 
+// metered runs a load, and returns what all involved have used for it, and have used in
+// the end.
+func (s *stage) metered(load func() error) (used, after usage, err error) {
+	before, err := s.usage()
+	if err != nil {
+		return used, after, err
+	}
+	if err := load(); err != nil {
+		return used, after, err
+	}
+	after, err = s.usage()
+	return after.since(before), after, err
+}
+
 func (s *stage) usage() (u usage, err error) {
 	if err := s.hasEnded(); err != nil {
 		return u, err

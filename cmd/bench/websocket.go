@@ -64,34 +64,26 @@ func webSockets(ctx context.Context, s *stage) (sample, error) {
 	if _, err := held.talk(ctx, s.concurrency, min(warmUp, s.duration)); err != nil {
 		return nil, err
 	}
-	before, err := s.usage()
-	if err != nil {
-		return nil, err
-	}
-	result, err := held.talk(ctx, s.concurrency, s.duration)
-	if err != nil {
-		return nil, err
-	}
-	after, err := s.usage()
+	var result loadResult
+	used, after, err := s.metered(func() (err error) {
+		result, err = held.talk(ctx, s.concurrency, s.duration)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
 	s.note(result.err)
-	used := after.since(before)
 	messages := float64(len(result.latencies))
-	return sample{
+	return result.withLatencies(sample{
 		connections:        float64(len(held.latencies)),
 		messageRate:        float64(result.inTime) / s.duration.Seconds(),
 		balancerMessageCPU: micros(used.balancer) / messages,
 		workerMessageCPU:   micros(used.workers) / messages,
 		totalMessageCPU:    micros(used.total()) / messages,
-		latency50:          millis(percentile(result.latencies, 0.5)),
-		latency99:          millis(percentile(result.latencies, 0.99)),
-		latency999:         millis(percentile(result.latencies, 0.999)),
 		failures:           float64(held.failed + result.failed),
 		addedTotal:         mebi(after.since(empty).balancerMem),
 		balancerMem:        mebi(after.balancerMem),
-	}, nil
+	}), nil
 }
 
 // talk sends messages on the kept connections, which take turns: as many at a

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os/exec"
 
 	"github.com/urfave/cli/v2"
 
@@ -53,17 +54,14 @@ func tryMachine(c *cli.Context, a asked) error {
 	try("--route kernel", tryKernel(c))
 	try("--worker-link any", trap.Check())
 	try("--worker-link any, the master routes", trap.CheckInjection())
-	addresses := a.listen
-	if len(addresses) == 0 {
-		addresses = []string{defaultListen}
-	}
-	for _, address := range addresses {
+	for _, address := range a.addresses() {
 		try("--listen "+address, tryAddress(address))
 	}
 	try("open files", tryFiles(&a.config))
 	try("backlog", tryBacklog())
 	if command := a.config.Supervisor.Command; len(command) > 0 {
-		try("command", tryCommand(command))
+		_, err := exec.LookPath(command[0])
+		try("command", err)
 	}
 	if lacking {
 		return errLacking

@@ -25,7 +25,7 @@ func writeEffective(w io.Writer, c *cli.Context, a asked) error {
 	}
 	for _, f := range c.Command.Flags {
 		if name := f.Names()[0]; name != "config" && name != "help" {
-			add(name, valueOf(c, f))
+			add(name, a.valueOf(c, f))
 		}
 	}
 	if command := a.config.Supervisor.Command; len(command) > 0 {
@@ -37,16 +37,15 @@ func writeEffective(w io.Writer, c *cli.Context, a asked) error {
 }
 
 // valueOf is a flag's value as it is written in a configuration file.
-func valueOf(c *cli.Context, f cli.Flag) *yaml.Node {
+func (a asked) valueOf(c *cli.Context, f cli.Flag) *yaml.Node {
 	name := f.Names()[0]
 	value := &yaml.Node{}
 	switch f.(type) {
 	case *cli.StringSliceFlag:
-		values := c.StringSlice(name)
-		if name == "listen" && len(values) == 0 {
-			values = []string{defaultListen}
+		if name == "listen" {
+			return list(a.addresses())
 		}
-		return list(values)
+		return list(c.StringSlice(name))
 	case *cli.DurationFlag:
 		text := c.Duration(name).String()
 		if strings.HasSuffix(text, "m0s") {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -109,10 +108,4 @@ func isReserved(list string, port int) bool {
 		high, err2 := strconv.Atoi(to)
 		return err == nil && err2 == nil && low <= port && port <= high
 	})
-}
-
-// tryCommand tells whether there is such a program.
-func tryCommand(command []string) error {
-	_, err := exec.LookPath(command[0])
-	return err
 }

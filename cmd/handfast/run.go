@@ -64,6 +64,14 @@ type asked struct {
 	from    origins
 }
 
+// addresses are those to listen on, unless a service manager passes some.
+func (a asked) addresses() []string {
+	if len(a.listen) == 0 {
+		return []string{defaultListen}
+	}
+	return a.listen
+}
+
 // readAll reads it, and checks what can be checked without opening anything.
 func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 	command, from, err := layer(c)

@@ -2,12 +2,12 @@ package main
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/handfast/handfast/hash"
+	"github.com/handfast/handfast/master/clientip"
 )
 
 // slotCommand prints where a client belongs.
@@ -53,13 +53,11 @@ func (v *values) computes() bool {
 // keyOf returns the key of a client: of its address, or of the value of the header that
 // is the key.
 func (v *values) keyOf(client string) hash.Key {
-	config := v.hashing()
-	if v.key() != "" {
-		return config.Text(client)
-	}
-	addr, err := netip.ParseAddr(client)
+	config := clientip.Config{Hash: v.hashing()}
+	config.Rules.Key = v.key()
+	key, err := config.KeyOf(client)
 	if err != nil {
-		v.fail("slot: %q is not an IP address", client)
+		v.fail("slot: %w", err)
 	}
-	return config.Key(addr)
+	return key
 }

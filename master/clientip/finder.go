@@ -66,6 +66,19 @@ func (c *Config) Validate() error {
 	return errors.Join(c.Hash.Validate(), c.Rules.Validate())
 }
 
+// KeyOf returns the key of a client that is named by what clients are recognised by: its
+// address, or the value of the header that Rules.Key names.
+func (c *Config) KeyOf(client string) (key hash.Key, err error) {
+	if c.Rules.Key != "" {
+		return c.Hash.Text(client), nil
+	}
+	addr, err := netip.ParseAddr(client)
+	if err != nil {
+		return key, fmt.Errorf("%q is not an IP address", client)
+	}
+	return c.Hash.Key(addr), nil
+}
+
 // Why a client is not found. While more may come these are not final: ErrSilent,
 // ErrPartial and ErrNoSession.
 var (

@@ -131,7 +131,9 @@ func (m *Metrics) Handler(status func() master.Status) http.Handler {
 }
 
 // revision is the commit that this program was built from, if that is known.
-func revision() string {
+var revision = findRevision()
+
+func findRevision() string {
 	info, _ := debug.ReadBuildInfo()
 	if info == nil {
 		return ""

@@ -55,7 +55,7 @@ func (status collector) Collect(out chan<- prometheus.Metric) {
 			out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(*v), labels...)
 		}
 	}
-	gauge(build, 1, s.Version, revision(), runtime.Version())
+	gauge(build, 1, s.Version, revision, runtime.Version())
 	gauge(ready, truth(s.Ready))
 	gauge(started, float64(s.Started.Unix()))
 	gauge(parked, float64(s.Totals.Parked))
