@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -17,9 +18,11 @@ type accessLine struct {
 	Parked                       float64
 }
 
+// readAccess reads the lines that are whole: the reader may find a write half done.
 func readAccess(t *testing.T, path string) (lines []accessLine) {
 	t.Helper()
 	text, _ := os.ReadFile(path)
+	text = text[:bytes.LastIndexByte(text, '\n')+1]
 	for line := range strings.Lines(string(text)) {
 		var a accessLine
 		if err := json.Unmarshal([]byte(line), &a); err != nil {
