@@ -61,38 +61,38 @@ func Pair() (ours *Conn, theirs *os.File, err error) {
 		return nil, nil, fmt.Errorf("fdpass: %w", os.NewSyscallError("socketpair", err))
 	}
 	theirs = os.NewFile(uintptr(fds[1]), "mailbox of the worker")
-	ours, err = NewConn(os.NewFile(uintptr(fds[0]), "mailbox"))
-	if err == nil {
-		if err = ours.growEars(); err == nil {
-			return ours, theirs, nil
-		}
-		ours.Close()
+	ours, err = NewMasterConn(os.NewFile(uintptr(fds[0]), "mailbox"))
+	if err != nil {
+		theirs.Close()
+		return nil, nil, err
 	}
-	theirs.Close()
-	return nil, nil, err
+	return ours, theirs, nil
 }
 
-// growEars makes Receive wait in Go's poller for a socket that is blocking, hence not in there.
-func (c *Conn) growEars() error {
+// NewMasterConn takes ownership of the master's end of a mailbox, which is blocking so that it is
+// not in Go's poller: nothing waits there but Receive, and that by other means.
+func NewMasterConn(file *os.File) (*Conn, error) {
+	c, err := NewConn(file)
+	if err != nil {
+		return nil, err
+	}
 	ears, err := newEars(c.raw)
 	if err != nil {
-		return err
+		file.Close()
+		return nil, err
 	}
 	c.ears = ears
 	if c.hear, err = c.ears.SyscallConn(); err != nil {
-		return fmt.Errorf("fdpass: %w", err)
+		c.Close()
+		return nil, fmt.Errorf("fdpass: %w", err)
 	}
+	c.in.flags = unix.MSG_DONTWAIT
 	c.read = func(uintptr) (done bool) {
 		// When the socket is closed, so are the ears, where it then waits.
 		c.raw.Control(func(socket uintptr) { done = c.in.read(socket) })
 		return done
 	}
-	// Only now: os.NewFile would have put it into the poller.
-	c.raw.Control(func(socket uintptr) { err = unix.SetNonblock(int(socket), true) })
-	if err != nil {
-		return fmt.Errorf("fdpass: %w", os.NewSyscallError("fcntl", err))
-	}
-	return nil
+	return c, nil
 }
 
 // NewConn takes ownership of one end of a mailbox. To wait in Go's poller, the
@@ -206,12 +206,31 @@ type Message struct {
 // error is io.EOF when the other side has closed and all that it sent has been
 // received, and matches ErrMalformed when the message is not one: then all
 // descriptors that it carried are closed.
-func (c *Conn) Receive(m *Message) error {
+func (c *Conn) Receive(m *Message) error { return c.receive(m, c.read) }
+
+// ReceiveLocked is Receive, except that it locks l before a message leaves the socket, and the
+// caller unlocks it when it has seen to that. It is locked in any case.
+func (c *Conn) ReceiveLocked(m *Message, l sync.Locker) error {
+	locked := false
+	err := c.receive(m, func(fd uintptr) bool {
+		l.Lock()
+		if locked = c.read(fd); !locked {
+			l.Unlock()
+		}
+		return locked
+	})
+	if !locked {
+		l.Lock()
+	}
+	return err
+}
+
+func (c *Conn) receive(m *Message, read func(fd uintptr) bool) error {
 	c.receiving.Lock()
 	defer c.receiving.Unlock()
 	*m = Message{Handoffs: m.Handoffs[:0]}
 	in := c.in
-	if err := c.hear.Read(c.read); err != nil {
+	if err := c.hear.Read(read); err != nil {
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			return fmt.Errorf("fdpass: %w", err)
 		}
@@ -274,6 +293,9 @@ func (in *incoming) parse(m *Message) error {
 	}
 	return nil
 }
+
+// SyscallConn gives access to the socket.
+func (c *Conn) SyscallConn() (syscall.RawConn, error) { return c.file.SyscallConn() }
 
 // SetReceiveDeadline bounds Receive, as net.Conn's SetReadDeadline does.
 func (c *Conn) SetReceiveDeadline(t time.Time) error { return c.ears.SetReadDeadline(t) }

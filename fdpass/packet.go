@@ -90,6 +90,7 @@ type incoming struct {
 	*packet // the message
 	spare   *packet
 	read    func(fd uintptr) bool
+	flags   int  // of recvmsg, besides
 	limit   int  // of open files, as it was when the Conn was made
 	near    bool // this process was near the limit once
 	careful bool // peek
@@ -112,9 +113,9 @@ const nearLimit = 2 * MaxBatch
 func (in *incoming) recvmsg(fd uintptr) bool {
 	in.kept = false
 	if !in.careful {
-		return in.packet.recvmsg(fd, 0)
+		return in.packet.recvmsg(fd, in.flags)
 	}
-	for in.packet.recvmsg(fd, unix.MSG_PEEK) {
+	for in.packet.recvmsg(fd, in.flags|unix.MSG_PEEK) {
 		in.kept = in.starved()
 		if in.kept || in.err != nil || in.remove(fd) {
 			return true

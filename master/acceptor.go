@@ -16,6 +16,7 @@ import (
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/master/files"
+	"github.com/handfast/handfast/master/reexec"
 )
 
 const (
@@ -159,9 +160,11 @@ func (a *acceptor) acceptUntil(ctx context.Context) error {
 // turn takes a batch and routes it. It returns false when there was nothing more,
 // to wait in the poller: what has come since its last look wakes it.
 func (a *acceptor) turn(listener uintptr) bool {
+	reexec.Lock.RLock()
 	a.take(listener)
 	n := len(a.batch)
 	a.flush()
+	reexec.Lock.RUnlock()
 	return n == cap(a.batch) || a.err != nil || a.scarce || a.yield(n)
 }
 
@@ -197,10 +200,13 @@ func (a *acceptor) takeBacklog() error {
 	ctx, cancel := context.WithTimeout(context.Background(), a.b.patience()+lingerTimeout+time.Second)
 	defer cancel()
 	for more := true; more; {
-		if err := a.raw.Control(func(fd uintptr) { more = a.take(fd) }); err != nil {
+		reexec.Lock.RLock()
+		err := a.raw.Control(func(fd uintptr) { more = a.take(fd) })
+		a.flush()
+		reexec.Lock.RUnlock()
+		if err != nil {
 			return fmt.Errorf("master: %w", err)
 		}
-		a.flush()
 		switch {
 		case isFatal(a.err), a.err != nil && ctx.Err() != nil:
 			return fmt.Errorf("master: backlog: %w", os.NewSyscallError("accept4", a.err))

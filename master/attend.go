@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/master/reexec"
 )
 
 // attendance is the master's accepting from listeners that workers share: of slots whose
@@ -151,10 +153,14 @@ func (a *acceptor) acceptOne(ctx context.Context) error {
 		return err
 	}
 	a.err, a.scarce = nil, false
+	// Without the lock, since it may wait, however seldom: then whom it accepts while the program
+	// is being replaced is reset, instead of refused.
 	if err := a.raw.Control(func(listener uintptr) { a.takeOne(listener) }); err != nil {
 		return err
 	}
+	reexec.Lock.RLock()
 	a.flush()
+	reexec.Lock.RUnlock()
 	switch {
 	case isFatal(a.err):
 		return fmt.Errorf("master: %w", os.NewSyscallError("accept4", a.err))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -111,6 +112,9 @@ type Balancer struct {
 	hurryUp  context.CancelFunc
 	refusals refusals
 
+	serving   sync.Mutex
+	acceptors map[*acceptor]struct{} // of Serve
+
 	accepted, handedOff, takenBack, refused, gone atomic.Uint64
 }
 
@@ -139,8 +143,10 @@ func NewBalancer(cfg BalancerConfig, table *Table) (*Balancer, error) {
 		clients:  clients,
 		lot:      newLot(cfg.MaxParked, cfg.MaxClient),
 		overflow: newLot(min(maxOverflow, files.Limit()/8), 0),
-		hurry:    hurry,
-		hurryUp:  hurryUp,
+
+		acceptors: make(map[*acceptor]struct{}),
+		hurry:     hurry,
+		hurryUp:   hurryUp,
 	}, nil
 }
 
@@ -156,8 +162,20 @@ func (b *Balancer) Serve(ctx context.Context, ln net.Listener) error {
 	if err != nil {
 		return err
 	}
+	b.serves(a, true)
+	defer b.serves(a, false)
 	b.log.Info("listening", "address", ln.Addr().String())
 	return a.run(ctx)
+}
+
+func (b *Balancer) serves(a *acceptor, now bool) {
+	b.serving.Lock()
+	defer b.serving.Unlock()
+	if now {
+		b.acceptors[a] = struct{}{}
+	} else {
+		delete(b.acceptors, a)
+	}
 }
 
 // Readmit takes ownership of connections that were accepted before, such as those
@@ -172,7 +190,7 @@ func (b *Balancer) Readmit(conns []fdpass.Handoff) {
 // a connection may wait for it. They are not offered to that again. It does not wait.
 func (b *Balancer) GiveUp(conns []fdpass.Handoff) {
 	for _, a := range b.takeBack(conns) {
-		b.enterLot(a, func(slot int) { b.giveUp(a, slot, errUnwilling) })
+		b.enterLot(a, func(p *parked) { b.giveUp(p, errUnwilling) })
 	}
 }
 

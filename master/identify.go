@@ -2,11 +2,11 @@ package master
 
 import (
 	"os"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/master/clientip"
+	"github.com/handfast/handfast/master/reexec"
 )
 
 // noSlot stands in the lot for the slot of a client who is not known yet.
@@ -34,10 +34,11 @@ func (b *Balancer) identify(batch []arrival, buffer []byte) (known []arrival) {
 // awaitSession takes ownership of a connection whose request may name a session, if there
 // is room to wait for it: nobody is refused for a session that it does not have.
 func (b *Balancer) awaitSession(a arrival) bool {
-	if b.lot.enter(nowhere, b.half()) != nil {
+	p, err := b.enter(a, nowhere, b.half())
+	if err != nil {
 		return false
 	}
-	go b.awaitClient(a)
+	go b.awaitClient(p)
 	return true
 }
 
@@ -49,8 +50,8 @@ func (b *Balancer) parkUnknown(a arrival, why error) {
 		b.gone.Add(1)
 		b.tell(&a, noSlot, nil, why)
 	case clientip.ErrSilent, clientip.ErrPartial:
-		if b.lot.enter(nowhere, b.half()) == nil {
-			go b.awaitClient(a)
+		if p, err := b.enter(a, nowhere, b.half()); err == nil {
+			go b.awaitClient(p)
 		} else if why == clientip.ErrSilent {
 			b.turnAway(a, noSlot, errCrowdedSilent)
 		} else {
@@ -62,44 +63,57 @@ func (b *Balancer) parkUnknown(a arrival, why error) {
 }
 
 // awaitClient is the life of a connection until its client is known.
-func (b *Balancer) awaitClient(a arrival) {
-	at := nowhere
-	a.parked = time.Now()
-	defer func() { b.lot.leave(at) }()
-	file := os.NewFile(uintptr(a.FD), "parked connection")
-	var err error
-	if a.client, err = b.clients.Wait(b.hurry, file, &a.Handoff); err == nil {
-		// Closing the file takes it out of Go's poller, which would go on reporting
-		// the connection while a worker has it.
-		a.FD, err = dup(file)
-	}
+func (b *Balancer) awaitClient(p *parked) {
+	file := os.NewFile(uintptr(p.FD), "parked connection")
+	client, err := b.clients.Wait(b.hurry, file, &p.Handoff)
 	if err == clientip.ErrPartial && b.hurry.Err() != nil {
 		err = errStopping
 	}
-	switch err {
-	case nil:
-	case clientip.ErrGone:
+	stays := false
+	if err == nil || err == clientip.ErrGone {
+		stays, err = b.hasClient(p, file, client, err)
+	}
+	switch {
+	case err != nil:
+		b.refuse(p, b.lot, file, noSlot, err)
+	case stays:
+		b.awaitSlot(p)
+	}
+}
+
+// hasClient goes on with a connection whose client is known, or is gone. Stays tells whether it is
+// parked still, for want of its worker. The error is why it is to be refused.
+func (b *Balancer) hasClient(p *parked, file *os.File, client clientip.Client, gone error) (stays bool, err error) {
+	reexec.Lock.RLock()
+	defer reexec.Lock.RUnlock()
+	if gone != nil {
+		file.Close()
 		b.gone.Add(1)
-		b.tell(&a, noSlot, nil, err)
-	default:
-		b.sayWhy(file, a, noSlot, err, lingerTimeout)
+		b.tell(&p.arrival, noSlot, nil, gone)
+		b.lot.leave(p)
+		return false, nil
 	}
-	file.Close()
+	// Closing the file takes it out of Go's poller, which would go on reporting
+	// the connection while a worker has it.
+	fd, err := dup(file)
 	if err != nil {
-		return
+		return true, err
 	}
-	if _, err = b.offer(a, 0); err == nil {
-		return
+	p.FD, p.client = fd, client
+	file.Close()
+	if _, err := b.tryOffer(&p.arrival, 0); err == nil {
+		b.lot.leave(p)
+		return false, nil
 	}
 	// It keeps its place in the lot, so that it can have the last one.
 	slots := b.table.Len()
-	home := place{b.cfg.Strategy.Slot(a.client, slots, 0), a.client.Key}
-	if err := b.lot.move(at, home, b.share(slots)); err != nil {
-		b.turnAway(a, home.slot, err)
-		return
+	home := place{b.cfg.Strategy.Slot(p.client, slots, 0), p.client.Key}
+	if err := b.lot.move(p, home, b.share(slots)); err != nil {
+		b.lot.leave(p)
+		b.turnAway(p.arrival, home.slot, err)
+		return false, nil
 	}
-	at = home
-	b.awaitSlot(a, home.slot)
+	return true, nil
 }
 
 // dup returns a duplicate of a file's descriptor, which the caller owns.

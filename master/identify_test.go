@@ -57,7 +57,8 @@ func TestIdentifyAllocatesNothing(t *testing.T) {
 	if len(known) != 1 || known[0].client.Addr != netip.MustParseAddr("203.0.113.2") {
 		t.Errorf("%+v", known)
 	}
-	b.refuse(known[0], 0, errEmpty, 0)
+	b.turnAway(known[0], 0, errEmpty)
+	b.Shutdown(t.Context())
 }
 
 // TestDeferredAtTheEnd: a client that is connected, and sends its first bytes when the

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -62,6 +63,9 @@ type Config struct {
 
 	// OnEvent is told of what happens to workers, if it is not nil. It must not wait.
 	OnEvent func(supervisor.Event)
+
+	resume  *saved         // what the program before has left (Adopt); nil: nothing
+	retired []net.Listener // of it, that are not wanted any more (Retire)
 }
 
 // addresses returns those that the balancer listens on.
@@ -115,10 +119,15 @@ type Master struct {
 	addresses   []netip.AddrPort
 
 	listeners []net.Listener
-	access    hclog.Logger // nil: none
+	retired   []net.Listener // to be accepted from for the last time
+	access    hclog.Logger   // nil: none
 	log       hclog.Logger
 	stop      chan struct{}
 	stopOnce  sync.Once
+
+	replacing atomic.Bool // the program
+	upgraded  atomic.Pointer[Upgrade]
+	parked    []savedParked // by the program before
 }
 
 // Files is how many descriptors the master needs, without those of connections that are
@@ -170,6 +179,7 @@ func newMaster(cfg Config) (*Master, error) {
 	if m.access != nil {
 		cfg.Balancer.logOutcomes(m.logOutcome)
 	}
+	m.upgraded.Store(new(Upgrade))
 	cfg.Balancer.Logger = cfg.Logger.Named("balancer")
 	balancer, err := NewBalancer(cfg.Balancer, table)
 	if err != nil {
@@ -221,6 +231,15 @@ func newMaster(cfg Config) (*Master, error) {
 		m.primary = nodeipc.NewPrimary(node)
 	}
 	cfg.Logger.Info("workers get connections", "link", cfg.Link.String())
+	if b := cfg.Supervisor.Resume; b != nil {
+		cfg.Supervisor.RestoreLink = m.restoreLink(b)
+		if err := m.resume(cfg.resume, b); err != nil {
+			return nil, err
+		}
+		if m.steered != nil {
+			m.steered.resume(cfg.resume.Steered)
+		}
+	}
 	m.supervisor, err = supervisor.New(cfg.Supervisor)
 	if err != nil {
 		return nil, err
@@ -304,14 +323,27 @@ func (s sessions) Release(id clientip.Session, l *nodeipc.Link) { s.Table.Releas
 // Run serves until Stop, and returns when every worker has ended. When ctx ends,
 // before or during that, it kills them and returns at once.
 func (m *Master) Run(ctx context.Context) error {
+	if u := m.upgraded.Load(); u.Count > 0 {
+		m.log.Info("upgraded", "from", u.From, "to", m.version, "parked", len(m.parked))
+	}
 	accepting, stopAccepting := context.WithCancel(ctx)
 	defer stopAccepting()
 	supervising := make(chan error, 1)
+	if len(m.parked) > 0 {
+		m.balancer.readmitParked(m.parked)
+	}
 	go func() { supervising <- m.supervisor.Run(ctx) }()
 	serving := make(chan error, len(m.listeners)+1)
 	left := len(m.listeners)
 	for _, ln := range m.listeners {
 		go func() { serving <- m.balancer.Serve(accepting, ln) }()
+	}
+	if len(m.retired) > 0 {
+		over, end := context.WithCancel(accepting)
+		end()
+		for _, ln := range m.retired {
+			go m.balancer.Serve(over, ln)
+		}
 	}
 	if m.steered != nil {
 		left++

@@ -3,24 +3,35 @@ package master
 import (
 	"context"
 	"maps"
+	"os"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/hash"
 	"github.com/handfast/handfast/master/files"
+	"github.com/handfast/handfast/master/reexec"
 )
 
-// lot counts what is parked, or is being refused. It has room for a fixed number of connections, and
-// for fewer of one slot, and of one client.
+// lot is where connections are parked, or are being refused. It has room for a fixed number of them,
+// and for fewer of one slot, and of one client.
 type lot struct {
 	mu        sync.Mutex
 	room      int
 	perClient int // 0: as many as there is room for
-	parked    int
+	parked    map[*parked]struct{}
 	bySlot    map[int]int
 	byClient  map[hash.Key]int // only if perClient bounds them
-	empty     *sync.Cond       // signalled when parked becomes 0
+	empty     *sync.Cond       // signalled when nothing is parked any more
+}
+
+// parked is a connection that waits. It belongs to one goroutine, which has its descriptor and
+// changes it only while it holds reexec.Lock for reading.
+type parked struct {
+	arrival
+	at      place
+	refused bool // it has its answer, and waits for the client to read it
 }
 
 // place is one in the lot.
@@ -33,33 +44,36 @@ type place struct {
 var nowhere = place{slot: noSlot}
 
 func newLot(room, perClient int) *lot {
-	l := &lot{room: room, perClient: perClient, bySlot: make(map[int]int), byClient: make(map[hash.Key]int)}
+	l := &lot{room: room, perClient: perClient, parked: make(map[*parked]struct{}), bySlot: make(map[int]int), byClient: make(map[hash.Key]int)}
 	l.empty = sync.NewCond(&l.mu)
 	return l
 }
 
-// enter takes a place, of whose slot share may be there. The error is why there is none.
-func (l *lot) enter(p place, share int) error {
+// enter parks a connection at a place of whose slot share may be there. The error is why there is
+// no room.
+func (l *lot) enter(a arrival, at place, share int) (*parked, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.parked >= l.room {
-		return errCrowded
+	if len(l.parked) >= l.room {
+		return nil, errCrowded
 	}
-	if err := l.note(p, share); err != nil {
-		return err
+	if err := l.note(at, share); err != nil {
+		return nil, err
 	}
-	l.parked++
-	return nil
+	p := &parked{arrival: a, at: at}
+	l.parked[p] = struct{}{}
+	return p, nil
 }
 
-// move gives up a place for another, of whose slot share may be there.
-func (l *lot) move(from, to place, share int) error {
+// move gives a connection another place, of whose slot share may be there.
+func (l *lot) move(p *parked, to place, share int) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.note(to, share); err != nil {
 		return err
 	}
-	l.forget(from)
+	l.forget(p.at)
+	p.at = to
 	return nil
 }
 
@@ -88,11 +102,12 @@ func (l *lot) forget(p place) {
 	}
 }
 
-func (l *lot) leave(p place) {
+// leave gives up the place of a connection whose descriptor is somebody else's now, or closed.
+func (l *lot) leave(p *parked) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.forget(p)
-	if l.parked--; l.parked == 0 {
+	l.forget(p.at)
+	if delete(l.parked, p); len(l.parked) == 0 {
 		l.empty.Broadcast()
 	}
 }
@@ -100,7 +115,14 @@ func (l *lot) leave(p place) {
 func (l *lot) len() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.parked
+	return len(l.parked)
+}
+
+// all returns what is parked.
+func (l *lot) all() []*parked {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Collect(maps.Keys(l.parked))
 }
 
 // counts returns how many are there, by slot.
@@ -119,50 +141,51 @@ func (l *lot) wait(ctx context.Context) error {
 	})()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for l.parked > 0 && ctx.Err() == nil {
+	for len(l.parked) > 0 && ctx.Err() == nil {
 		l.empty.Wait()
 	}
-	if l.parked > 0 {
+	if len(l.parked) > 0 {
 		return context.Cause(ctx)
 	}
 	return nil
 }
 
-// park takes ownership of a connection that cannot be delivered now.
-func (b *Balancer) park(a arrival) {
-	a.parked = time.Now()
-	b.enterLot(a, func(slot int) { b.awaitSlot(a, slot) })
+// park takes ownership of a connection that cannot be delivered now. Like whatever takes a
+// connection over it is called with reexec.Lock held for reading.
+func (b *Balancer) park(a arrival) { b.enterLot(a, b.awaitSlot) }
+
+// enter is lot.enter for a connection that begins to wait.
+func (b *Balancer) enter(a arrival, at place, share int) (*parked, error) {
+	if a.parked.IsZero() {
+		a.parked = time.Now()
+	}
+	return b.lot.enter(a, at, share)
 }
 
 // enterLot takes ownership of a connection, which waits in its slot's part of the lot while life
 // lasts, in a goroutine, if there is room.
-func (b *Balancer) enterLot(a arrival, life func(slot int)) {
+func (b *Balancer) enterLot(a arrival, life func(*parked)) {
 	slots := b.table.Len()
 	at := place{b.cfg.Strategy.Slot(a.client, slots, 0), a.client.Key}
-	if err := b.lot.enter(at, b.share(slots)); err != nil {
+	p, err := b.enter(a, at, b.share(slots))
+	if err != nil {
 		b.turnAway(a, at.slot, err)
 		return
 	}
-	go func() {
-		defer b.lot.leave(at)
-		life(at.slot)
-	}()
+	go life(p)
 }
 
 // turnAway takes ownership of a connection that cannot even be parked.
 func (b *Balancer) turnAway(a arrival, slot int, why error) {
-	if b.overflow.enter(place{slot: slot}, maxOverflow) == nil {
-		go b.overflowed(a, slot, why)
+	if p, err := b.overflow.enter(a, place{slot: slot}, maxOverflow); err == nil {
+		go b.refuse(p, b.overflow, nil, slot, why)
 		return
 	}
 	// Not even room to refuse politely: answer, but do not wait until the client has
 	// read it.
-	b.refuse(a, slot, why, 0)
-}
-
-func (b *Balancer) overflowed(a arrival, slot int, why error) {
-	defer b.overflow.leave(place{slot: slot})
-	b.refuse(a, slot, why, lingerTimeout)
+	file := os.NewFile(uintptr(a.FD), "refused connection")
+	b.sayWhy(file, a, slot, why)
+	file.Close()
 }
 
 // share is how many connections of one slot may be parked: when there are others,
@@ -179,28 +202,29 @@ func (b *Balancer) half() int {
 	return (min(b.lot.room, files.Limit()-2*files.Spare) + 1) / 2
 }
 
-// awaitSlot delivers a parked connection, or refuses it when its patience is over.
-func (b *Balancer) awaitSlot(a arrival, slot int) {
-	if err := b.waitForSlot(a); err != nil {
-		b.giveUp(a, slot, err)
+// awaitSlot is the life of a parked connection whose client is known: it is delivered, or refused
+// when its patience is over.
+func (b *Balancer) awaitSlot(p *parked) {
+	if err := b.waitForSlot(p); err != nil {
+		b.giveUp(p, err)
 	}
 }
 
 // giveUp sends a parked connection elsewhere, if that is wanted, or refuses it.
-func (b *Balancer) giveUp(a arrival, slot int, why error) {
-	if b.cfg.WhenDown != Next || !b.offerToOthers(a) {
-		b.refuse(a, slot, why, lingerTimeout)
+func (b *Balancer) giveUp(p *parked, why error) {
+	if b.cfg.WhenDown != Next || !b.offerToOthers(p) {
+		b.refuse(p, b.lot, nil, p.at.slot, why)
 	}
 }
 
 // waitForSlot offers a connection to its slot until the worker there takes it:
 // whenever the slot gets another worker, and after each retry delay. The error is
 // why the last try failed.
-func (b *Balancer) waitForSlot(a arrival) error {
+func (b *Balancer) waitForSlot(p *parked) error {
 	retry := time.NewTicker(b.cfg.RetryDelay)
 	defer retry.Stop()
 	for tries := 0; ; {
-		changed, err := b.offer(a, 0)
+		changed, err := b.offer(p, 0)
 		if err == nil || tries >= b.cfg.MaxRetries {
 			return err
 		}
@@ -215,9 +239,9 @@ func (b *Balancer) waitForSlot(a arrival) error {
 }
 
 // offerToOthers offers a connection to all other slots, in the client's order.
-func (b *Balancer) offerToOthers(a arrival) bool {
+func (b *Balancer) offerToOthers(p *parked) bool {
 	for rank := 1; rank < b.table.Len(); rank++ {
-		if _, err := b.offer(a, rank); err == nil {
+		if _, err := b.offer(p, rank); err == nil {
 			return true
 		}
 	}
@@ -225,9 +249,20 @@ func (b *Balancer) offerToOthers(a arrival) bool {
 }
 
 // offer tries to deliver one connection to the worker that keeps its session, and for want
-// of one to its slot of the given rank. When that fails, changed is closed as soon as the
-// slot gets another worker.
-func (b *Balancer) offer(a arrival, rank int) (changed <-chan struct{}, err error) {
+// of one to its slot of the given rank; it has left the lot then. When that fails, changed is
+// closed as soon as the slot gets another worker.
+func (b *Balancer) offer(p *parked, rank int) (changed <-chan struct{}, err error) {
+	reexec.Lock.RLock()
+	defer reexec.Lock.RUnlock()
+	changed, err = b.tryOffer(&p.arrival, rank)
+	if err == nil {
+		b.lot.leave(p)
+	}
+	return changed, err
+}
+
+// tryOffer is offer for who holds the lock, and it does not touch the lot.
+func (b *Balancer) tryOffer(a *arrival, rank int) (changed <-chan struct{}, err error) {
 	seats := b.table.load()
 	slot := b.cfg.Strategy.Slot(a.client, len(seats), min(rank, len(seats)-1))
 	seat := seats[slot]
@@ -242,10 +277,10 @@ func (b *Balancer) offer(a arrival, rank int) (changed <-chan struct{}, err erro
 	return seat.changed, b.offerTo(seat.worker, slot, a)
 }
 
-func (b *Balancer) offerTo(w Worker, slot int, a arrival) error {
+func (b *Balancer) offerTo(w Worker, slot int, a *arrival) error {
 	_, err := b.deliver(w, b.table.counts(slot), []fdpass.Handoff{a.Handoff})
 	if err == nil {
-		b.tell(&a, slot, w, nil)
+		b.tell(a, slot, w, nil)
 	}
 	return err
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/master/clientip"
+	"github.com/handfast/handfast/master/reexec"
 )
 
 // Bounds of a polite refusal: how long and how much the client may go on sending
@@ -73,46 +74,57 @@ func answer(status int, text, body string) []byte {
 		status, text, len(body), more, body)
 }
 
-// refuse ends a connection that nobody serves. It takes ownership of its
-// descriptor and waits at most linger for the client to read the answer.
-func (b *Balancer) refuse(a arrival, slot int, why error, linger time.Duration) {
-	file := os.NewFile(uintptr(a.FD), "refused connection")
-	defer file.Close()
-	b.sayWhy(file, a, slot, why, linger)
+// refuse ends a parked connection that nobody serves. file is its descriptor's; nil: it is to be
+// made.
+func (b *Balancer) refuse(p *parked, in *lot, file *os.File, slot int, why error) {
+	reexec.Lock.RLock()
+	if file == nil {
+		file = os.NewFile(uintptr(p.FD), "refused connection")
+	}
+	p.refused = true
+	said := b.sayWhy(file, p.arrival, slot, why)
+	reexec.Lock.RUnlock()
+	b.linger(p, in, file, said)
 }
 
-// sayWhy tells the client and the log why a connection is refused. It borrows file,
-// which is the connection's.
-func (b *Balancer) sayWhy(file *os.File, a arrival, slot int, why error, linger time.Duration) {
+// linger waits until the client has read its answer, if there is one, and ends the connection.
+// Closing a socket with unread bytes sends a reset, which can overtake the answer; so what the
+// client sends is read until it closes (RFC 9112, section 9.6).
+func (b *Balancer) linger(p *parked, in *lot, file *os.File, said bool) {
+	if said {
+		file.SetReadDeadline(time.Now().Add(lingerTimeout))
+		io.CopyN(io.Discard, file, lingerBytes)
+	}
+	reexec.Lock.RLock()
+	defer reexec.Lock.RUnlock()
+	file.Close()
+	in.leave(p)
+}
+
+// sayWhy tells the client and the log why a connection is refused, and whether the client got an
+// answer. It borrows file, which is the connection's.
+func (b *Balancer) sayWhy(file *os.File, a arrival, slot int, why error) (said bool) {
 	b.refused.Add(1)
 	b.table.counts(slot).refused.Add(1)
 	b.refusals.log(b.log, a, slot, why)
 	b.tell(&a, slot, nil, why)
-	if answer := answerTo(why); answer != nil && b.cfg.Refuse != RefuseClose {
-		say(file, answer, linger)
-	}
+	answer := answerTo(why)
+	return answer != nil && b.cfg.Refuse != RefuseClose && say(file, answer)
 }
 
-// say writes an answer so that the client receives it although its request was
-// never read. Closing a socket with unread bytes sends a reset, which can
-// overtake the answer; so what the client sends is read until it closes
-// (RFC 9112, section 9.6).
-func say(file *os.File, answer []byte, linger time.Duration) {
+// say sends an answer, and nothing follows.
+func say(file *os.File, answer []byte) (sent bool) {
 	raw, err := file.SyscallConn()
 	if err != nil {
-		return
+		return false
 	}
-	sent := false
 	raw.Control(func(fd uintptr) {
 		// The socket's buffer is empty: either this fits or the client is gone.
 		n, err := unix.SendmsgN(int(fd), answer, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 		sent = err == nil && n == len(answer)
 		unix.Shutdown(int(fd), unix.SHUT_WR)
 	})
-	if sent && linger > 0 {
-		file.SetReadDeadline(time.Now().Add(linger))
-		io.CopyN(io.Discard, file, lingerBytes)
-	}
+	return sent
 }
 
 // refusals bounds how often refusals are logged.

@@ -34,6 +34,15 @@ type Status struct {
 	Draining []WorkerStatus `json:"draining"` // workers that are in no slot any more, in the order of their generations
 	Reload   *ReloadStatus  `json:"reload"`   // the one in progress, else the last one; null: there was none
 	Totals   Totals         `json:"totals"`
+	Upgrade  UpgradeStatus  `json:"upgrade"`
+}
+
+// UpgradeStatus is the latest try to replace the master's program.
+type UpgradeStatus struct {
+	Count int        `json:"count"` // how often that was done since the master was started
+	At    *time.Time `json:"at"`    // when this program took another's place, or the latest try failed; null: neither
+	From  string     `json:"from"`  // the version of the program before; empty: there was none
+	Error string     `json:"error"` // why the latest try failed; empty: it did not
 }
 
 // SlotStatus is one slot.
@@ -123,6 +132,12 @@ func (m *Master) Status() Status {
 	}
 	if m.steered != nil {
 		s.Route = "kernel"
+	}
+	if u := m.upgraded.Load(); !u.At.IsZero() {
+		s.Upgrade = UpgradeStatus{Count: u.Count, At: new(u.At.UTC()), From: u.From}
+		if u.Err != nil {
+			s.Upgrade.Error = u.Err.Error()
+		}
 	}
 	for _, addr := range m.addresses {
 		s.Addresses = append(s.Addresses, addr.String())

@@ -32,6 +32,12 @@ func (a accessLog) reopen() {
 	}
 }
 
+func (a accessLog) flush() {
+	if a.Writer != nil {
+		a.Flush()
+	}
+}
+
 func (a accessLog) close() {
 	if a.Writer != nil {
 		a.Close()

@@ -55,7 +55,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 	app := &cli.App{
 		Name:  "handfast",
 		Usage: "run a server as several workers, with sticky TCP connections",
-		UsageText: "handfast run [flags] -- COMMAND [ARG...]\nhandfast status|reload|stop [flags]\nhandfast scale [flags] N\nhandfast drain [flags] SLOT\n" +
+		UsageText: "handfast run [flags] -- COMMAND [ARG...]\nhandfast status|reload|upgrade|stop [flags]\nhandfast scale [flags] N\nhandfast drain [flags] SLOT\n" +
 			"handfast slot [flags] ADDRESS\nhandfast check [flags] [-- COMMAND [ARG...]]",
 		Description: "The master accepts connections, finds the slot that a client's address belongs\n" +
 			"to, and hands the open connection to the worker in that slot.",
@@ -69,7 +69,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		// Errors are reported by run, which tells usage errors from others.
 		ExitErrHandler: func(*cli.Context, error) {},
 		Commands: []*cli.Command{
-			runCommand(stderr), statusCommand(), reloadCommand(), scaleCommand(), drainCommand(), stopCommand(),
+			runCommand(stderr), statusCommand(), reloadCommand(), scaleCommand(), drainCommand(), upgradeCommand(), stopCommand(),
 			slotCommand(), checkCommand(stderr), manCommand(), completionCommand(),
 		},
 		Action: func(c *cli.Context) error {

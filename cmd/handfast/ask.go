@@ -72,32 +72,57 @@ func (v *values) admins() []string {
 
 // listen opens what is answered on; the caller owns it. That there is no socket where nobody has
 // asked for one is a warning only: the next one of several on a machine is to start, too.
-func (a answering) listen(ctx context.Context, log hclog.Logger) (lns []net.Listener, err error) {
+func (a answering) listen(ctx context.Context, log hclog.Logger, before *predecessor) (lns []net.Listener, err error) {
+	there, err := before.sockets()
+	if err != nil {
+		return nil, err
+	}
+	listen := func(addr admin.Address) (net.Listener, error) {
+		if ln, ok := there[addr]; ok {
+			delete(there, addr)
+			return ln, nil
+		}
+		return admin.Listen(ctx, addr)
+	}
+	addresses := a.addresses
 	if !a.chosen {
 		addr, err := admin.DefaultAddress(a.name)
 		if err == nil {
-			var ln net.Listener
-			if ln, err = admin.Listen(ctx, addr); err == nil {
-				return []net.Listener{ln}, nil
-			}
+			addresses = []admin.Address{addr}
+		} else {
+			log.Warn(noSocket, "err", err)
 		}
-		log.Warn("no admin socket: handfast status and the like cannot ask this one", "err", err)
-		return nil, nil
 	}
-	for _, addr := range a.addresses {
-		ln, err := admin.Listen(ctx, addr)
-		if err != nil {
+	for _, addr := range addresses {
+		ln, err := listen(addr)
+		switch {
+		case err == nil:
+			lns = append(lns, adminSocket{ln, addr})
+		case !a.chosen:
+			log.Warn(noSocket, "err", err)
+		default:
 			closeAll(lns)
 			return nil, err
 		}
-		lns = append(lns, ln)
+	}
+	for _, ln := range there { // nobody wants it any more
+		ln.Close()
 	}
 	return lns, nil
 }
 
+// adminSocket is one where a master is asked.
+type adminSocket struct {
+	net.Listener
+	asked admin.Address // with port 0 it listens on another
+}
+
+const noSocket = "no admin socket: handfast status and the like cannot ask this one"
+
 // serveAdmin serves status and commands of a master until stop, which waits for the end.
-func serveAdmin(m *master.Master, counts *metrics.Metrics, lns []net.Listener, log hclog.Logger) (stop func()) {
+func serveAdmin(m *master.Master, next *successor, counts *metrics.Metrics, lns []net.Listener, log hclog.Logger) (stop func()) {
 	server := admin.NewServer(m, log)
+	server.UpgradeBy(next.take)
 	server.Handle("GET /metrics", counts.Handler(m.Status))
 	ctx, cancel := context.WithCancel(context.Background())
 	var serving sync.WaitGroup

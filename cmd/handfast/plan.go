@@ -49,43 +49,73 @@ var (
 )
 
 // settle answers both, and opens what the master listens on: what a service manager passed
-// and what the addresses name; if that is nothing, the default.
-func (p plan) settle(ctx context.Context, config *master.Config, addresses []string) (err error) {
-	if config.Listeners, err = master.Inherited(); err != nil {
+// and what the addresses name; if that is nothing, the default. A program that takes the place of
+// another (before is not nil) goes on with what that listened on.
+func (p plan) settle(ctx context.Context, config *master.Config, addresses []string, before *predecessor) (err error) {
+	if before == nil {
+		config.Listeners, err = master.Inherited()
+	}
+	if err != nil {
 		return err
 	}
-	if len(config.Listeners)+len(addresses) == 0 {
+	passed := len(config.Listeners) > 0 || before != nil && before.Passed
+	if !passed && len(addresses) == 0 {
 		addresses = []string{defaultListen}
 	}
-	cannot := kernelCannot(config)
-	if err := p.settleLink(config, cannot); err != nil {
+	kernel, cannot, err := p.decide(config, kernelCannot(config, passed))
+	if err != nil {
 		closeAll(config.Listeners)
 		return err
 	}
-	if config.Link != master.LinkNode && config.ReadyWhen != nodeipc.ReadyAuto {
-		closeAll(config.Listeners)
-		return usagef("--ready-when %s: only Node workers are so, and these get connections by --worker-link %v", readyWords[config.ReadyWhen], config.Link)
+	if before != nil {
+		return before.listen(ctx, config, addresses, kernel, cannot)
 	}
-	listensItself := config.Link == master.LinkActivation || config.Link == master.LinkAny
-	switch {
-	case p.route == routeMaster, config.Link == master.LinkInject:
-		return openListeners(ctx, config, addresses)
-	case p.route == routeKernel && cannot != nil:
-		closeAll(config.Listeners)
-		return usagef("--route kernel: %w; use --route master", cannot)
-	case p.route == routeKernel, listensItself:
-		return openGroups(ctx, config, addresses)
-	case cannot == nil && config.Balancer.WhenDown == master.Next:
-		cannot = errors.New("with --when-down next it would leave clients with a stalled worker")
-	case cannot == nil:
+	if kernel != never {
 		err := openGroups(ctx, config, addresses)
-		if err == nil || isAddressError(err) {
+		if err == nil || kernel == must || isAddressError(err) {
 			return err
 		}
 		cannot = err
 	}
-	config.Logger.Info("the master gives clients to slots", "why", "the kernel cannot: "+cannot.Error())
+	if cannot != nil {
+		config.Logger.Info("the master gives clients to slots", "why", "the kernel cannot: "+cannot.Error())
+	}
 	return openListeners(ctx, config, addresses)
+}
+
+// kernelRoutes tells whether the kernel is to give clients to slots.
+type kernelRoutes int
+
+const (
+	never kernelRoutes = iota
+	may
+	must
+)
+
+// decide settles the link, and whether the kernel routes. cannot is why it cannot, and what is
+// returned as cannot, why it does not although nobody said so.
+func (p plan) decide(config *master.Config, cannot error) (kernelRoutes, error, error) {
+	if err := p.settleLink(config, cannot); err != nil {
+		return never, nil, err
+	}
+	if config.Link != master.LinkNode && config.ReadyWhen != nodeipc.ReadyAuto {
+		return never, nil, usagef("--ready-when %s: only Node workers are so, and these get connections by --worker-link %v", readyWords[config.ReadyWhen], config.Link)
+	}
+	listensItself := config.Link == master.LinkActivation || config.Link == master.LinkAny
+	switch {
+	case p.route == routeMaster, config.Link == master.LinkInject:
+		return never, nil, nil
+	case p.route == routeKernel && cannot != nil:
+		return never, nil, usagef("--route kernel: %w; use --route master", cannot)
+	case p.route == routeKernel, listensItself:
+		return must, nil, nil
+	case cannot == nil && config.Balancer.WhenDown == master.Next:
+		return never, errors.New("with --when-down next it would leave clients with a stalled worker"), nil
+	case cannot == nil:
+		return may, nil, nil
+	default:
+		return never, cannot, nil
+	}
 }
 
 // isAddressError tells whether the master could not listen either.
@@ -100,8 +130,9 @@ func isAddressError(err error) bool {
 	return lookup || address
 }
 
-// kernelCannot says why the kernel cannot give clients to slots.
-func kernelCannot(config *master.Config) error {
+// kernelCannot says why the kernel cannot give clients to slots. passed: a service manager has
+// opened the listeners.
+func kernelCannot(config *master.Config, passed bool) error {
 	clients := &config.Balancer.Clients
 	switch {
 	case clients.Rules.Header != "":
@@ -110,7 +141,7 @@ func kernelCannot(config *master.Config) error {
 		return errors.New("with --proxy-protocol clients are named by what they send, which comes too late for it")
 	case config.AccessLog != nil:
 		return errors.New("with --access-log each connection is logged by the master, which has to accept it")
-	case len(config.Listeners) > 0:
+	case passed:
 		return errors.New("what a service manager passed is one listener, not one for each slot")
 	case config.Supervisor.Workers > steer.MaxSlots:
 		return fmt.Errorf("%d slots are more than the %d that its program can tell apart", config.Supervisor.Workers, steer.MaxSlots)

@@ -30,8 +30,8 @@ func runCommand(logs io.Writer) *cli.Command {
 		Name:      "run",
 		Usage:     "start workers and hand connections to them",
 		ArgsUsage: "-- COMMAND [ARG...]",
-		Description: "Starts COMMAND once per slot. Signals: SIGUSR2 or SIGHUP replaces all workers one\n" +
-			"by one, SIGTTIN and SIGTTOU add and remove a slot, SIGUSR1 opens the access log\n" +
+		Description: "Starts COMMAND once per slot. Signals: SIGUSR2 replaces all workers one by one,\n" +
+			"SIGHUP the master's own program (see upgrade), SIGTTIN and SIGTTOU add and remove a slot, SIGUSR1 opens the access log\n" +
 			"anew, SIGTERM and SIGINT finish what is open and stop, a second one stops at once.\n\n" +
 			"Behind nginx, HAProxy or another HTTP proxy clients are told apart only with\n" +
 			"--behind-proxy, behind a TCP proxy only with --proxy-protocol.\n\n" +
@@ -124,6 +124,10 @@ func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 // serve runs a master until a signal stops it.
 func serve(ctx context.Context, a asked) error {
 	config := a.config
+	before, err := inherited()
+	if err != nil {
+		return err
+	}
 	if _, err := exec.LookPath(config.Supervisor.Command[0]); err != nil {
 		return fmt.Errorf("cannot run workers: %w", err)
 	}
@@ -132,12 +136,16 @@ func serve(ctx context.Context, a asked) error {
 		return err
 	}
 	defer access.close()
-	sockets, err := a.answers.listen(ctx, config.Logger)
+	sockets, err := a.answers.listen(ctx, config.Logger, before)
 	if err != nil {
 		return err
 	}
 	defer closeAll(sockets)
-	if err := a.plan.settle(ctx, &config, a.listen); err != nil {
+	if err := a.plan.settle(ctx, &config, a.listen, before); err != nil {
+		return err
+	}
+	next := newSuccessor(&config, a.addresses(), before, sockets, access)
+	if next.program, err = thisProgram(); err != nil {
 		return err
 	}
 	counts := metrics.New()
@@ -145,6 +153,11 @@ func serve(ctx context.Context, a asked) error {
 	m, err := master.New(config)
 	if err != nil {
 		return err
+	}
+	next.master = m
+	if before != nil {
+		before.bundle.Ready()
+		before.bundle.Close()
 	}
 	ctx, kill := context.WithCancelCause(ctx)
 	defer kill(nil)
@@ -154,9 +167,9 @@ func serve(ctx context.Context, a asked) error {
 	// (os/signal, SIGPIPE).
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 	defer signal.Stop(signals)
-	go handleSignals(ctx, signals, m, access, config.Logger, kill)
+	go handleSignals(ctx, signals, m, next, config.Logger, kill)
 	defer notifyManager(ctx, m, config.Logger)()
-	defer serveAdmin(m, counts, sockets, config.Logger.Named("admin"))()
+	defer serveAdmin(m, next, counts, sockets, config.Logger.Named("admin"))()
 	if os.Getpid() == 1 { // of a container
 		go supervisor.ReapOrphans(ctx)
 	}
@@ -187,17 +200,19 @@ func notifyManager(ctx context.Context, m *master.Master, log hclog.Logger) (sto
 var errForced = errors.New("stopped at once by a second signal")
 
 // handleSignals turns signals into actions until ctx ends.
-func handleSignals(ctx context.Context, signals <-chan os.Signal, m *master.Master, access accessLog, log hclog.Logger, kill context.CancelCauseFunc) {
+func handleSignals(ctx context.Context, signals <-chan os.Signal, m *master.Master, next *successor, log hclog.Logger, kill context.CancelCauseFunc) {
 	stopping := false
 	for {
 		select {
 		case sig := <-signals:
 			log.Debug("signal received", "signal", sig.String())
 			switch sig {
-			case unix.SIGUSR2, unix.SIGHUP:
+			case unix.SIGUSR2:
 				go reload(ctx, log, m)
+			case unix.SIGHUP:
+				go next.take(ctx, func() {})
 			case unix.SIGUSR1:
-				access.reopen()
+				next.access.reopen()
 			case unix.SIGTTIN:
 				report(log, m.ScaleBy(1))
 			case unix.SIGTTOU:

@@ -28,6 +28,8 @@ type Writer struct {
 	ended  chan struct{}
 	once   sync.Once
 
+	flushes chan chan struct{}
+
 	mu      sync.Mutex
 	buffer  []byte
 	leftOut int
@@ -46,7 +48,7 @@ func Open(path string, failed func(leftOut int, err error)) (*Writer, error) {
 		return nil, err
 	}
 	w := &Writer{path: path, failed: failed, file: file,
-		wake: make(chan struct{}, 1), closed: make(chan struct{}), ended: make(chan struct{})}
+		wake: make(chan struct{}, 1), closed: make(chan struct{}), ended: make(chan struct{}), flushes: make(chan chan struct{})}
 	go w.run()
 	return w, nil
 }
@@ -91,6 +93,22 @@ func (w *Writer) nudge() {
 	}
 }
 
+// Flush returns when what was taken is written, or after closeTimeout.
+func (w *Writer) Flush() {
+	done := make(chan struct{})
+	select {
+	case w.flushes <- done:
+	case <-w.ended:
+		return
+	case <-time.After(closeTimeout):
+		return
+	}
+	select {
+	case <-done:
+	case <-time.After(closeTimeout):
+	}
+}
+
 // Close writes what was taken.
 func (w *Writer) Close() error {
 	w.once.Do(func() { close(w.closed) })
@@ -107,11 +125,19 @@ func (w *Writer) run() {
 	for {
 		select {
 		case <-w.wake:
+			var done chan struct{}
 			select {
 			case <-time.After(delay):
+			case done = <-w.flushes:
 			case <-w.closed:
 			}
 			w.flush()
+			if done != nil {
+				close(done)
+			}
+		case done := <-w.flushes:
+			w.flush()
+			close(done)
 		case <-w.closed:
 			w.flush()
 			if w.file != os.Stdout {

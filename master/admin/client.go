@@ -134,6 +134,40 @@ func (c *Client) Drain(ctx context.Context, slot int, step func(Progress)) error
 	return c.follow(ctx, "/v1/drain", map[string]int{"slot": slot}, step)
 }
 
+const (
+	// comeUpTimeout is how long the next program may take until it answers, or is known to have
+	// failed.
+	comeUpTimeout = 30 * time.Second
+	comeUpPoll    = 20 * time.Millisecond
+)
+
+// Upgrade replaces the master's program, and returns when the next one answers: the versions of both.
+func (c *Client) Upgrade(ctx context.Context) (before, after string, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, comeUpTimeout, errors.New("the new program does not answer"))
+	defer cancel()
+	var begun Upgrading
+	if err := c.ask(ctx, http.MethodPost, "/v1/upgrade", struct{}{}, &begun); err != nil {
+		return "", "", err
+	}
+	for {
+		status, err := c.Status(ctx)
+		switch {
+		case err == nil && status.Upgrade.Count >= begun.Count:
+			return begun.From, status.Version, nil
+		case err == nil && status.Upgrade.Error != "":
+			return "", "", errors.New(status.Upgrade.Error)
+		case errors.Is(err, ErrNotRunning):
+			return "", "", fmt.Errorf("the new program has come up when it was tried, and then it ended; see the master's log: %w", err)
+		case ctx.Err() != nil:
+			return "", "", context.Cause(ctx)
+		}
+		select {
+		case <-time.After(comeUpPoll):
+		case <-ctx.Done():
+		}
+	}
+}
+
 // errSeen, returned by a step function, ends following. What was begun goes on.
 var errSeen = errors.New("admin: seen enough")
 

@@ -54,8 +54,34 @@ type unixListener struct {
 // Addr is where clients connect. The socket itself knows its first name only.
 func (l *unixListener) Addr() net.Addr { return &net.UnixAddr{Name: l.path, Net: "unix"} }
 
+// SyscallConn gives access to the socket.
+func (l *unixListener) SyscallConn() (syscall.RawConn, error) {
+	return l.Listener.(*net.UnixListener).SyscallConn()
+}
+
+// Adopt returns a listener for a socket that Listen opened at an address in the program before. It
+// takes ownership of file. Without remove, closing it does not remove the socket's name.
+func Adopt(file *os.File, a Address, remove bool) (net.Listener, error) {
+	defer file.Close() // the listener is a duplicate
+	ln, err := net.FileListener(file)
+	if err != nil {
+		return nil, fmt.Errorf("admin: %s: %w", a, err)
+	}
+	if a.Network != "unix" {
+		return ln, nil
+	}
+	adopted := &unixListener{Listener: ln, path: a.Address}
+	if remove {
+		adopted.self, _ = os.Lstat(a.Address)
+	}
+	return adopted, nil
+}
+
 func (l *unixListener) Close() error {
 	l.remove.Do(func() {
+		if l.self == nil {
+			return
+		}
 		if now, err := os.Lstat(l.path); err == nil && os.SameFile(now, l.self) {
 			os.Remove(l.path)
 		}

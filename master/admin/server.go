@@ -29,7 +29,8 @@ const (
 	maxBody        = 4 << 10
 	requestTimeout = 5 * time.Second // for a request to arrive
 	answerTimeout  = 10 * time.Second
-	pingTimeout    = 5 * time.Second // for the supervisor to show that it is alive
+	pingTimeout    = 5 * time.Second  // for the supervisor to show that it is alive
+	upgradeTimeout = 20 * time.Second // for the next program to be tried
 	idleTimeout    = time.Minute
 	closeTimeout   = time.Second // for the last answers
 )
@@ -66,6 +67,38 @@ func NewServer(m Master, log hclog.Logger) *Server {
 	s.mux.HandleFunc("GET /readyz", s.ready)
 	s.mux.HandleFunc("GET /{$}", servePage)
 	return s
+}
+
+// UpgradeBy lets clients ask for another program in place of this one. by returns only if that fails,
+// and calls before when the next one has been tried.
+func (s *Server) UpgradeBy(by func(ctx context.Context, before func()) error) {
+	s.mux.HandleFunc("POST /v1/upgrade", command(func(w http.ResponseWriter, r *http.Request) { s.upgrade(w, r, by) }))
+}
+
+// Upgrading is the answer to an upgrade that is about to be made: the connection ends with it, and
+// the status's count then tells that it was.
+type Upgrading struct {
+	Count int    `json:"count"` // that the next program's status has
+	From  string `json:"from"`  // version of this one
+}
+
+func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, by func(context.Context, func()) error) {
+	if !read(w, r, &struct{}{}) {
+		return
+	}
+	control := http.NewResponseController(w)
+	control.SetWriteDeadline(time.Now().Add(upgradeTimeout))
+	answered := false
+	// Not the request's context: who asked may go away when they have the answer.
+	err := by(context.WithoutCancel(r.Context()), func() {
+		answered = true
+		now := s.master.Status()
+		answer(w, http.StatusOK, Upgrading{now.Upgrade.Count + 1, now.Version})
+		control.Flush()
+	})
+	if err != nil && !answered { // else the status tells
+		fail(w, statusOf(err), err)
+	}
 }
 
 // Handle adds a route, as http.ServeMux does. It must only read: whoever can connect may ask.
@@ -197,7 +230,7 @@ func statusOf(err error) int {
 		return http.StatusServiceUnavailable
 	case errors.Is(err, supervisor.ErrNoSlot):
 		return http.StatusNotFound
-	case errors.Is(err, supervisor.ErrEmpty), errors.Is(err, supervisor.ErrReloading):
+	case errors.Is(err, supervisor.ErrEmpty), errors.Is(err, supervisor.ErrReloading), errors.Is(err, supervisor.ErrUpgradeReload):
 		return http.StatusConflict
 	default:
 		return http.StatusBadRequest

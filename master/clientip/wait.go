@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/master/reexec"
 )
 
 // Wait finds a connection's client when enough has arrived, or fails with what Now
@@ -34,6 +35,8 @@ func (f *Finder) Wait(ctx context.Context, file *os.File, h *fdpass.Handoff) (cl
 	}()
 	err = ErrSilent // if it does not even come to a look
 	look := func(uintptr) (done bool) {
+		reexec.Lock.RLock() // a PROXY header is read
+		defer reexec.Lock.RUnlock()
 		// The buffer is held for the look, not for the wait: thousands may wait.
 		buffer := f.buffers.Get().(*[]byte)
 		defer f.buffers.Put(buffer)

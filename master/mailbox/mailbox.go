@@ -17,6 +17,7 @@ import (
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/master/files"
+	"github.com/handfast/handfast/master/reexec"
 )
 
 // Reasons why a worker takes no more connections although its process lives.
@@ -45,7 +46,7 @@ type Mailbox struct {
 	readmit func([]fdpass.Handoff)
 	ready   chan struct{} // closed when the worker says so
 	left    chan struct{} // closed when the worker takes no more
-	leftErr error         // why; written before left is closed
+	leftErr error         // why; written by listen, before left is closed
 	heard   chan struct{} // closed when listen has ended
 	listens bool          // the worker accepts from the slot's listeners; written before ready is closed
 	offered bool          // it was offered them
@@ -70,15 +71,21 @@ func Open(listeners []fdpass.Handoff, readmit func([]fdpass.Handoff)) (*Mailbox,
 		ours.Close()
 		return nil, fmt.Errorf("mailbox: %w", err)
 	}
+	m := newMailbox(ours, theirs, file, readmit)
 	if len(listeners) > 0 {
+		m.offered = true
 		if err := ours.TrySend(fdpass.TypeListen, listeners); err != nil {
 			ours.Close()
 			theirs.Close()
 			return nil, fmt.Errorf("mailbox: %w", err)
 		}
 	}
+	go m.listen()
+	return m, nil
+}
+
+func newMailbox(ours, theirs *fdpass.Conn, file *os.File, readmit func([]fdpass.Handoff)) *Mailbox {
 	m := &Mailbox{
-		offered: len(listeners) > 0,
 		ours:    ours,
 		theirs:  theirs,
 		file:    file,
@@ -88,8 +95,7 @@ func Open(listeners []fdpass.Handoff, readmit func([]fdpass.Handoff)) (*Mailbox,
 		heard:   make(chan struct{}),
 	}
 	m.rescue = time.AfterFunc(never, m.takeBack)
-	go m.listen()
-	return m, nil
+	return m
 }
 
 // Files returns what the worker inherits as descriptors 3 and up. The mailbox
@@ -200,12 +206,15 @@ func (m *Mailbox) takeBack() {
 		for files.Scarce() {
 			time.Sleep(noFilesDelay)
 		}
-		switch err := m.theirs.Receive(&msg); {
+		err := m.theirs.ReceiveLocked(&msg, reexec.Lock.RLocker())
+		switch {
 		case err == nil && msg.Type == fdpass.TypeHandoff:
 			m.readmit(msg.Handoffs)
 		case err == nil: // the slot's listeners
 			fdpass.CloseHandoffs(msg.Handoffs)
-		case !errors.Is(err, fdpass.ErrNoFiles) && !errors.Is(err, fdpass.ErrMalformed):
+		}
+		reexec.Lock.RUnlock()
+		if err != nil && !errors.Is(err, fdpass.ErrNoFiles) && !errors.Is(err, fdpass.ErrMalformed) {
 			return
 		}
 	}
@@ -216,29 +225,40 @@ func (m *Mailbox) listen() {
 	defer close(m.heard)
 	var msg fdpass.Message
 	for {
-		err := m.ours.Receive(&msg)
-		if errors.Is(err, fdpass.ErrNoFiles) {
-			time.Sleep(noFilesDelay)
-			continue
-		}
-		if err != nil && m.closed.Load() {
-			return
-		}
-		// We hold the worker's end open, so this end of file is no exit.
-		over := err != nil && !errors.Is(err, fdpass.ErrMalformed)
-		if errors.Is(err, io.EOF) {
-			err = ErrShutDown
-		}
-		if err == nil {
-			err = m.handle(&msg)
-		}
-		if err != nil {
-			m.leave(err)
+		err := m.ours.ReceiveLocked(&msg, reexec.Lock.RLocker())
+		left, over := m.hear(&msg, err)
+		reexec.Lock.RUnlock()
+		if left {
+			m.takeBack()
+			close(m.left)
 		}
 		if over {
 			return
 		}
+		if errors.Is(err, fdpass.ErrNoFiles) {
+			time.Sleep(noFilesDelay)
+		}
 	}
+}
+
+// hear sees to what Receive returned. It tells whether the worker has just left, and whether no
+// more is to be heard.
+func (m *Mailbox) hear(msg *fdpass.Message, err error) (left, over bool) {
+	switch {
+	case errors.Is(err, fdpass.ErrNoFiles):
+		return false, false
+	case err != nil && m.closed.Load():
+		return false, true
+	}
+	// We hold the worker's end open, so this end of file is no exit.
+	over = err != nil && !errors.Is(err, fdpass.ErrMalformed)
+	if errors.Is(err, io.EOF) {
+		err = ErrShutDown
+	}
+	if err == nil {
+		err = m.handle(msg)
+	}
+	return err != nil && m.leave(err), over
 }
 
 // handle does what one message asks for. An error ends the link.
@@ -289,27 +309,18 @@ func (m *Mailbox) isReady(listens bool) {
 }
 
 // leave ends the flow to the worker, for the first reason there is. A worker that
-// broke the protocol is not heard any more either.
-func (m *Mailbox) leave(why error) {
+// broke the protocol is not heard any more either. It returns false if there was a reason before;
+// else the caller takes back what the worker has not received, and closes left.
+func (m *Mailbox) leave(why error) bool {
 	if why != ErrLeft {
 		m.theirs.CloseWrite()
 	}
-	if m.hasLeft() {
-		return
+	if m.leftErr != nil {
+		return false
 	}
 	m.leftErr = why
 	m.endFlow()
-	m.takeBack()
-	close(m.left)
-}
-
-func (m *Mailbox) hasLeft() bool {
-	select {
-	case <-m.left:
-		return true
-	default:
-		return false
-	}
+	return true
 }
 
 // checkConnection refuses what is not a TCP connection, and makes it non-blocking

@@ -2,12 +2,15 @@ package supervisor
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/handfast/handfast/master/reexec"
 )
 
 // Config says what to run and how patient to be. Start from DefaultConfig.
@@ -43,8 +46,14 @@ type Config struct {
 	NewLink func(Seat) (Link, error)    // required
 	Slots   Slots                       // told of every change; required
 	Start   func(Spec) (Process, error) // nil: a process of this machine (StartProcess)
-	OnEvent func(Event)                 // nil: nobody; called from Run, must not wait
-	Logger  hclog.Logger                // nil: none
+
+	// Resume has what the program before has left of its supervisor (Save), whose workers go on, and
+	// RestoreLink makes a worker's link of what Portable.Save returned there. nil: nothing.
+	Resume      *reexec.Bundle
+	RestoreLink func(Seat, json.RawMessage) (Portable, error)
+
+	OnEvent func(Event)  // nil: nobody; called from Run, must not wait
+	Logger  hclog.Logger // nil: none
 }
 
 // DefaultConfig has everything but Command, Workers, NewLink and Slots.
@@ -130,6 +139,17 @@ type Launcher interface {
 	// Started is called with the process before anything else is asked of the link. It must
 	// not wait.
 	Started(Process)
+}
+
+// Portable is a Link that the program which takes this one's place can go on with.
+type Portable interface {
+	Link
+	// Save returns what that needs to know, to be written as JSON, and keeps descriptors. The
+	// worker was ready. reexec.Lock is held, and whatever else moves the link must be at rest
+	// while that is.
+	Save(*reexec.Bundle) (any, error)
+	// Resume begins to move a link that was restored.
+	Resume()
 }
 
 // Slots is told which link is in which slot. It is called from Run and must not

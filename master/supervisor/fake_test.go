@@ -370,6 +370,8 @@ func (f *fake) end(exit Exit) {
 func (f *fake) PID() int   { return 1 + slices.Index(f.w.fakes, f) }
 func (f *fake) Wait() Exit { return <-f.exit }
 
+func (f *fake) Await() { f.exit <- <-f.exit }
+
 func (f *fake) Signal(sig syscall.Signal) {
 	f.w.write("%v %s", f, map[syscall.Signal]string{syscall.SIGTERM: "TERM", syscall.SIGKILL: "KILL"}[sig])
 	if sig == syscall.SIGKILL && !f.unkillable {

@@ -12,6 +12,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/master/reexec"
 )
 
 // Spec says how to start one worker process.
@@ -28,19 +30,20 @@ type Rights struct {
 	NoNewPrivs bool                // set-user-ID programs give it none (man 2 prctl, PR_SET_NO_NEW_PRIVS)
 }
 
-// Process is a running worker. Wait is called once; Signal may be called at any
-// time and does nothing once the process has ended.
+// Process is a running worker. Signal may be called at any time and does nothing once the
+// process has ended.
 type Process interface {
 	PID() int
 	Signal(sig syscall.Signal)
-	Wait() Exit
+	Await()     // waits until it has ended; it is a zombie then
+	Wait() Exit // waits for that, and reaps it; once
 }
 
 // process is a child with a process group of its own, so that a Ctrl-C at the
 // terminal reaches the master alone, and a signal of ours reaches also what a
 // wrapper such as sh or npm has started.
 type process struct {
-	cmd   *exec.Cmd
+	pid   int
 	mu    sync.Mutex
 	ended bool // its pid may be somebody else's soon
 }
@@ -58,17 +61,25 @@ func StartProcess(spec Spec) (Process, error) {
 	catchIgnored()
 	// What we inherited ourselves is not close-on-exec. Before Linux 5.11 it leaks.
 	unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC)
-	start := cmd.Start
+	start := func() error { return reexec.Unblocked(cmd.Start) }
 	if spec.Rights.NoNewPrivs {
-		start = func() error { return withoutNewPrivs(cmd.Start) }
+		unblocked := start
+		start = func() error { return withoutNewPrivs(unblocked) }
 	}
 	ours.Lock()
 	defer ours.Unlock()
 	if err := start(); err != nil {
 		return nil, err
 	}
-	ours.pids[cmd.Process.Pid] = struct{}{}
-	return &process{cmd: cmd}, nil
+	p := adopt(cmd.Process.Pid)
+	cmd.Process.Release() // waiting for it is ours
+	return p, nil
+}
+
+// adopt makes a process of a child. ours is locked.
+func adopt(pid int) *process {
+	ours.pids[pid] = struct{}{}
+	return &process{pid: pid}
 }
 
 // withoutNewPrivs calls f on a thread that can gain no rights any more, and neither can what
@@ -148,35 +159,43 @@ func environ() []string {
 	return env
 }
 
-func (p *process) PID() int { return p.cmd.Process.Pid }
+func (p *process) PID() int { return p.pid }
 
 // Signal signals the whole process group.
 func (p *process) Signal(sig syscall.Signal) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.ended {
-		unix.Kill(-p.PID(), sig)
+		unix.Kill(-p.pid, sig)
 	}
 }
 
-// Wait waits until the process has ended, and reaps it.
-func (p *process) Wait() Exit {
-	// Wait without reaping first: until ended is set the pid stays ours.
-	for unix.Waitid(unix.P_PID, p.PID(), nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
+// Await waits until the process has ended. Until it is reaped the pid stays ours.
+func (p *process) Await() {
+	for unix.Waitid(unix.P_PID, p.pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
 	}
 	p.mu.Lock()
 	p.ended = true
 	p.mu.Unlock()
+}
+
+// Wait takes the exit status as well. It takes no time after Await.
+func (p *process) Wait() Exit {
+	p.Await()
 	ours.Lock()
-	p.cmd.Wait() // it has ended: this takes no time
-	delete(ours.pids, p.PID())
-	ours.Unlock()
-	if p.cmd.ProcessState == nil {
-		return Exit{Code: -1} // somebody else has reaped it
+	defer ours.Unlock()
+	delete(ours.pids, p.pid)
+	var status unix.WaitStatus
+	for {
+		pid, err := unix.Wait4(p.pid, &status, unix.WNOHANG, nil)
+		switch {
+		case err == unix.EINTR:
+		case err != nil || pid != p.pid:
+			return Exit{Code: -1} // somebody else has reaped it
+		case status.Signaled():
+			return Exit{Code: -1, Signal: status.Signal().String()}
+		default:
+			return Exit{Code: status.ExitStatus()}
+		}
 	}
-	status := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
-	if status.Signaled() {
-		return Exit{Code: -1, Signal: status.Signal().String()}
-	}
-	return Exit{Code: status.ExitStatus()}
 }

@@ -42,7 +42,8 @@ type Supervisor struct {
 	stopped chan struct{} // closed by Stop
 	done    chan struct{} // closed when the loop has ended
 	running sync.WaitGroup
-	once    sync.Once // for Stop
+	closing atomic.Int32 // links that are being closed
+	once    sync.Once    // for Stop
 	view    atomic.Pointer[view]
 
 	// What follows belongs to the goroutine in Run.
@@ -54,6 +55,8 @@ type Supervisor struct {
 	queued     []chan error         // who waits for the reload after it
 	lastReload *ReloadStatus        // the one that has ended, or nil
 	stopping   bool
+	restored   bool     // slots and workers are those of the program before
+	scaleTo    int      // then: how many slots there are to be
 	answers    []func() // to be given at the end of this turn of the loop
 }
 
@@ -77,6 +80,11 @@ func New(cfg Config) (*Supervisor, error) {
 		workers:    make(map[*worker]struct{}),
 		generation: 1,
 	}
+	if cfg.Resume != nil {
+		if err := s.restore(cfg.Resume); err != nil {
+			return nil, err
+		}
+	}
 	s.view.Store(&view{s.look(), make(chan struct{})})
 	return s, nil
 }
@@ -84,9 +92,13 @@ func New(cfg Config) (*Supervisor, error) {
 // Run starts the workers and keeps them running until Stop, and returns when all
 // of them have ended. When ctx ends it kills them instead. Call it once.
 func (s *Supervisor) Run(ctx context.Context) error {
-	s.published = s.cfg.Workers
-	s.cfg.Slots.Resize(s.published)
-	s.grow(s.cfg.Workers)
+	if s.restored {
+		s.resume()
+	} else {
+		s.published = s.cfg.Workers
+		s.cfg.Slots.Resize(s.published)
+		s.grow(s.cfg.Workers)
+	}
 
 	stopped, killed := s.stopped, ctx.Done()
 	timer := time.NewTimer(0)
@@ -240,11 +252,13 @@ func (s *Supervisor) Ping(ctx context.Context) error {
 	return nil
 }
 
-// post runs f in Run's goroutine, unless Run has ended.
-func (s *Supervisor) post(f func()) {
+// post runs f in Run's goroutine, and returns false if Run has ended.
+func (s *Supervisor) post(f func()) bool {
 	select {
 	case s.inbox <- f:
+		return true
 	case <-s.done:
+		return false
 	}
 }
 

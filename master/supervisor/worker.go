@@ -77,7 +77,7 @@ func (s *Supervisor) spawn(sl *slot, generation int) error {
 		Rights:  s.cfg.Rights,
 	})
 	if err != nil {
-		s.running.Go(w.link.Close)
+		s.closeLink(w.link)
 		w.over(err)
 		s.emit(Event{Kind: WorkerStartFailed, Seat: seat, Err: err})
 		return err
@@ -90,9 +90,18 @@ func (s *Supervisor) spawn(sl *slot, generation int) error {
 	w.started = time.Now()
 	w.since, w.deadline = w.started, w.started.Add(s.cfg.ReadyTimeout)
 	s.emit(w.event(WorkerStarted))
-	go s.reap(w)
-	s.running.Go(func() { s.watch(w) })
+	s.follow(w)
 	return nil
+}
+
+// follow starts the goroutines of a process.
+func (s *Supervisor) follow(w *worker) {
+	isReady, probed := w.link.Ready(), make(chan struct{})
+	if w.state != Starting {
+		isReady, probed = nil, nil
+	}
+	go s.reap(w)
+	s.running.Go(func() { s.watch(w, isReady, probed) })
 }
 
 func (seat Seat) env() []string {
@@ -112,17 +121,20 @@ func (w *worker) event(kind EventKind) Event {
 // reap waits for the end of the process. Nobody waits for reap: a process that
 // cannot be killed would keep Run from returning.
 func (s *Supervisor) reap(w *worker) {
-	exit := w.process.Wait()
+	w.process.Await()
 	close(w.exited)
-	s.post(func() { s.gone(w, exit) })
+	// In the loop: what is not reaped yet, another program can be left with.
+	if !s.post(func() { s.gone(w, w.process.Wait()) }) {
+		w.process.Wait()
+	}
 }
 
 // watch passes on what the link reports, and that the worker is ready when it has also passed
 // the probe.
-func (s *Supervisor) watch(w *worker) {
+func (s *Supervisor) watch(w *worker, ready <-chan struct{}, probed chan struct{}) {
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.ReadyTimeout)
 	defer cancel()
-	ready, left, probed := w.link.Ready(), w.link.Left(), make(chan struct{})
+	left := w.link.Left()
 	for probed != nil || left != nil {
 		select {
 		case <-ready:
@@ -206,8 +218,17 @@ func (s *Supervisor) gone(w *worker, exit Exit) {
 func (s *Supervisor) release(w *worker) {
 	if _, ok := s.workers[w]; ok {
 		delete(s.workers, w)
-		s.running.Go(w.link.Close)
+		s.closeLink(w.link)
 	}
+}
+
+// closeLink does so in a goroutine.
+func (s *Supervisor) closeLink(link Link) {
+	s.closing.Add(1)
+	s.running.Go(func() {
+		defer s.closing.Add(-1)
+		link.Close()
+	})
 }
 
 // late: a state has lasted longer than it may.

@@ -1,0 +1,213 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/urfave/cli/v2"
+
+	"github.com/handfast/handfast/master"
+	"github.com/handfast/handfast/master/admin"
+	"github.com/handfast/handfast/master/reexec"
+)
+
+// part is where a bundle has what the command saves.
+const part = "command"
+
+// predecessor is the program whose place this one takes, as far as the command is concerned.
+type predecessor struct {
+	bundle *reexec.Bundle
+	Listen map[string]string // --listen, and the address that became of it
+	Passed bool              // a service manager had passed the listeners
+	Admin  []savedAdmin
+}
+
+type savedAdmin struct {
+	Asked, At admin.Address
+	FD        int
+}
+
+// inherited returns the predecessor, if there is one.
+func inherited() (*predecessor, error) {
+	bundle, err := reexec.Inherited()
+	if bundle == nil || err != nil {
+		return nil, err
+	}
+	p := &predecessor{bundle: bundle}
+	// The manager passed them to the program before: these numbers mean something else now.
+	for _, name := range []string{"LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"} {
+		os.Unsetenv(name)
+	}
+	return p, bundle.Get(part, p)
+}
+
+// sockets returns the admin sockets.
+func (p *predecessor) sockets() (lns map[admin.Address]net.Listener, err error) {
+	if p == nil {
+		return nil, nil
+	}
+	lns = make(map[admin.Address]net.Listener)
+	for _, s := range p.Admin {
+		file, err := p.bundle.Take(s.FD, "admin socket")
+		if err != nil {
+			return nil, err
+		}
+		if lns[s.Asked], err = admin.Adopt(file, s.At, !p.bundle.IsRehearsal()); err != nil {
+			return nil, err
+		}
+	}
+	return lns, nil
+}
+
+// errOtherwise begins what an upgrade cannot change.
+var errOtherwise = errors.New("an upgrade cannot change that; stop it and start it anew")
+
+// listen goes on with the listeners, and opens those of further addresses. kernel and cannot are
+// what the configuration asks for now.
+func (p *predecessor) listen(ctx context.Context, config *master.Config, addresses []string, kernel kernelRoutes, cannot error) error {
+	wanted := config.Link
+	if err := config.Adopt(p.bundle); err != nil {
+		return err
+	}
+	link, kernelRouted := config.Adopted()
+	switch {
+	case link != wanted:
+		return fmt.Errorf("workers get connections by --worker-link %v, and now it would be %v: %w", link, wanted, errOtherwise)
+	case kernelRouted && kernel == never && cannot != nil:
+		return fmt.Errorf("the kernel gives clients to slots, and now it could not: %w: %w", cannot, errOtherwise)
+	case kernelRouted && kernel == never:
+		return fmt.Errorf("the kernel gives clients to slots, and now the master would: %w", errOtherwise)
+	case !kernelRouted && kernel == must:
+		return fmt.Errorf("the master gives clients to slots, and now the kernel would: %w", errOtherwise)
+	}
+	var more, fewer []string
+	for _, address := range addresses {
+		if _, ok := p.Listen[address]; !ok {
+			more = append(more, address)
+		}
+	}
+	for address, at := range p.Listen {
+		if !slices.Contains(addresses, address) {
+			fewer = append(fewer, address)
+			config.Retire(at)
+		}
+	}
+	if kernelRouted && len(more)+len(fewer) > 0 {
+		return fmt.Errorf("--listen: with --route kernel, from %s to %s: %w", names(p.Listen), strings.Join(addresses, ", "), errOtherwise)
+	}
+	return openListeners(ctx, config, more)
+}
+
+func names(addresses map[string]string) string {
+	var all []string
+	for address := range addresses {
+		all = append(all, address)
+	}
+	slices.Sort(all)
+	return strings.Join(all, ", ")
+}
+
+// successor is the program that takes this one's place, when it is asked to.
+type successor struct {
+	master  *master.Master
+	program reexec.Program
+	listen  map[string]string
+	passed  bool
+	sockets []net.Listener
+	access  accessLog
+	log     hclog.Logger
+}
+
+// newSuccessor notes what the master listens on. Call it before that has its listeners.
+func newSuccessor(config *master.Config, addresses []string, before *predecessor, sockets []net.Listener, access accessLog) *successor {
+	s := &successor{listen: make(map[string]string), sockets: sockets, access: access, log: config.Logger.Named("upgrade")}
+	var opened []string
+	for _, ln := range config.Listeners {
+		opened = append(opened, ln.Addr().String())
+	}
+	for _, g := range config.Groups {
+		opened = append(opened, g.Addr().String())
+	}
+	if before != nil {
+		s.passed = before.Passed
+		for address, at := range before.Listen {
+			if slices.Contains(addresses, address) {
+				s.listen[address] = at
+				opened = slices.DeleteFunc(opened, func(other string) bool { return other == at })
+			}
+		}
+		addresses = slices.DeleteFunc(slices.Clone(addresses), func(address string) bool { return s.listen[address] != "" })
+	}
+	// The new ones come last, in the order in which they were named.
+	s.passed = s.passed || before == nil && len(opened) > len(addresses)
+	for i, address := range addresses {
+		s.listen[address] = opened[len(opened)-len(addresses)+i]
+	}
+	return s
+}
+
+// save puts into a bundle what the command of the next program needs.
+func (s *successor) save(b *reexec.Bundle) error {
+	s.access.flush()
+	p := predecessor{Listen: s.listen, Passed: s.passed}
+	for _, ln := range s.sockets {
+		socket := ln.(adminSocket)
+		at := socket.Addr()
+		p.Admin = append(p.Admin, savedAdmin{socket.asked, admin.Address{Network: at.Network(), Address: at.String()}, b.KeepFile(socket.Listener.(syscall.Conn))})
+	}
+	return b.Put(part, p)
+}
+
+// take replaces this program, and returns only if that failed. before is called in between, when
+// the next one has shown that it comes up.
+func (s *successor) take(ctx context.Context, before func()) error {
+	s.log.Info("trying the new program", "path", s.program.Path)
+	err := s.master.Replace(ctx, s.program, s.save, before)
+	if err != nil {
+		s.log.Error("not upgraded, this program goes on", "err", err)
+	}
+	return err
+}
+
+// thisProgram is what to run in order to run this program, or what has been put in its place since.
+func thisProgram() (reexec.Program, error) {
+	path, err := exec.LookPath(os.Args[0])
+	if err == nil {
+		path, err = filepath.Abs(path)
+	}
+	if err != nil {
+		if path, err = os.Executable(); err != nil {
+			return reexec.Program{}, fmt.Errorf("where is this program? %w", err)
+		}
+	}
+	return reexec.Program{Path: path, Args: os.Args, Env: os.Environ()}, nil
+}
+
+func upgradeCommand() *cli.Command {
+	return askCommand(cli.Command{
+		Name:  "upgrade",
+		Usage: "replace the running master by the program and the configuration that are there now",
+		Description: "Runs the file that the master was started from, with the same arguments and the configuration\n" +
+			"file as it is now, in the same process. Listeners, workers with their connections, and what is\n" +
+			"parked stay. The new program is tried first; if it does not come up, the old one goes on, and\n" +
+			"the exit status is 1. Workers are not restarted: that is what reload is for.",
+	}, func(c *cli.Context, m *admin.Client) error {
+		began := time.Now()
+		before, after, err := m.Upgrade(c.Context)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(c.App.Writer, "upgraded: %s to %s, after %s\n", before, after, time.Since(began).Round(10*time.Millisecond))
+		return nil
+	})
+}

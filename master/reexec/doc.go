@@ -1,0 +1,35 @@
+// Package reexec replaces the program that runs in this process by another one, as a rule a later
+// version of itself: its number, its children and the descriptors that it keeps stay (man 2
+// execve).
+//
+// What the next program must know travels in a Bundle: the state of who saves something, as
+// JSON, and the numbers of the descriptors that stay open. The next program is tried first: a
+// child is given the same bundle and the same descriptors, does all that it would do up to
+// where it begins to act, and says whether it could (Rehearse). Only then is it run for
+// good (Exec), and that returns only if it failed:
+//
+//	bundle := reexec.NewBundle(version)
+//	bundle.Put("listener", map[string]int{"fd": bundle.Keep(fd)})
+//	err := bundle.Rehearse(ctx, program)
+//	...
+//	reexec.Lock.Lock() // nobody holds anything now that the bundle does not know of
+//	err = bundle.Exec(program)
+//
+// and in the next program, before it does anything else:
+//
+//	bundle, err := reexec.Inherited() // nil if it was started in the ordinary way
+//	bundle.Get("listener", &state)
+//	file, err := bundle.Take(state.FD, "listener")
+//	bundle.Ready() // ends a rehearsal
+//	bundle.Close() // the descriptors that nobody has taken
+package reexec
+
+import "sync"
+
+// Lock is to execve what syscall.ForkLock is to fork: it is held for writing when the program ends,
+// which then happens between any two instructions. So whoever takes something out of the
+// kernel that ends with this program (a connection that was accepted, a message that was
+// received) holds it for reading from before until it is where a Bundle finds it, or is back in
+// the kernel (handed off, answered). It must not be held while waiting, and not twice by the
+// same goroutine, since a writer may be waiting in between.
+var Lock sync.RWMutex

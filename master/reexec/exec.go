@@ -1,0 +1,190 @@
+package reexec
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// rehearsalTimeout is how long the next program may take until it could begin.
+	rehearsalTimeout = 10 * time.Second
+	// maxComplaint is how much of what a rehearsal writes is kept: the end.
+	maxComplaint = 4 << 10
+	// ready is what a rehearsal says when all went well.
+	ready = "ready"
+)
+
+// Program is what to run.
+type Program struct {
+	Path string   // a file; it is not looked for
+	Args []string // with the program's own name
+	Env  []string
+}
+
+// ErrRehearsal: the next program has not come up when it was tried. What it said follows.
+var ErrRehearsal = errors.New("the new program does not come up")
+
+// Rehearse tries a program with the bundle, in a child that ends before it acts. The error
+// matches ErrRehearsal when it could not begin, and tells what it wrote.
+func (b *Bundle) Rehearse(ctx context.Context, p Program) error {
+	memory, err := b.write()
+	if err != nil {
+		return err
+	}
+	defer memory.Close()
+	said, end, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("reexec: %w", err)
+	}
+	defer said.Close()
+	ctx, cancel := context.WithTimeout(ctx, rehearsalTimeout)
+	defer cancel()
+	pid, err := b.start(p, memory, end)
+	end.Close()
+	if err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrRehearsal, p.Path, err)
+	}
+	stop := context.AfterFunc(ctx, func() { unix.Kill(pid, unix.SIGKILL) }) // it is ours until it is waited for
+	said.SetReadDeadline(time.Now().Add(rehearsalTimeout))                  // should it leave a child behind
+	text, _ := io.ReadAll(said)
+	var status syscall.WaitStatus
+	for {
+		if _, err := syscall.Wait4(pid, &status, 0, nil); err != syscall.EINTR {
+			break
+		}
+	}
+	late := !stop()
+	text = bytes.TrimSpace(text)
+	_, ok := bytes.CutSuffix(text, []byte(ready))
+	switch {
+	case late:
+		return fmt.Errorf("%w: it took longer than %v%s", ErrRehearsal, rehearsalTimeout, quote(text))
+	case status.Signaled():
+		return fmt.Errorf("%w: %s was ended by signal %v%s", ErrRehearsal, p.Path, status.Signal(), quote(text))
+	case status.ExitStatus() != 0:
+		return fmt.Errorf("%w: %s ended with status %d%s", ErrRehearsal, p.Path, status.ExitStatus(), quote(text))
+	case !ok:
+		return fmt.Errorf("%w: %s is no handfast that can take over%s", ErrRehearsal, p.Path, quote(text))
+	}
+	return nil
+}
+
+// quote is the end of what a program has written.
+func quote(text []byte) string {
+	text = bytes.TrimSpace(text)
+	if len(text) == 0 {
+		return ""
+	}
+	return ": " + strings.ToValidUTF8(string(text[max(0, len(text)-maxComplaint):]), "?")
+}
+
+// start starts a rehearsal. Its descriptors have the numbers that they have here.
+func (b *Bundle) start(p Program, memory, output *os.File) (pid int, err error) {
+	bundle := int(memory.Fd())
+	highest := max(bundle, unix.Stderr)
+	for fd := range b.files {
+		highest = max(highest, fd)
+	}
+	const closed = ^uintptr(0)
+	files := make([]uintptr, highest+1)
+	for i := range files {
+		files[i] = closed
+	}
+	for fd := range b.files {
+		files[fd] = uintptr(fd)
+	}
+	files[bundle] = uintptr(bundle)
+	files[unix.Stdout], files[unix.Stderr] = output.Fd(), output.Fd()
+	pid, err = syscall.ForkExec(p.Path, p.Args, &syscall.ProcAttr{
+		Env:   append(slices.Clone(p.Env), pass(toRehearse, bundle)),
+		Files: files,
+		Sys:   &syscall.SysProcAttr{Setpgid: true},
+	})
+	runtime.KeepAlive(memory)
+	runtime.KeepAlive(output)
+	return pid, err
+}
+
+func pass(reason why, fd int) string { return fmt.Sprintf("%s=%s:%d", variable, reason, fd) }
+
+// Ready ends the program, if it is a rehearsal: it could begin.
+func (b *Bundle) Ready() {
+	if b.IsRehearsal() {
+		fmt.Println(ready)
+		os.Exit(0) // nothing that was to be done at the end is ours to do
+	}
+}
+
+// signals are those that mean something to a master. They wait until the next program asks for
+// them (os/signal, Notify, unblocks them), whose runtime would die of some before.
+var signals = []unix.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGTTIN, unix.SIGTTOU}
+
+// Exec replaces this program, and returns only if that failed: then nothing has changed, except
+// that processes that are started later inherit the raised limit of open files. Lock must be
+// held for writing.
+func (b *Bundle) Exec(p Program) error {
+	memory, err := b.write()
+	if err != nil {
+		return err
+	}
+	defer memory.Close()
+	bundle := int(memory.Fd())
+	stay := append(slices.Sorted(maps.Keys(b.files)), bundle)
+
+	runtime.LockOSThread() // whose mask of signals goes on
+	defer runtime.UnlockOSThread()
+	mask, before := maskOf(signals), unix.Sigset_t{}
+	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &mask, &before); err != nil {
+		return fmt.Errorf("reexec: %w", os.NewSyscallError("rt_sigprocmask", err))
+	}
+	defer unix.PthreadSigmask(unix.SIG_SETMASK, &before, nil)
+	var limit unix.Rlimit
+	unix.Getrlimit(unix.RLIMIT_NOFILE, &limit)
+
+	syscall.ForkLock.Lock() // no child is to inherit them
+	for _, fd := range stay {
+		unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0)
+	}
+	err = syscall.Exec(p.Path, p.Args, append(slices.Clone(p.Env), pass(toResume, bundle)))
+	for _, fd := range stay {
+		unix.CloseOnExec(fd)
+	}
+	syscall.ForkLock.Unlock()
+	unix.Setrlimit(unix.RLIMIT_NOFILE, &limit) // which syscall.Exec has put back to what it was at the start
+	runtime.KeepAlive(memory)
+	return fmt.Errorf("reexec: %s: %w", p.Path, os.NewSyscallError("execve", err))
+}
+
+// maskOf is a set of signals.
+func maskOf(signals []unix.Signal) (set unix.Sigset_t) {
+	const word = 64 // bits: of an unsigned long, on the machines that we know
+	for _, sig := range signals {
+		set.Val[(sig-1)/word] |= 1 << ((sig - 1) % word)
+	}
+	return set
+}
+
+// Unblocked calls f on a thread that blocks no signal that Exec does, so that a process that f
+// starts does not either: it would inherit that.
+func Unblocked(f func() error) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	mask, before := maskOf(signals), unix.Sigset_t{}
+	if err := unix.PthreadSigmask(unix.SIG_UNBLOCK, &mask, &before); err != nil {
+		return fmt.Errorf("reexec: %w", os.NewSyscallError("rt_sigprocmask", err))
+	}
+	defer unix.PthreadSigmask(unix.SIG_SETMASK, &before, nil)
+	return f()
+}

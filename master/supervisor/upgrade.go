@@ -1,0 +1,226 @@
+package supervisor
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/handfast/handfast/master/reexec"
+)
+
+// How long Hold waits for links that are being closed.
+const (
+	closingTimeout = 5 * time.Second
+	closingPoll    = 5 * time.Millisecond
+)
+
+// part is where a bundle has what Save puts there.
+const part = "supervisor"
+
+// Why the program cannot be replaced now.
+var (
+	// ErrUpgradeReload: a reload is in progress.
+	ErrUpgradeReload = errors.New("supervisor: a reload is in progress; wait for it")
+	errClosing       = errors.New("supervisor: what ended workers have left is not dealt with yet; try again")
+	errUpgraded      = errors.New("the master's program is being replaced, the next one starts it again")
+)
+
+// saved is what the next program needs to go on with a supervisor's workers.
+type saved struct {
+	Generation int
+	Published  int
+	Wanted     int // slots that the configuration asked for; they may have been scaled since
+	LastReload *savedReload
+	Slots      []savedSlot
+	Workers    []savedWorker
+}
+
+type savedSlot struct {
+	Generation, Failures, Restarts int
+	RespawnAt                      time.Time
+	LastEnd                        *End
+}
+
+type savedReload struct {
+	ReloadStatus
+	Err string
+}
+
+type savedWorker struct {
+	Seat
+	PID     int
+	Current bool // it is in its slot
+	Removed bool // its slot was removed; there may be another of that number
+	State   State
+
+	Since, Started, ReadyAt, Deadline time.Time
+
+	Link json.RawMessage // null: it was not ready, and will not be any more
+}
+
+// Hold calls f, in Run's goroutine, while nothing that belongs to workers moves: no process is
+// started or reaped, no link closed, and reexec.Lock is held. It fails without having called f
+// during a reload, or when the supervisor is stopping.
+func (s *Supervisor) Hold(f func() error) error {
+	return s.do(func() error {
+		if s.reload != nil {
+			return ErrUpgradeReload
+		}
+		for end := time.Now().Add(closingTimeout); s.closing.Load() > 0; time.Sleep(closingPoll) {
+			if time.Now().After(end) {
+				return errClosing
+			}
+		}
+		reexec.Lock.Lock()
+		defer reexec.Lock.Unlock()
+		return f()
+	})
+}
+
+// Save puts into the bundle what the next program needs. Call it from Hold. For good means that the
+// next program is about to run: workers that are not ready yet are ended first, for which
+// it will start others.
+func (s *Supervisor) Save(b *reexec.Bundle, forGood bool) error {
+	state := saved{Generation: s.generation, Published: s.published, Wanted: s.cfg.Workers}
+	if r := s.lastReload; r != nil {
+		state.LastReload = &savedReload{ReloadStatus: *r}
+		if r.Err != nil {
+			state.LastReload.Err = r.Err.Error()
+		}
+		state.LastReload.ReloadStatus.Err = nil
+	}
+	for _, sl := range s.slots {
+		if sl.next != nil && forGood {
+			s.dismiss(sl, errUpgraded)
+		}
+		if sl.current == nil && sl.next == nil && sl.respawnAt.IsZero() {
+			sl.respawnAt = time.Now()
+		}
+		state.Slots = append(state.Slots, savedSlot{sl.generation, sl.failures, sl.restarts, sl.respawnAt, sl.lastEnd})
+	}
+	for w := range s.workers {
+		if w.state == Starting { // this is for a rehearsal
+			continue
+		}
+		entry := savedWorker{
+			Seat: w.seat, PID: w.process.PID(), State: w.state,
+			Current: w.slot.current == w,
+			Removed: w.slot.number >= len(s.slots) || s.slots[w.slot.number] != w.slot,
+			Since:   w.since, Started: w.started, ReadyAt: w.readyAt, Deadline: w.deadline,
+		}
+		if !w.readyAt.IsZero() {
+			link, ok := w.link.(Portable)
+			if !ok {
+				return fmt.Errorf("supervisor: workers of this kind of link cannot be kept; use reload, or stop and start")
+			}
+			text, err := link.Save(b)
+			if err != nil {
+				return err
+			}
+			if entry.Link, err = json.Marshal(text); err != nil {
+				return fmt.Errorf("supervisor: %w", err)
+			}
+		}
+		state.Workers = append(state.Workers, entry)
+	}
+	return b.Put(part, state)
+}
+
+// restore makes slots and workers of what Save has put into a bundle. Nothing moves before Run.
+func (s *Supervisor) restore(b *reexec.Bundle) error {
+	var state saved
+	if err := b.Get(part, &state); err != nil {
+		return err
+	}
+	if len(state.Slots) == 0 || state.Published < 1 || state.Published > len(state.Slots) {
+		return fmt.Errorf("supervisor: %d of %d slots are in use: %w", state.Published, len(state.Slots), errState)
+	}
+	s.restored = true
+	s.generation, s.published = state.Generation, state.Published
+	s.scaleTo = len(state.Slots)
+	if state.Wanted != s.cfg.Workers {
+		s.scaleTo = s.cfg.Workers
+	}
+	if r := state.LastReload; r != nil {
+		s.lastReload = &r.ReloadStatus
+		if r.Err != "" {
+			s.lastReload.Err = errors.New(r.Err)
+		}
+	}
+	for i, sl := range state.Slots {
+		s.slots = append(s.slots, &slot{
+			number: i, generation: sl.Generation, failures: sl.Failures, restarts: sl.Restarts,
+			respawnAt: sl.RespawnAt, lastEnd: sl.LastEnd,
+		})
+	}
+	for _, entry := range state.Workers {
+		if err := s.restoreWorker(entry); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// errState: what the program before has left is nothing that it could have been.
+var errState = errors.New("that cannot be")
+
+func (s *Supervisor) restoreWorker(entry savedWorker) (err error) {
+	if entry.State <= Starting || entry.State >= Exited {
+		return fmt.Errorf("supervisor: worker %d is %d: %w", entry.PID, entry.State, errState)
+	}
+	w := &worker{
+		seat: entry.Seat, state: entry.State, since: entry.Since, started: entry.Started,
+		readyAt: entry.ReadyAt, deadline: entry.Deadline, exited: make(chan struct{}), link: noLink{},
+	}
+	ours.Lock()
+	w.process = adopt(entry.PID)
+	ours.Unlock()
+	if len(entry.Link) > 0 && string(entry.Link) != "null" {
+		if w.link, err = s.cfg.RestoreLink(entry.Seat, entry.Link); err != nil {
+			return err
+		}
+	}
+	switch {
+	case entry.Removed || entry.Slot < 0 || entry.Slot >= len(s.slots):
+		w.slot = &slot{number: entry.Slot}
+	default:
+		w.slot = s.slots[entry.Slot]
+	}
+	if entry.Current {
+		w.slot.current = w
+	}
+	s.workers[w] = struct{}{}
+	return nil
+}
+
+// resume goes on with what was restored.
+func (s *Supervisor) resume() {
+	s.cfg.Slots.Resize(s.published)
+	for w := range s.workers {
+		if link, ok := w.link.(Portable); ok {
+			link.Resume()
+		}
+		s.follow(w)
+	}
+	for _, sl := range s.slots[:s.published] {
+		if sl.current != nil {
+			s.publish(sl)
+		}
+	}
+	if s.scaleTo != len(s.slots) {
+		s.scale(func(int) int { return s.scaleTo })
+	}
+}
+
+// noLink is that of a worker that was never ready and will not be.
+type noLink struct{}
+
+func (noLink) Files() []*os.File      { return nil }
+func (noLink) Env() []string          { return nil }
+func (noLink) Ready() <-chan struct{} { return nil }
+func (noLink) Left() <-chan struct{}  { return nil }
+func (noLink) Err() error             { return nil }
+func (noLink) Drain()                 {}
+func (noLink) Close()                 {}
