@@ -65,8 +65,11 @@ func (m *Master) Replace(ctx context.Context, program reexec.Program, save func(
 		return errUpgrading
 	}
 	defer m.replacing.Store(false)
+	latest := *m.upgraded.Load()
+	latest.Err = nil
+	m.upgraded.Store(&latest)
 	defer func() {
-		now := *m.upgraded.Load()
+		now := latest
 		now.At, now.Err = time.Now(), err
 		m.upgraded.Store(&now)
 	}()

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/coder/websocket"
 	"golang.org/x/sys/unix"
@@ -127,7 +128,13 @@ func (b *balancer) socketFor(from netip.Addr) *websocket.Conn {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.t.Context(), patience)
 	defer cancel()
-	transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return b.dial(from) }}
+	transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		conn, err := b.dial(from)
+		if err == nil {
+			conn.SetDeadline(time.Time{}) // it may be open for long
+		}
+		return conn, err
+	}}
 	c, _, err := websocket.Dial(ctx, "ws://"+b.addr+"/ws", &websocket.DialOptions{HTTPClient: &http.Client{Transport: transport}})
 	if err != nil {
 		b.t.Fatal(err)
