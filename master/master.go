@@ -256,29 +256,39 @@ func (m *Master) newMailbox(seat supervisor.Seat) (supervisor.Link, error) {
 }
 
 func (m *Master) newActivation(seat supervisor.Seat) (supervisor.Link, error) {
-	listeners, err := m.steered.files(seat.Slot)
+	cfg, err := m.activation(seat)
 	if err != nil {
 		return nil, err
 	}
-	return activation.Open(activation.Config{
+	return activation.Open(cfg)
+}
+
+func (m *Master) activation(seat supervisor.Seat) (activation.Config, error) {
+	listeners, err := m.steered.files(seat.Slot)
+	return activation.Config{
 		Listeners: listeners,
 		Command:   m.command,
 		Drain:     m.drain(seat.Slot),
 		Logger:    m.log.Named("activation"),
-	})
+	}, err
 }
 
 func (m *Master) newTrap(seat supervisor.Seat) (supervisor.Link, error) {
-	listeners, err := m.steered.files(seat.Slot)
+	cfg, err := m.trap(seat)
 	if err != nil {
 		return nil, err
 	}
-	return trap.Open(trap.Config{
+	return trap.Open(cfg)
+}
+
+func (m *Master) trap(seat supervisor.Seat) (trap.Config, error) {
+	listeners, err := m.steered.files(seat.Slot)
+	return trap.Config{
 		Listeners: listeners,
 		IPv4:      func(both *os.File) (*os.File, error) { return m.steered.onlyIPv4(seat.Slot, both) },
 		Drain:     m.drain(seat.Slot),
 		Logger:    m.log.Named("trap"),
-	})
+	}, err
 }
 
 func (m *Master) newInjector(supervisor.Seat) (supervisor.Link, error) {

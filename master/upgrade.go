@@ -12,10 +12,12 @@ import (
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/hash"
+	"github.com/handfast/handfast/master/activation"
 	"github.com/handfast/handfast/master/mailbox"
 	"github.com/handfast/handfast/master/reexec"
 	"github.com/handfast/handfast/master/steer"
 	"github.com/handfast/handfast/master/supervisor"
+	"github.com/handfast/handfast/master/trap"
 )
 
 // part is where a bundle has what a Master saves.
@@ -199,6 +201,18 @@ func (m *Master) restoreLink(b *reexec.Bundle) func(supervisor.Seat, json.RawMes
 		switch m.link {
 		case LinkNative:
 			return mailbox.Restore(b, state, m.balancer.Readmit)
+		case LinkActivation:
+			cfg, err := m.activation(seat)
+			if err != nil {
+				return nil, err
+			}
+			return activation.Restore(cfg, state)
+		case LinkAny:
+			cfg, err := m.trap(seat)
+			if err != nil {
+				return nil, err
+			}
+			return trap.Restore(b, cfg, state)
 		}
 		return nil, fmt.Errorf("master: workers of link %v cannot be kept", m.link)
 	}

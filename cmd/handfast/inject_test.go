@@ -21,13 +21,18 @@ import (
 
 // playListens serves as a program that knows nothing of handfast.
 func playListens(address string) int {
-	ctx, cancel := signal.NotifyContext(context.Background(), unix.SIGTERM)
-	defer cancel()
 	ln, err := net.Listen("tcp", address)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "worker:", err)
 		return 1
 	}
+	return serveUntilTold(ln)
+}
+
+// serveUntilTold serves until SIGTERM.
+func serveUntilTold(ln net.Listener) int {
+	ctx, cancel := signal.NotifyContext(context.Background(), unix.SIGTERM)
+	defer cancel()
 	server := new(http.Server)
 	go server.Serve(ln)
 	<-ctx.Done()

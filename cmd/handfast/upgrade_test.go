@@ -238,3 +238,48 @@ func TestUpgradeFails(t *testing.T) {
 		t.Errorf("%d open files, before %d", b.files(), files)
 	}
 }
+
+// TestUpgradeLinks: workers that know nothing of handfast go on, too: who has bound the port, and who
+// has inherited listeners. Later ones start, and are told to finish, as before.
+func TestUpgradeLinks(t *testing.T) {
+	t.Setenv("HANDFAST_ROUTE", "kernel")
+	for name, start := range map[string]func(t *testing.T) *balancer{
+		"any": func(t *testing.T) *balancer {
+			t.Setenv("HANDFAST_WORKER_LINK", "any")
+			return start(t, 2, options{})
+		},
+		"activation": func(t *testing.T) *balancer {
+			return start(t, 2, options{
+				flags: []string{"--worker-link", "activation"}, worker: []string{"activated"},
+				change: func(cmd *exec.Cmd) { cmd.Env = append(cmd.Env, testListen+"=inherited") },
+			})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := start(t)
+			before := b.workers(2)
+			made, stop := b.load(4, "/", "/sleep/5ms")
+			for i := range 5 {
+				b.upgrades(1)
+				if !eventually(func() bool { return made.Load() >= int64(5*i) || t.Failed() }) {
+					t.Fatalf("only %d requests were answered during %d upgrades", made.Load(), i+1)
+				}
+			}
+			for slot, pid := range before {
+				if a := b.mustGet(sourceIn(slot, 2, 0), "/"); a.pid != pid {
+					t.Errorf("a client of slot %d, worker %d, is served by %+v", slot, pid, a)
+				}
+			}
+			b.signal(unix.SIGUSR2)
+			b.await("reload finished")
+			b.awaitCount("worker exited", 2)
+			b.upgrades(1)
+			stop()
+			unix.Kill(b.worker(0), unix.SIGKILL)
+			b.awaitCount("worker ready", 5)
+			if a := b.mustGet(sourceIn(0, 2, 0), "/"); a.pid != b.worker(0) {
+				t.Errorf("a client of slot 0, worker %d, is served by %+v", b.worker(0), a)
+			}
+		})
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -32,6 +33,7 @@ import (
 //	receives     the same as http, without accepting from the slot's listeners
 //	hoards       never becomes ready, and holds the slot's listeners, whatever happens
 //	raw          answers a connection's first bytes with the line of http and those bytes
+//	activated    the same as http, on the listener that it inherits as descriptor 3
 //	accepts      the same as http, with several threads that wait in accept; for --worker-link any
 //
 // With --worker-link any they know nothing of handfast.
@@ -75,6 +77,13 @@ func playWorker(args []string) int {
 	}
 	http.HandleFunc("/", answerWith)
 	http.HandleFunc("/ws", echo)
+	if args[0] == "activated" {
+		ln, err := net.FileListener(os.NewFile(3, "listener"))
+		if err != nil {
+			return 1
+		}
+		return serveUntilTold(ln)
+	}
 	if address := os.Getenv(testListen); address != "" {
 		if args[0] == "accepts" {
 			return playAccepts(address)

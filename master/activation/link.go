@@ -53,16 +53,7 @@ type Link struct {
 
 // Open makes a link for a worker that is not yet started.
 func Open(cfg Config) (*Link, error) {
-	l := &Link{
-		Drainer: launch.NewDrainer(cfg.Drain),
-		log:     cfg.Logger,
-		ready:   make(chan struct{}),
-		left:    make(chan struct{}),
-		ended:   make(chan struct{}),
-	}
-	if l.log == nil {
-		l.log = hclog.NewNullLogger()
-	}
+	l := newLink(cfg)
 	var addresses []string
 	nonBlocking := cfg.NonBlocking || isNginx(cfg.Command)
 	for _, file := range cfg.Listeners {
@@ -81,6 +72,20 @@ func Open(cfg Config) (*Link, error) {
 	l.control = control
 	l.done.Go(l.run)
 	return l, nil
+}
+
+func newLink(cfg Config) *Link {
+	l := &Link{
+		Drainer: launch.NewDrainer(cfg.Drain),
+		log:     cfg.Logger,
+		ready:   make(chan struct{}),
+		left:    make(chan struct{}),
+		ended:   make(chan struct{}),
+	}
+	if l.log == nil {
+		l.log = hclog.NewNullLogger()
+	}
+	return l
 }
 
 // prepare returns a listener's inode, and its address as php-fpm writes it.

@@ -153,8 +153,12 @@ func (c *Control) Hello() (pid int, notifications *os.File, err error) {
 	return 0, nil, err
 }
 
-// Close ends Hello. The child, should it live still, goes on.
+// Close ends Hello. The child, should it live still, goes on. There may be no Control, if the
+// program before has made it.
 func (c *Control) Close() {
+	if c == nil {
+		return
+	}
 	c.closing.Do(func() {
 		if c.ours != nil {
 			c.ours.Close()

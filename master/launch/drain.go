@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/handfast/handfast/master/reexec"
 	"github.com/handfast/handfast/master/supervisor"
 )
 
@@ -34,10 +35,20 @@ type Drainer struct {
 	process supervisor.Process
 	once    sync.Once
 	running sync.WaitGroup
+	told    bool // written while reexec.Lock is held for reading
 }
 
 // NewDrainer makes one for a worker that is not yet started.
 func NewDrainer(how Drain) *Drainer { return &Drainer{how: how} }
+
+// Told tells whether the worker has been told. Ask while reexec.Lock is held for writing.
+func (d *Drainer) Told() bool { return d.told }
+
+// SetTold says that the program before has told the worker.
+func (d *Drainer) SetTold() {
+	d.once.Do(func() {})
+	d.told = true
+}
 
 // Started says which process it is.
 func (d *Drainer) Started(p supervisor.Process) { d.process = p }
@@ -58,7 +69,10 @@ func (d *Drainer) tell() {
 	for d.how.Idle != nil && !d.how.Idle() && time.Now().Before(end) {
 		time.Sleep(queuePoll)
 	}
+	reexec.Lock.RLock()
+	defer reexec.Lock.RUnlock()
 	d.process.Signal(d.how.Signal)
+	d.told = true
 }
 
 // DrainSignal returns the signal on which a program finishes what it has and exits, as far as

@@ -73,13 +73,10 @@ func Restore(b *reexec.Bundle, state json.RawMessage, readmit func([]fdpass.Hand
 // Resume implements supervisor.Portable.
 func (m *Mailbox) Resume() {
 	go m.listen()
-	switch {
-	case m.leftErr != nil:
+	if m.leftErr != nil {
 		go func() {
 			m.takeBack()
 			close(m.left)
 		}()
-	case m.drained.Load():
-		m.rescue.Reset(rescueDelay)
 	}
 }

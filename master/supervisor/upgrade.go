@@ -181,6 +181,9 @@ func (s *Supervisor) restoreWorker(entry savedWorker) (err error) {
 		if w.link, err = s.cfg.RestoreLink(entry.Seat, entry.Link); err != nil {
 			return err
 		}
+		if launcher, ok := w.link.(Launcher); ok {
+			launcher.Started(w.process)
+		}
 	}
 	switch {
 	case entry.Removed || entry.Slot < 0 || entry.Slot >= len(s.slots):
@@ -201,6 +204,9 @@ func (s *Supervisor) resume() {
 	for w := range s.workers {
 		if link, ok := w.link.(Portable); ok {
 			link.Resume()
+		}
+		if w.state == Draining {
+			w.link.Drain() // it may be about to tell the worker
 		}
 		s.follow(w)
 	}

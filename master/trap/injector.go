@@ -15,6 +15,7 @@ import (
 	"github.com/handfast/handfast/master/files"
 	"github.com/handfast/handfast/master/launch"
 	"github.com/handfast/handfast/master/polled"
+	"github.com/handfast/handfast/master/reexec"
 )
 
 const (
@@ -165,6 +166,7 @@ func (l *Injector) run() {
 		err := l.asked.next(&n)
 		switch {
 		case err == nil:
+			reexec.Lock.RUnlock() // such workers cannot be kept anyway
 			l.judge(&n)
 		case !errors.Is(err, os.ErrDeadlineExceeded):
 			return

@@ -10,6 +10,7 @@ import (
 
 	"github.com/handfast/handfast/master/launch"
 	"github.com/handfast/handfast/master/polled"
+	"github.com/handfast/handfast/master/reexec"
 )
 
 // Config is what a worker's link needs.
@@ -39,6 +40,20 @@ type Link struct {
 func Open(cfg Config) (*Link, error) { return open(cfg, launch.Trap) }
 
 func open(cfg Config, mode launch.Mode) (*Link, error) {
+	l, err := newLink(cfg)
+	if err != nil {
+		return nil, err
+	}
+	control, err := launch.Open(mode)
+	if err != nil {
+		return nil, fmt.Errorf("trap: %w", err)
+	}
+	l.control = control
+	l.done.Go(l.run)
+	return l, nil
+}
+
+func newLink(cfg Config) (*Link, error) {
 	l := &Link{child: newChild(cfg.Drain, cfg.Logger), ipv4: cfg.IPv4}
 	for _, file := range cfg.Listeners {
 		ln, err := newListener(file)
@@ -50,12 +65,6 @@ func open(cfg Config, mode launch.Mode) (*Link, error) {
 	for _, both := range l.listeners {
 		both.replaced = slices.ContainsFunc(l.listeners, both.yieldsTo)
 	}
-	control, err := launch.Open(mode)
-	if err != nil {
-		return nil, fmt.Errorf("trap: %w", err)
-	}
-	l.control = control
-	l.done.Go(l.run)
 	return l, nil
 }
 
@@ -83,12 +92,17 @@ func (l *Link) run() {
 		l.leave(err)
 		return
 	}
+	l.answer()
+}
+
+func (l *Link) answer() {
 	var n notification
 	for {
 		err := l.asked.next(&n)
 		switch {
 		case err == nil:
 			l.judge(&n)
+			reexec.Lock.RUnlock()
 		case !errors.Is(err, os.ErrDeadlineExceeded):
 			return
 		}

@@ -7,6 +7,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/master/reexec"
 )
 
 // What linux/seccomp.h has and x/sys does not. Other directions and sizes than those of most
@@ -67,7 +69,8 @@ func newNotifications(file *os.File) (*notifications, error) {
 // errorPause is the time between two looks while Go's poller does not wait for us.
 const errorPause = time.Millisecond
 
-// next waits for a notification. It fails with os.ErrDeadlineExceeded after interrupt, and now and
+// next waits for a notification, and has locked reexec.Lock for reading if there is one: the caller
+// unlocks it when the notification is answered, or noted. It fails with os.ErrDeadlineExceeded after interrupt, and now and
 // then without: ask again. With another error it fails when no process has the filter any more, or
 // after Close.
 //
@@ -78,7 +81,10 @@ func (n *notifications) next(got *notification) error {
 	for {
 		var errno unix.Errno
 		took := func(fd uintptr) bool {
-			errno = receive(fd, got)
+			reexec.Lock.RLock()
+			if errno = receive(fd, got); errno != 0 {
+				reexec.Lock.RUnlock()
+			}
 			return errno != unix.EWOULDBLOCK
 		}
 		err := n.raw.Read(took)

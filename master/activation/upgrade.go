@@ -1,0 +1,33 @@
+package activation
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/handfast/handfast/master/reexec"
+)
+
+// saved is what the next program needs to go on with a link: the listeners are the slot's.
+type saved struct {
+	Told bool // it was told to finish
+}
+
+// Save implements supervisor.Portable.
+func (l *Link) Save(*reexec.Bundle) (any, error) { return saved{l.Told()}, nil }
+
+// Restore makes a link of what Save returned in the program before.
+func Restore(cfg Config, state json.RawMessage) (*Link, error) {
+	var s saved
+	if err := json.Unmarshal(state, &s); err != nil {
+		return nil, fmt.Errorf("activation: %w", err)
+	}
+	l := newLink(cfg)
+	if s.Told {
+		l.SetTold()
+	}
+	close(l.ready)
+	return l, nil
+}
+
+// Resume implements supervisor.Portable.
+func (l *Link) Resume() {}
