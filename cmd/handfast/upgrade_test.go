@@ -8,10 +8,15 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/coder/websocket"
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/examples/trial"
+	"github.com/handfast/handfast/master"
 )
 
 // upgrades replaces the balancer's program n times, one after the other.
@@ -281,5 +286,76 @@ func TestUpgradeLinks(t *testing.T) {
 				t.Errorf("a client of slot 0, worker %d, is served by %+v", b.worker(0), a)
 			}
 		})
+	}
+}
+
+// TestUpgradeConfiguration: the next program goes by the configuration as it is then: addresses to
+// listen on, and the number of slots if that has changed there, not if it was scaled since.
+func TestUpgradeConfiguration(t *testing.T) {
+	config := filepath.Join(t.TempDir(), "config.yaml")
+	configure := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	old, next := trial.FreeAddress(t), trial.FreeAddress(t)
+	configure("listen: [\"" + old + "\"]\nmax-parked: 7\n")
+	b := start(t, 2, options{flags: []string{"--config", config}, change: func(cmd *exec.Cmd) {
+		// What stands on the command line is not the file's to change.
+		for _, name := range []string{"--workers", "--listen"} {
+			i := slices.Index(cmd.Args, name)
+			cmd.Args = slices.Delete(cmd.Args, i, i+2)
+		}
+		cmd.Env = append(cmd.Env, "HANDFAST_WORKERS=2")
+	}})
+	b.tell("scale", "3")
+	b.awaitStatus("three slots", func(s *master.Status) bool { return s.Ready && len(s.Slots) == 3 })
+	b.addr = old
+	_, stop := b.load(2, "/", "/sleep/5ms")
+	configure("listen: [\"" + old + "\", \"" + next + "\"]\n")
+	b.tell("upgrade")
+	if s := b.status(); len(s.Slots) != 3 || !slices.Contains(s.Addresses, next) || !slices.Contains(s.Addresses, old) {
+		t.Errorf("%d slots, listening on %v", len(s.Slots), s.Addresses)
+	}
+	stop()
+	b.addr = next
+	_, stop = b.load(2, "/", "/sleep/5ms")
+	configure("listen: [\"" + next + "\"]\n")
+	b.tell("upgrade")
+	stop()
+	b.mustGet(source(1), "/")
+	b.addr = old
+	if !eventually(func() bool { _, err := b.get(source(1), "/"); return err != nil }) {
+		t.Errorf("%s is served still", old)
+	}
+	if s := b.status(); !slices.Equal(s.Addresses, []string{next}) || s.Upgrade.Count != 2 {
+		t.Errorf("listening on %v after %d upgrades", s.Addresses, s.Upgrade.Count)
+	}
+}
+
+// TestUpgradeSignals: signals that come while the program is being replaced wait for the next one,
+// and kill nobody.
+func TestUpgradeSignals(t *testing.T) {
+	b := start(t, 1, options{})
+	for i := range 10 {
+		b.signal(unix.SIGHUP)
+		b.awaitCount("trying the new program", i+1)
+		sent := []syscall.Signal{unix.SIGTTIN, unix.SIGUSR1, unix.SIGTTOU, unix.SIGUSR1}
+		if !eventually(func() bool { // all the time, and as fast as they are heard
+			b.signal(sent[0])
+			sent = append(sent[1:], sent[0])
+			time.Sleep(10 * time.Millisecond)
+			return len(b.log("upgraded")) > i || !alive(b.cmd.Process.Pid)
+		}) {
+			b.signal(unix.SIGQUIT)
+			t.Fatalf("upgrade %d does not end", i+1)
+		}
+	}
+	b.signal(unix.SIGHUP)
+	b.awaitCount("trying the new program", 11)
+	b.signal(unix.SIGTERM) // before, in between or after
+	if status := b.exit(); status != exitOK {
+		t.Errorf("exit status %d", status)
 	}
 }

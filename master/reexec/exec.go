@@ -127,10 +127,6 @@ func (b *Bundle) Ready() {
 	}
 }
 
-// signals are those that mean something to a master. They wait until the next program asks for
-// them (os/signal, Notify, unblocks them), whose runtime would die of some before.
-var signals = []unix.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGTTIN, unix.SIGTTOU}
-
 // Exec replaces this program, and returns only if that failed: then nothing has changed, except
 // that processes that are started later inherit the raised limit of open files. Lock must be
 // held for writing.
@@ -165,26 +161,4 @@ func (b *Bundle) Exec(p Program) error {
 	unix.Setrlimit(unix.RLIMIT_NOFILE, &limit) // which syscall.Exec has put back to what it was at the start
 	runtime.KeepAlive(memory)
 	return fmt.Errorf("reexec: %s: %w", p.Path, os.NewSyscallError("execve", err))
-}
-
-// maskOf is a set of signals.
-func maskOf(signals []unix.Signal) (set unix.Sigset_t) {
-	const word = 64 // bits: of an unsigned long, on the machines that we know
-	for _, sig := range signals {
-		set.Val[(sig-1)/word] |= 1 << ((sig - 1) % word)
-	}
-	return set
-}
-
-// Unblocked calls f on a thread that blocks no signal that Exec does, so that a process that f
-// starts does not either: it would inherit that.
-func Unblocked(f func() error) error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	mask, before := maskOf(signals), unix.Sigset_t{}
-	if err := unix.PthreadSigmask(unix.SIG_UNBLOCK, &mask, &before); err != nil {
-		return fmt.Errorf("reexec: %w", os.NewSyscallError("rt_sigprocmask", err))
-	}
-	defer unix.PthreadSigmask(unix.SIG_SETMASK, &before, nil)
-	return f()
 }
