@@ -75,13 +75,16 @@ func (m *Master) Replace(ctx context.Context, program reexec.Program, save func(
 		now.At, now.Err = time.Now(), err
 		m.upgraded.Store(&now)
 	}()
-	var bundle *reexec.Bundle
-	err = m.supervisor.Hold(func() (err error) {
-		bundle, err = m.save(save, false)
+	var rehearsal *reexec.Rehearsal
+	err = m.supervisor.Hold(func() error {
+		bundle, err := m.save(save, false)
+		if err == nil {
+			rehearsal, err = bundle.Rehearse(program)
+		}
 		return err
 	})
 	if err == nil {
-		err = bundle.Rehearse(ctx, program)
+		err = rehearsal.Wait(ctx)
 	}
 	if err != nil {
 		return err

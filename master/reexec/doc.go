@@ -4,15 +4,15 @@
 //
 // What the next program must know travels in a Bundle: the state of who saves something, as
 // JSON, and the numbers of the descriptors that stay open. The next program is tried first: a
-// child is given the same bundle and the same descriptors, does all that it would do up to
+// child is given such a bundle and the same descriptors, does all that it would do up to
 // where it begins to act, and says whether it could (Rehearse). Only then is it run for
 // good (Exec), and that returns only if it failed:
 //
 //	bundle := reexec.NewBundle(version)
 //	bundle.Put("listener", map[string]int{"fd": bundle.Keep(fd)})
-//	err := bundle.Rehearse(ctx, program)
-//	...
-//	reexec.Lock.Lock() // nobody holds anything now that the bundle does not know of
+//	rehearsal, err := bundle.Rehearse(program) // with Lock held: the bundle is as things are
+//	err = rehearsal.Wait(ctx)
+//	...                                        // likewise, with a new bundle
 //	err = bundle.Exec(program)
 //
 // and in the next program, before it does anything else:

@@ -36,26 +36,42 @@ type Program struct {
 // ErrRehearsal: the next program has not come up when it was tried. What it said follows.
 var ErrRehearsal = errors.New("the new program does not come up")
 
-// Rehearse tries a program with the bundle, in a child that ends before it acts. The error
-// matches ErrRehearsal when it could not begin, and tells what it wrote.
-func (b *Bundle) Rehearse(ctx context.Context, p Program) error {
+// Rehearsal is a program that is being tried.
+type Rehearsal struct {
+	program Program
+	pid     int
+	said    *os.File
+}
+
+// Rehearse begins to try a program with the bundle, in a child that ends before it acts. It is
+// another process already when this returns; call Wait. Lock must be held, so that the descriptors
+// are those of the bundle.
+func (b *Bundle) Rehearse(p Program) (*Rehearsal, error) {
 	memory, err := b.write()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer memory.Close()
 	said, end, err := os.Pipe()
 	if err != nil {
-		return fmt.Errorf("reexec: %w", err)
+		return nil, fmt.Errorf("reexec: %w", err)
 	}
+	defer end.Close()
+	pid, err := b.start(p, memory, end)
+	if err != nil {
+		said.Close()
+		return nil, fmt.Errorf("%w: %s: %w", ErrRehearsal, p.Path, err)
+	}
+	return &Rehearsal{p, pid, said}, nil
+}
+
+// Wait waits for the end of the rehearsal. The error matches ErrRehearsal when the program could not
+// begin, and tells what it wrote.
+func (r *Rehearsal) Wait(ctx context.Context) error {
+	said, pid, p := r.said, r.pid, r.program
 	defer said.Close()
 	ctx, cancel := context.WithTimeout(ctx, rehearsalTimeout)
 	defer cancel()
-	pid, err := b.start(p, memory, end)
-	end.Close()
-	if err != nil {
-		return fmt.Errorf("%w: %s: %w", ErrRehearsal, p.Path, err)
-	}
 	stop := context.AfterFunc(ctx, func() { unix.Kill(pid, unix.SIGKILL) }) // it is ours until it is waited for
 	said.SetReadDeadline(time.Now().Add(rehearsalTimeout))                  // should it leave a child behind
 	text, _ := io.ReadAll(said)

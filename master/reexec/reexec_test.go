@@ -1,0 +1,168 @@
+package reexec
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// script makes a program.
+func script(t *testing.T, text string) Program {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "next")
+	check(t, os.WriteFile(path, []byte("#!/bin/sh\n"+text+"\n"), 0o700))
+	return Program{Path: path, Args: []string{path, "argument"}, Env: os.Environ()}
+}
+
+// kept is a bundle that keeps a pipe, and the pipe.
+func kept(t *testing.T) (*Bundle, *os.File) {
+	t.Helper()
+	r, w, err := os.Pipe()
+	check(t, err)
+	t.Cleanup(func() { r.Close(); w.Close() })
+	b := NewBundle("1.2.3")
+	check(t, b.Put("pipe", b.KeepFile(r)))
+	return b, r
+}
+
+func rehearse(t *testing.T, b *Bundle, p Program) error {
+	r, err := b.Rehearse(p)
+	if err != nil {
+		return err
+	}
+	return r.Wait(t.Context())
+}
+
+// TestRehearse: what a program says and how it ends decides, and it has the descriptors under the
+// numbers that they have here, and no others.
+func TestRehearse(t *testing.T) {
+	b, r := kept(t)
+	_, other := kept(t)
+	for _, tt := range []struct{ script, want string }{
+		{"echo something first; echo ready", ""},
+		{"echo not yet", "is no handfast that can take over: not yet"},
+		{"", "is no handfast that can take over"},
+		{"echo no such flag >&2; exit 2", "ended with status 2: no such flag"},
+		{"echo ready; exit 1", "ended with status 1"},
+		{"kill -KILL $$", "was ended by signal killed"},
+		{`test "$1" = argument && case $HANDFAST_BUNDLE in rehearse:*) echo ready;; esac`, ""},
+		{fmt.Sprintf(`readlink /proc/self/fd/%d | grep -q pipe && echo ready`, r.Fd()), ""},
+		{fmt.Sprintf(`test -e /proc/$$/fd/%d || echo ready`, other.Fd()), ""},
+	} {
+		err := rehearse(t, b, script(t, tt.script))
+		if tt.want == "" && err != nil || tt.want != "" && (!errors.Is(err, ErrRehearsal) || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("%s: %v, want %q", tt.script, err, tt.want)
+		}
+	}
+	if err := rehearse(t, b, Program{Path: "/nowhere"}); !errors.Is(err, ErrRehearsal) || !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("no program: %v", err)
+	}
+}
+
+// TestExecFails: nothing has changed then.
+func TestExecFails(t *testing.T) {
+	b, r := kept(t)
+	var before, after unix.Rlimit
+	unix.Getrlimit(unix.RLIMIT_NOFILE, &before)
+	var masks [2]unix.Sigset_t
+	unix.PthreadSigmask(unix.SIG_BLOCK, nil, &masks[0])
+	Lock.Lock()
+	err := b.Exec(Program{Path: "/nowhere", Args: []string{"x"}})
+	Lock.Unlock()
+	unix.PthreadSigmask(unix.SIG_BLOCK, nil, &masks[1])
+	unix.Getrlimit(unix.RLIMIT_NOFILE, &after)
+	if !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%v", err)
+	}
+	if flags, err := unix.FcntlInt(r.Fd(), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC == 0 {
+		t.Errorf("flags of a descriptor: %#x, %v", flags, err)
+	}
+	if before != after || masks[0] != masks[1] {
+		t.Errorf("limit %v, was %v; mask %x, was %x", after, before, masks[1], masks[0])
+	}
+}
+
+// TestBundle: what was put is there, and each descriptor once.
+func TestBundle(t *testing.T) {
+	b, r := kept(t)
+	memory, err := b.write()
+	check(t, err)
+	defer memory.Close()
+	duplicate, err := unix.FcntlInt(memory.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	check(t, err)
+	t.Setenv(variable, strings.TrimPrefix(pass(toRehearse, duplicate), variable+"="))
+	got, err := Inherited()
+	check(t, err)
+	if _, ok := os.LookupEnv(variable); ok {
+		t.Error("children would believe that it is for them")
+	}
+	var fd int
+	check(t, got.Get("pipe", &fd))
+	if fd != int(r.Fd()) || got.Version != "1.2.3" || !got.IsRehearsal() {
+		t.Errorf("descriptor %d of %s, rehearsal %v", fd, got.Version, got.IsRehearsal())
+	}
+	if err := got.Get("another", &fd); err == nil || !strings.Contains(err.Error(), "1.2.3 has left nothing of") {
+		t.Errorf("what is not there: %v", err)
+	}
+	check(t, got.TakeFD(fd))
+	if _, err := got.Take(fd, "again"); err == nil {
+		t.Error("a descriptor was taken twice")
+	}
+}
+
+// TestTakeBehind: a non-blocking file stays so, and is not in the poller.
+func TestTakeBehind(t *testing.T) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	check(t, err)
+	defer unix.Close(fds[1])
+	b := NewBundle("")
+	b.Keep(fds[0])
+	file, err := b.TakeBehind(fds[0], "socket")
+	check(t, err)
+	defer file.Close()
+	if err := file.SetDeadline(time.Time{}); !errors.Is(err, os.ErrNoDeadline) {
+		t.Errorf("it is in the poller: %v", err)
+	}
+	if flags, err := unix.FcntlInt(uintptr(fds[1]), unix.F_GETFL, 0); err != nil || flags&unix.O_NONBLOCK == 0 {
+		t.Errorf("the other end: %#x, %v", flags, err)
+	}
+	if flags, err := unix.FcntlInt(file.Fd(), unix.F_GETFL, 0); err != nil || flags&unix.O_NONBLOCK == 0 {
+		t.Errorf("flags %#x, %v", flags, err)
+	}
+	if flags, err := unix.FcntlInt(file.Fd(), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC == 0 {
+		t.Errorf("it stays open across execve: %v", err)
+	}
+}
+
+// TestInheritedNonsense: what somebody types, or an older version leaves, is an error.
+func TestInheritedNonsense(t *testing.T) {
+	for _, value := range []string{"", "resume", "resume:", "resume:x", "perform:3", "resume:1234567"} {
+		t.Setenv(variable, value)
+		if b, err := Inherited(); err == nil {
+			t.Errorf("%q: %+v", value, b)
+		}
+	}
+	for text, want := range map[string]string{
+		"":                              "JSON",
+		`{"Format":0}`:                  "stop it and start this one",
+		`{"Format":1,"Files":[999999]}`: "descriptor 999999 is not open",
+	} {
+		if _, err := parse([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+}
