@@ -16,7 +16,7 @@
 // Beside it: listen.go opens listeners, handshake.go says when their connections are
 // accepted, package files keeps descriptors free, package supervisor starts and replaces
 // workers, master.go wires all of it, status.go says what it is doing, and package admin lets
-// others ask.
+// others ask. upgrade.go leaves all of it to another program (package reexec).
 //
 // Steps 1 to 4 are the straight line: one goroutine per listener, and nothing is
 // allocated or copied per connection.

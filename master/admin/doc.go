@@ -7,6 +7,7 @@
 //	POST /v1/reload               replace all workers
 //	POST /v1/scale {"slots": N}   change the number of slots
 //	POST /v1/drain {"slot": N}    give a slot a fresh worker; the old one finishes what it has
+//	POST /v1/upgrade              another program in place of the master's; see Upgrading
 //	POST /v1/stop                 stop; the answer ends when the master has
 //	GET  /healthz                 200: the master runs, and its supervisor's loop turns
 //	GET  /readyz                  200: each slot has a worker; else 503, and why not
