@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"strconv"
@@ -85,7 +86,9 @@ func (a answering) listen(ctx context.Context, log hclog.Logger, before *predece
 		return admin.Listen(ctx, addr)
 	}
 	addresses := a.addresses
-	if !a.chosen {
+	if !a.chosen && before != nil && !before.Chosen { // the default may be another one now (--drop-root)
+		addresses = slices.Collect(maps.Keys(there))
+	} else if !a.chosen {
 		addr, err := admin.DefaultAddress(a.name)
 		if err == nil {
 			addresses = []admin.Address{addr}

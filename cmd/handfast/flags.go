@@ -102,6 +102,8 @@ func runFlags() []cli.Flag {
 		stringFlag("access-log", "", "`FILE` that gets a line for each connection: who, which slot and worker, how long it was parked, what became of it; - is standard output. SIGUSR1 opens it anew. Needs --route master, which auto takes then"),
 		stringFlag("user", "", "`NAME` or number of the user that workers run as, with the groups of that user; only root can change it (default: handfast's)"),
 		stringFlag("group", "", "`NAME` or number of the group that workers run as (default: the user's)"),
+		&cli.BoolFlag{Name: "drop-root", EnvVars: env("drop-root"),
+			Usage: "the master itself becomes --user, too, as soon as all is open that it listens on"},
 		&cli.BoolFlag{Name: "no-new-privs", EnvVars: env("no-new-privs"),
 			Usage: "workers gain no rights by set-user-ID programs, such as sudo"},
 		stringFlag("log-level", "info", "`LEVEL`: trace, debug, info, warn or error"),

@@ -2,11 +2,14 @@ package main
 
 import (
 	"errors"
+	"fmt"
+	"net"
 	"os"
 	"os/user"
 	"strconv"
 	"syscall"
 
+	"github.com/handfast/handfast/master"
 	"github.com/handfast/handfast/master/supervisor"
 )
 
@@ -14,12 +17,22 @@ import (
 func (v *values) rights(s *supervisor.Config) {
 	s.Rights.NoNewPrivs = v.Bool("no-new-privs")
 	name, group := v.String("user"), v.String("group")
+	if name == "" && v.Bool("drop-root") {
+		v.fail("--drop-root: whom to become? say --user")
+		return
+	}
 	if name == "" && group == "" {
 		return
 	}
 	if os.Geteuid() != 0 {
-		v.fail("--user %q, --group %q: only root can run workers as somebody else: start handfast as root, or as that user and without these flags", name, group)
-		return
+		defer func() {
+			// Whoever it is already (after --drop-root, in an upgrade) need not change.
+			if c := s.Rights.User; c != nil && c.Uid == uint32(os.Geteuid()) && c.Gid == uint32(os.Getegid()) {
+				s.Rights.User = nil
+				return
+			}
+			v.fail("--user %q, --group %q: only root can run workers as somebody else: start handfast as root, or as that user", name, group)
+		}()
 	}
 	credential := &syscall.Credential{Uid: uint32(os.Geteuid()), Gid: uint32(os.Getegid())}
 	if name != "" {
@@ -49,6 +62,43 @@ func (v *values) rights(s *supervisor.Config) {
 	}
 	credential.Groups = append(credential.Groups, credential.Gid) // as initgroups(3) does
 	s.Rights.User = credential
+}
+
+// dropRoot makes this process, and so the workers, run as the user that workers were to run as. What
+// is open stays so; the admin sockets, the access log and the listeners of slots become that user's,
+// who may then open more of them.
+func dropRoot(config *master.Config, sockets []net.Listener, access string) error {
+	as := config.Supervisor.Rights.User
+	if as == nil {
+		return nil // we are that user
+	}
+	config.Supervisor.Rights.User = nil
+	uid, gid := int(as.Uid), int(as.Gid)
+	var errs []error
+	for _, g := range config.Groups {
+		errs = append(errs, g.Chown(uid, gid))
+	}
+	for _, socket := range sockets {
+		if at := socket.Addr(); at.Network() == "unix" {
+			errs = append(errs, os.Lchown(at.String(), uid, gid))
+		}
+	}
+	if access != "" && access != "-" {
+		errs = append(errs, os.Chown(access, uid, gid))
+	}
+	var groups []int
+	for _, g := range as.Groups {
+		groups = append(groups, int(g))
+	}
+	errs = append(errs,
+		os.NewSyscallError("setgroups", syscall.Setgroups(groups)),
+		os.NewSyscallError("setgid", syscall.Setgid(gid)),
+		os.NewSyscallError("setuid", syscall.Setuid(uid)))
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("--drop-root: %w", err)
+	}
+	config.Logger.Info("root dropped", "user", uid, "group", gid)
+	return nil
 }
 
 // findUser finds a user by name or number. A number need not be in the list of users; its

@@ -8,9 +8,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/master"
 )
 
 // nobody is a user that need not exist.
@@ -129,5 +132,49 @@ func TestRightsOfNames(t *testing.T) {
 		if out, status := runCheck(t, strings.Fields(flags)...); status != exitUsage || !strings.Contains(out, says) {
 			t.Errorf("%s: status %d: %s", flags, status, out)
 		}
+	}
+}
+
+// TestDropRoot: the master binds as root, and then neither it nor its workers are. It may still add
+// slots, reload, be asked, and be replaced. A worker of another user than the master cannot ask it.
+func TestDropRoot(t *testing.T) {
+	asRoot(t)
+	t.Setenv("HANDFAST_ROUTE", "kernel")
+	program := ""
+	b := start(t, 1, options{
+		flags: []string{"--user", fmt.Sprint(nobody), "--drop-root"},
+		change: func(cmd *exec.Cmd) {
+			program = everybodys(t, cmd.Path)
+			cmd.Path, cmd.Args[0] = program, program
+			cmd.Args[len(cmd.Args)-2] = program // before "http"
+		},
+	})
+	is := func(pid int, user string) {
+		t.Helper()
+		for _, name := range []string{"Uid", "Gid"} {
+			if got, want := statusOf(t, pid, name), strings.TrimSpace(strings.Repeat(user+" ", 4)); got != want {
+				t.Errorf("%s of process %d is %s, want %s", name, pid, got, want)
+			}
+		}
+		if got := statusOf(t, pid, "CapEff"); strings.Trim(got, "0") != "" {
+			t.Errorf("process %d has capabilities %s", pid, got)
+		}
+	}
+	is(b.cmd.Process.Pid, fmt.Sprint(nobody))
+	is(b.mustGet(source(0), "/").pid, fmt.Sprint(nobody))
+	b.tell("scale", "3")
+	b.awaitStatus("three slots", func(s *master.Status) bool { return s.Ready && len(s.Slots) == 3 })
+	b.tell("reload")
+	b.tell("upgrade")
+	is(b.cmd.Process.Pid, fmt.Sprint(nobody))
+	for slot := range 3 {
+		is(b.mustGet(sourceIn(slot, 3, 0), "/").pid, fmt.Sprint(nobody))
+	}
+	stranger := exec.Command(program, "status", "--admin", b.admin)
+	stranger.Env = append(os.Environ(), testRole+"=1")
+	stranger.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody + 1, Gid: nobody + 1}}
+	os.Chmod(filepath.Dir(b.admin), 0o755)
+	if out, err := stranger.CombinedOutput(); err == nil || !strings.Contains(string(out), "belongs to another user") {
+		t.Errorf("another user asks: %v, %s", err, out)
 	}
 }

@@ -62,6 +62,7 @@ type asked struct {
 	json   bool     // logs are
 
 	answers answering
+	drop    bool // root, for the workers' user
 	from    origins
 }
 
@@ -119,7 +120,7 @@ func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 	config.DrainSignal = v.signal("drain-signal")
 	config.Name, config.Version = c.String("name"), version()
 	answers := v.answering()
-	return asked{config, p, c.StringSlice("listen"), c.String("access-log"), c.Bool("log-json"), answers, from}, v.err
+	return asked{config, p, c.StringSlice("listen"), c.String("access-log"), c.Bool("log-json"), answers, c.Bool("drop-root"), from}, v.err
 }
 
 // serve runs a master until a signal stops it.
@@ -149,13 +150,18 @@ func serve(ctx context.Context, a asked) error {
 	if next.program, err = thisProgram(); err != nil {
 		return err
 	}
+	if a.drop {
+		if err := dropRoot(&config, sockets, a.access); err != nil {
+			return err
+		}
+	}
 	counts := metrics.New()
 	config.Balancer.OnOutcome, config.OnEvent = counts.Outcome, counts.Event
 	m, err := master.New(config)
 	if err != nil {
 		return err
 	}
-	next.master = m
+	next.master, next.chosen = m, a.answers.chosen
 	if before != nil {
 		before.bundle.Ready()
 		before.bundle.Close()

@@ -89,7 +89,7 @@ func statusText(s *master.Status) string {
 	}
 	fmt.Fprintf(&b, "%s %s, pid %d, up %s, %s\n", s.Name, s.Version, s.PID, age(s, s.Started), state)
 	fmt.Fprintf(&b, "%s, route %s, link %s, by %s\n", strings.Join(s.Addresses, " "), s.Route, s.Link, s.Key)
-	fmt.Fprintf(&b, "generation %d%s\n\n", s.Generation, reloadText(s))
+	fmt.Fprintf(&b, "generation %d%s%s\n\n", s.Generation, reloadText(s), upgradeText(s))
 	printTable(&b, slotTable(s))
 	return b.String()
 }
@@ -110,6 +110,19 @@ func reloadText(s *master.Status) string {
 		return fmt.Sprintf(", %s ago %s", age(s, *r.Ended), strings.TrimPrefix(r.Error, "supervisor: "))
 	default:
 		return fmt.Sprintf(", reloaded %s ago", age(s, *r.Ended))
+	}
+}
+
+// upgradeText is what there is to say of the last upgrade.
+func upgradeText(s *master.Status) string {
+	switch u := s.Upgrade; {
+	case u.At == nil:
+		return ""
+	case u.Error != "":
+		reason, _, _ := strings.Cut(u.Error, "\n")
+		return fmt.Sprintf("; not upgraded %s ago: %s", age(s, *u.At), strings.TrimPrefix(reason, "master: "))
+	default:
+		return fmt.Sprintf("; upgraded %s ago, from %s", age(s, *u.At), u.From)
 	}
 }
 

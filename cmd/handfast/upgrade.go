@@ -30,6 +30,7 @@ type predecessor struct {
 	Listen map[string]string // --listen, and the address that became of it
 	Passed bool              // a service manager had passed the listeners
 	Admin  []savedAdmin
+	Chosen bool // the admin sockets were, by somebody
 }
 
 type savedAdmin struct {
@@ -124,6 +125,7 @@ type successor struct {
 	listen  map[string]string
 	passed  bool
 	sockets []net.Listener
+	chosen  bool // they were, by somebody
 	access  accessLog
 	log     hclog.Logger
 }
@@ -159,7 +161,7 @@ func newSuccessor(config *master.Config, addresses []string, before *predecessor
 // save puts into a bundle what the command of the next program needs.
 func (s *successor) save(b *reexec.Bundle) error {
 	s.access.flush()
-	p := predecessor{Listen: s.listen, Passed: s.passed}
+	p := predecessor{Listen: s.listen, Passed: s.passed, Chosen: s.chosen}
 	for _, ln := range s.sockets {
 		socket := ln.(adminSocket)
 		at := socket.Addr()

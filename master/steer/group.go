@@ -127,8 +127,8 @@ func (g *Group) Addr() *net.TCPAddr { return g.addr }
 // Grow opens the listeners of so many slots, 1 to MaxSlots, if there are not as many yet. No
 // client is given to them before Resize: their workers can start.
 //
-// Listeners are opened by the user who opened the first ones, else they are another group's
-// (EADDRINUSE). Who drops privileges grows to the largest number before.
+// Listeners are opened by the user whom the first ones belong to, else they are another group's
+// (EADDRINUSE): see Chown.
 func (g *Group) Grow(slots int) error {
 	if err := checkSlots(slots); err != nil {
 		return err
@@ -148,6 +148,17 @@ func (g *Group) grow(slots int, silent bool) error {
 		g.members = append(g.members, file)
 	}
 	return nil
+}
+
+// Chown gives the listeners to a user, who may then open more of them (Grow).
+func (g *Group) Chown(uid, gid int) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var errs []error
+	for _, member := range g.members {
+		errs = append(errs, control(member, func(fd int) error { return os.NewSyscallError("fchown", unix.Fchown(fd, uid, gid)) }))
+	}
+	return errors.Join(errs...)
 }
 
 // Resize changes the number of slots, 1 to MaxSlots, in one step: about 1/N of the clients
