@@ -137,7 +137,8 @@ func (f *Finder) Buffer() []byte {
 	return make([]byte, f.cfg.HeaderLimit)
 }
 
-// Now finds a connection's client in what has arrived, without waiting or allocating.
+// Now finds a connection's client in what has arrived, without waiting or allocating. Nothing of
+// that is left in the buffer: requests carry passwords and cookies.
 // It borrows h.FD. A PROXY header is consumed, and h then carries what it says; so
 // Now may be called again, also for a connection that comes back from a worker.
 //
@@ -173,6 +174,7 @@ func (f *Finder) takeProxyHeader(h *fdpass.Handoff, buffer []byte, ended bool) e
 	if err != nil {
 		return err
 	}
+	defer clear(data)
 	source, n, err := parseProxy(data, f.cfg.HeaderLimit)
 	if err == errIncomplete && !ended {
 		return ErrSilent
@@ -206,6 +208,7 @@ func (f *Finder) findInHead(h *fdpass.Handoff, buffer []byte, ended bool, head h
 	if err != nil {
 		return Client{}, err
 	}
+	defer clear(data)
 	progress := head.scan(data)
 	full := len(data) == len(buffer)
 	switch {

@@ -300,7 +300,7 @@ func TestNowEnded(t *testing.T) {
 	}
 }
 
-// TestNowAllocatesNothing: on the straight line.
+// TestNowAllocatesNothing: on the straight line, and nothing of what was peeked stays in the buffer.
 func TestNowAllocatesNothing(t *testing.T) {
 	const runs = 50
 	for _, v := range []struct {
@@ -333,6 +333,9 @@ func TestNowAllocatesNothing(t *testing.T) {
 		}); n != 0 {
 			t.Errorf("%s: %v allocations", v.name, n)
 		}
+		if left := strings.Trim(string(buffer), "\x00"); left != "" {
+			t.Errorf("%s: the buffer keeps %q", v.name, left)
+		}
 	}
 }
 
@@ -348,6 +351,9 @@ func TestNowPartialAllocatesNothing(t *testing.T) {
 		}
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+	if left := strings.Trim(string(buffer), "\x00"); left != "" {
+		t.Errorf("the buffer keeps %q", left)
 	}
 }
 
