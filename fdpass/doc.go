@@ -67,11 +67,34 @@
 //	   6  report   worker  one, without a descriptor: how many connections the worker has
 //	                       open (offset 4, 8 bytes) and has accepted since its start
 //	                       (offset 12, 8 bytes), by whatever route; the rest is zero
+//	   7  ping    master  none: is the worker there? It answers when it next takes
+//	                       connections, or would if there were any
+//	   8  pong    worker  none: the answer
 //
-// A master wants reports if HANDFAST_REPORT is 1 in the worker's environment; one of an
-// earlier version would take them for malformed. A worker need not send any. One that does
-// sends them when the numbers have changed, at most once a second, also while it drains:
-// they are what an administrator is shown.
+// # What a worker can do
+//
+// Reports and pongs are for workers that want to send them. A master tells by the
+// environment what it has a use for, and learns from what comes before ready (or listen)
+// what the worker can do; whatever comes later does not change that.
+//
+// A master wants reports if HANDFAST_REPORT is 1; one of an earlier version would take
+// them for malformed. They are sent when the numbers have changed, at most once a
+// second, also while the worker drains: they are what an administrator is shown.
+//
+// If HANDFAST_MAX_CONNECTIONS_PER_SLOT is there and not 0, it is how many connections the
+// worker may have open. A worker whose first report comes before ready is held to that: the master hands off no more
+// than so many of which no report has said that they are closed (accepted less open), and
+// refuses further clients. So each connection that was handed off must be accounted for, also one that
+// the worker got no descriptor for (MSG_CTRUNC): it was accepted, and is closed. The worker reports
+// soon: at once when an eighth of that number were closed since the last report, and others within 10 ms.
+// A report says it all, so one that finds the mailbox full may be left out if another follows.
+//
+// A master that pings says so by HANDFAST_PING=1. A worker that sends pong before ready is
+// watched from then on, until it leaves or drains: it is not well, and may be killed, when a ping
+// has had no answer for a time. The answer must come from where connections are taken, not
+// from a thread of its own: it is to say that clients are served. At most one ping is without an
+// answer at a time. More pongs than pings do no harm: a worker that cannot take connections, for
+// want of descriptors, may send one instead of a ping's answer that it cannot reach.
 //
 // Later versions make records longer and add types and flags; they do not change
 // what is here. So a worker steps through the records by the size in the header,
@@ -81,7 +104,7 @@
 //
 // # A worker's life
 //
-//  1. Send ready. Until then the master gives the worker nothing, and if that
+//  1. Send report and pong if they are wanted and the worker knows them, then ready. Until then the master gives the worker nothing, and if that
 //     takes longer than the master's ready timeout the process is replaced.
 //     When the kernel routes (--route kernel), the first message, there from the start,
 //     is listen. A worker that accepts from those sockets answers with listen in place

@@ -9,6 +9,7 @@ import (
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/hash"
 	"github.com/handfast/handfast/master/files"
+	"github.com/handfast/handfast/master/mailbox"
 )
 
 // lot counts what is parked, or is being refused. It has room for a fixed number of connections, and
@@ -128,6 +129,16 @@ func (l *lot) wait(ctx context.Context) error {
 	return nil
 }
 
+// keep takes ownership of a connection that its slot's worker did not take, and why: who has as
+// many as it may is not waited for.
+func (b *Balancer) keep(a arrival, slot int, why error) {
+	if why == mailbox.ErrLimit {
+		b.turnAway(a, slot, why)
+		return
+	}
+	b.park(a)
+}
+
 // park takes ownership of a connection that cannot be delivered now.
 func (b *Balancer) park(a arrival) {
 	a.parked = time.Now()
@@ -188,20 +199,20 @@ func (b *Balancer) awaitSlot(a arrival, slot int) {
 
 // giveUp sends a parked connection elsewhere, if that is wanted, or refuses it.
 func (b *Balancer) giveUp(a arrival, slot int, why error) {
-	if b.cfg.WhenDown != Next || !b.offerToOthers(a) {
+	if why == mailbox.ErrLimit || b.cfg.WhenDown != Next || !b.offerToOthers(a) {
 		b.refuse(a, slot, why, lingerTimeout)
 	}
 }
 
 // waitForSlot offers a connection to its slot until the worker there takes it:
 // whenever the slot gets another worker, and after each retry delay. The error is
-// why the last try failed.
+// why the last try failed; a worker that has as many connections as it may is tried once.
 func (b *Balancer) waitForSlot(a arrival) error {
 	retry := time.NewTicker(b.cfg.RetryDelay)
 	defer retry.Stop()
 	for tries := 0; ; {
 		changed, err := b.offer(a, 0)
-		if err == nil || tries >= b.cfg.MaxRetries {
+		if err == nil || err == mailbox.ErrLimit || tries >= b.cfg.MaxRetries {
 			return err
 		}
 		select {

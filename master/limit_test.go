@@ -1,0 +1,61 @@
+package master
+
+import (
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/master/mailbox"
+)
+
+// limitedWorker has as many connections as it may after room more.
+type limitedWorker struct{ *fakeWorker }
+
+func (w limitedWorker) Deliver(conns []fdpass.Handoff) (n int, err error) {
+	if n, err = w.fakeWorker.Deliver(conns); err != nil {
+		err = mailbox.ErrLimit
+	}
+	return n, err
+}
+
+// TestLimit: who comes to a worker that has as many connections as it may is refused at once with
+// 503, whatever the patience, and no other slot takes it; also from among the parked.
+func TestLimit(t *testing.T) {
+	for name, when := range map[string]WhenDown{"wait": Wait, "next": Next} {
+		t.Run(name, func(t *testing.T) {
+			table := NewTable(2)
+			table.Fill(1, busyWorker("one"))
+			outcomes := make(chan Outcome, 100)
+			b, dial, _ := serveTest(t, table, func(c *BalancerConfig) {
+				c.RetryDelay, c.MaxRetries, c.WhenDown = time.Hour, 10, when
+				c.OnOutcome = func(o Outcome) { outcomes <- o }
+			})
+			parked := dial(2)
+			if !soon(func() bool { return b.Stats().Parked == 1 }) {
+				t.Fatalf("%+v", b.Stats())
+			}
+			refused := func(read io.Reader) {
+				t.Helper()
+				answer, _ := io.ReadAll(read)
+				if !strings.HasPrefix(string(answer), "HTTP/1.1 503 ") || !strings.Contains(string(answer), "\r\nRetry-After: 1\r\n") {
+					t.Errorf("answer %q", answer)
+				}
+				if o := <-outcomes; o.Reason() != "too_many_open" || o.Slot != 0 {
+					t.Errorf("%+v", o)
+				}
+			}
+			table.Fill(0, limitedWorker{&fakeWorker{name: "zero"}})
+			refused(parked)
+			table.Fill(0, limitedWorker{&fakeWorker{name: "zero", room: 2}})
+			reads(t, dial(2), "zero")
+			reads(t, dial(4), "zero")
+			refused(dial(2))
+			reads(t, dial(3), "one")
+			if n := table.counts(0).refused.Load(); n != 2 {
+				t.Errorf("%d refused", n)
+			}
+		})
+	}
+}
