@@ -108,8 +108,8 @@ type limited interface {
 	MaxConnections() int // 0: it may
 }
 
-// hung is what a worker is called that serves, and does not answer the watchdog.
-const hung = "hung"
+// Hung is the state of a worker that serves, and does not answer the watchdog.
+const Hung = "hung"
 
 // Status returns what the master is doing. It asks nobody who could be busy; the figures
 // are not of one instant.
@@ -229,7 +229,7 @@ func workerStatus(w *supervisor.WorkerStatus) *WorkerStatus {
 		Deadline:   timeStatus(w.Deadline),
 	}
 	if !w.Silent.IsZero() {
-		s.State, s.Since = hung, w.Silent.UTC()
+		s.State, s.Since = Hung, w.Silent.UTC()
 	}
 	if link, ok := w.Link.(limited); ok {
 		if most := link.MaxConnections(); most > 0 {

@@ -66,6 +66,10 @@ func (p plan) settle(ctx context.Context, config *master.Config, addresses []str
 		closeAll(config.Listeners)
 		return usagef("--ready-when %s: only Node workers are so, and these get connections by --worker-link %v", readyWords[config.ReadyWhen], config.Link)
 	}
+	if err := mailboxNeeded(config); err != nil {
+		closeAll(config.Listeners)
+		return err
+	}
 	listensItself := config.Link == master.LinkActivation || config.Link == master.LinkAny
 	switch {
 	case p.route == routeMaster, config.Link == master.LinkInject:
@@ -110,10 +114,27 @@ func kernelCannot(config *master.Config) error {
 		return errors.New("with --proxy-protocol clients are named by what they send, which comes too late for it")
 	case config.AccessLog != nil:
 		return errors.New("with --access-log each connection is logged by the master, which has to accept it")
+	case config.MaxConnections > 0:
+		return errors.New("with --max-connections-per-slot further clients are refused by the master, which has to accept them")
 	case len(config.Listeners) > 0:
 		return errors.New("what a service manager passed is one listener, not one for each slot")
 	case config.Supervisor.Workers > steer.MaxSlots:
 		return fmt.Errorf("%d slots are more than the %d that its program can tell apart", config.Supervisor.Workers, steer.MaxSlots)
+	}
+	return nil
+}
+
+// mailboxNeeded says what was asked for that only workers with a mailbox can do.
+func mailboxNeeded(config *master.Config) error {
+	link := config.Link.String()
+	if config.Link == master.LinkNative {
+		return nil
+	}
+	if n := config.MaxConnections; n > 0 {
+		return usagef("--max-connections-per-slot %d: workers of --worker-link %s do not say how many connections they have open; limit them in the server itself (server.maxConnections in Node), or use --worker-link native with a program that reports them (package worker, examples/python)", n, link)
+	}
+	if d := config.Supervisor.Watchdog; d > 0 {
+		return usagef("--watchdog %v: workers of --worker-link %s cannot be asked whether they are there; use --worker-link native with a program that answers (package worker, examples/python)", d, link)
 	}
 	return nil
 }

@@ -31,6 +31,7 @@ import (
 //	stubborn     is ready, takes nothing, and ignores drain and SIGTERM
 //	receives     the same as http, without accepting from the slot's listeners
 //	hoards       never becomes ready, and holds the slot's listeners, whatever happens
+//	old          the same as http, without reports and answers to pings, as an earlier version
 //	raw          answers a connection's first bytes with the line of http and those bytes
 //	accepts      the same as http, with several threads that wait in accept; for --worker-link any
 //
@@ -70,6 +71,9 @@ func playWorker(args []string) int {
 			return 1
 		}
 		select {}
+	case "old":
+		os.Unsetenv("HANDFAST_REPORT")
+		os.Unsetenv("HANDFAST_PING")
 	case "raw":
 		return playRaw()
 	}
