@@ -36,22 +36,22 @@ func TestLimit(t *testing.T) {
 			if !soon(func() bool { return b.Stats().Parked == 1 }) {
 				t.Fatalf("%+v", b.Stats())
 			}
-			refused := func(read io.Reader) {
+			refused := func(read io.Reader, parked bool) {
 				t.Helper()
 				answer, _ := io.ReadAll(read)
 				if !strings.HasPrefix(string(answer), "HTTP/1.1 503 ") || !strings.Contains(string(answer), "\r\nRetry-After: 1\r\n") {
 					t.Errorf("answer %q", answer)
 				}
-				if o := <-outcomes; o.Reason() != "too_many_open" || o.Slot != 0 {
+				if o := <-outcomes; o.Reason() != "too_many_open" || o.Slot != 0 || o.Parked > 0 != parked {
 					t.Errorf("%+v", o)
 				}
 			}
 			table.Fill(0, limitedWorker{&fakeWorker{name: "zero"}})
-			refused(parked)
+			refused(parked, true)
 			table.Fill(0, limitedWorker{&fakeWorker{name: "zero", room: 2}})
 			reads(t, dial(2), "zero")
 			reads(t, dial(4), "zero")
-			refused(dial(2))
+			refused(dial(2), false)
 			reads(t, dial(3), "one")
 			if n := table.counts(0).refused.Load(); n != 2 {
 				t.Errorf("%d refused", n)
