@@ -8,6 +8,8 @@ import (
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/master/mailbox"
+	"github.com/handfast/handfast/master/steer"
+	"github.com/handfast/handfast/master/supervisor"
 )
 
 // limitedWorker has as many connections as it may after room more.
@@ -58,4 +60,30 @@ func TestLimit(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestLimitsNeedMailboxes: a library's user is told at once what no worker of theirs could do.
+func TestLimitsNeedMailboxes(t *testing.T) {
+	for want, change := range map[string]func(*Config){
+		"LinkNative":                 func(c *Config) { c.Link, c.MaxConnections = LinkNode, 5 },
+		"need LinkNative":            func(c *Config) { c.Link, c.Supervisor.Watchdog = LinkNode, time.Second },
+		"at most -1 connections":     func(c *Config) { c.MaxConnections = -1 },
+		"a timeout is negative":      func(c *Config) { c.Supervisor.Watchdog = -1 },
+		"5 connections of a worker:": func(c *Config) { c.MaxConnections, c.Groups = 5, []*steer.Group{group(t)} },
+	} {
+		cfg := Config{Balancer: DefaultBalancerConfig(), Supervisor: supervisor.DefaultConfig()}
+		cfg.Supervisor.Command, cfg.Supervisor.Workers = []string{"true"}, 1
+		change(&cfg)
+		if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+}
+
+func group(t *testing.T) *steer.Group {
+	g, err := steer.Listen(t.Context(), "127.0.0.1:0", DefaultBalancerConfig().Clients.Hash, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
 }
