@@ -49,6 +49,7 @@ func TestAlone(t *testing.T) {
 
 // TestLimit: the worker says which connections are closed, so that it gets no more than it may have.
 func TestLimit(t *testing.T) {
+	t.Parallel()
 	p, address := trial.BalanceWith(t, []string{"--max-connections-per-slot", "3"}, python(t), "worker.py")
 	var clients []*http.Client
 	another := func() error {
@@ -79,6 +80,7 @@ func TestLimit(t *testing.T) {
 
 // TestWatchdog: the worker answers pings, and is replaced when it does not.
 func TestWatchdog(t *testing.T) {
+	t.Parallel()
 	p, address := trial.BalanceWith(t, []string{"--watchdog", "2s", "--when-hung", "replace", "--worker-link", "native"}, python(t), "worker.py")
 	client := trial.ClientAt(trial.Loopback(1))
 	defer client.CloseIdleConnections()
