@@ -33,9 +33,10 @@ func (m *Mailbox) isSettled() bool {
 
 // admit returns for how many of n connections there is room, and counts them as given.
 //
-// What the worker says is old, but can be wrong to one side only: it has given and not closed at
-// most what was handed off and was not closed at the time of its report. So it never has
-// more open than it may, however many come between two reports.
+// What was given and is not reported closed is counted as open: what still lies in the mailbox, what
+// the worker has open, and what it has closed since its last report. So a report that is old
+// makes us refuse too soon, and never too late: the worker has no more open than it may,
+// however many come between two reports.
 func (m *Mailbox) admit(n int) int {
 	if !m.limited {
 		return n

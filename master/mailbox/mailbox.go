@@ -32,7 +32,7 @@ var (
 const firstInherited = 3
 
 // Mailbox is the master's side of one worker's mailbox. It implements
-// supervisor.Link and master.Copier.
+// supervisor.Link, supervisor.Pinger and master.Copier.
 //
 // It owns both ends of the socketpair: the worker inherits a copy of its end,
 // and ours is how we take back what a dead worker did not receive. One goroutine

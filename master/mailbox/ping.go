@@ -5,13 +5,13 @@ import "github.com/handfast/handfast/fdpass"
 // Answers tells whether the worker is ready and answers pings.
 func (m *Mailbox) Answers() bool { return m.isSettled() && m.answers }
 
-// Ping asks the worker whether it still takes connections, unless it owes an answer, and tells
-// whether there was a sign of that since the last time. It is true for a worker that does not
-// answer pings. It does not wait. It belongs to one
+// Ping implements supervisor.Pinger: it asks the worker whether it still takes connections,
+// unless it owes an answer, and tells whether there was a sign of that since the last time. It
+// is true for a worker that does not answer pings. It does not wait. It belongs to one
 // goroutine; call it only after Ready is closed.
 //
-// Signs are the answer, a report of more accepted connections, since the ping may lie behind
-// many, and in a mailbox that is too full for a ping that there was room for connections.
+// Signs are the answer; a report of more accepted connections, since the ping may lie behind
+// many; and that a mailbox which is too full for a ping has had room for connections.
 func (m *Mailbox) Ping() (alive bool) {
 	if !m.answers {
 		return true
