@@ -129,15 +129,9 @@ func (l *lot) wait(ctx context.Context) error {
 	return nil
 }
 
-// keep takes ownership of a connection that its slot's worker did not take, and why: who has as
-// many as it may is not waited for.
-func (b *Balancer) keep(a arrival, slot int, why error) {
-	if why == mailbox.ErrLimit {
-		b.turnAway(a, slot, why)
-		return
-	}
-	b.park(a)
-}
+// reportTime is within how long a worker that may have so many connections reports those that it
+// has closed (package fdpass: 10 ms), with something to spare.
+const reportTime = 20 * time.Millisecond
 
 // park takes ownership of a connection that cannot be delivered now.
 func (b *Balancer) park(a arrival) {
@@ -206,17 +200,26 @@ func (b *Balancer) giveUp(a arrival, slot int, why error) {
 
 // waitForSlot offers a connection to its slot until the worker there takes it:
 // whenever the slot gets another worker, and after each retry delay. The error is
-// why the last try failed; a worker that has as many connections as it may is tried once.
+// why the last try failed. A worker that has as many connections as it may is waited for
+// only until it would have said that it has room.
 func (b *Balancer) waitForSlot(a arrival) error {
 	retry := time.NewTicker(b.cfg.RetryDelay)
 	defer retry.Stop()
+	var reported <-chan time.Time // nil: the worker was never without room
+	current := false              // what it has reported is
 	for tries := 0; ; {
 		changed, err := b.offer(a, 0)
-		if err == nil || err == mailbox.ErrLimit || tries >= b.cfg.MaxRetries {
+		limited := err == mailbox.ErrLimit
+		if err == nil || limited && current || tries >= b.cfg.MaxRetries {
 			return err
+		}
+		if limited && reported == nil {
+			reported = time.After(reportTime)
 		}
 		select {
 		case <-changed:
+		case <-reported:
+			current = true
 		case <-retry.C:
 			tries++
 		case <-b.hurry.Done():

@@ -47,7 +47,7 @@ type router struct {
 }
 
 // route delivers a batch and takes ownership of its descriptors. Connections that
-// cannot be delivered now are parked, or refused if waiting is of no use.
+// cannot be delivered now are parked.
 func (r *router) route(batch []arrival) {
 	batch = r.toOwners(batch)
 	seats := r.b.table.load()
@@ -58,14 +58,14 @@ func (r *router) route(batch []arrival) {
 			r.group, r.index = append(r.group, batch[i].Handoff), append(r.index, i)
 		}
 		r.first[slot] = -1
-		n, err := r.deliver(seats[slot].worker, seats[slot].counts)
+		n := r.deliver(seats[slot].worker, seats[slot].counts)
 		if r.b.cfg.EveryOutcome {
 			for _, i := range r.index[:n] {
 				r.b.tell(&batch[i], slot, seats[slot].worker, nil)
 			}
 		}
 		for _, i := range r.index[n:] {
-			r.b.keep(batch[i], slot, err)
+			r.b.park(batch[i])
 		}
 	}
 	files.Close(r.sent)
@@ -86,8 +86,8 @@ func (r *router) toOwners(batch []arrival) (others []arrival) {
 			continue
 		}
 		r.group = append(r.group[:0], a.Handoff)
-		if n, err := r.deliver(owner, r.b.table.countsOf(owner)); n == 0 {
-			r.b.keep(a, slotOf(owner), err) // the others cannot serve it
+		if r.deliver(owner, r.b.table.countsOf(owner)) == 0 {
+			r.b.park(a) // the others cannot serve it
 		} else if r.b.cfg.EveryOutcome {
 			r.b.tell(&a, slotOf(owner), owner, nil)
 		}
@@ -114,10 +114,10 @@ func (r *router) sort(batch []arrival, slots int) {
 	}
 }
 
-// deliver gives the group to its worker, and returns how many that has taken, and why no more.
-func (r *router) deliver(w Worker, c *counts) (n int, err error) {
+// deliver gives the group to its worker, and returns how many that has taken.
+func (r *router) deliver(w Worker, c *counts) int {
 	if w == nil {
-		return 0, errEmpty
+		return 0
 	}
 	if copier, ok := w.(Copier); ok {
 		n, err := copier.Copy(r.group)
@@ -125,9 +125,10 @@ func (r *router) deliver(w Worker, c *counts) (n int, err error) {
 			r.sent = append(r.sent, h.FD)
 		}
 		r.b.count(c, n, err)
-		return n, err
+		return n
 	}
-	return r.b.deliver(w, c, r.group)
+	n, _ := r.b.deliver(w, c, r.group)
+	return n
 }
 
 // deliver is Worker.Deliver, counted.

@@ -35,7 +35,7 @@ func (m *Mailbox) isSettled() bool {
 //
 // What was given and is not reported closed is counted as open: what still lies in the mailbox, what
 // the worker has open, and what it has closed since its last report. So a report that is old
-// makes us refuse too soon, and never too late: the worker has no more open than it may,
+// makes us count too many, and never too few: the worker has no more open than it may,
 // however many come between two reports.
 func (m *Mailbox) admit(n int) int {
 	if !m.limited {
