@@ -129,10 +129,6 @@ func (l *lot) wait(ctx context.Context) error {
 	return nil
 }
 
-// reportTime is within how long a worker that may have so many connections reports those that it
-// has closed (package fdpass: 10 ms), with something to spare.
-const reportTime = 20 * time.Millisecond
-
 // park takes ownership of a connection that cannot be delivered now.
 func (b *Balancer) park(a arrival) {
 	a.parked = time.Now()
@@ -227,6 +223,10 @@ func (b *Balancer) waitForSlot(a arrival) error {
 		}
 	}
 }
+
+// reportTime is within how long a worker that may have so many connections reports those that it
+// has closed (package fdpass: 10 ms), with something to spare.
+const reportTime = 20 * time.Millisecond
 
 // offerToOthers offers a connection to all other slots, in the client's order.
 func (b *Balancer) offerToOthers(a arrival) bool {
