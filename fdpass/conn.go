@@ -279,7 +279,7 @@ func (in *incoming) parse(m *Message) error {
 		return nil
 	case t == TypeReport, len(in.fds) > count, len(in.fds) < count && !in.truncated():
 		return fmt.Errorf("%w: %s with %d records and %d descriptors", ErrMalformed, t, count, len(in.fds))
-	case count > 0 && (t == TypeReady || t == TypeLeave):
+	case count > 0 && (t == TypeReady || t == TypeLeave || t == TypePing || t == TypePong):
 		return fmt.Errorf("%w: %s with %d records", ErrMalformed, t, count)
 	}
 	m.Type, m.Lost = t, count-len(in.fds)

@@ -67,11 +67,34 @@
 //	   6  report   worker  one, without a descriptor: how many connections the worker has
 //	                       open (offset 4, 8 bytes) and has accepted since its start
 //	                       (offset 12, 8 bytes), by whatever route; the rest is zero
+//	   7  ping     master  none: does the worker take connections?
+//	   8  pong     worker  none: the answer
 //
-// A master wants reports if HANDFAST_REPORT is 1 in the worker's environment; one of an
-// earlier version would take them for malformed. A worker need not send any. One that does
-// sends them when the numbers have changed, at most once a second, also while it drains:
-// they are what an administrator is shown.
+// # What a worker can do
+//
+// Reports and pongs come from workers that can send them. The environment says what the
+// master has a use for, and what comes before ready (or listen) what the worker can
+// do; nothing that comes later changes that.
+//
+// A master wants reports if HANDFAST_REPORT is 1; one of an earlier version would take
+// them for malformed. They are sent when the numbers have changed, at most once a
+// second, also while the worker drains: they are what an administrator is shown.
+//
+// HANDFAST_MAX_CONNECTIONS_PER_SLOT, if it is there and not 0, is how many connections
+// the worker may have open. A worker whose first report comes before ready is held to
+// it: the master hands off at most so many that no report has accounted for as closed
+// (accepted less open), and refuses further clients. So the worker counts each
+// connection that it is sent, also one whose descriptor did not arrive (MSG_CTRUNC),
+// which is accepted and closed; and it reports sooner: at once when an eighth of that
+// number have closed since the last report, others within 10 ms. A report for which
+// there is no room in the mailbox may be left out only if another one follows.
+//
+// A master that pings says so by HANDFAST_PING=1. A worker that has sent pong before
+// ready is watched until it leaves or is to drain: if it leaves a ping unanswered for
+// long it hangs, and may be killed. It answers where it takes connections, and not from a
+// thread of its own, since that is the question. The master sends no other ping before
+// the answer. A pong that answers none does no harm: a worker that cannot receive, for
+// want of descriptors, sends one in case that a ping lies behind what it cannot take.
 //
 // Later versions make records longer and add types and flags; they do not change
 // what is here. So a worker steps through the records by the size in the header,
@@ -81,7 +104,8 @@
 //
 // # A worker's life
 //
-//  1. Send ready. Until then the master gives the worker nothing, and if that
+//  1. Send report and pong, if they are wanted and the worker can, and then ready.
+//     Until then the master gives the worker nothing, and if that
 //     takes longer than the master's ready timeout the process is replaced.
 //     When the kernel routes (--route kernel), the first message, there from the start,
 //     is listen. A worker that accepts from those sockets answers with listen in place

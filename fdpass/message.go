@@ -33,6 +33,8 @@ const (
 	TypeReturn  Type = 4
 	TypeListen  Type = 5
 	TypeReport  Type = 6
+	TypePing    Type = 7
+	TypePong    Type = 8
 )
 
 func (t Type) String() string {
@@ -49,6 +51,10 @@ func (t Type) String() string {
 		return "listen"
 	case TypeReport:
 		return "report"
+	case TypePing:
+		return "ping"
+	case TypePong:
+		return "pong"
 	default:
 		return "type " + strconv.Itoa(int(t))
 	}

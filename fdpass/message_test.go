@@ -49,6 +49,8 @@ func TestGolden(t *testing.T) {
 		"return":          {int(TypeReturn), 4},
 		"listen":          {int(TypeListen), 5},
 		"report":          {int(TypeReport), 6},
+		"ping":            {int(TypePing), 7},
+		"pong":            {int(TypePong), 8},
 		"flag proxied":    {int(FlagProxied), 1},
 	} {
 		if v[0] != v[1] {
@@ -82,6 +84,22 @@ func TestReport(t *testing.T) {
 		wantError(t, master, ErrMalformed)
 	}
 	for full := false; !full; full = worker.TrySendReport(sent) == ErrFull {
+	}
+}
+
+// TestPing: question and answer carry nothing.
+func TestPing(t *testing.T) {
+	checkLeaks(t)
+	master, worker := pair(t)
+	fds := sockets(t, 1)
+	for _, typ := range []Type{TypePing, TypePong} {
+		send(t, master, typ, nil)
+		var m Message
+		if err := worker.Receive(&m); err != nil || m.Type != typ || len(m.Handoffs) > 0 {
+			t.Errorf("received %+v, error %v", m, err)
+		}
+		send(t, master, typ, handoffs(fds...))
+		wantError(t, worker, ErrMalformed)
 	}
 }
 
@@ -171,7 +189,8 @@ func messages() [][]byte {
 	return [][]byte{
 		appendReport(nil, Report{1, 1 << 40}), edit(appendReport(nil, Report{}), 3, 2),
 		nil, {1}, good, full, good[:len(good)-1], later(clients[:3]...),
-		appendMessage(nil, TypeReady, nil), appendMessage(nil, 200, clients[:1]),
+		appendMessage(nil, TypeReady, nil), appendMessage(nil, TypePing, nil), appendMessage(nil, TypePong, nil),
+		appendMessage(nil, TypePing, clients[:1]), appendMessage(nil, TypePong, clients[:1]), appendMessage(nil, 200, clients[:1]),
 		edit(good, 0, 2), edit(good, 3, 0xff), edit(good, 5, 1), edit(good, headerSize+1, 5),
 		append(full, good...),
 	}

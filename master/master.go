@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -49,6 +50,12 @@ type Config struct {
 	Supervisor supervisor.Config
 	Link       LinkKind          // how workers get their connections
 	ReadyWhen  nodeipc.ReadyWhen // when a Node worker is ready
+
+	// MaxConnections is how many connections a worker may have open before further ones are refused;
+	// 0: any number. It needs Listeners, and workers of LinkNative that report their
+	// connections; on others it has no effect, and that is logged.
+	MaxConnections int
+
 	// DrainSignal tells a worker of LinkActivation, LinkAny or LinkInject to finish. 0: the one that its
 	// program is known to take (launch.DrainSignal).
 	DrainSignal syscall.Signal
@@ -113,6 +120,8 @@ type Master struct {
 	name, version string
 	started       time.Time
 	link          LinkKind
+	wishes        mailbox.Wishes
+	spared        int // the last generation of which a worker could not do what is wished; of the supervisor
 
 	command     []string
 	drainSignal syscall.Signal
@@ -171,6 +180,7 @@ func newMaster(cfg Config) (*Master, error) {
 		version:   cfg.Version,
 		started:   time.Now(),
 		link:      cfg.Link,
+		wishes:    mailbox.Wishes{MaxConnections: cfg.MaxConnections, Pings: cfg.Supervisor.Watchdog > 0},
 		listeners: cfg.Listeners,
 		access:    cfg.AccessLog,
 		log:       cfg.Logger,
@@ -200,6 +210,7 @@ func newMaster(cfg Config) (*Master, error) {
 		if m.steered != nil {
 			m.steered.hear(e)
 		}
+		m.spare(e)
 		if cfg.OnEvent != nil {
 			cfg.OnEvent(e)
 		}
@@ -213,6 +224,12 @@ func newMaster(cfg Config) (*Master, error) {
 	}
 	if cfg.Link == LinkInject && m.steered != nil {
 		return nil, fmt.Errorf("master: workers of link %v take connections: Listeners are required", cfg.Link)
+	}
+	if m.wishes != (mailbox.Wishes{}) && cfg.Link != LinkNative {
+		return nil, fmt.Errorf("master: workers of link %v neither report their connections nor answer a watchdog: MaxConnections and Watchdog need LinkNative", cfg.Link)
+	}
+	if cfg.MaxConnections < 0 || cfg.MaxConnections > 0 && m.steered != nil {
+		return nil, fmt.Errorf("master: at most %d connections of a worker: want 0 or more, and Listeners, since the master has to hand them off", cfg.MaxConnections)
 	}
 	if cfg.Link == LinkNode {
 		node := nodeipc.Config{
@@ -252,7 +269,26 @@ func (m *Master) newMailbox(seat supervisor.Seat) (supervisor.Link, error) {
 	if err != nil {
 		return nil, err
 	}
-	return mailbox.Open(listeners, m.balancer.Readmit)
+	return mailbox.Open(listeners, m.wishes, m.balancer.Readmit)
+}
+
+// spare says, once in each generation, which limits have no effect on a worker that is ready.
+func (m *Master) spare(e supervisor.Event) {
+	link, ok := e.Link.(*mailbox.Mailbox)
+	if !ok || e.Kind != supervisor.WorkerReady || e.Generation == m.spared {
+		return
+	}
+	var without []string
+	if m.wishes.MaxConnections > 0 && link.MaxConnections() == 0 {
+		without = append(without, "--max-connections-per-slot: it has not reported its connections before it was ready")
+	}
+	if m.wishes.Pings && !link.Answers() {
+		without = append(without, "--watchdog: it does not answer pings")
+	}
+	if len(without) > 0 {
+		m.spared = e.Generation
+		m.log.Warn("worker cannot be held to everything", "slot", e.Slot, "pid", e.PID, "generation", e.Generation, "without", strings.Join(without, "; "))
+	}
 }
 
 func (m *Master) newActivation(seat supervisor.Seat) (supervisor.Link, error) {

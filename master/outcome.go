@@ -8,6 +8,7 @@ import (
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/master/clientip"
+	"github.com/handfast/handfast/master/mailbox"
 )
 
 // Outcome is what became of one connection in the master.
@@ -29,6 +30,7 @@ var reasons = map[error]string{
 	errStopping:                "stopping",
 	errUnwilling:               "worker_unwilling",
 	errNoFile:                  "no_file_descriptor",
+	mailbox.ErrLimit:           "too_many_open",
 	fdpass.ErrFull:             "mailbox_full",
 	fdpass.ErrClosed:           "mailbox_closed",
 	fdpass.ErrNoFiles:          "no_file_descriptor",

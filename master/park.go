@@ -11,6 +11,7 @@ import (
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/hash"
 	"github.com/handfast/handfast/master/files"
+	"github.com/handfast/handfast/master/mailbox"
 	"github.com/handfast/handfast/master/reexec"
 )
 
@@ -212,24 +213,33 @@ func (b *Balancer) awaitSlot(p *parked) {
 
 // giveUp sends a parked connection elsewhere, if that is wanted, or refuses it.
 func (b *Balancer) giveUp(p *parked, why error) {
-	if b.cfg.WhenDown != Next || !b.offerToOthers(p) {
+	if why == mailbox.ErrLimit || b.cfg.WhenDown != Next || !b.offerToOthers(p) {
 		b.refuse(p, b.lot, nil, p.at.slot, why)
 	}
 }
 
 // waitForSlot offers a connection to its slot until the worker there takes it:
 // whenever the slot gets another worker, and after each retry delay. The error is
-// why the last try failed.
+// why the last try failed. A worker that has as many connections as it may is waited for
+// only until it would have said that it has room.
 func (b *Balancer) waitForSlot(p *parked) error {
 	retry := time.NewTicker(b.cfg.RetryDelay)
 	defer retry.Stop()
+	var reported <-chan time.Time // nil: the worker was never without room
+	current := false              // what it has reported is
 	for tries := 0; ; {
 		changed, err := b.offer(p, 0)
-		if err == nil || tries >= b.cfg.MaxRetries {
+		limited := err == mailbox.ErrLimit
+		if err == nil || limited && current || tries >= b.cfg.MaxRetries {
 			return err
+		}
+		if limited && reported == nil {
+			reported = time.After(reportTime)
 		}
 		select {
 		case <-changed:
+		case <-reported:
+			current = true
 		case <-retry.C:
 			tries++
 		case <-b.hurry.Done():
@@ -237,6 +247,10 @@ func (b *Balancer) waitForSlot(p *parked) error {
 		}
 	}
 }
+
+// reportTime is within how long a worker that may have so many connections reports those that it
+// has closed (package fdpass: 10 ms), with something to spare.
+const reportTime = 20 * time.Millisecond
 
 // offerToOthers offers a connection to all other slots, in the client's order.
 func (b *Balancer) offerToOthers(p *parked) bool {

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/master/clientip"
+	"github.com/handfast/handfast/master/mailbox"
 	"github.com/handfast/handfast/master/reexec"
 )
 
@@ -23,7 +24,7 @@ const (
 )
 
 // Why connections are refused. For want of a client there are also package
-// clientip's errors, and fdpass.ErrFull and its like for want of a worker.
+// clientip's errors, and for want of a worker mailbox.ErrLimit, fdpass.ErrFull and its like.
 var (
 	errEmpty         = errors.New("slot empty")
 	errCrowded       = errors.New("too many parked; the limits are --max-parked and half of the open files (ulimit -n, LimitNOFILE=)")
@@ -38,6 +39,7 @@ var (
 var (
 	noWorker = answer(502, "Bad Gateway", "No worker took this connection in time. Please try again.")
 	crowded  = answer(503, "Service Unavailable", "Too many connections are waiting for a worker. Please try again.")
+	occupied = answer(503, "Service Unavailable", "Too many connections are open. Please try again.")
 	stopping = answer(503, "Service Unavailable", "This server is stopping. Please try again.")
 	tooSlow  = answer(408, "Request Timeout", "The head of the request did not arrive in time.")
 	tooLarge = answer(431, "Request Header Fields Too Large", "The head of the request is too long.")
@@ -49,6 +51,8 @@ func answerTo(why error) []byte {
 	switch why {
 	case errCrowded, errGreedy, errNoFile:
 		return crowded
+	case mailbox.ErrLimit:
+		return occupied
 	case errStopping:
 		return stopping
 	case clientip.ErrPartial:

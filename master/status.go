@@ -68,11 +68,12 @@ type WorkerStatus struct {
 	Slot       int        `json:"slot"`
 	PID        int        `json:"pid"`
 	Generation int        `json:"generation"`
-	State      string     `json:"state"` // starting, serving, draining, stopping (was sent SIGTERM) or killed
+	State      string     `json:"state"` // starting, serving, hung (does not answer --watchdog), draining, stopping (was sent SIGTERM) or killed
 	Started    time.Time  `json:"started"`
 	Since      time.Time  `json:"since"`    // it is in this state
 	Deadline   *time.Time `json:"deadline"` // when the state has lasted too long; null: never
 	Open       *uint64    `json:"open"`     // connections, as the worker says, a second ago at most
+	MaxOpen    *int       `json:"max_open"` // beyond them new ones are refused; null: never
 	Accepted   *uint64    `json:"accepted"` // likewise, since it was started
 }
 
@@ -110,6 +111,14 @@ type Totals struct {
 type reporting interface {
 	Report() (fdpass.Report, bool)
 }
+
+// limited is a link whose worker may not have any number of connections.
+type limited interface {
+	MaxConnections() int // 0: it may
+}
+
+// Hung is the state of a worker that serves, and does not answer the watchdog.
+const Hung = "hung"
 
 // Status returns what the master is doing. It asks nobody who could be busy; the figures
 // are not of one instant.
@@ -233,6 +242,14 @@ func workerStatus(w *supervisor.WorkerStatus) *WorkerStatus {
 		Started:    w.Started.UTC(),
 		Since:      w.Since.UTC(),
 		Deadline:   timeStatus(w.Deadline),
+	}
+	if !w.Silent.IsZero() {
+		s.State, s.Since = Hung, w.Silent.UTC()
+	}
+	if link, ok := w.Link.(limited); ok {
+		if most := link.MaxConnections(); most > 0 {
+			s.MaxOpen = &most
+		}
 	}
 	if link, ok := w.Link.(reporting); ok {
 		if r, said := link.Report(); said {

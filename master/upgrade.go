@@ -203,7 +203,7 @@ func (m *Master) restoreLink(b *reexec.Bundle) func(supervisor.Seat, json.RawMes
 	return func(seat supervisor.Seat, state json.RawMessage) (supervisor.Portable, error) {
 		switch m.link {
 		case LinkNative:
-			return mailbox.Restore(b, state, m.balancer.Readmit)
+			return mailbox.Restore(b, state, m.wishes, m.balancer.Readmit)
 		case LinkActivation:
 			cfg, err := m.activation(seat)
 			if err != nil {

@@ -64,7 +64,7 @@ func TestNothingMoves(t *testing.T) {
 // mailboxOf returns a mailbox, and its worker's end.
 func mailboxOf(t *testing.T, readmit func([]fdpass.Handoff)) (*mailbox.Mailbox, *fdpass.Conn) {
 	t.Helper()
-	m, err := mailbox.Open(nil, readmit)
+	m, err := mailbox.Open(nil, mailbox.Wishes{}, readmit)
 	if err != nil {
 		t.Fatal(err)
 	}

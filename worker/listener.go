@@ -101,15 +101,17 @@ func (c Config) source() (s source, r *reporter, err error) {
 // Config.ManualReady is set, the first Accept does.
 func (l *Listener) Ready() error {
 	l.readyOnce.Do(func() {
-		l.readyErr = l.source.ready()
 		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.reportSoon() // that there is nothing yet
+		l.reportNow() // that there is nothing yet
+		l.mu.Unlock()
+		l.readyErr = l.source.ready()
 	})
 	return l.readyErr
 }
 
-// Accept waits for a connection; it is a *Conn. The error matches net.ErrClosed
+// Accept waits for a connection; it is a *Conn. It also answers the master's question whether
+// connections are taken (handfast run --watchdog), so a program that does not call it for
+// long, although it has not closed the listener, is taken for hung. The error matches net.ErrClosed
 // when the listener was closed, or when the worker is to drain and has accepted
 // all that was handed to it. At the limit of open files it is a temporary one, as
 // an ordinary listener's, and the connection is not lost. Any other error, such as
@@ -137,14 +139,19 @@ func (l *Listener) acceptError(err error) error {
 func (l *Listener) next() (fdpass.Handoff, error) {
 	l.accepting.Lock()
 	defer l.accepting.Unlock()
-	if len(l.queue) == 0 {
+	for len(l.queue) == 0 {
 		select {
 		case <-l.draining:
 			return fdpass.Handoff{}, net.ErrClosed
 		default:
 		}
-		if err := l.source.receive(&l.message); err != nil {
+		err := l.source.receive(&l.message)
+		l.lost(l.message.Lost)
+		switch {
+		case err != nil:
 			return fdpass.Handoff{}, l.failed(err)
+		case l.message.Type == fdpass.TypePing:
+			l.source.pong() // from here, since it says that somebody accepts
 		}
 		l.queue = l.message.Handoffs
 	}
@@ -239,6 +246,17 @@ func (l *Listener) count(n int) {
 		l.end() // once: nothing is accepted after draining began
 	default:
 	}
+}
+
+// lost counts connections whose descriptors did not arrive: they are closed.
+func (l *Listener) lost(n int) {
+	if n == 0 {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.accepted += uint64(n)
+	l.reportSoon()
 }
 
 // end says that the last connection is closed, and that no other will come.

@@ -3,7 +3,9 @@ package worker
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -11,11 +13,22 @@ import (
 	"github.com/handfast/handfast/fdpass"
 )
 
-// envReport is 1 if the master wants reports.
-const envReport = "HANDFAST_REPORT"
+// What the master has a use for.
+const (
+	envReport = "HANDFAST_REPORT"                   // 1: reports
+	envLimit  = "HANDFAST_MAX_CONNECTIONS_PER_SLOT" // not 0: soon, since we are held to that many connections
+	envPing   = "HANDFAST_PING"                     // 1: answers to pings
+)
 
-// reportInterval is the shortest time between two reports.
-const reportInterval = time.Second
+const (
+	// reportInterval is how long after a change it is reported.
+	reportInterval = time.Second
+	// limitInterval is the same for a worker that may have so many connections and no more:
+	// until the master knows that some are closed, it refuses others in their place.
+	limitInterval = 10 * time.Millisecond
+	// limitShare is how many of them may have been closed without a report: this part.
+	limitShare = 8
+)
 
 // reporter tells the master how many connections a listener has open and has accepted, a
 // while after that has changed. It belongs to the listener, whose lock its fields are under.
@@ -23,8 +36,11 @@ const reportInterval = time.Second
 // It has a descriptor of the mailbox for itself, since it goes on when the listener has
 // left that, until the last connection is closed: who drains is asked about most.
 type reporter struct {
-	conn *fdpass.Conn
-	due  *time.Timer // nil: there is nothing to report
+	conn     *fdpass.Conn
+	interval time.Duration
+	most     uint64      // connections closed and not reported; then it is done at once
+	closed   uint64      // as it was reported
+	due      *time.Timer // nil: there is nothing to report
 }
 
 // newReporter borrows the mailbox. It returns nil if nobody wants reports.
@@ -46,13 +62,22 @@ func newReporter(mailbox *os.File) (*reporter, error) {
 	if err != nil {
 		return nil, fmt.Errorf("worker: %w", err)
 	}
-	return &reporter{conn: conn}, nil
+	r := &reporter{conn: conn, interval: reportInterval, most: math.MaxUint64}
+	if limit, _ := strconv.ParseUint(os.Getenv(envLimit), 10, 64); limit > 0 {
+		r.interval, r.most = limitInterval, max(limit/limitShare, 1)
+	}
+	return r, nil
 }
 
 // reportSoon is called when the numbers have changed. The caller holds l.mu.
 func (l *Listener) reportSoon() {
-	if r := l.reporter; r != nil && r.due == nil {
-		r.due = time.AfterFunc(reportInterval, l.report)
+	r := l.reporter
+	switch {
+	case r == nil:
+	case l.accepted-uint64(l.open)-r.closed >= r.most:
+		l.reportNow()
+	case r.due == nil:
+		r.due = time.AfterFunc(r.interval, l.report)
 	}
 }
 
@@ -60,9 +85,21 @@ func (l *Listener) report() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.reporter.due = nil
-	err := l.reporter.conn.TrySendReport(fdpass.Report{Open: uint64(l.open), Accepted: l.accepted})
-	if errors.Is(err, fdpass.ErrFull) {
-		l.reportSoon()
+	l.reportNow()
+}
+
+// reportNow reports, or does so soon if there is no room for it. The caller holds l.mu.
+func (l *Listener) reportNow() {
+	r := l.reporter
+	if r == nil {
+		return
+	}
+	err := r.conn.TrySendReport(fdpass.Report{Open: uint64(l.open), Accepted: l.accepted})
+	switch {
+	case !errors.Is(err, fdpass.ErrFull):
+		r.closed = l.accepted - uint64(l.open)
+	case r.due == nil:
+		r.due = time.AfterFunc(r.interval, l.report)
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/worker"
 )
@@ -30,6 +32,9 @@ func TestReports(t *testing.T) {
 		closing(t, client)
 	}
 	first, second, third := accept(t, ln), accept(t, ln), accept(t, ln)
+	if got := next(t, master); got.Type != fdpass.TypeReport || got.Report != (fdpass.Report{}) {
+		t.Errorf("before ready: said %v, %+v", got.Type, got.Report)
+	}
 	first.Close()
 	if got := nextReport(t, master); got != (fdpass.Report{Open: 2, Accepted: 3}) {
 		t.Errorf("reported %+v", got)
@@ -47,11 +52,13 @@ func TestReports(t *testing.T) {
 	}
 }
 
-// TestReportsAreRare: at most one a second, however much happens.
+// TestReportsAreRare: after the first at most one a second, however much happens.
 func TestReportsAreRare(t *testing.T) {
 	noLeaks(t)
 	t.Setenv("HANDFAST_REPORT", "1")
 	master, ln := mailbox(t, worker.Config{})
+	check(t, ln.Ready())
+	nextReport(t, master)
 	start, reports := time.Now(), 0
 	for deadline := start.Add(2500 * time.Millisecond); time.Now().Before(deadline); {
 		client := handOff(t, master, fdpass.TypeHandoff, 1)[0]
@@ -118,4 +125,66 @@ func TestReportsFullMailbox(t *testing.T) {
 		}
 	}
 	client.Close()
+}
+
+// TestReportsSoon: a worker that may have so many connections and no more says at once, before Close
+// returns, when an eighth of them were closed, and of fewer soon.
+func TestReportsSoon(t *testing.T) {
+	noLeaks(t)
+	t.Setenv("HANDFAST_REPORT", "1")
+	for limit, share := range map[string]int{"1": 1, "15": 1, "16": 2, "80": 10} {
+		t.Setenv("HANDFAST_MAX_CONNECTIONS_PER_SLOT", limit)
+		master, ln := mailbox(t, worker.Config{})
+		for _, client := range handOff(t, master, fdpass.TypeHandoff, 3*share) {
+			closing(t, client)
+		}
+		var open []*worker.Conn
+		for range 3 * share {
+			open = append(open, accept(t, ln))
+		}
+		closed := func(r fdpass.Report) int { return int(r.Accepted - r.Open) }
+		for _, c := range open[:share] {
+			c.Close()
+		}
+		said := 0
+		for said < share && (share > 1 || master.Next() != 0) { // with 1 each is said at once
+			if m := next(t, master); m.Type == fdpass.TypeReport {
+				said = closed(m.Report)
+			}
+		}
+		if said != share {
+			t.Errorf("limit %s: of %d that were closed it said %d", limit, share, said)
+		}
+		open[share].Close()
+		for said != share+1 {
+			said = closed(nextReport(t, master))
+		}
+	}
+}
+
+// TestReportsLost: connections whose descriptors did not arrive are accounted for.
+func TestReportsLost(t *testing.T) {
+	if !inChild(t) {
+		return
+	}
+	t.Setenv("HANDFAST_REPORT", "1")
+	t.Setenv("HANDFAST_MAX_CONNECTIONS_PER_SLOT", "8")
+	check(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 700, Max: 1024}))
+	master, ln := mailbox(t, worker.Config{})
+	handOff(t, master, fdpass.TypeHandoff, 1)
+	accept(t, ln) // no sign of a limit that is near
+	handOff(t, master, fdpass.TypeHandoff, 1)
+	hogs := hogFiles(t)
+	if _, err := ln.Accept(); !errors.Is(err, unix.EMFILE) {
+		t.Errorf("Accept: %v; want EMFILE", err)
+	}
+	hogs[0].Close()
+	for {
+		switch r := nextReport(t, master); {
+		case r == (fdpass.Report{Open: 1, Accepted: 2}):
+			return
+		case r.Accepted > 1:
+			t.Fatalf("reported %+v", r)
+		}
+	}
 }

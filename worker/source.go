@@ -22,9 +22,12 @@ import (
 type source interface {
 	// ready says that connections are welcome from now on.
 	ready() error
-	// receive waits for connections, which the caller owns. io.EOF means that no
-	// more will come, os.ErrDeadlineExceeded that the source was interrupted.
+	// receive waits for connections, which the caller owns, or for a ping, which the caller
+	// answers. io.EOF means that no more will come, os.ErrDeadlineExceeded that
+	// the source was interrupted.
 	receive(m *fdpass.Message) error
+	// pong answers a ping. It does not wait.
+	pong()
 	// interrupt makes receive return, now and from now on.
 	interrupt()
 	// close ends the source and takes ownership of connections that were received
@@ -33,9 +36,13 @@ type source interface {
 	addr() net.Addr
 }
 
+// pongDelay is the time between two tries to answer a ping.
+const pongDelay = 100 * time.Millisecond
+
 // mailboxSource receives what a master hands off.
 type mailboxSource struct {
-	conn *fdpass.Conn
+	conn  *fdpass.Conn
+	pings bool // the master sends some
 }
 
 // newMailboxSource takes ownership of the worker's end of a mailbox.
@@ -48,7 +55,7 @@ func newMailboxSource(file *os.File) (source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("worker: %w", err)
 	}
-	s := &mailboxSource{conn: conn}
+	s := &mailboxSource{conn: conn, pings: os.Getenv(envPing) == "1"}
 	if conn.Next() != fdpass.TypeListen {
 		return s, nil
 	}
@@ -64,7 +71,15 @@ func newMailboxSource(file *os.File) (source, error) {
 	return newSteeredSource(s, m.Handoffs), nil
 }
 
-func (s *mailboxSource) ready() error { return s.say(fdpass.TypeReady) }
+func (s *mailboxSource) ready() error { return s.begin(fdpass.TypeReady) }
+
+// begin says by t that connections are welcome, and before that pings are answered.
+func (s *mailboxSource) begin(t fdpass.Type) error {
+	if s.pings {
+		s.pong()
+	}
+	return s.say(t)
+}
 
 func (s *mailboxSource) say(t fdpass.Type) error {
 	if err := s.conn.Send(t, nil); err != nil && !errors.Is(err, fdpass.ErrClosed) {
@@ -78,14 +93,26 @@ func (s *mailboxSource) receive(m *fdpass.Message) error {
 		err := s.conn.Receive(m)
 		switch {
 		case errors.Is(err, fdpass.ErrNoFiles), m.Lost > 0 && len(m.Handoffs) == 0:
+			if s.pings {
+				s.pong() // in case that a ping lies behind it
+			}
 			// What accept(2) says in the same case; servers wait and try again.
 			return os.NewSyscallError("recvmsg", unix.EMFILE)
 		case err != nil:
 			return err
+		case m.Type == fdpass.TypePing:
+			return nil
 		case m.Type == fdpass.TypeHandoff && len(m.Handoffs) > 0:
 			return nil
 		}
 		fdpass.CloseHandoffs(m.Handoffs) // of a type that this version does not know
+	}
+}
+
+// pong is sent later if there is no room for it: a master that does not read may be asleep.
+func (s *mailboxSource) pong() {
+	if err := s.conn.TrySend(fdpass.TypePong, nil); errors.Is(err, fdpass.ErrFull) {
+		time.AfterFunc(pongDelay, s.pong)
 	}
 }
 
@@ -139,6 +166,7 @@ func newTCPSource(address string) (*tcpSource, error) {
 }
 
 func (s *tcpSource) ready() error { return nil }
+func (s *tcpSource) pong()        {}
 
 func (s *tcpSource) receive(m *fdpass.Message) error {
 	raw, err := s.file.SyscallConn()
@@ -163,7 +191,7 @@ func (s *tcpSource) receive(m *fdpass.Message) error {
 	case errno != nil:
 		return os.NewSyscallError("accept4", errno)
 	}
-	m.Handoffs = append(m.Handoffs[:0], fdpass.Handoff{FD: fd, Client: addrPort(sa)})
+	*m = fdpass.Message{Type: fdpass.TypeHandoff, Handoffs: append(m.Handoffs[:0], fdpass.Handoff{FD: fd, Client: addrPort(sa)})}
 	return nil
 }
 

@@ -38,6 +38,7 @@ type steeredSource struct {
 
 // arrivals is what one receive brought.
 type arrivals struct {
+	typ   fdpass.Type
 	conns []fdpass.Handoff
 	err   error
 }
@@ -56,10 +57,12 @@ func newSteeredSource(mailbox *mailboxSource, listeners []fdpass.Handoff) *steer
 	return s
 }
 
+func (s *steeredSource) pong() { s.mailbox.pong() }
+
 // ready begins to accept.
 func (s *steeredSource) ready() error {
 	s.started.Do(s.start)
-	return s.mailbox.say(fdpass.TypeListen)
+	return s.mailbox.begin(fdpass.TypeListen)
 }
 
 func (s *steeredSource) start() {
@@ -94,7 +97,7 @@ func (s *steeredSource) forward(from source) {
 		}
 		a := arrivals{err: err}
 		if err == nil {
-			a.conns = slices.Clone(m.Handoffs)
+			a.typ, a.conns = m.Type, slices.Clone(m.Handoffs)
 		}
 		s.pending.Add(1)
 		s.first.interrupt()
@@ -123,7 +126,7 @@ func (s *steeredSource) receive(m *fdpass.Message) error {
 				return net.ErrClosed
 			}
 			s.pending.Add(-1)
-			m.Handoffs = append(m.Handoffs[:0], a.conns...)
+			*m = fdpass.Message{Type: a.typ, Handoffs: append(m.Handoffs[:0], a.conns...)}
 			return a.err
 		}
 		err := s.first.receive(m)

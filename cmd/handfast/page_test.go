@@ -176,12 +176,12 @@ func TestPage(t *testing.T) {
 		}
 	}
 	open()
-	m := start(t, 2, options{worker: []string{"gate", gate}, flags: []string{"--name", "<b>shop", "--admin", "127.0.0.1:0"}})
+	m := start(t, 2, options{worker: []string{"gate", gate}, flags: []string{"--name", "<b>shop", "--admin", "127.0.0.1:0", "--max-connections-per-slot", "4321", "--watchdog", "2s"}})
 	url := "http://" + m.awaitCount("admin socket", 2)[1].Address
 	page := browse(t, url+"/")
 	pids := func() (both []string) { return []string{fmt.Sprint(m.worker(0)), fmt.Sprint(m.worker(1))} }
 	old := pids()
-	text := page.shows(append(old, "serving", "<b>shop", "ready", fmt.Sprint(m.cmd.Process.Pid))...)
+	text := page.shows(append(old, "serving", "/ 4,321", "<b>shop", "ready", fmt.Sprint(m.cmd.Process.Pid))...)
 	if strings.Contains(text, "Draining") || strings.Contains(text, "Reload") {
 		t.Errorf("nobody drains, and nothing is reloaded:\n%s", text)
 	}
@@ -231,6 +231,11 @@ func TestPage(t *testing.T) {
 	if title := page.evaluate("document.title"); title == "foreign" {
 		t.Error("a foreign script runs")
 	}
+	hung := m.worker(0)
+	freeze(t, hung)
+	page.shows("hung")
+	unix.Kill(hung, unix.SIGCONT)
+	m.await("worker answers the watchdog again")
 	m.tell("stop")
 	page.shows("no answer; what follows is old")
 }

@@ -101,6 +101,9 @@ func (p plan) decide(config *master.Config, cannot error) (kernelRoutes, error, 
 	if config.Link != master.LinkNode && config.ReadyWhen != nodeipc.ReadyAuto {
 		return never, nil, usagef("--ready-when %s: only Node workers are so, and these get connections by --worker-link %v", readyWords[config.ReadyWhen], config.Link)
 	}
+	if err := mailboxNeeded(config); err != nil {
+		return never, nil, err
+	}
 	listensItself := config.Link == master.LinkActivation || config.Link == master.LinkAny
 	switch {
 	case p.route == routeMaster, config.Link == master.LinkInject:
@@ -141,10 +144,27 @@ func kernelCannot(config *master.Config, passed bool) error {
 		return errors.New("with --proxy-protocol clients are named by what they send, which comes too late for it")
 	case config.AccessLog != nil:
 		return errors.New("with --access-log each connection is logged by the master, which has to accept it")
+	case config.MaxConnections > 0:
+		return errors.New("with --max-connections-per-slot further clients are refused by the master, which has to accept them")
 	case passed:
 		return errors.New("what a service manager passed is one listener, not one for each slot")
 	case config.Supervisor.Workers > steer.MaxSlots:
 		return fmt.Errorf("%d slots are more than the %d that its program can tell apart", config.Supervisor.Workers, steer.MaxSlots)
+	}
+	return nil
+}
+
+// mailboxNeeded says what was asked for that only workers with a mailbox can do.
+func mailboxNeeded(config *master.Config) error {
+	link := config.Link.String()
+	if config.Link == master.LinkNative {
+		return nil
+	}
+	if n := config.MaxConnections; n > 0 {
+		return usagef("--max-connections-per-slot %d: workers of --worker-link %s do not say how many connections they have open; limit them in the server itself (server.maxConnections in Node), or use --worker-link native with a program that reports them (package worker, examples/python)", n, link)
+	}
+	if d := config.Supervisor.Watchdog; d > 0 {
+		return usagef("--watchdog %v: workers of --worker-link %s cannot be asked whether they are there; use --worker-link native with a program that answers (package worker, examples/python)", d, link)
 	}
 	return nil
 }

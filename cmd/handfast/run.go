@@ -103,6 +103,8 @@ func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 	s.StopTimeout = v.duration("stop-timeout", 0)
 	s.KillTimeout = v.duration("kill-timeout", 0)
 	s.MinUptime = v.duration("min-uptime", 0)
+	config.MaxConnections = v.number("max-connections-per-slot", 0, math.MaxInt32)
+	v.watchdog(s)
 	s.BackoffMin = v.duration("backoff-min", time.Millisecond)
 	s.BackoffMax = v.duration("backoff-max", s.BackoffMin)
 

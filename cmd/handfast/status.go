@@ -20,7 +20,7 @@ func statusCommand() *cli.Command {
 		Usage: "show what the running master is doing",
 		Description: "One line for each slot, and one for each worker that drains. What nobody can know is left\n" +
 			"out: workers that accept for themselves are handed nothing off, and few workers say what\n" +
-			"they have open.",
+			"they have open. A worker that is hung serves, but does not answer --watchdog.",
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "show it again and again, in place"},
 			&cli.DurationFlag{Name: "interval", Value: time.Second, Usage: "between two looks, with --watch"},
@@ -171,6 +171,9 @@ func accepted(w *master.WorkerStatus) string {
 func open(w *master.WorkerStatus) string {
 	if w == nil {
 		return ""
+	}
+	if w.MaxOpen != nil && w.Open != nil {
+		return fmt.Sprintf("%d/%d", *w.Open, *w.MaxOpen)
 	}
 	return figure(w.Open)
 }

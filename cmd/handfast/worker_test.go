@@ -32,6 +32,7 @@ import (
 //	stubborn     is ready, takes nothing, and ignores drain and SIGTERM
 //	receives     the same as http, without accepting from the slot's listeners
 //	hoards       never becomes ready, and holds the slot's listeners, whatever happens
+//	old          the same as http, without reports and answers to pings, as an earlier version
 //	raw          answers a connection's first bytes with the line of http and those bytes
 //	activated    the same as http, on the listener that it inherits as descriptor 3
 //	accepts      the same as http, with several threads that wait in accept; for --worker-link any
@@ -72,6 +73,9 @@ func playWorker(args []string) int {
 			return 1
 		}
 		select {}
+	case "old":
+		os.Unsetenv("HANDFAST_REPORT")
+		os.Unsetenv("HANDFAST_PING")
 	case "raw":
 		return playRaw()
 	}

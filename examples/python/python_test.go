@@ -3,8 +3,11 @@ package python_test
 
 import (
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
+	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/handfast/handfast/examples/trial"
@@ -41,5 +44,58 @@ func TestAlone(t *testing.T) {
 	got, err := trial.Get(client, fmt.Sprintf("127.0.0.1:%d", port))
 	if want := (trial.Answer{PID: p.Process.Pid, Client: "127.0.0.7"}); got != want || err != nil {
 		t.Errorf("%+v, error %v; want %+v", got, err, want)
+	}
+}
+
+// TestLimit: the worker says which connections are closed, so that it gets no more than it may have.
+func TestLimit(t *testing.T) {
+	t.Parallel()
+	p, address := trial.BalanceWith(t, []string{"--max-connections-per-slot", "3"}, python(t), "worker.py")
+	var clients []*http.Client
+	another := func() error {
+		client := trial.ClientAt(trial.Loopback(1)) // keeps its connection
+		_, err := trial.Get(client, address)
+		clients = append(clients, client)
+		return err
+	}
+	defer func() {
+		for _, client := range clients {
+			client.CloseIdleConnections()
+		}
+	}()
+	for range 3 {
+		if err := another(); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := another(); err == nil || !strings.Contains(err.Error(), "503") {
+		t.Errorf("the fourth: %v, want 503", err)
+	}
+	clients[0].CloseIdleConnections()
+	trial.Eventually(t, "room for another", func() bool { return another() == nil })
+	if p.Count(func(line string) bool { return strings.Contains(line, "cannot be held") }) > 0 {
+		t.Error("it does not report")
+	}
+}
+
+// TestWatchdog: the worker answers pings, and is replaced when it does not.
+func TestWatchdog(t *testing.T) {
+	t.Parallel()
+	p, address := trial.BalanceWith(t, []string{"--watchdog", "2s", "--when-hung", "replace", "--worker-link", "native"}, python(t), "worker.py")
+	client := trial.ClientAt(trial.Loopback(1))
+	defer client.CloseIdleConnections()
+	before, err := trial.Get(client, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client.CloseIdleConnections()
+	syscall.Kill(before.PID, syscall.SIGSTOP)
+	after, err := trial.Get(client, address) // waits in the mailbox
+	if err != nil || after.Slot != before.Slot || after.PID == before.PID {
+		t.Errorf("%+v, error %v; before: %+v", after, err, before)
+	}
+	hung := func(line string) bool { return strings.Contains(line, "does not answer the watchdog") }
+	if n := p.Count(hung); n == 0 {
+		t.Error("nobody says so")
 	}
 }

@@ -12,10 +12,12 @@ import signal
 import socket
 import struct
 import sys
+import threading
 
-HANDOFF, READY, LEAVE = 1, 2, 3  # types of messages
+HANDOFF, READY, LEAVE, REPORT, PING, PONG = 1, 2, 3, 6, 7, 8  # types of messages
 HEADER = struct.Struct("!BBHHH")  # version, type, number of records, size of one, zero
 RECORD = struct.Struct("!BBH16sI")  # flags, family, port, address, scope
+COUNTS = struct.Struct("!4xQQ4x")  # the record of a report: open, accepted
 
 
 class Mailbox:
@@ -24,15 +26,29 @@ class Mailbox:
     def __init__(self, fd):
         self.socket = socket.socket(fileno=fd)
         self.socket.set_inheritable(False)
+        self.limited = os.getenv("HANDFAST_MAX_CONNECTIONS_PER_SLOT", "0") != "0"
+        self.counting = threading.Lock()
+        self.open = self.accepted = 0
 
-    def say(self, kind):
+    def say(self, kind, record=b""):
         try:
-            self.socket.send(HEADER.pack(1, kind, 0, RECORD.size, 0))
+            self.socket.send(HEADER.pack(1, kind, 1 if record else 0, RECORD.size, 0) + record)
         except OSError:
             pass  # the master is gone: end of file is next
 
+    def count(self, accepted=0, closed=0):
+        """Is told of connections. A master that limits them hears of those that are closed."""
+        with self.counting:
+            self.accepted += accepted
+            self.open += accepted - closed
+            if self.limited and (closed or not accepted):
+                self.say(REPORT, COUNTS.pack(self.open, self.accepted))
+
     def __iter__(self):
         """Yields (socket, (address, port)) until the master wants no more served."""
+        self.count()  # before READY: we report
+        if os.getenv("HANDFAST_PING") == "1":
+            self.say(PONG)  # and answer pings
         self.say(READY)
         while True:
             data, fds, _, _ = socket.recv_fds(self.socket, 4096, 64, socket.MSG_CMSG_CLOEXEC)
@@ -42,6 +58,10 @@ class Mailbox:
             version, kind, count, size, _ = HEADER.unpack_from(data)
             if version != 1 or len(data) != HEADER.size + count * size:
                 raise ValueError("the master speaks another protocol")
+            if kind == PING:
+                self.say(PONG)  # from here, where connections are taken
+            if kind == HANDOFF:
+                self.count(count, count - len(connections))  # some may have found no room
             for i, connection in enumerate(connections):
                 if kind == HANDOFF:
                     connection.setblocking(True)  # it comes as the master had it
@@ -56,6 +76,16 @@ class Mailbox:
             return "", 0  # unknown
         ip = str(ipaddress.ip_address(address if family == 6 else address[:4]))
         return (f"{ip}%{scope}" if scope else ip), port
+
+
+class Server(http.server.ThreadingHTTPServer):
+    mailbox = None
+    daemon_threads = False  # server_close waits for them
+
+    def shutdown_request(self, request):
+        super().shutdown_request(request)
+        if self.mailbox:
+            self.mailbox.count(closed=1)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -81,7 +111,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def main():
     fd = os.environ.pop("HANDFAST_FD", None)  # not for processes that we start
     port = int(sys.argv[1]) if sys.argv[1:] else 8080
-    server = http.server.ThreadingHTTPServer(("", port), Handler, bind_and_activate=fd is None)
+    server = Server(("", port), Handler, bind_and_activate=fd is None)
     if fd is None:
         print("listening on port", server.server_port, flush=True)
         server.serve_forever()
@@ -92,9 +122,8 @@ def main():
         Handler.draining = True
         mailbox.say(LEAVE)
 
-    mailbox = Mailbox(int(fd))
+    mailbox = server.mailbox = Mailbox(int(fd))
     signal.signal(signal.SIGTERM, leave)
-    server.daemon_threads = False  # server_close waits for them
     for connection, client in mailbox:
         server.process_request(connection, client)
     Handler.draining = True

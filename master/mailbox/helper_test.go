@@ -168,14 +168,14 @@ func (r *returned) want(t testing.TB, hs []fdpass.Handoff) {
 func open(t testing.TB) (*Mailbox, *worker, *returned) {
 	t.Helper()
 	checkLeaks(t)
-	return openWith(t, nil)
+	return openWith(t, nil, Wishes{})
 }
 
-// openWith is open for a worker that is offered listeners, for tests that check for leaks.
-func openWith(t testing.TB, listeners []fdpass.Handoff) (*Mailbox, *worker, *returned) {
+// openWith is open for a worker that is offered listeners, or asked for more, for tests that check for leaks.
+func openWith(t testing.TB, listeners []fdpass.Handoff, wishes Wishes) (*Mailbox, *worker, *returned) {
 	t.Helper()
 	r := new(returned)
-	m, err := Open(listeners, r.readmit)
+	m, err := Open(listeners, wishes, r.readmit)
 	if err != nil {
 		t.Fatal(err)
 	}

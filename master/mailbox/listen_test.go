@@ -24,7 +24,7 @@ func offer(t *testing.T) (*net.TCPListener, []fdpass.Handoff) {
 // accepts from them, and can be handed connections all the same.
 func TestListen(t *testing.T) {
 	ln, offered := offer(t)
-	m, w, r := openWith(t, offered)
+	m, w, r := openWith(t, offered, Wishes{})
 	var got fdpass.Message
 	if w.Next() != fdpass.TypeListen {
 		t.Error("the first message is another")
@@ -59,7 +59,7 @@ func TestListen(t *testing.T) {
 // TestListenNot: a worker that says ready instead is served by the master.
 func TestListenNot(t *testing.T) {
 	_, offered := offer(t)
-	m, w, _ := openWith(t, offered)
+	m, w, _ := openWith(t, offered, Wishes{})
 	w.say(fdpass.TypeReady)
 	closed(t, "ready", m.Ready())
 	w.say(fdpass.TypeListen) // too late to matter
@@ -82,7 +82,7 @@ func TestListenUnasked(t *testing.T) {
 // to be placed again.
 func TestListenUnread(t *testing.T) {
 	_, offered := offer(t)
-	m, _, r := openWith(t, offered)
+	m, _, r := openWith(t, offered, Wishes{})
 	hs, _ := connect(t, 1)
 	deliver(t, m, hs)
 	m.Close()

@@ -33,7 +33,7 @@ var (
 const firstInherited = 3
 
 // Mailbox is the master's side of one worker's mailbox. It implements
-// supervisor.Link and master.Copier.
+// supervisor.Link, supervisor.Pinger and master.Copier.
 //
 // It owns both ends of the socketpair: the worker inherits a copy of its end,
 // and ours is how we take back what a dead worker did not receive. One goroutine
@@ -55,13 +55,24 @@ type Mailbox struct {
 	closed  atomic.Bool   // Close was called
 	report  atomic.Pointer[fdpass.Report]
 	closing sync.Once
+
+	wishes  Wishes
+	limited bool         // the worker is held to wishes.MaxConnections; written before ready is closed
+	given   atomic.Int64 // connections that were handed off; only if limited
+
+	answers    bool          // the worker answers pings that are wished; written before ready is closed
+	ponged     bool          // it has sent a pong; of listen
+	owes       atomic.Bool   // it was sent a ping and has not answered
+	alive      atomic.Bool   // there was a sign of it since the last Ping
+	sent       atomic.Uint64 // messages with connections
+	sentBefore uint64        // when there was no room for a ping; of Ping
 }
 
 // Open makes a mailbox, and offers the worker the slot's listeners, if there are any.
 // Open borrows them; Client is where each listens. Connections that come back, because the worker returned
 // or never received them, are given to readmit, which takes ownership of their
 // descriptors, must not keep the slice, and must not wait.
-func Open(listeners []fdpass.Handoff, readmit func([]fdpass.Handoff)) (*Mailbox, error) {
+func Open(listeners []fdpass.Handoff, wishes Wishes, readmit func([]fdpass.Handoff)) (*Mailbox, error) {
 	ours, file, err := fdpass.Pair()
 	if err != nil {
 		return nil, fmt.Errorf("mailbox: %w", err)
@@ -71,7 +82,7 @@ func Open(listeners []fdpass.Handoff, readmit func([]fdpass.Handoff)) (*Mailbox,
 		ours.Close()
 		return nil, fmt.Errorf("mailbox: %w", err)
 	}
-	m := newMailbox(ours, theirs, file, readmit)
+	m := newMailbox(ours, theirs, file, wishes, readmit)
 	if len(listeners) > 0 {
 		m.offered = true
 		if err := ours.TrySend(fdpass.TypeListen, listeners); err != nil {
@@ -84,8 +95,9 @@ func Open(listeners []fdpass.Handoff, readmit func([]fdpass.Handoff)) (*Mailbox,
 	return m, nil
 }
 
-func newMailbox(ours, theirs *fdpass.Conn, file *os.File, readmit func([]fdpass.Handoff)) *Mailbox {
+func newMailbox(ours, theirs *fdpass.Conn, file *os.File, wishes Wishes, readmit func([]fdpass.Handoff)) *Mailbox {
 	m := &Mailbox{
+		wishes:  wishes,
 		ours:    ours,
 		theirs:  theirs,
 		file:    file,
@@ -104,7 +116,16 @@ func (m *Mailbox) Files() []*os.File { return []*os.File{m.file} }
 
 // Env returns what the worker finds in its environment.
 func (m *Mailbox) Env() []string {
-	return []string{"HANDFAST_FD=" + strconv.Itoa(firstInherited), "HANDFAST_REPORT=1"}
+	pings := "0"
+	if m.wishes.Pings {
+		pings = "1"
+	}
+	return []string{
+		"HANDFAST_FD=" + strconv.Itoa(firstInherited),
+		"HANDFAST_REPORT=1",
+		"HANDFAST_MAX_CONNECTIONS_PER_SLOT=" + strconv.Itoa(m.wishes.MaxConnections),
+		"HANDFAST_PING=" + pings,
+	}
 }
 
 // Report returns what the worker has last said of its connections, if it ever has. It is
@@ -132,7 +153,7 @@ func (m *Mailbox) Err() error { return m.leftErr }
 
 // Deliver queues connections and takes ownership of the first n of conns; the
 // caller still owns the others. It never waits: err is fdpass.ErrFull when the
-// worker does not keep up, fdpass.ErrClosed when it takes no more.
+// worker does not keep up, fdpass.ErrClosed when it takes no more, ErrLimit when it has enough.
 func (m *Mailbox) Deliver(conns []fdpass.Handoff) (n int, err error) {
 	n, err = m.Copy(conns)
 	fdpass.CloseHandoffs(conns[:n])
@@ -145,12 +166,17 @@ func (m *Mailbox) Deliver(conns []fdpass.Handoff) (n int, err error) {
 func (m *Mailbox) Copy(conns []fdpass.Handoff) (n int, err error) {
 	for n < len(conns) {
 		batch := conns[n:min(n+fdpass.MaxBatch, len(conns))]
+		if batch = batch[:m.admit(len(batch))]; len(batch) == 0 {
+			return n, ErrLimit
+		}
 		if err := m.ours.TrySend(fdpass.TypeHandoff, batch); err != nil {
+			m.takeOff(len(batch))
 			if errors.Is(err, fdpass.ErrClosed) && !m.drained.Load() {
 				m.theirs.CloseWrite() // the worker shut its end down: listen sees to it
 			}
 			return n, err
 		}
+		m.sent.Add(1)
 		n += len(batch)
 	}
 	return n, nil
@@ -273,8 +299,9 @@ func (m *Mailbox) handle(msg *fdpass.Message) error {
 		}
 		m.isReady(true)
 	case fdpass.TypeReport:
-		report := msg.Report
-		m.report.Store(&report)
+		m.hearReport(msg.Report)
+	case fdpass.TypePong:
+		m.hearPong()
 	case fdpass.TypeLeave:
 		return ErrLeft
 	case fdpass.TypeReturn:
@@ -290,9 +317,9 @@ func (m *Mailbox) handle(msg *fdpass.Message) error {
 			}
 		}
 		m.readmit(msg.Handoffs)
-	case fdpass.TypeHandoff:
+	case fdpass.TypeHandoff, fdpass.TypePing:
 		fdpass.CloseHandoffs(msg.Handoffs)
-		return fmt.Errorf("%w: a handoff from a worker", fdpass.ErrMalformed)
+		return fmt.Errorf("%w: a %v from a worker", fdpass.ErrMalformed, msg.Type)
 	default: // of a later version
 		fdpass.CloseHandoffs(msg.Handoffs)
 	}
@@ -304,6 +331,9 @@ func (m *Mailbox) isReady(listens bool) {
 	case <-m.ready: // said twice
 	default:
 		m.listens = listens
+		m.limited = m.wishes.MaxConnections > 0 && m.report.Load() != nil
+		m.answers = m.wishes.Pings && m.ponged
+		m.alive.Store(true)
 		close(m.ready)
 	}
 }

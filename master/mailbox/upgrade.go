@@ -16,6 +16,11 @@ type saved struct {
 	Drained          bool
 	Left             string // why; empty: it has not
 	Report           *fdpass.Report
+
+	MaxConnections int   // that the worker may have open, if it can be held to that; else 0
+	Given          int64 // counted for that
+	Answers        bool  // pings
+	Owes           bool  // an answer
 }
 
 // Save implements supervisor.Portable. The worker has said that it is ready.
@@ -27,6 +32,11 @@ func (m *Mailbox) Save(b *reexec.Bundle) (any, error) {
 		Listens: m.listens,
 		Drained: m.drained.Load(),
 		Report:  m.report.Load(),
+
+		MaxConnections: m.MaxConnections(),
+		Given:          m.given.Load(),
+		Answers:        m.Answers(),
+		Owes:           m.owes.Load(),
 	}
 	if m.leftErr != nil {
 		s.Left = m.leftErr.Error()
@@ -35,8 +45,9 @@ func (m *Mailbox) Save(b *reexec.Bundle) (any, error) {
 }
 
 // Restore makes a mailbox of what Save returned in the program before. Nothing is received before
-// Resume.
-func Restore(b *reexec.Bundle, state json.RawMessage, readmit func([]fdpass.Handoff)) (*Mailbox, error) {
+// Resume. The worker was told of the wishes of before, so only what these and those have in common is
+// known of it; the number of connections is that of the new ones.
+func Restore(b *reexec.Bundle, state json.RawMessage, wishes Wishes, readmit func([]fdpass.Handoff)) (*Mailbox, error) {
 	var s saved
 	if err := json.Unmarshal(state, &s); err != nil {
 		return nil, fmt.Errorf("mailbox: %w", err)
@@ -59,7 +70,12 @@ func Restore(b *reexec.Bundle, state json.RawMessage, readmit func([]fdpass.Hand
 		ours.Close()
 		return nil, fmt.Errorf("mailbox: %w", err)
 	}
-	m := newMailbox(ours, theirs, file, readmit)
+	m := newMailbox(ours, theirs, file, wishes, readmit)
+	m.limited = s.MaxConnections > 0 && wishes.MaxConnections > 0
+	m.given.Store(s.Given)
+	m.answers = s.Answers && wishes.Pings
+	m.owes.Store(s.Owes)
+	m.alive.Store(true)
 	m.offered, m.listens = s.Offered, s.Listens
 	m.drained.Store(s.Drained)
 	m.report.Store(s.Report)

@@ -35,6 +35,7 @@ type Metrics struct {
 	parked         prometheus.Histogram
 	refused        *prometheus.CounterVec
 	ended          *prometheus.CounterVec
+	hung           prometheus.Counter
 	reloads        *prometheus.CounterVec
 	reloadDuration *prometheus.HistogramVec
 
@@ -52,12 +53,14 @@ func New() *Metrics {
 			Help: "Connections that were refused, or whose client had gone, before a worker had them."}, []string{"reason"}),
 		ended: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: "worker_failures_total",
 			Help: "Workers that needed a successor which nobody had asked for."}, []string{"reason"}),
+		hung: prometheus.NewCounter(prometheus.CounterOpts{Namespace: namespace, Name: "watchdog_timeouts_total",
+			Help: "How often a worker has not answered the watchdog in time, whatever was done then."}),
 		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: "reloads_total",
 			Help: "Reloads that have ended."}, []string{"result"}),
 		reloadDuration: prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: namespace, Name: "reload_duration_seconds", Buckets: reloadBuckets,
 			Help: "How long reloads took."}, []string{"result"}),
 	}
-	m.registry.MustRegister(m.parked, m.refused, m.ended, m.reloads, m.reloadDuration,
+	m.registry.MustRegister(m.parked, m.refused, m.ended, m.hung, m.reloads, m.reloadDuration,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	// From the start at 0, so that the first one is an increase.
 	for _, result := range []string{succeeded, failed} {
@@ -84,6 +87,7 @@ var failures = map[supervisor.EventKind]string{
 	supervisor.WorkerNotReady:    "not_ready",
 	supervisor.WorkerLeft:        "left",
 	supervisor.WorkerExited:      "exited",
+	supervisor.WorkerHung:        "watchdog",
 }
 
 // Outcome counts a connection that was parked, refused, or is gone
@@ -106,6 +110,11 @@ func (m *Metrics) Event(e supervisor.Event) {
 		}
 	case supervisor.WorkerStartFailed, supervisor.WorkerNotReady, supervisor.WorkerLeft:
 		m.ended.WithLabelValues(failures[e.Kind]).Inc()
+	case supervisor.WorkerHung:
+		m.hung.Inc()
+		if e.Replaced {
+			m.ended.WithLabelValues(failures[e.Kind]).Inc()
+		}
 	case supervisor.Reloading:
 		m.mu.Lock()
 		m.reloadAt = time.Now()

@@ -33,6 +33,7 @@ var (
 	generation = desc("worker_generation", "The reload that started the worker in the slot.", "slot")
 	since      = desc("worker_start_time_seconds", "When the worker in the slot was started, in Unix time.", "slot")
 	open       = desc("worker_open_connections", "Connections that the worker in the slot has open, if it says so.", "slot")
+	mayOpen    = desc("worker_open_connections_limit", "Connections that the worker in the slot may have open before further ones are refused, if it is held to that.", "slot")
 	restarts   = desc("worker_restarts_total", "Successors that were needed since a worker had ended, left, or could not be started.", "slot")
 	handedOff  = desc("handed_off_connections_total", "Connections that the master gave to the slot's workers; one that was taken back counts again.", "slot")
 	slotParked = desc("slot_parked_connections", "Connections that wait in the master for the slot.", "slot")
@@ -76,6 +77,9 @@ func (status collector) Collect(out chan<- prometheus.Metric) {
 			if w.Open != nil {
 				gauge(open, float64(*w.Open), slot)
 			}
+			if w.MaxOpen != nil {
+				gauge(mayOpen, float64(*w.MaxOpen), slot)
+			}
 		}
 		gauge(slotParked, float64(sl.Parked), slot)
 		if sl.Queue != nil {
@@ -90,7 +94,7 @@ func (status collector) Collect(out chan<- prometheus.Metric) {
 }
 
 // states are those that the worker in a slot can be in.
-var states = []string{"empty", supervisor.Starting.String(), supervisor.Serving.String()}
+var states = []string{"empty", supervisor.Starting.String(), supervisor.Serving.String(), master.Hung}
 
 func truth(is bool) float64 {
 	if is {

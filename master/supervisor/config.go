@@ -30,6 +30,12 @@ type Config struct {
 	StopTimeout  time.Duration // the same after Stop
 	KillTimeout  time.Duration // from SIGTERM to SIGKILL; 0: at once
 
+	// Watchdog is how long a worker that serves may leave pings unanswered, if its link is a Pinger;
+	// then that is told, and with ReplaceHung the worker is killed and replaced. 0: nobody is asked.
+	// The time is counted in quarters, and what is left of the one that has begun is added.
+	Watchdog    time.Duration
+	ReplaceHung bool
+
 	// A worker that ends within MinUptime of being ready died young. The first
 	// is replaced at once, the next ones after BackoffMin, doubling to
 	// BackoffMax, until one has lived longer. A MinUptime of 0 means that none
@@ -84,7 +90,7 @@ func (c *Config) Validate() error {
 		return errors.New("supervisor: NewLink and Slots are required")
 	case c.ReadyTimeout <= 0:
 		return fmt.Errorf("supervisor: ready timeout %v, want more than 0", c.ReadyTimeout)
-	case c.DrainTimeout < 0 || c.StopTimeout < 0 || c.KillTimeout < 0 || c.MinUptime < 0:
+	case c.DrainTimeout < 0 || c.StopTimeout < 0 || c.KillTimeout < 0 || c.MinUptime < 0 || c.Watchdog < 0:
 		return errors.New("supervisor: a timeout is negative")
 	case c.BackoffMin <= 0 || c.BackoffMax < c.BackoffMin:
 		return fmt.Errorf("supervisor: backoff from %v to %v, want more than 0 and growing", c.BackoffMin, c.BackoffMax)

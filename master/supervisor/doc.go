@@ -18,11 +18,12 @@
 //	starting ──ready──► serving ──replaced, left──► draining ──deadline──► stopping ──deadline──► killed
 //	    └──────ready timeout, left, not needed────────────────────────────────►┘
 //
-// and from any state to exited, when the process has ended.
+// from serving to killed, if it does not answer the watchdog (watchdog.go), and from any
+// state to exited, when the process has ended.
 //
 // All state belongs to the goroutine that calls Run: methods send it functions
 // to run, and so do the two goroutines that each process has (one waits for its
-// end, one watches its link). Time is one deadline per worker and slot; the loop
-// sleeps until the earliest. After each turn it publishes a Snapshot, which never
+// end, one watches its link). Time is one deadline per worker and slot, and one
+// beat of the watchdog per worker; the loop sleeps until the earliest. After each turn it publishes a Snapshot, which never
 // changes: whoever reads disturbs nobody.
 package supervisor

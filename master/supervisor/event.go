@@ -1,6 +1,9 @@
 package supervisor
 
-import "strconv"
+import (
+	"strconv"
+	"time"
+)
 
 // EventKind says what happened.
 type EventKind int
@@ -12,6 +15,8 @@ const (
 	WorkerReady                        // it is in its slot
 	WorkerNotReady                     // it was not ready in time, and is replaced
 	WorkerLeft                         // it takes no more work: Err
+	WorkerHung                         // it has not answered for the time of the watchdog: Silent, Replaced
+	WorkerAnswers                      // it does again
 	WorkerDraining                     // it was told to finish
 	WorkerTerminated                   // it was sent SIGTERM: it did not finish in time, or is not needed
 	WorkerKilled                       // it was sent SIGKILL
@@ -27,9 +32,13 @@ type Event struct {
 	Kind EventKind
 	Seat
 	PID  int
+	Link Link // the worker's; not to be used for anything but questions
 	Exit Exit
 	Was  State // Starting or Serving when the end was nobody's wish
 	Err  error
+
+	Silent   time.Time // when it was heard last
+	Replaced bool      // it is killed for that, and gets a successor
 }
 
 // Exit is how a process ended.

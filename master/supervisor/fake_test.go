@@ -176,6 +176,8 @@ func (w *world) saw(want ...string) {
 func (w *world) ready(name string)  { w.Helper(); close(w.worker(name).readyc); synctest.Wait() }
 func (w *world) leaves(name string) { w.Helper(); close(w.worker(name).leftc); synctest.Wait() }
 
+func (w *world) mute(name string, mute bool) { w.Helper(); w.inOrder(); w.worker(name).mute = mute }
+
 func (w *world) exits(name string, code int) {
 	w.Helper()
 	w.worker(name).end(Exit{Code: code})
@@ -313,7 +315,7 @@ func (w *world) Empty(slot int) {
 	w.table[slot] = nil
 }
 
-var kinds = [...]string{"started", "start failed", "ready", "not ready", "left", "draining", "terminated",
+var kinds = [...]string{"started", "start failed", "ready", "not ready", "left", "hung", "answers", "draining", "terminated",
 	"killed", "exited", "reloading", "reloaded", "reload failed", "scaled"}
 
 // hear writes an event down as its kind, whom it is about, and its details.
@@ -348,6 +350,8 @@ type fake struct {
 	over          bool // it has ended, or was never started
 	unkillable    bool
 	draining      bool
+	mute          bool // does not answer pings
+	pings         int
 	closed        int // how often its link was closed
 }
 
@@ -395,6 +399,13 @@ func (f *fake) Started(p Process) {
 func (f *fake) Ready() <-chan struct{} { return f.readyc }
 func (f *fake) Left() <-chan struct{}  { return f.leftc }
 func (f *fake) Err() error             { return errLeft }
+
+// Ping implements Pinger.
+func (f *fake) Ping() bool {
+	f.w.inOrder()
+	f.pings++
+	return !f.mute
+}
 
 func (f *fake) Drain() {
 	if !f.draining {

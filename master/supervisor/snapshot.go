@@ -35,6 +35,7 @@ type WorkerStatus struct {
 	Started  time.Time // when its process was
 	Since    time.Time // it is in this state
 	Deadline time.Time // when the state has lasted too long; zero: never
+	Silent   time.Time // since when it has not answered the watchdog; zero: it does, or is not asked
 	Link     Link      // not to be used for anything but questions
 }
 
@@ -114,7 +115,7 @@ func (s *Supervisor) look() Snapshot {
 // status is nil for no worker. It is made anew after each change only.
 func (w *worker) status() *WorkerStatus {
 	if w != nil && w.shown == nil {
-		w.shown = &WorkerStatus{w.seat, w.process.PID(), w.state, w.started, w.since, w.deadline, w.link}
+		w.shown = &WorkerStatus{w.seat, w.process.PID(), w.state, w.started, w.since, w.deadline, w.silent(), w.link}
 	}
 	if w == nil {
 		return nil

@@ -20,7 +20,7 @@ func (s State) String() string {
 // moves lists the states that may follow each state.
 var moves = map[State][]State{
 	Starting: {Serving, Stopping, Exited},
-	Serving:  {Draining, Stopping, Exited},
+	Serving:  {Draining, Stopping, Killed, Exited},
 	Draining: {Stopping, Killed, Exited},
 	Stopping: {Killed, Exited},
 	Killed:   {Exited},

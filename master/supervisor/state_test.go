@@ -10,7 +10,7 @@ func TestStateTable(t *testing.T) {
 	all := []State{Starting, Serving, Draining, Stopping, Killed, Exited}
 	allowed := []string{
 		"starting → serving", "starting → stopping", "starting → exited",
-		"serving → draining", "serving → stopping", "serving → exited",
+		"serving → draining", "serving → stopping", "serving → killed", "serving → exited",
 		"draining → stopping", "draining → killed", "draining → exited",
 		"stopping → killed", "stopping → exited",
 		"killed → exited",

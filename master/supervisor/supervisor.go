@@ -136,6 +136,9 @@ func (s *Supervisor) tick() time.Duration {
 		if !w.deadline.IsZero() && !now.Before(w.deadline) {
 			s.late(w)
 		}
+		if !w.beat.IsZero() && !now.Before(w.beat) {
+			s.ask(w)
+		}
 	}
 	for _, sl := range s.slots {
 		if sl.respawnAt.IsZero() || now.Before(sl.respawnAt) {
@@ -153,6 +156,9 @@ func (s *Supervisor) tick() time.Duration {
 	for w := range s.workers {
 		if !w.deadline.IsZero() {
 			next = min(next, w.deadline.Sub(now))
+		}
+		if !w.beat.IsZero() {
+			next = min(next, w.beat.Sub(now))
 		}
 	}
 	for _, sl := range s.slots {
@@ -396,6 +402,10 @@ func (s *Supervisor) logEvent(e Event) {
 		s.log.Error("worker is not ready in time; it must accept connections or say ready", append(where, "timeout", s.cfg.ReadyTimeout.String())...)
 	case WorkerLeft:
 		s.log.Warn("worker takes no more connections", append(where, "err", e.Err)...)
+	case WorkerHung:
+		s.log.Warn("worker does not answer the watchdog", append(where, "since", e.Silent.UTC().Format(time.RFC3339Nano), "replaced", e.Replaced)...)
+	case WorkerAnswers:
+		s.log.Info("worker answers the watchdog again", where...)
 	case WorkerDraining:
 		s.log.Debug("worker drains", where...)
 	case WorkerTerminated:

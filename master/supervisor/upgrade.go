@@ -205,6 +205,9 @@ func (s *Supervisor) resume() {
 		if link, ok := w.link.(Portable); ok {
 			link.Resume()
 		}
+		if w.state == Serving {
+			s.watchOver(w)
+		}
 		if w.state == Draining {
 			w.link.Drain() // it may be about to tell the worker
 		}

@@ -35,6 +35,10 @@ type worker struct {
 	exited   chan struct{} // closed when the process has ended
 	shown    *WorkerStatus // as it was last shown; nil: something has changed since
 	waiting  []chan error  // who wants to know how its start ends
+
+	beat   time.Time // when to ask it again whether it is there; zero: not at all
+	missed int       // beats in a row without a sign of it
+	heard  time.Time // when there was one last, if it is asked
 }
 
 // enter changes the state; a zero timeout means no deadline.
@@ -43,6 +47,7 @@ func (w *worker) enter(next State, timeout time.Duration) {
 		panic(fmt.Sprintf("supervisor: worker of slot %d cannot go from %v to %v", w.seat.Slot, w.state, next))
 	}
 	w.state, w.since = next, time.Now()
+	w.beat, w.missed = time.Time{}, 0
 	w.setDeadline(time.Time{})
 	if timeout > 0 {
 		w.setDeadline(w.since.Add(timeout))
@@ -115,7 +120,7 @@ func (seat Seat) env() []string {
 }
 
 func (w *worker) event(kind EventKind) Event {
-	return Event{Kind: kind, Seat: w.seat, PID: w.process.PID()}
+	return Event{Kind: kind, Seat: w.seat, PID: w.process.PID(), Link: w.link}
 }
 
 // reap waits for the end of the process. Nobody waits for reap: a process that
@@ -173,6 +178,7 @@ func (s *Supervisor) ready(w *worker) {
 	sl, old := w.slot, w.slot.current
 	w.enter(Serving, 0)
 	w.readyAt = time.Now()
+	s.watchOver(w)
 	sl.current, sl.next, sl.generation = w, nil, w.seat.Generation
 	s.publish(sl)
 	s.emit(w.event(WorkerReady))

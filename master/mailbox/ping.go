@@ -1,0 +1,45 @@
+package mailbox
+
+import "github.com/handfast/handfast/fdpass"
+
+// Answers tells whether the worker is ready and answers pings.
+func (m *Mailbox) Answers() bool { return m.isSettled() && m.answers }
+
+// Ping implements supervisor.Pinger: it asks the worker whether it still takes connections,
+// unless it owes an answer, and tells whether there was a sign of that since the last time. It
+// is true for a worker that does not answer pings. It does not wait. It belongs to one
+// goroutine; call it only after Ready is closed.
+//
+// Signs are the answer; a report of more accepted connections, since the ping may lie behind
+// many; and that a mailbox which is too full for a ping has had room for connections.
+func (m *Mailbox) Ping() (alive bool) {
+	if !m.answers {
+		return true
+	}
+	alive = m.alive.Swap(false)
+	if !m.owes.CompareAndSwap(false, true) {
+		return alive
+	}
+	if m.ours.TrySend(fdpass.TypePing, nil) != nil {
+		m.owes.Store(false)
+		sent := m.sent.Load()
+		alive = alive || sent != m.sentBefore
+		m.sentBefore = sent
+	}
+	return alive
+}
+
+// hearPong hears an answer, and before ready that there will be some.
+func (m *Mailbox) hearPong() {
+	m.ponged = true
+	m.alive.Store(true)
+	m.owes.Store(false)
+}
+
+// hearReport keeps what the worker says of its connections.
+func (m *Mailbox) hearReport(r fdpass.Report) {
+	if last, _ := m.Report(); r.Accepted > last.Accepted {
+		m.alive.Store(true)
+	}
+	m.report.Store(&r)
+}

@@ -1,0 +1,147 @@
+package mailbox
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/handfast/handfast/fdpass"
+)
+
+// watched is open for a worker that answers pings.
+func watched(t testing.TB) (*Mailbox, *worker) {
+	t.Helper()
+	checkLeaks(t)
+	m, w, _ := openWith(t, nil, Wishes{Pings: true})
+	w.say(fdpass.TypePong)
+	w.say(fdpass.TypeReady)
+	closed(t, "ready", m.Ready())
+	return m, w
+}
+
+// pinged wants a ping next in the mailbox, or nothing.
+func (w *worker) pinged(want bool) {
+	w.t.Helper()
+	if got := w.Next() == fdpass.TypePing; got != want {
+		w.t.Fatalf("pinged: %v, want %v", got, want)
+	}
+	var m fdpass.Message
+	if want {
+		w.Receive(&m)
+	}
+}
+
+func ping(t testing.TB, m *Mailbox, want bool) {
+	t.Helper()
+	if got := m.Ping(); got != want {
+		t.Fatalf("alive: %v, want %v", got, want)
+	}
+}
+
+// TestPing: one ping at a time, and a sign of the worker is seen once.
+func TestPing(t *testing.T) {
+	m, w := watched(t)
+	if !m.Answers() || !slices.Contains(m.Env(), "HANDFAST_PING=1") {
+		t.Errorf("answers: %v, environment %v", m.Answers(), m.Env())
+	}
+	ping(t, m, true) // it is just ready
+	ping(t, m, false)
+	w.pinged(true)
+	ping(t, m, false)
+	w.pinged(false) // it has the first one
+	w.say(fdpass.TypePong)
+	eventually(t, "pong", func() bool { return !m.owes.Load() })
+	ping(t, m, true)
+	w.pinged(true)
+	ping(t, m, false)
+	w.say(fdpass.TypePong)
+	w.say(fdpass.TypePong) // nobody has asked
+	eventually(t, "pong", func() bool { return !m.owes.Load() })
+	ping(t, m, true)
+}
+
+// TestPingReports: who accepts is there, although the ping lies behind many connections; who
+// closes only may not be.
+func TestPingReports(t *testing.T) {
+	m, w := watched(t)
+	ping(t, m, true)
+	for _, c := range []struct {
+		report fdpass.Report
+		alive  bool
+	}{
+		{fdpass.Report{Open: 1, Accepted: 1}, true},
+		{fdpass.Report{Open: 0, Accepted: 1}, false},
+		{fdpass.Report{Open: 0, Accepted: 5}, true},
+		{fdpass.Report{Open: 5, Accepted: 5}, false},
+	} {
+		w.report(c.report.Open, c.report.Accepted)
+		eventually(t, "report", func() bool { r, _ := m.Report(); return r == c.report })
+		ping(t, m, c.alive)
+	}
+}
+
+// TestPingFull: a worker that is given more than it can take in time is there as long as it takes any.
+func TestPingFull(t *testing.T) {
+	m, w := watched(t)
+	one, _ := connect(t, 1)
+	defer fdpass.CloseHandoffs(one)
+	fill := func() {
+		t.Helper()
+		for {
+			if _, err := m.Copy(one); errors.Is(err, fdpass.ErrFull) {
+				return
+			} else if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	fill()
+	ping(t, m, true)
+	ping(t, m, false)
+	for range 3 {
+		fdpass.CloseHandoffs(w.receive())
+		fill()
+		ping(t, m, true)
+		ping(t, m, false)
+	}
+	for w.Next() == fdpass.TypeHandoff {
+		fdpass.CloseHandoffs(w.receive())
+	}
+	w.pinged(false)
+	ping(t, m, false)
+	w.pinged(true)
+}
+
+// TestNoPing: who has not answered before it was ready is not asked, nor is anybody unless it is wished.
+func TestNoPing(t *testing.T) {
+	for name, late := range map[string]bool{"late": true, "not wished": false} {
+		t.Run(name, func(t *testing.T) {
+			checkLeaks(t)
+			m, w, _ := openWith(t, nil, Wishes{Pings: late})
+			if !late {
+				w.say(fdpass.TypePong)
+			}
+			w.say(fdpass.TypeReady)
+			closed(t, "ready", m.Ready())
+			w.say(fdpass.TypePong)
+			for range 3 {
+				ping(t, m, true)
+				w.pinged(false)
+			}
+			if m.Answers() {
+				t.Error("answers")
+			}
+		})
+	}
+}
+
+// TestPingOfWorker: a worker that pings is malformed.
+func TestPingOfWorker(t *testing.T) {
+	m, w := watched(t)
+	w.say(fdpass.TypePing)
+	closed(t, "left", m.Left())
+	if err := m.Err(); !errors.Is(err, fdpass.ErrMalformed) || !strings.Contains(err.Error(), "ping") {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,69 @@
+package supervisor
+
+import (
+	"fmt"
+	"time"
+)
+
+// Pinger is a Link that can ask its worker whether it still takes work.
+type Pinger interface {
+	Link
+	// Ping asks, unless an answer is outstanding, and tells whether there was a sign of the worker
+	// since the last time, or since it was ready. It is true for a worker that cannot
+	// answer. It must not wait.
+	Ping() (alive bool)
+}
+
+// beats is how many pings a worker that serves is asked in the time of the watchdog.
+const beats = 4
+
+// watchOver begins to ask a worker that serves now, if it is to be.
+func (s *Supervisor) watchOver(w *worker) {
+	if _, ok := w.link.(Pinger); ok && s.cfg.Watchdog > 0 {
+		w.heard = time.Now()
+		w.beat = w.heard.Add(s.cfg.Watchdog / beats)
+	}
+}
+
+// ask is one beat.
+//
+// Beats are counted, not the time since the worker was heard: while this process does not run
+// itself, because it was stopped or the machine was asleep, answers lie unread and no
+// beat is missed but one.
+func (s *Supervisor) ask(w *worker) {
+	now := time.Now()
+	w.beat = now.Add(s.cfg.Watchdog / beats)
+	if w.link.(Pinger).Ping() {
+		w.heard = now
+		if w.missed >= beats {
+			w.shown = nil
+			s.emit(w.event(WorkerAnswers))
+		}
+		w.missed = 0
+		return
+	}
+	if w.missed++; w.missed == beats {
+		w.shown = nil
+		s.hung(w)
+	}
+}
+
+// hung: the worker has not answered for the time of the watchdog. It cannot drain: if it is to
+// be replaced, that is as when it dies.
+func (s *Supervisor) hung(w *worker) {
+	e := w.event(WorkerHung)
+	e.Silent, e.Replaced = w.heard, s.cfg.ReplaceHung
+	s.emit(e)
+	if s.cfg.ReplaceHung {
+		s.kill(w)
+		s.vacate(w, fmt.Errorf("worker did not answer for %v (watchdog)", s.cfg.Watchdog))
+	}
+}
+
+// silent returns since when the worker has not answered; zero if it does, or is not asked.
+func (w *worker) silent() (since time.Time) {
+	if w.missed >= beats {
+		since = w.heard
+	}
+	return since
+}
