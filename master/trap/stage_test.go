@@ -202,11 +202,13 @@ func (st *stage) load(n, mayFail int) (stop func() (generations map[string]int))
 			}
 		})
 	}
-	return func() map[string]int {
+	stop = func() map[string]int {
 		cancel()
 		wg.Wait()
 		return generations
 	}
+	st.t.Cleanup(func() { stop() }) // also when the test ends early
+	return stop
 }
 
 // askHTTP makes one HTTP request. The answer is in a header or else in the body.
