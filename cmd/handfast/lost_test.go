@@ -137,7 +137,7 @@ func reloadUnderLoad(t *testing.T, reloads, held int) {
 
 // TestReloadQueued: signals during a reload make one more, not one each.
 func TestReloadQueued(t *testing.T) {
-	b := start(t, 2, options{})
+	b := start(t, 2, options{race: true})
 	_, stop := b.load(4, "/")
 	for range 20 {
 		b.signal(unix.SIGUSR2)
@@ -210,7 +210,7 @@ func TestKillUnderLoad(t *testing.T) {
 // TestMasterDies: when the master is killed its workers notice by themselves,
 // finish what they have, and exit.
 func TestMasterDies(t *testing.T) {
-	b := start(t, 2, options{})
+	b := start(t, 2, options{race: true})
 	slow, err := b.dial(source(0))
 	if err != nil {
 		t.Fatal(err)
@@ -220,12 +220,13 @@ func TestMasterDies(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.mustGet(source(0), "/") // so the slow one, before it, is in its worker
+	workers := []int{b.worker(0), b.worker(1)}
 	b.signal(unix.SIGKILL)
 	if a, err := response(slow); err != nil || a.status != http.StatusOK {
 		t.Errorf("request in flight: %+v, %v", a, err)
 	}
-	for slot := range 2 {
-		if pid := b.worker(slot); !eventually(func() bool { return !alive(pid) }) {
+	for _, pid := range workers {
+		if !eventually(func() bool { return !alive(pid) }) {
 			t.Errorf("worker %d lives on without a master", pid)
 			unix.Kill(pid, unix.SIGKILL)
 		}
@@ -236,7 +237,7 @@ func TestMasterDies(t *testing.T) {
 // before.
 func TestWebSocketsSurviveReload(t *testing.T) {
 	const clients = 20
-	b := start(t, 2, options{})
+	b := start(t, 2, options{race: true})
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	var sockets []*websocket.Conn
@@ -370,7 +371,7 @@ func TestStopUnderLoad(t *testing.T) {
 }
 
 func stopUnderLoad(t *testing.T, flags ...string) {
-	b := start(t, 2, options{flags: flags})
+	b := start(t, 2, options{race: true, flags: flags})
 	var all sync.WaitGroup
 	var served atomic.Int64
 	for i := range 16 {

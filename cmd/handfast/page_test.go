@@ -185,7 +185,7 @@ func TestPage(t *testing.T) {
 	if strings.Contains(text, "Draining") || strings.Contains(text, "Reload") {
 		t.Errorf("nobody drains, and nothing is reloaded:\n%s", text)
 	}
-	m.socketFor(sourceIn(1, 2, 0)) // so that one drains
+	held := m.socketFor(sourceIn(1, 2, 0)) // so that one drains
 
 	os.Remove(gate)
 	reload := m.begin("reload")
@@ -231,6 +231,7 @@ func TestPage(t *testing.T) {
 	if title := page.evaluate("document.title"); title == "foreign" {
 		t.Error("a foreign script runs")
 	}
+	held.CloseNow() // or the stop waits for it
 	m.tell("stop")
 	page.shows("no answer; what follows is old")
 }

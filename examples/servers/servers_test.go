@@ -519,23 +519,26 @@ type entry struct {
 
 // events returns how many lines there are with a message, of those that f wants.
 func (st *stage) events(message string, f func(entry) bool) int {
-	return st.process.Count(func(line string) bool {
+	return st.process.Count(is(message, f))
+}
+
+// is tells the lines of events. Most lines are others, and are not worth more than a look.
+func is(message string, f func(entry) bool) func(line string) bool {
+	return func(line string) bool {
 		var e entry
-		return json.Unmarshal([]byte(line), &e) == nil && e.Message == message && (f == nil || f(e))
-	})
+		return strings.Contains(line, message) && json.Unmarshal([]byte(line), &e) == nil && e.Message == message && (f == nil || f(e))
+	}
 }
 
 // awaitWorker waits until a slot has had n workers that were ready.
 func (st *stage) awaitWorker(slot, n int) {
 	st.t.Helper()
-	trial.Eventually(st.t, "another worker", func() bool {
-		return st.events("worker ready", func(e entry) bool { return e.Slot == slot }) >= n
-	})
+	st.process.Await("another worker", n, is("worker ready", func(e entry) bool { return e.Slot == slot }))
 }
 
 func (st *stage) await(message string, n int) {
 	st.t.Helper()
-	trial.Eventually(st.t, message, func() bool { return st.events(message, nil) >= n })
+	st.process.Await(message, n, is(message, nil))
 }
 
 // seesClients: the server logs the address of each client, perhaps a moment after its answer.

@@ -100,10 +100,20 @@ func (p *Process) collect(output *os.File) {
 	}
 }
 
-// Await waits until f has found n lines.
+// Await waits until f has found n lines. It is asked for all of them again when there are more.
 func (p *Process) Await(what string, n int, f func(line string) bool) {
 	p.t.Helper()
-	Eventually(p.t, what, func() bool { return p.Count(f) >= n })
+	asked := -1
+	Eventually(p.t, what, func() bool {
+		p.mu.Lock()
+		lines := len(p.output)
+		p.mu.Unlock()
+		if lines == asked {
+			return false
+		}
+		asked = lines
+		return p.Count(f) >= n
+	})
 }
 
 // Count returns how many lines f finds in what was written so far.
