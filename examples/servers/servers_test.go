@@ -115,7 +115,9 @@ func (s *server) try(t *testing.T, user *syscall.Credential) {
 		st.rounds = 1 // has been tried
 	}
 	st.sticky(1, st.rounds)
-	st.kill()
+	if user == nil { // no privilege is needed to be killed
+		st.kill()
+	}
 	st.reload()
 	st.end()
 }
@@ -151,7 +153,7 @@ func (s *server) start(t *testing.T, user *syscall.Credential) *stage {
 	}
 	cmd := exec.Command(handfast, args...)
 	cmd.Dir = st.dir
-	cmd.Env = append(os.Environ(), "PATH=/usr/bin:/bin:/usr/sbin:/sbin:"+os.Getenv("PATH"), "HOME="+st.dir)
+	cmd.Env = append(os.Environ(), "PATH=/usr/bin:/bin:/usr/sbin:/sbin:"+os.Getenv("PATH"), "HOME="+st.dir, trial.LightJava)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: user}
 	st.process = trial.StartCmd(t, cmd)
 	t.Cleanup(func() {
