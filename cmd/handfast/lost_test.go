@@ -70,6 +70,9 @@ func TestKillWithFullMailbox(t *testing.T) {
 	}
 }
 
+// breath is what a client under load takes between two requests: workers are to start meanwhile.
+const breath = 2 * time.Millisecond
+
 // load makes requests, one at a time from each of n clients, until stop, and reports
 // each that fails. It counts in made those that were answered.
 func (b *balancer) load(n int, paths ...string) (made *atomic.Int64, stop func()) {
@@ -85,6 +88,7 @@ func (b *balancer) load(n int, paths ...string) (made *atomic.Int64, stop func()
 					return
 				}
 				made.Add(1)
+				time.Sleep(breath)
 			}
 		})
 	}

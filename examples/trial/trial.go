@@ -332,6 +332,9 @@ func sticky(t *testing.T, command []string) {
 	p.Stop()
 }
 
+// breath is what a client takes between two requests: workers are to start meanwhile.
+const breath = 2 * time.Millisecond
+
 // traffic sends requests, each on a connection of its own, until stopped. stop
 // returns how many were answered; none may fail.
 func traffic(t *testing.T, address string) (stop func() int) {
@@ -346,6 +349,7 @@ func traffic(t *testing.T, address string) (stop func() int) {
 					t.Error(err)
 				}
 				client.CloseIdleConnections()
+				time.Sleep(breath)
 			}
 			answered <- n
 		}()
