@@ -30,11 +30,10 @@ import (
 )
 
 // The tests run the real thing: this test binary plays the command when
-// testRole is set, and a worker when there is a mailbox too (worker_test.go).
+// testRole is set. The workers are testworker.
 const testRole = "HANDFAST_TEST_BINARY"
 
-// testListen is where workers listen that know nothing of handfast.
-const testListen = "HANDFAST_TEST_LISTEN"
+const testWorker = "github.com/handfast/handfast/cmd/handfast/testworker"
 
 // patience bounds every wait for something that should happen soon.
 const patience = 30 * time.Second
@@ -42,11 +41,9 @@ const patience = 30 * time.Second
 func TestMain(m *testing.M) {
 	launch.Main()
 	if os.Getenv(testRole) == "" {
-		os.Setenv("HANDFAST_ADMIN", "off") // unless a test says where
+		os.Setenv("HANDFAST_ADMIN", "off")       // unless a test says where
+		os.Setenv("GORACE", "atexit_sleep_ms=0") // or each process takes a second to exit
 		os.Exit(trial.Main(m))
-	}
-	if os.Getenv("HANDFAST_FD") != "" || os.Getenv("HANDFAST_SLOT") != "" && os.Getenv(testListen) != "" {
-		os.Exit(playWorker(os.Args[1:]))
 	}
 	os.Exit(run(context.Background(), os.Args, os.Stdout, os.Stderr))
 }
@@ -86,7 +83,8 @@ type logLine struct {
 // options changes how a balancer is started.
 type options struct {
 	flags    []string        // of `handfast run`
-	worker   []string        // arguments of playWorker; default "http"
+	worker   []string        // arguments of testworker; default "http"
+	race     bool            // the worker is on trial, too: it has the race detector if the test has
 	notReady bool            // do not wait until the workers are ready
 	noAdmin  bool            // no --admin, which is else a path of this balancer's own
 	change   func(*exec.Cmd) // last changes to the command
@@ -104,6 +102,10 @@ func start(t *testing.T, n int, o options) *balancer {
 	if o.worker == nil {
 		o.worker = []string{"http"}
 	}
+	build := trial.Build
+	if o.race {
+		build = trial.BuildAsTest
+	}
 	admin := socketPath(t)
 	if !o.noAdmin {
 		o.flags = append([]string{"--admin", admin}, o.flags...)
@@ -116,9 +118,9 @@ func start(t *testing.T, n int, o options) *balancer {
 	} else if !slices.Contains(o.flags, "--listen") {
 		args = append(args, "--listen", "127.0.0.1:0")
 	}
-	args = slices.Concat(args, o.flags, []string{"--", self}, o.worker)
+	args = slices.Concat(args, o.flags, []string{"--", build(t, testWorker)}, o.worker)
 	b := &balancer{t: t, admin: admin, cmd: exec.Command(self, args...), exited: make(chan struct{}), changed: make(chan struct{}), contained: o.contained}
-	b.cmd.Env = append(os.Environ(), testRole+"=1", "GORACE=atexit_sleep_ms=0", testListen+"="+listen)
+	b.cmd.Env = append(os.Environ(), testRole+"=1", "HANDFAST_TEST_LISTEN="+listen)
 	if os.Getenv("HANDFAST_ROUTE") == "" { // else a test runs again, by another route
 		b.cmd.Env = append(b.cmd.Env, "HANDFAST_ROUTE=master")
 	}
@@ -282,15 +284,31 @@ func (b *balancer) exit() int {
 	return b.cmd.ProcessState.ExitCode()
 }
 
-// worker returns the pid of the worker that filled a slot last.
-func (b *balancer) worker(slot int) int {
-	pid := 0
-	for _, l := range b.log("worker ready") {
-		if l.Slot == slot {
-			pid = l.PID
+// worker returns the pid of the worker that filled a slot last. The log may lag behind what a
+// client has seen of it: if that worker has ended, its successor is waited for.
+func (b *balancer) worker(slot int) (pid int) {
+	b.t.Helper()
+	if !eventually(func() bool {
+		for _, l := range b.log("worker ready") {
+			if l.Slot == slot {
+				pid = l.PID
+			}
 		}
+		return pid != 0 && alive(pid)
+	}) {
+		b.t.Fatalf("nobody is in slot %d, the last one was worker %d", slot, pid)
 	}
 	return pid
+}
+
+// kill kills a process and waits for its end: until then one of its threads may still take a
+// connection.
+func kill(t *testing.T, pid int) {
+	t.Helper()
+	unix.Kill(pid, unix.SIGKILL)
+	if !eventually(func() bool { return !alive(pid) }) {
+		t.Fatalf("process %d cannot be killed", pid)
+	}
 }
 
 // files returns how many descriptors the balancer has open.

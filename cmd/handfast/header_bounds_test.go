@@ -76,10 +76,12 @@ func TestHeaderBounds(t *testing.T) {
 			}
 			break
 		}
-		if text, err := io.ReadAll(b.send(proxyAt)); len(text) > 0 || isTimeout(err) {
+		silent := b.send(proxyAt)
+		if text, err := io.ReadAll(silent); len(text) > 0 || isTimeout(err) {
 			t.Errorf("a silent client reads %q, %v, want a closed connection", text, err)
 		}
 		slow.Close()
+		silent.Close()
 		if !eventually(func() bool { return b.files() <= files }) {
 			t.Errorf("%d files are open, at the start %d", b.files(), files)
 		}
@@ -168,6 +170,7 @@ func TestStopWithHalfAHead(t *testing.T) {
 	if a, err := response(second); err != nil || a.status != http.StatusRequestTimeout {
 		t.Errorf("%+v, %v, want 408", a, err)
 	}
+	second.Close() // or it keeps the balancer
 	if status := b.exit(); status != exitOK {
 		t.Errorf("exit status %d", status)
 	}

@@ -67,7 +67,7 @@ async def app(scope, receive, send):
 	},
 	"java": func(t *testing.T, dir, address string) []string {
 		_, port, _ := net.SplitHostPort(address)
-		return []string{trial.Need(t, "java", "default-jre-headless"), "-cp", trial.CompileJava(t, "../../examples/servers/Server.java"), "Server", port}
+		return []string{"env", trial.LightJava, trial.Need(t, "java", "default-jre-headless"), "-cp", trial.CompileJava(t, "../../examples/servers/Server.java"), "Server", port}
 	},
 	"apache2": func(t *testing.T, dir, address string) []string {
 		file := put(t, dir, "apache.conf", fmt.Sprintf(`

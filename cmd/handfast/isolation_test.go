@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/examples/trial"
 )
 
 // latencies makes n requests, one after the other, and returns how long they took,
@@ -132,8 +134,8 @@ func TestLogReaderGone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(self, "run", "--listen", ln.Addr().String(), "-n", "1", "--", self, "http")
-	cmd.Env = append(os.Environ(), testRole+"=1", "GORACE=atexit_sleep_ms=0")
+	cmd := exec.Command(self, "run", "--listen", ln.Addr().String(), "-n", "1", "--", trial.Build(t, testWorker), "http")
+	cmd.Env = append(os.Environ(), testRole+"=1")
 	cmd.Stderr = write
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -331,6 +333,7 @@ func TestParkedClient(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				t.Cleanup(func() { conn.Close() })
 				if _, err := fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: %v\r\nConnection: close\r\n\r\n", client); err != nil {
 					t.Fatal(err)
 				}

@@ -70,6 +70,9 @@ func TestKillWithFullMailbox(t *testing.T) {
 	}
 }
 
+// breath is what a client under load takes between two requests: workers are to start meanwhile.
+const breath = 2 * time.Millisecond
+
 // load makes requests, one at a time from each of n clients, until stop, and reports
 // each that fails. It counts in made those that were answered.
 func (b *balancer) load(n int, paths ...string) (made *atomic.Int64, stop func()) {
@@ -85,6 +88,7 @@ func (b *balancer) load(n int, paths ...string) (made *atomic.Int64, stop func()
 					return
 				}
 				made.Add(1)
+				time.Sleep(breath)
 			}
 		})
 	}
@@ -137,7 +141,7 @@ func reloadUnderLoad(t *testing.T, reloads, held int) {
 
 // TestReloadQueued: signals during a reload make one more, not one each.
 func TestReloadQueued(t *testing.T) {
-	b := start(t, 2, options{})
+	b := start(t, 2, options{race: true})
 	_, stop := b.load(4, "/")
 	for range 20 {
 		b.signal(unix.SIGUSR2)
@@ -210,7 +214,7 @@ func TestKillUnderLoad(t *testing.T) {
 // TestMasterDies: when the master is killed its workers notice by themselves,
 // finish what they have, and exit.
 func TestMasterDies(t *testing.T) {
-	b := start(t, 2, options{})
+	b := start(t, 2, options{race: true})
 	slow, err := b.dial(source(0))
 	if err != nil {
 		t.Fatal(err)
@@ -220,12 +224,13 @@ func TestMasterDies(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.mustGet(source(0), "/") // so the slow one, before it, is in its worker
+	workers := []int{b.worker(0), b.worker(1)}
 	b.signal(unix.SIGKILL)
 	if a, err := response(slow); err != nil || a.status != http.StatusOK {
 		t.Errorf("request in flight: %+v, %v", a, err)
 	}
-	for slot := range 2 {
-		if pid := b.worker(slot); !eventually(func() bool { return !alive(pid) }) {
+	for _, pid := range workers {
+		if !eventually(func() bool { return !alive(pid) }) {
 			t.Errorf("worker %d lives on without a master", pid)
 			unix.Kill(pid, unix.SIGKILL)
 		}
@@ -236,7 +241,7 @@ func TestMasterDies(t *testing.T) {
 // before.
 func TestWebSocketsSurviveReload(t *testing.T) {
 	const clients = 20
-	b := start(t, 2, options{})
+	b := start(t, 2, options{race: true})
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	var sockets []*websocket.Conn
@@ -370,7 +375,7 @@ func TestStopUnderLoad(t *testing.T) {
 }
 
 func stopUnderLoad(t *testing.T, flags ...string) {
-	b := start(t, 2, options{flags: flags})
+	b := start(t, 2, options{race: true, flags: flags})
 	var all sync.WaitGroup
 	var served atomic.Int64
 	for i := range 16 {

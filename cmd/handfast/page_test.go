@@ -185,7 +185,7 @@ func TestPage(t *testing.T) {
 	if strings.Contains(text, "Draining") || strings.Contains(text, "Reload") {
 		t.Errorf("nobody drains, and nothing is reloaded:\n%s", text)
 	}
-	m.socketFor(sourceIn(1, 2, 0)) // so that one drains
+	held := m.socketFor(sourceIn(1, 2, 0)) // so that one drains
 
 	os.Remove(gate)
 	reload := m.begin("reload")
@@ -236,6 +236,7 @@ func TestPage(t *testing.T) {
 	page.shows("hung")
 	unix.Kill(hung, unix.SIGCONT)
 	m.await("worker answers the watchdog again")
+	held.CloseNow() // or the stop waits for it
 	m.tell("stop")
 	page.shows("no answer; what follows is old")
 }

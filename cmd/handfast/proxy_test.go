@@ -39,7 +39,8 @@ func forwardedFor(client netip.Addr) string {
 }
 
 // send writes text on a new connection, in as many segments as there are parts: the
-// others when the balancer has accepted the connection with the first one.
+// others when the balancer has accepted the connection with the first one. It is closed when
+// the test ends: a client that was refused keeps the balancer until it closes.
 func (b *balancer) send(from netip.Addr, parts ...string) *net.TCPConn {
 	b.t.Helper()
 	if len(parts) > 1 {
@@ -53,6 +54,7 @@ func (b *balancer) send(from netip.Addr, parts ...string) *net.TCPConn {
 	if err != nil {
 		b.t.Fatal(err)
 	}
+	b.t.Cleanup(func() { conn.Close() })
 	if _, err := io.WriteString(conn, strings.Join(parts, "")); err != nil {
 		b.t.Fatal(err)
 	}

@@ -81,13 +81,13 @@ func TestRefuseClose(t *testing.T) {
 // retryCount < maxRetries made 5 mean 4, and 0 could not be said.
 func TestPatience(t *testing.T) {
 	for _, c := range []struct {
-		retries  string
-		min, max time.Duration
+		delay, retries string
+		min, max       time.Duration
 	}{
-		{"0", 0, 250 * time.Millisecond},
-		{"5", 500 * time.Millisecond, 5 * time.Second},
+		{"1m", "0", 0, patience}, // it does not wait at all, however busy the machine is
+		{"100ms", "5", 500 * time.Millisecond, 5 * time.Second},
 	} {
-		b := start(t, 1, options{worker: []string{"mute"}, notReady: true, flags: []string{"--retry-delay", "100ms", "--max-retries", c.retries}})
+		b := start(t, 1, options{worker: []string{"mute"}, notReady: true, flags: []string{"--retry-delay", c.delay, "--max-retries", c.retries}})
 		begin := time.Now()
 		a, err := b.get(source(0), "/")
 		if took := time.Since(begin); err != nil || a.status != http.StatusBadGateway || took < c.min || took > c.max {

@@ -146,7 +146,8 @@ func TestDropRoot(t *testing.T) {
 		change: func(cmd *exec.Cmd) {
 			program = everybodys(t, cmd.Path)
 			cmd.Path, cmd.Args[0] = program, program
-			cmd.Args[len(cmd.Args)-2] = program // before "http"
+			last := len(cmd.Args) - 2 // before "http"
+			cmd.Args[last] = everybodys(t, cmd.Args[last])
 		},
 	})
 	is := func(pid int, user string) {

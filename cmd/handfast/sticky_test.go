@@ -75,7 +75,7 @@ func TestSticky(t *testing.T) {
 	b.await("reload finished")
 	same(t, "reload", before, b.slotsOf(sources(60), 1))
 
-	unix.Kill(b.worker(2), unix.SIGKILL)
+	kill(t, b.worker(2))
 	same(t, "worker killed", before, b.slotsOf(sources(60), 1))
 
 	b.signal(unix.SIGTERM)

@@ -256,7 +256,7 @@ func TestUpgradeLinks(t *testing.T) {
 		"activation": func(t *testing.T) *balancer {
 			return start(t, 2, options{
 				flags: []string{"--worker-link", "activation"}, worker: []string{"activated"},
-				change: func(cmd *exec.Cmd) { cmd.Env = append(cmd.Env, testListen+"=inherited") },
+				change: func(cmd *exec.Cmd) { cmd.Env = append(cmd.Env, "HANDFAST_TEST_LISTEN=inherited") },
 			})
 		},
 	} {

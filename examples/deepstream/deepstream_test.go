@@ -4,6 +4,7 @@ package deepstream_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
 	"net"
 	"net/netip"
@@ -30,19 +31,21 @@ type round struct {
 	Slots, Generations map[string]int
 }
 
-// awaitRounds returns the rounds, when there were so many.
+// awaitRounds returns the rounds, when there were so many. Each is given its time.
 func awaitRounds(clients *trial.Process, n int) (rounds []round) {
-	clients.Await("round", n, func(line string) bool {
-		var r round
-		if json.Unmarshal([]byte(line), &r) != nil {
-			return false
-		}
-		if r.Round == 1 {
-			rounds = nil
-		}
-		rounds = append(rounds, r)
-		return true
-	})
+	for i := range n {
+		clients.Await(fmt.Sprint("round ", i+1), i+1, func(line string) bool {
+			var r round
+			if json.Unmarshal([]byte(line), &r) != nil {
+				return false
+			}
+			if r.Round == 1 {
+				rounds = nil
+			}
+			rounds = append(rounds, r)
+			return true
+		})
+	}
 	return rounds
 }
 

@@ -115,7 +115,9 @@ func (s *server) try(t *testing.T, user *syscall.Credential) {
 		st.rounds = 1 // has been tried
 	}
 	st.sticky(1, st.rounds)
-	st.kill()
+	if user == nil { // no privilege is needed to be killed
+		st.kill()
+	}
 	st.reload()
 	st.end()
 }
@@ -151,7 +153,7 @@ func (s *server) start(t *testing.T, user *syscall.Credential) *stage {
 	}
 	cmd := exec.Command(handfast, args...)
 	cmd.Dir = st.dir
-	cmd.Env = append(os.Environ(), "PATH=/usr/bin:/bin:/usr/sbin:/sbin:"+os.Getenv("PATH"), "HOME="+st.dir)
+	cmd.Env = append(os.Environ(), "PATH=/usr/bin:/bin:/usr/sbin:/sbin:"+os.Getenv("PATH"), "HOME="+st.dir, trial.LightJava)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: user}
 	st.process = trial.StartCmd(t, cmd)
 	t.Cleanup(func() {
@@ -519,23 +521,26 @@ type entry struct {
 
 // events returns how many lines there are with a message, of those that f wants.
 func (st *stage) events(message string, f func(entry) bool) int {
-	return st.process.Count(func(line string) bool {
+	return st.process.Count(is(message, f))
+}
+
+// is tells the lines of events. Most lines are others, and are not worth more than a look.
+func is(message string, f func(entry) bool) func(line string) bool {
+	return func(line string) bool {
 		var e entry
-		return json.Unmarshal([]byte(line), &e) == nil && e.Message == message && (f == nil || f(e))
-	})
+		return strings.Contains(line, message) && json.Unmarshal([]byte(line), &e) == nil && e.Message == message && (f == nil || f(e))
+	}
 }
 
 // awaitWorker waits until a slot has had n workers that were ready.
 func (st *stage) awaitWorker(slot, n int) {
 	st.t.Helper()
-	trial.Eventually(st.t, "another worker", func() bool {
-		return st.events("worker ready", func(e entry) bool { return e.Slot == slot }) >= n
-	})
+	st.process.Await("another worker", n, is("worker ready", func(e entry) bool { return e.Slot == slot }))
 }
 
 func (st *stage) await(message string, n int) {
 	st.t.Helper()
-	trial.Eventually(st.t, message, func() bool { return st.events(message, nil) >= n })
+	st.process.Await(message, n, is(message, nil))
 }
 
 // seesClients: the server logs the address of each client, perhaps a moment after its answer.

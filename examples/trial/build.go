@@ -6,6 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -72,12 +74,30 @@ func once(t *testing.T, name string, build func(dir string) error) (dir string) 
 // the package have ended.
 func Build(t *testing.T, pkg string) (program string) {
 	t.Helper()
-	return filepath.Join(once(t, "go build "+pkg, func(dir string) error {
-		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, "program"), pkg)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	return goBuild(t, pkg, "CGO_ENABLED=0")
+}
+
+// BuildAsTest is Build with the race detector if the test has it.
+func BuildAsTest(t *testing.T, pkg string) (program string) {
+	t.Helper()
+	if info, ok := debug.ReadBuildInfo(); ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
+		return goBuild(t, pkg, "CGO_ENABLED=1", "-race")
+	}
+	return Build(t, pkg)
+}
+
+func goBuild(t *testing.T, pkg, env string, flags ...string) (program string) {
+	t.Helper()
+	args := slices.Concat([]string{"build"}, flags, []string{pkg})
+	return filepath.Join(once(t, "go "+strings.Join(args, " "), func(dir string) error {
+		cmd := exec.Command("go", slices.Insert(args, 1, "-o", filepath.Join(dir, "program"))...)
+		cmd.Env = append(os.Environ(), env)
 		return output(cmd)
 	}), "program")
 }
+
+// LightJava is an environment in which Java starts with less work. It changes nothing for clients.
+const LightJava = "JAVA_TOOL_OPTIONS=-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 // CompileJava returns the folder of the classes of a source file, as Build does.
 func CompileJava(t *testing.T, source string) (classes string) {

@@ -100,10 +100,20 @@ func (p *Process) collect(output *os.File) {
 	}
 }
 
-// Await waits until f has found n lines.
+// Await waits until f has found n lines. It is asked for all of them again when there are more.
 func (p *Process) Await(what string, n int, f func(line string) bool) {
 	p.t.Helper()
-	Eventually(p.t, what, func() bool { return p.Count(f) >= n })
+	asked := -1
+	Eventually(p.t, what, func() bool {
+		p.mu.Lock()
+		lines := len(p.output)
+		p.mu.Unlock()
+		if lines == asked {
+			return false
+		}
+		asked = lines
+		return p.Count(f) >= n
+	})
 }
 
 // Count returns how many lines f finds in what was written so far.
@@ -322,6 +332,9 @@ func sticky(t *testing.T, command []string) {
 	p.Stop()
 }
 
+// breath is what a client takes between two requests: workers are to start meanwhile.
+const breath = 2 * time.Millisecond
+
 // traffic sends requests, each on a connection of its own, until stopped. stop
 // returns how many were answered; none may fail.
 func traffic(t *testing.T, address string) (stop func() int) {
@@ -336,6 +349,7 @@ func traffic(t *testing.T, address string) (stop func() int) {
 					t.Error(err)
 				}
 				client.CloseIdleConnections()
+				time.Sleep(breath)
 			}
 			answered <- n
 		}()
@@ -343,29 +357,58 @@ func traffic(t *testing.T, address string) (stop func() int) {
 	return sync.OnceValue(func() int { cancel(); return <-answered + <-answered })
 }
 
-// begin sends a part of a request, and returns also the answer to another one of
-// the same client: since that came later, the first one is with the worker.
-func begin(t *testing.T, client *http.Client, address string) (net.Conn, Answer) {
+// pace is how often a request grows that has been begun: workers close connections of clients
+// that are silent for long.
+const pace = 3 * time.Second
+
+// begun is a request of which a part was sent. It grows until wantFinish.
+type begun struct {
+	net.Conn
+	stop func() // it grows no more
+}
+
+// grow sends a line now and then until end.
+func (b *begun) grow(end <-chan struct{}) {
+	tick := time.NewTicker(pace)
+	defer tick.Stop()
+	for n := 0; ; n++ {
+		select {
+		case <-tick.C:
+			fmt.Fprintf(b, "X-%d: not silent for long\r\n", n)
+		case <-end:
+			return
+		}
+	}
+}
+
+// begin begins a request, and returns also the answer to another one of the same client: since
+// that came later, the first one is with the worker.
+func begin(t *testing.T, client *http.Client, address string) (*begun, Answer) {
 	t.Helper()
 	conn, err := client.Transport.(*http.Transport).DialContext(context.Background(), "tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { conn.Close() })
 	fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: a\r\n")
+	end := make(chan struct{})
+	var growing sync.WaitGroup
+	b := &begun{Conn: conn, stop: sync.OnceFunc(func() { close(end); growing.Wait() })}
+	growing.Go(func() { b.grow(end) })
+	t.Cleanup(func() { conn.Close(); b.stop() })
 	a, err := Get(client, address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	client.CloseIdleConnections()
-	return conn, a
+	return b, a
 }
 
 // wantFinish sends the rest of the request, which that worker must Answer.
-func wantFinish(t *testing.T, conn net.Conn, want Answer) {
+func (b *begun) wantFinish(t *testing.T, want Answer) {
 	t.Helper()
-	fmt.Fprintf(conn, "Connection: close\r\n\r\n")
-	response, err := io.ReadAll(conn)
+	b.stop()
+	fmt.Fprintf(b, "Connection: close\r\n\r\n")
+	response, err := io.ReadAll(b)
 	_, body, _ := strings.Cut(string(response), "\r\n\r\n")
 	if got, parseErr := parse(body); got != want || parseErr != nil {
 		t.Errorf("open request: %+v, errors %v, %v; want %+v", got, err, parseErr, want)
@@ -377,20 +420,17 @@ func wantFinish(t *testing.T, conn net.Conn, want Answer) {
 func reload(t *testing.T, command []string) {
 	p, address := Balance(t, command...)
 	client := ClientAt(Loopback(1))
-	conn, before := begin(t, client, address)
+	request, before := begin(t, client, address)
 	stop := traffic(t, address)
 	defer stop()
 	p.Process.Signal(syscall.SIGUSR2)
-	for n := range Workers {
-		p.AwaitReady(Workers + n + 1)
-		fmt.Fprintf(conn, "X-%d: not silent for long\r\n", n)
-	}
+	p.AwaitReady(2 * Workers)
 	after, err := Get(client, address)
 	if err != nil || after.Slot != before.Slot || after.PID == before.PID || after.Generation != 2 {
 		t.Errorf("after the reload: %+v, error %v; before: %+v", after, err, before)
 	}
 	client.CloseIdleConnections()
-	wantFinish(t, conn, before)
+	request.wantFinish(t, before)
 	t.Logf("%d requests", stop())
 	p.Stop()
 }
@@ -400,7 +440,7 @@ func reload(t *testing.T, command []string) {
 func leave(t *testing.T, command []string) {
 	p, address := Balance(t, command...)
 	client := ClientAt(Loopback(1))
-	conn, before := begin(t, client, address)
+	request, before := begin(t, client, address)
 	stop := traffic(t, address)
 	defer stop()
 	syscall.Kill(before.PID, syscall.SIGTERM)
@@ -410,7 +450,7 @@ func leave(t *testing.T, command []string) {
 		t.Errorf("after the worker left: %+v, error %v; before: %+v", after, err, before)
 	}
 	client.CloseIdleConnections()
-	wantFinish(t, conn, before)
+	request.wantFinish(t, before)
 	p.Await("end of the worker", 1, func(line string) bool {
 		return strings.Contains(line, `"worker exited"`) && strings.Contains(line, fmt.Sprintf(`"pid":%d`, before.PID)) &&
 			strings.Contains(line, `"status 0"`)

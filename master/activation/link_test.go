@@ -26,6 +26,7 @@ const patience = 90 * time.Second
 
 func TestMain(m *testing.M) {
 	launch.Main()
+	os.Setenv("GORACE", "atexit_sleep_ms=0") // or each process takes a second to exit
 	os.Exit(m.Run())
 }
 

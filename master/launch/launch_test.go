@@ -25,6 +25,7 @@ const patience = 30 * time.Second
 
 func TestMain(m *testing.M) {
 	Main()
+	os.Setenv("GORACE", "atexit_sleep_ms=0") // or each process takes a second to exit
 	os.Exit(m.Run())
 }
 

@@ -41,7 +41,7 @@ func (l *Injector) accept(n *notification, who target, flags int) {
 	l.mu.Lock()
 	l.accepted = true
 	if len(l.queue) > 0 {
-		conn := l.pop()
+		conn := l.pop(w.door)
 		l.mu.Unlock()
 		l.give(&w, conn)
 		return
@@ -73,18 +73,24 @@ func (l *Injector) serve() {
 			l.mu.Unlock()
 			return
 		}
-		conn, w := l.pop(), l.waiting[0]
+		w := l.waiting[0]
 		l.waiting = append(l.waiting[:0], l.waiting[1:]...)
+		conn := l.pop(w.door)
 		l.accepted = true
 		l.mu.Unlock()
 		l.give(&w, conn)
 	}
 }
 
-// pop takes the oldest connection. mu is held.
-func (l *Injector) pop() fdpass.Handoff {
+// pop takes the oldest connection, and its knock. mu is held.
+//
+// The knock goes before the call is answered, as a connection leaves the backlog before accept
+// returns. Else a server could see the knock once more, and wait in accept for a connection that
+// never comes; it would not notice that it is to finish.
+func (l *Injector) pop(at *door) fdpass.Handoff {
 	conn := l.queue[0]
 	l.queue = append(l.queue[:0], l.queue[1:]...)
+	l.unknock(at)
 	return conn
 }
 
@@ -93,10 +99,9 @@ func (l *Injector) pop() fdpass.Handoff {
 func (l *Injector) give(w *waiter, conn fdpass.Handoff) {
 	errno := l.tryGive(w, conn)
 	l.mu.Lock()
-	if errno == 0 {
-		l.unknock(w.door)
-	} else {
+	if errno != 0 {
 		l.queue = append([]fdpass.Handoff{conn}, l.queue...)
+		l.knock(len(l.queue) - len(l.waiting))
 	}
 	over := l.over
 	l.mu.Unlock()

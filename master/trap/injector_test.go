@@ -379,6 +379,17 @@ func TestInjectNotStuck(t *testing.T) {
 	a.does("s.accept()", "Software caused connection abort")
 }
 
+// Who has accepted all that there was does not see more: it would wait in accept.
+func TestInjectSeesNoMore(t *testing.T) {
+	a := inject(t, "127.0.0.1")
+	a.listens("s = socket(); s.bind(('127.0.0.1', port))")
+	a.does("readable = lambda seconds: len(select.select([s], [], [], seconds)[0])", "None")
+	for range 200 {
+		a.give("127.0.0.5")
+		a.does("readable(60) and s.accept() and readable(0)", "0")
+	}
+}
+
 // Threads that wait handle signals all the same.
 func TestInjectSignals(t *testing.T) {
 	a := inject(t, "127.0.0.1")

@@ -9,6 +9,7 @@ import (
 
 func TestMain(m *testing.M) {
 	launch.Main()
+	os.Setenv("GORACE", "atexit_sleep_ms=0") // or each process takes a second to exit
 	if os.Getenv(costRole) != "" {
 		playCost()
 		return

@@ -179,6 +179,9 @@ func (st *stage) want(client string, last byte) (generation string, err error) {
 	return fields[1], nil
 }
 
+// breath is what a client under load takes between two requests: servers are to start meanwhile.
+const breath = 2 * time.Millisecond
+
 // load has clients ask one after the other until stop, and reports when more fail than may.
 func (st *stage) load(n, mayFail int) (stop func() (generations map[string]int)) {
 	ctx, cancel := context.WithCancel(context.Background())
@@ -199,14 +202,17 @@ func (st *stage) load(n, mayFail int) (stop func() (generations map[string]int))
 				}
 				generations[generation]++
 				mu.Unlock()
+				time.Sleep(breath)
 			}
 		})
 	}
-	return func() map[string]int {
+	stop = func() map[string]int {
 		cancel()
 		wg.Wait()
 		return generations
 	}
+	st.t.Cleanup(func() { stop() }) // also when the test ends early
+	return stop
 }
 
 // askHTTP makes one HTTP request. The answer is in a header or else in the body.

@@ -1,3 +1,20 @@
+// Testworker is the worker in the tests of cmd/handfast. The first argument says how it behaves:
+//
+//	http         serves as examples/http does
+//	gate FILE    the same, but is ready only while FILE exists
+//	broken FILE  the same, but exits at once while FILE exists
+//	mute         never becomes ready
+//	exit N       exits with status N
+//	stubborn     is ready, takes nothing, and ignores drain and SIGTERM
+//	receives     the same as http, without accepting from the slot's listeners
+//	hoards       never becomes ready, and holds the slot's listeners, whatever happens
+//	old          the same as http, without reports and answers to pings, as an earlier version
+//	activated    the same as http, on the listener that it inherits as descriptor 3
+//	raw          answers a connection's first bytes with the line of http and those bytes
+//	accepts N    the same as http, with N threads that wait in accept; for --worker-link any
+//
+// With --worker-link any they know nothing of handfast, and listen where HANDFAST_TEST_LISTEN says.
+// It is a program of its own so that it starts soon: tests start hundreds of them.
 package main
 
 import (
@@ -22,23 +39,9 @@ import (
 	"github.com/handfast/handfast/worker"
 )
 
-// playWorker is the worker in these tests. The first argument says how it behaves:
-//
-//	http         serves as examples/http does
-//	gate FILE    the same, but is ready only while FILE exists
-//	broken FILE  the same, but exits at once while FILE exists
-//	mute         never becomes ready
-//	exit N       exits with status N
-//	stubborn     is ready, takes nothing, and ignores drain and SIGTERM
-//	receives     the same as http, without accepting from the slot's listeners
-//	hoards       never becomes ready, and holds the slot's listeners, whatever happens
-//	old          the same as http, without reports and answers to pings, as an earlier version
-//	raw          answers a connection's first bytes with the line of http and those bytes
-//	activated    the same as http, on the listener that it inherits as descriptor 3
-//	accepts      the same as http, with several threads that wait in accept; for --worker-link any
-//
-// With --worker-link any they know nothing of handfast.
-func playWorker(args []string) int {
+func main() { os.Exit(play(os.Args[1:])) }
+
+func play(args []string) int {
 	switch args[0] {
 	case "http":
 	case "gate":
@@ -60,9 +63,9 @@ func playWorker(args []string) int {
 			return 1
 		}
 		fmt.Fprintln(os.Stderr, "hoards")
-		select {}
+		forever()
 	case "mute":
-		select {}
+		forever()
 	case "exit":
 		n, _ := strconv.Atoi(args[1])
 		return n
@@ -72,7 +75,7 @@ func playWorker(args []string) int {
 		if err != nil || ln.Ready() != nil {
 			return 1
 		}
-		select {}
+		forever()
 	case "old":
 		os.Unsetenv("HANDFAST_REPORT")
 		os.Unsetenv("HANDFAST_PING")
@@ -88,9 +91,10 @@ func playWorker(args []string) int {
 		}
 		return serveUntilTold(ln)
 	}
-	if address := os.Getenv(testListen); address != "" {
+	if address := os.Getenv("HANDFAST_TEST_LISTEN"); address != "" {
 		if args[0] == "accepts" {
-			return playAccepts(address)
+			threads, _ := strconv.Atoi(args[1])
+			return playAccepts(address, threads)
 		}
 		return playListens(address)
 	}
@@ -99,6 +103,13 @@ func playWorker(args []string) int {
 		return 1
 	}
 	return 0
+}
+
+// forever does not return. An empty select would be a deadlock.
+func forever() {
+	for {
+		time.Sleep(time.Hour)
+	}
 }
 
 // takeListeners takes the slot's listeners out of the mailbox. A worker that does not know of
@@ -138,25 +149,6 @@ func lineFor(remote string) string {
 	self, _ := worker.Self()
 	client, _ := netip.ParseAddrPort(remote)
 	return fmt.Sprintf("slot=%d pid=%d generation=%d client=%s\n", self.Slot, os.Getpid(), self.Generation, client.Addr())
-}
-
-func playRaw() int {
-	ln, err := worker.Listen("")
-	if err != nil {
-		return 1
-	}
-	for {
-		conn, err := ln.Accept()
-		if err != nil {
-			return 0
-		}
-		go func() {
-			defer conn.Close()
-			first := make([]byte, 64<<10)
-			n, _ := conn.Read(first)
-			fmt.Fprintf(conn, "%s%s", lineFor(conn.RemoteAddr().String()), first[:n])
-		}()
-	}
 }
 
 func echo(w http.ResponseWriter, r *http.Request) {
