@@ -92,8 +92,11 @@ func (m *Master) Replace(ctx context.Context, program reexec.Program, save func(
 	before()
 	return m.supervisor.Hold(func() error {
 		bundle, err := m.save(save, true)
-		if err != nil {
+		switch {
+		case err != nil:
 			return err
+		case m.isStopping(): // in the meantime: the next program would not know
+			return errStops
 		}
 		return bundle.Exec(program)
 	})
