@@ -256,6 +256,11 @@ func newMaster(cfg Config) (*Master, error) {
 		if m.steered != nil {
 			m.steered.resume(cfg.resume.Steered)
 		}
+		if m.primary != nil {
+			if err := m.primary.Restore(b); err != nil {
+				return nil, err
+			}
+		}
 	}
 	m.supervisor, err = supervisor.New(cfg.Supervisor)
 	if err != nil {
@@ -363,8 +368,8 @@ func (s slots) Fill(slot int, link supervisor.Link) { s.Table.Fill(slot, link.(W
 // sessions shows Node workers the table's sessions.
 type sessions struct{ *Table }
 
-func (s sessions) Claim(id clientip.Session, l *nodeipc.Link)   { s.Table.Claim(id, l) }
-func (s sessions) Release(id clientip.Session, l *nodeipc.Link) { s.Table.Release(id, l) }
+func (s sessions) Claim(id clientip.Session, l *nodeipc.Link) bool { return s.Table.Claim(id, l) }
+func (s sessions) Release(id clientip.Session, l *nodeipc.Link)    { s.Table.Release(id, l) }
 
 // Run serves until Stop, and returns when every worker has ended. When ctx ends,
 // before or during that, it kills them and returns at once.

@@ -19,18 +19,20 @@ type Sessions struct {
 // Any tells whether any worker has ever claimed a session.
 func (s *Sessions) Any() bool { return s.ever.Load() }
 
-// Claim says that a worker keeps a session, unless another one does: nobody's can be
-// taken from them.
-func (s *Sessions) Claim(id clientip.Session, w Worker) {
+// Claim says that a worker keeps a session, and returns false if another one does: nobody's can
+// be taken from them.
+func (s *Sessions) Claim(id clientip.Session, w Worker) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.owners == nil {
 		s.owners = make(map[clientip.Session]Worker)
 	}
-	if _, taken := s.owners[id]; !taken {
-		s.owners[id] = w
-		s.ever.Store(true)
+	if owner, taken := s.owners[id]; taken {
+		return owner == w
 	}
+	s.owners[id] = w
+	s.ever.Store(true)
+	return true
 }
 
 // Release says that a worker keeps a session no longer.

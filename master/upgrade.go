@@ -108,6 +108,9 @@ func (m *Master) save(more func(*reexec.Bundle) error, forGood bool) (*reexec.Bu
 		return nil, errStops
 	}
 	b := reexec.NewBundle(m.version)
+	if !forGood {
+		b = reexec.NewRehearsal(m.version)
+	}
 	state := saved{
 		Link:     m.link,
 		Started:  m.started,
@@ -124,12 +127,15 @@ func (m *Master) save(more func(*reexec.Bundle) error, forGood bool) (*reexec.Bu
 	} else {
 		state.Listeners = m.balancer.saveListeners(b)
 	}
+	err := m.supervisor.Save(b, forGood) // which may park what workers give back
 	if forGood {
 		for _, balancer := range balancers {
 			state.Parked = append(state.Parked, balancer.saveParked(b)...)
 		}
 	}
-	err := m.supervisor.Save(b, forGood)
+	if err == nil && m.primary != nil {
+		err = m.primary.Save(b)
+	}
 	if err == nil {
 		err = b.Put(part, state)
 	}
@@ -207,6 +213,8 @@ func (m *Master) restoreLink(b *reexec.Bundle) func(supervisor.Seat, json.RawMes
 		switch m.link {
 		case LinkNative:
 			return mailbox.Restore(b, state, m.wishes, m.balancer.Readmit)
+		case LinkNode:
+			return m.primary.RestoreLink(b, seat.Slot, state)
 		case LinkActivation:
 			cfg, err := m.activation(seat)
 			if err != nil {

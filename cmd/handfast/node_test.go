@@ -265,7 +265,7 @@ func TestNodeTLS(t *testing.T) {
 		if a, resumed := ask(sourceIn(1, 2, 0)); a.pid == first.pid || !resumed {
 			t.Errorf("%x: the other slot does not resume the session: %+v", version, a)
 		}
-		b.signal(unix.SIGHUP)
+		b.signal(unix.SIGUSR2)
 		b.awaitCount("reload finished", generation+1)
 		if a, resumed := ask(sourceIn(0, 2, 0)); a.slot != first.slot || a.pid == first.pid || !resumed {
 			t.Errorf("%x: the next generation does not resume the session: %+v", version, a)
@@ -397,7 +397,7 @@ func TestNodeReady(t *testing.T) {
 			for range 3 {
 				b.mustGet(source(0), "/")
 			}
-			b.signal(unix.SIGHUP)
+			b.signal(unix.SIGUSR2)
 			b.await("reload finished")
 			if a := b.mustGet(source(0), "/"); a.generation != 2 {
 				t.Errorf("%+v", a)
@@ -620,7 +620,7 @@ func TestNodeOtherListens(t *testing.T) {
 		bothAnswer(t, b, askStream("unix", path))
 		bothAnswer(t, b, askDatagram(other))
 		b.mustGet(source(0), "/")
-		b.signal(unix.SIGHUP)
+		b.signal(unix.SIGUSR2)
 		b.awaitCount("reload finished", generation+1)
 		b.exitsWell(2 * (generation + 1))
 	}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/master/reexec"
 )
 
 // maxLine is the longest message of a worker that is heard: Node's own are short, and what
@@ -41,16 +43,22 @@ func pair() (ours *channel, theirs *os.File, err error) {
 		unix.Close(fds[1])
 		return nil, nil, os.NewSyscallError("fcntl", err)
 	}
-	file := os.NewFile(uintptr(fds[0]), "node channel")
 	theirs = os.NewFile(uintptr(fds[1]), "node channel of the worker")
-	raw, err := file.SyscallConn()
-	if err != nil {
-		file.Close()
+	if ours, err = newChannel(os.NewFile(uintptr(fds[0]), "node channel")); err != nil {
 		theirs.Close()
 		return nil, nil, err
 	}
-	ours = &channel{file: file, raw: raw, buffer: make([]byte, 64<<10), oob: make([]byte, unix.CmsgSpace(4*8))}
 	return ours, theirs, nil
+}
+
+// newChannel takes ownership of the master's end, which is non-blocking.
+func newChannel(file *os.File) (*channel, error) {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	return &channel{file: file, raw: raw, buffer: make([]byte, 64<<10), oob: make([]byte, unix.CmsgSpace(4*8))}, nil
 }
 
 // Errors of sending.
@@ -96,20 +104,26 @@ func (c *channel) whenRoom(try func() (done bool)) error {
 	return c.raw.Write(func(uintptr) bool { return try() })
 }
 
-// receive waits for bytes and calls handle for each line; before each look it calls look.
-// Descriptors that a worker sends are closed: a program can do that, and nobody here wants
+// receive waits for bytes and calls handle for each line, with reexec.Lock held for reading since
+// before they left the socket. Before each look it calls look, without. Descriptors that a worker sends are closed: a program can do that, and nobody here wants
 // one. It returns io.EOF when the worker has closed its end, and errGone after interrupt.
 func (c *channel) receive(look func(), handle func(line []byte)) error {
 	var n int
 	var err error
 	waitErr := c.raw.Read(func(s uintptr) bool {
 		look()
-		n, err = c.read(s)
-		return err != unix.EAGAIN
+		reexec.Lock.RLock()
+		if n, err = c.read(s); err == unix.EAGAIN {
+			reexec.Lock.RUnlock()
+			return false
+		}
+		return true
 	})
-	switch {
-	case waitErr != nil:
+	if waitErr != nil {
 		return errGone
+	}
+	defer reexec.Lock.RUnlock()
+	switch {
 	case err == unix.ECONNRESET: // it had not read all; what it had sent was read before
 		return io.EOF
 	case err != nil:

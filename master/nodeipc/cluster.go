@@ -47,7 +47,7 @@ func (l *Link) heard(text []byte) {
 	case cmdDisconnect:
 		l.leave(ErrAskedFor)
 	case "":
-		if m.Type == "close" && l.primary.cfg.Dialect == StickySession {
+		if m.Type == "close" && l.dialect == StickySession {
 			l.leave(ErrAskedFor)
 		}
 	}
@@ -90,7 +90,7 @@ func (l *Link) asked(m *message) {
 // that it shares with the others.
 func (l *Link) queryServer(m *message) {
 	q := &m.query
-	if len(l.flight) > window+maxShared {
+	if len(l.flight)+len(l.lost) > window+maxShared {
 		l.cutOff(ErrDoesNotRead) // it takes answers and acknowledges none
 		return
 	}

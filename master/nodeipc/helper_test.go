@@ -128,13 +128,17 @@ type returned struct {
 }
 
 // Claim implements Sessions.
-func (r *returned) Claim(id clientip.Session, l *Link) {
+func (r *returned) Claim(id clientip.Session, l *Link) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.sessions == nil {
 		r.sessions = map[clientip.Session]*Link{}
 	}
+	if owner := r.sessions[id]; owner != nil {
+		return owner == l
+	}
 	r.sessions[id] = l
+	return true
 }
 
 // Release implements Sessions.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/master/clientip"
+	"github.com/handfast/handfast/master/reexec"
 )
 
 const (
@@ -41,13 +42,15 @@ var (
 	ErrDoesNotRead = errors.New("nodeipc: the worker asks and does not read the answers")
 )
 
-// Link is the master's side of one worker's channel. It implements supervisor.Link and
+// Link is the master's side of one worker's channel. It implements supervisor.Portable and
 // master.Worker. One goroutine hears the worker, one sends what there was no room for;
 // Close ends both.
 type Link struct {
 	primary *Primary
 	slot    int
 	id      int64
+	dialect Dialect // and what it comes to
+	offer   offer
 	channel *channel
 	theirs  *os.File // until the worker has it
 
@@ -66,6 +69,7 @@ type Link struct {
 	outbox  outbox    // messages that wait for room
 	queue   []waiting // to be sent
 	flight  []sent    // sent and not acknowledged, in that order
+	lost    []sent    // shared listeners to be sent again after the pause
 	paused  bool      // after a NACK, or a refusal
 	over    bool      // it gets no more connections: it drains, has left or ended
 	drained bool      // it was told to, or told us so
@@ -73,7 +77,7 @@ type Link struct {
 	missed  int       // messages of other workers that it missed, not reported yet
 	leftErr error
 
-	sessions map[clientip.Session]struct{} // that it keeps
+	sessions map[clientip.Session]string // that it keeps, and their names
 	warned   map[string]bool
 }
 
@@ -103,24 +107,48 @@ func (p *Primary) Open(slot int) (*Link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("nodeipc: %w", err)
 	}
-	l := &Link{
+	l := p.newLink(slot, p.lastID.Add(1), p.cfg.Dialect, ours)
+	l.theirs = theirs
+	l.start()
+	return l, nil
+}
+
+// newLink makes a link at rest. It takes ownership of the channel.
+func (p *Primary) newLink(slot int, id int64, dialect Dialect, ours *channel) *Link {
+	return &Link{
 		primary: p,
 		slot:    slot,
-		id:      p.lastID.Add(1),
+		id:      id,
+		dialect: dialect,
+		offer:   dialect.offer(),
 		channel: ours,
-		theirs:  theirs,
 		ready:   make(chan struct{}),
 		left:    make(chan struct{}),
 		full:    make(chan struct{}, 1),
 		ended:   make(chan struct{}),
 
-		sessions: make(map[clientip.Session]struct{}),
+		sessions: make(map[clientip.Session]string),
 		warned:   make(map[string]bool),
 	}
+}
+
+func (l *Link) start() {
 	l.done.Go(l.listen)
 	l.done.Go(l.write)
-	return l, nil
 }
+
+// turn calls f under the lock of the link. Who moves it without having been called by somebody
+// who holds reexec.Lock does so in a turn.
+func (l *Link) turn(f func()) {
+	reexec.Lock.RLock()
+	defer reexec.Lock.RUnlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f()
+}
+
+// after calls f after a while, in a turn. What it is to do must show in the link, for Resume.
+func (l *Link) after(d time.Duration, f func()) { time.AfterFunc(d, func() { l.turn(f) }) }
 
 // Files returns the worker's end of the channel.
 func (l *Link) Files() []*os.File { return []*os.File{l.theirs} }
@@ -227,10 +255,10 @@ func (l *Link) listen() {
 			return // and Close hears the rest
 		}
 		l.primary.relay.forget(l)
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.leave(ErrAskedFor)
-		l.takeBack() // it cannot acknowledge any more
+		l.turn(func() {
+			l.leave(ErrAskedFor)
+			l.takeBack() // it cannot acknowledge any more
+		})
 		return
 	}
 }
@@ -258,11 +286,7 @@ func (l *Link) settles(why ReadyWhen) {
 		l.isReady(why)
 		return
 	}
-	time.AfterFunc(settle, func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.isReady(why)
-	})
+	l.after(settle, func() { l.isReady(why) })
 }
 
 // isReady: something happened that may mean ready.
@@ -353,11 +377,8 @@ func (l *Link) handleLost() {
 		}
 		l.flight = append(l.flight[:i], l.flight[i+1:]...)
 		if s.file != nil {
-			time.AfterFunc(pause, func() {
-				l.mu.Lock()
-				defer l.mu.Unlock()
-				l.sendShared(s.answer, s.file)
-			})
+			l.lost = append(l.lost, s)
+			l.pauses()
 			return
 		}
 		l.offerAgain(s.handoff)
@@ -380,16 +401,24 @@ func (l *Link) offerAgain(w waiting) {
 		return
 	}
 	l.queue = append([]waiting{w}, l.queue...)
+	l.pauses()
+}
+
+// pauses leaves the worker alone for a while.
+func (l *Link) pauses() {
 	if !l.paused {
 		l.paused = true
-		time.AfterFunc(pause, l.resume)
+		l.after(pause, l.goOn)
 	}
 }
 
-func (l *Link) resume() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+func (l *Link) goOn() {
 	l.paused = false
+	lost := l.lost
+	l.lost = nil
+	for _, s := range lost {
+		l.sendShared(s.answer, s.file)
+	}
 	l.pump()
 }
 

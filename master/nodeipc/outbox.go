@@ -27,6 +27,16 @@ type outbox struct {
 	connections bool // it is the turn of a connection, if there is one
 }
 
+func (o *outbox) addAnswer(p packet) {
+	o.answers = append(o.answers, p)
+	o.answersSize += len(p.text)
+}
+
+func (o *outbox) addRelayed(text []byte) {
+	o.relayed = append(o.relayed, text)
+	o.relayedSize += len(text) + relayedCost
+}
+
 // packet is a message of ours.
 type packet struct {
 	text []byte
@@ -39,8 +49,7 @@ func (l *Link) post(p packet) {
 		l.cutOff(ErrDoesNotRead)
 		return
 	}
-	l.outbox.answers = append(l.outbox.answers, p)
-	l.outbox.answersSize += len(p.text)
+	l.outbox.addAnswer(p)
 	l.pump()
 }
 
@@ -61,8 +70,7 @@ func (l *Link) postRelayed(text []byte) {
 		l.misses()
 		return
 	}
-	l.outbox.relayed = append(l.outbox.relayed, text)
-	l.outbox.relayedSize += len(text) + relayedCost
+	l.outbox.addRelayed(text)
 	l.pump()
 }
 
@@ -191,15 +199,14 @@ func (l *Link) write() {
 		case <-l.full:
 		case <-stopping:
 			stopping = nil
-			l.waitNoLonger()
+			l.turn(l.waitNoLonger)
 			continue
 		case <-l.ended:
 			return
 		}
-		if l.channel.whenRoom(func() bool {
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			return l.trySend()
+		if l.channel.whenRoom(func() (done bool) {
+			l.turn(func() { done = l.trySend() })
+			return done
 		}) != nil {
 			return
 		}

@@ -49,7 +49,6 @@ type Config struct {
 type Primary struct {
 	cfg   Config
 	ports map[int][]netip.AddrPort // the balancer's listeners
-	offer offer                    // to programs that do not listen
 	log   hclog.Logger
 
 	stopping chan struct{} // closed when nobody comes any more, also not to a session
@@ -67,7 +66,6 @@ func NewPrimary(cfg Config) *Primary {
 	p := &Primary{
 		cfg:      cfg,
 		ports:    make(map[int][]netip.AddrPort),
-		offer:    cfg.Dialect.offer(),
 		log:      cfg.Logger,
 		stopping: make(chan struct{}),
 		data:     make(map[string]json.RawMessage),

@@ -107,11 +107,7 @@ func (r *relay) forget(l *Link) {
 // misses counts a message of another worker that is dropped.
 func (l *Link) misses() {
 	if l.missed++; l.missed == 1 {
-		time.AfterFunc(missedDelay, func() {
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			l.reportMissed()
-		})
+		l.after(missedDelay, l.reportMissed)
 	}
 }
 

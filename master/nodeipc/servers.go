@@ -3,7 +3,6 @@ package nodeipc
 import (
 	"net/netip"
 	"slices"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -103,13 +102,13 @@ func (l *Link) closes(key string) {
 		return
 	}
 	l.shut = true
-	time.AfterFunc(reopen, func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if l.shut {
-			l.leave(ErrClosedServer)
-		}
-	})
+	l.after(reopen, l.staysShut)
+}
+
+func (l *Link) staysShut() {
+	if l.shut {
+		l.leave(ErrClosedServer)
+	}
 }
 
 // offerTo says how a connection is offered: to the server that listens on the address that the
@@ -117,7 +116,7 @@ func (l *Link) closes(key string) {
 func (l *Link) offerTo(fd int) *offer {
 	switch len(l.servers) {
 	case 0:
-		return &l.primary.offer
+		return &l.offer
 	case 1:
 		return &l.servers[0].offer
 	}

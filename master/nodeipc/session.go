@@ -12,18 +12,23 @@ const maxSessions = 1 << 18
 
 // Sessions is told which worker keeps which session. Its methods must not wait.
 type Sessions interface {
-	Claim(id clientip.Session, l *Link)
+	Claim(id clientip.Session, l *Link) bool // false: another one keeps it
 	Release(id clientip.Session, l *Link)
 }
 
 // sessionBegins: a worker of @socket.io/sticky says the name of a session that it keeps.
 func (l *Link) sessionBegins(name json.RawMessage) {
-	id := sessionOf(name)
-	if id == 0 || len(l.sessions) >= maxSessions {
-		return
+	var text string
+	if json.Unmarshal(name, &text) == nil {
+		l.keepSession(text)
 	}
-	l.sessions[id] = struct{}{}
-	l.primary.cfg.Sessions.Claim(id, l)
+}
+
+func (l *Link) keepSession(name string) {
+	id := clientip.NameSession([]byte(name))
+	if id != 0 && len(l.sessions) < maxSessions && l.primary.cfg.Sessions.Claim(id, l) {
+		l.sessions[id] = name
+	}
 }
 
 // sessionEnds: it keeps it no longer. With its last one a worker that drains may go.
@@ -41,8 +46,6 @@ func (l *Link) sessionEnds(name json.RawMessage) {
 
 // waitNoLonger: nobody will come for the sessions of a worker that drains.
 func (l *Link) waitNoLonger() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	if l.leaving {
 		l.finishDrain()
 	}

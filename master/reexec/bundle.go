@@ -34,7 +34,7 @@ const (
 // Bundle is what a program leaves to the one that takes its place. It belongs to one goroutine.
 type Bundle struct {
 	Version string // of the program that has made it
-	why     why    // empty: it is made, not inherited
+	why     why    // empty: it is made, and for good
 
 	files map[int]struct{} // that stay open; of an inherited one: that nobody has taken yet
 	parts map[string]json.RawMessage
@@ -51,6 +51,14 @@ type contents struct {
 // NewBundle makes an empty one.
 func NewBundle(version string) *Bundle {
 	return &Bundle{Version: version, files: make(map[int]struct{}), parts: make(map[string]json.RawMessage)}
+}
+
+// NewRehearsal makes one that is only for Rehearse. Who must not be held up while there is another
+// holder of a descriptor, as who waits for the end of a connection, leaves it out.
+func NewRehearsal(version string) *Bundle {
+	b := NewBundle(version)
+	b.why = toRehearse
+	return b
 }
 
 // Keep has a descriptor stay open, which the caller goes on owning, and returns it.
@@ -129,8 +137,8 @@ func (b *Bundle) TakeFD(fd int) error {
 	return nil
 }
 
-// IsRehearsal tells whether this program is only tried: another one runs, and has the same
-// descriptors. What belongs to that, such as a socket's name or its state, must not change.
+// IsRehearsal tells whether the program that inherits the bundle is only tried: another one runs, and
+// has the same descriptors. What belongs to that, such as a socket's name or its state, must not change.
 func (b *Bundle) IsRehearsal() bool { return b != nil && b.why == toRehearse }
 
 // Close closes the descriptors that nobody has taken.
@@ -146,6 +154,9 @@ func (b *Bundle) write() (*os.File, error) {
 	text, err := json.Marshal(contents{format, b.Version, slices.Sorted(maps.Keys(b.files)), b.parts})
 	if err != nil {
 		return nil, fmt.Errorf("reexec: %w", err)
+	}
+	if len(text) > maxBundle {
+		return nil, fmt.Errorf("reexec: the state has %d bytes, at most %d can be passed on; try again when workers have read what waits for them", len(text), maxBundle)
 	}
 	fd, err := unix.MemfdCreate("handfast bundle", unix.MFD_CLOEXEC)
 	if err != nil {

@@ -1,0 +1,369 @@
+package nodeipc
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/master/reexec"
+)
+
+// part is where a bundle has what a Primary saves.
+const part = "nodeipc"
+
+// errState: what the program before has left is nothing that it could have been.
+var errState = errors.New("that cannot be")
+
+// savedPrimary is what the next program needs to go on with what all workers have in common.
+type savedPrimary struct {
+	LastID int64
+	Data   map[string]json.RawMessage
+	Shared map[string]int // descriptors
+	Paths  []string
+}
+
+// Save puts into the bundle what the next program needs, besides its links. Call it from
+// Supervisor.Hold.
+func (p *Primary) Save(b *reexec.Bundle) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := savedPrimary{LastID: p.lastID.Load(), Data: p.data, Shared: make(map[string]int), Paths: p.paths}
+	for key, file := range p.shared {
+		s.Shared[key] = b.KeepFile(file)
+	}
+	return b.Put(part, s)
+}
+
+// Restore goes on with what Save has put into a bundle. Call it before RestoreLink.
+func (p *Primary) Restore(b *reexec.Bundle) error {
+	var s savedPrimary
+	if err := b.Get(part, &s); err != nil {
+		return err
+	}
+	p.lastID.Store(s.LastID)
+	for key, data := range s.Data {
+		p.data[key] = data
+	}
+	for key, fd := range s.Shared {
+		file, err := b.TakeBehind(fd, key)
+		if err != nil {
+			return fmt.Errorf("nodeipc: %w", err)
+		}
+		p.shared[key] = file
+	}
+	p.paths = s.Paths
+	return nil
+}
+
+// saved is what the next program needs to go on with a link.
+type saved struct {
+	Channel  int // a descriptor
+	ID, Seq  int64
+	Dialect  Dialect
+	Half     []byte // received, and not a whole line yet
+	Skip     bool
+	Servers  []savedServer
+	Sessions []string
+	Joined   bool     // it takes part in what workers say to each other
+	UIDs     []string // of its adapters
+
+	Shut, Paused, Over, Drained, Leaving bool
+
+	Missed int
+	Left   string // why; empty: it has not
+
+	Rest    []byte
+	Answers []savedAnswer
+	Relayed [][]byte
+
+	// None in a rehearsal.
+	Queue  []savedWaiting
+	Flight []savedSent
+	Lost   []savedSent
+}
+
+type savedServer struct {
+	Key       string
+	Addresses []netip.Prefix
+	Of        netip.AddrPort
+}
+
+type savedAnswer struct {
+	Text []byte
+	File *savedFile
+}
+
+// savedFile is a listener that is sent to a worker: one that all share, or the slot's own.
+type savedFile struct {
+	Shared string // its key
+	Own    netip.AddrPort
+}
+
+type savedWaiting struct {
+	fdpass.Handoff
+	Refused time.Time
+}
+
+// savedSent is a connection, a listener, or else a ping.
+type savedSent struct {
+	Seq            int64
+	Handoff        *savedWaiting
+	File           *savedFile
+	Answer         reply
+	Taken, Cluster bool
+}
+
+// Save implements supervisor.Portable.
+func (l *Link) Save(b *reexec.Bundle) (any, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := saved{
+		Channel: b.KeepFile(l.channel.file),
+		ID:      l.id,
+		Seq:     l.seq,
+		Dialect: l.dialect,
+		Half:    l.channel.in,
+		Skip:    l.channel.skip,
+		Shut:    l.shut,
+		Paused:  l.paused,
+		Over:    l.over,
+		Drained: l.drained,
+		Leaving: l.leaving,
+		Missed:  l.missed,
+		Rest:    l.outbox.rest,
+		Relayed: l.outbox.relayed,
+	}
+	if l.leftErr != nil {
+		s.Left = l.leftErr.Error()
+	}
+	for _, server := range l.servers {
+		s.Servers = append(s.Servers, savedServer{server.key, server.addresses, server.of})
+	}
+	for _, name := range l.sessions {
+		s.Sessions = append(s.Sessions, name)
+	}
+	s.Joined, s.UIDs = l.primary.relay.member(l)
+	for _, p := range l.outbox.answers {
+		name, err := l.nameOf(p.file)
+		if err != nil {
+			return nil, err
+		}
+		s.Answers = append(s.Answers, savedAnswer{p.text, name})
+	}
+	if b.IsRehearsal() { // it would hold connections open that others close
+		return s, nil
+	}
+	for _, w := range l.queue {
+		s.Queue = append(s.Queue, *w.save(b))
+	}
+	var err error
+	if s.Flight, err = l.saveSent(b, l.flight); err != nil {
+		return nil, err
+	}
+	s.Lost, err = l.saveSent(b, l.lost)
+	return s, err
+}
+
+func (w *waiting) save(b *reexec.Bundle) *savedWaiting {
+	b.Keep(w.FD)
+	return &savedWaiting{w.Handoff, w.refused}
+}
+
+func (l *Link) saveSent(b *reexec.Bundle, all []sent) (entries []savedSent, err error) {
+	for _, s := range all {
+		entry := savedSent{Seq: s.seq, Answer: s.answer, Taken: s.taken, Cluster: s.cluster}
+		if entry.File, err = l.nameOf(s.file); err != nil {
+			return nil, err
+		}
+		if s.file == nil && !s.ping {
+			entry.Handoff = s.handoff.save(b)
+		}
+		entries = append(entries, entry)
+	}
+	return entries, nil
+}
+
+// nameOf says which listener this is; nil for none.
+func (l *Link) nameOf(file *os.File) (*savedFile, error) {
+	if file == nil {
+		return nil, nil
+	}
+	l.primary.mu.Lock()
+	defer l.primary.mu.Unlock()
+	for key, shared := range l.primary.shared {
+		if shared == file {
+			return &savedFile{Shared: key}, nil
+		}
+	}
+	for _, addr := range l.primary.cfg.Addresses {
+		if l.ownListener(addr) == file {
+			return &savedFile{Own: addr}, nil
+		}
+	}
+	return nil, fmt.Errorf("nodeipc: worker %d waits for %s: %w", l.id, file.Name(), errState)
+}
+
+// named is the listener that nameOf meant.
+func (l *Link) named(name *savedFile) (*os.File, error) {
+	if name == nil {
+		return nil, nil
+	}
+	file := l.primary.shared[name.Shared]
+	if file == nil {
+		file = l.ownListener(name.Own)
+	}
+	if file == nil {
+		return nil, fmt.Errorf("nodeipc: worker %d waits for the listener %q %v: %w", l.id, name.Shared, name.Own, errState)
+	}
+	return file, nil
+}
+
+// ownListener is the slot's own listener on an address, where the kernel routes; else nil.
+func (l *Link) ownListener(addr netip.AddrPort) *os.File {
+	if l.primary.cfg.Listener == nil {
+		return nil
+	}
+	return l.primary.cfg.Listener(l.slot, addr)
+}
+
+// RestoreLink makes a link of what Save returned in the program before. Nothing is sent or
+// received before Resume, except that connections may be delivered.
+func (p *Primary) RestoreLink(b *reexec.Bundle, slot int, state json.RawMessage) (*Link, error) {
+	var s saved
+	if err := json.Unmarshal(state, &s); err != nil {
+		return nil, fmt.Errorf("nodeipc: %w", err)
+	}
+	file, err := b.Take(s.Channel, "node channel")
+	if err != nil {
+		return nil, fmt.Errorf("nodeipc: %w", err)
+	}
+	ours, err := newChannel(file)
+	if err != nil {
+		return nil, fmt.Errorf("nodeipc: %w", err)
+	}
+	ours.in, ours.skip = s.Half, s.Skip
+	l := p.newLink(slot, s.ID, s.Dialect, ours)
+	l.seq = s.Seq
+	l.shut, l.paused, l.over, l.drained, l.leaving = s.Shut, s.Paused, s.Over, s.Drained, s.Leaving
+	l.missed = s.Missed
+	if err := l.restoreTraffic(b, &s); err != nil {
+		ours.file.Close()
+		return nil, err
+	}
+	close(l.ready)
+	if s.Left != "" {
+		l.leftErr = errors.New(s.Left)
+		close(l.left)
+	}
+	for _, server := range s.Servers {
+		l.servers = append(l.servers, server.restore())
+	}
+	for _, name := range s.Sessions {
+		l.keepSession(name)
+	}
+	if s.Joined {
+		p.relay.join(l, s.UIDs)
+	}
+	return l, nil
+}
+
+func (s *savedServer) restore() server {
+	return server{key: s.Key, addresses: s.Addresses, of: s.Of, offer: toServer(s.Key)}
+}
+
+// restoreTraffic puts back what is under way.
+func (l *Link) restoreTraffic(b *reexec.Bundle, s *saved) error {
+	l.outbox.rest = s.Rest
+	for _, text := range s.Relayed {
+		l.outbox.addRelayed(text)
+	}
+	for _, answer := range s.Answers {
+		file, err := l.named(answer.File)
+		if err != nil {
+			return err
+		}
+		l.outbox.addAnswer(packet{answer.Text, file})
+	}
+	for _, w := range s.Queue {
+		if err := b.TakeFD(w.FD); err != nil {
+			return fmt.Errorf("nodeipc: %w", err)
+		}
+		l.queue = append(l.queue, waiting{w.Handoff, w.Refused})
+	}
+	var err error
+	if l.flight, err = l.restoreSent(b, s.Flight); err != nil {
+		return err
+	}
+	l.pinged = slices.ContainsFunc(l.flight, func(s sent) bool { return s.ping })
+	l.lost, err = l.restoreSent(b, s.Lost)
+	return err
+}
+
+func (l *Link) restoreSent(b *reexec.Bundle, entries []savedSent) (all []sent, err error) {
+	for _, entry := range entries {
+		s := sent{seq: entry.Seq, answer: entry.Answer, taken: entry.Taken, cluster: entry.Cluster}
+		if s.file, err = l.named(entry.File); err != nil {
+			return nil, err
+		}
+		switch w := entry.Handoff; {
+		case s.file != nil:
+		case w != nil:
+			if err := b.TakeFD(w.FD); err != nil {
+				return nil, fmt.Errorf("nodeipc: %w", err)
+			}
+			s.handoff = waiting{w.Handoff, w.Refused}
+		default:
+			s.ping = true
+		}
+		all = append(all, s)
+	}
+	return all, nil
+}
+
+// Resume implements supervisor.Portable.
+func (l *Link) Resume() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.paused {
+		l.after(pause, l.goOn)
+	}
+	if l.shut {
+		l.after(reopen, l.staysShut)
+	}
+	if l.missed > 0 {
+		l.after(missedDelay, l.reportMissed)
+	}
+	l.pump()
+	l.start()
+}
+
+// member tells whether a worker takes part, and which adapters are its own.
+func (r *relay) member(l *Link) (joined bool, uids []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n, joined := r.links[l]
+	for uid, owner := range r.owners {
+		if len(uids) == n {
+			break
+		}
+		if owner == l {
+			uids = append(uids, uid)
+		}
+	}
+	return joined, uids
+}
+
+// join has a worker take part that did before.
+func (r *relay) join(l *Link, uids []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.announce(l, "")
+	for _, uid := range uids {
+		r.announce(l, uid)
+	}
+}
