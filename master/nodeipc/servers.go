@@ -52,7 +52,7 @@ func (l *Link) has(key string) bool {
 }
 
 // listens adds a server on the balancer's port and returns the balancer's address that its
-// connections come from.
+// connections come from. They follow the answer.
 //
 // The first gets all connections, whatever address it names: it is written to be balanced. A
 // further one gets those of its own address, so the balancer must listen there.
@@ -75,7 +75,6 @@ func (l *Link) listens(key string, q *query, listeners []netip.AddrPort) (netip.
 	s.of = listeners[max(at, 0)]
 	l.servers = append(l.servers, s)
 	l.shut = false
-	l.pump()
 	return s.of, nil
 }
 
