@@ -153,7 +153,7 @@ func TestUpgradeHalfHeard(t *testing.T) {
 			})
 			p.upgrade(t, l)
 			if l.channel.skip {
-				w.say("\n" + query + "\n")
+				w.say(fmt.Sprintf(queryFor, 8, port) + "\n" + query + "\n")
 			} else {
 				w.say(strings.TrimPrefix(query, before) + "\n")
 			}
@@ -180,9 +180,9 @@ func TestUpgradeHalfSaid(t *testing.T) {
 	hs, clients := connect(t, 3)
 	deliver(t, ls[1], hs)
 	p, ls = p.upgrade(t, ls...)
-	p, ls = p.upgrade(t, ls...)
 	more, moreClients := connect(t, 1)
 	deliver(t, ls[1], more)
+	p.upgrade(t, ls...)
 
 	ws[1].hears(said[0])
 	m := ws[1].hear()
@@ -264,6 +264,25 @@ func TestUpgradeInFlight(t *testing.T) {
 	if err := ls[0].Err(); !errors.Is(err, ErrAskedFor) {
 		t.Errorf("left: %v", err)
 	}
+}
+
+// TestUpgradeTaken: words of Node about descriptors concern the ones that it has not spoken of before.
+func TestUpgradeTaken(t *testing.T) {
+	p := newPrimary(t, ReadyAuto, new(returned), hclog.NewNullLogger())
+	l, w := p.openLink(t)
+	w.listens()
+	hs, clients := connect(t, 2)
+	deliver(t, l, hs)
+	first := w.takes()
+	w.takes()
+	w.sayf(`{"cmd":"NODE_HANDLE_ACK"}`)
+	see(t, "word of Node", l, func() bool { return l.flight[0].taken })
+	p.upgrade(t, l)
+	w.sayf(`{"cmd":"NODE_HANDLE_NACK"}`) // of the second
+	w.sayf(`{"cmd":"NODE_CLUSTER","ack":%d,"accepted":true}`, first)
+	gone(t, clients[0])
+	w.accepts(w.takes())
+	gone(t, clients[1])
 }
 
 // TestUpgradeLostListener: a shared listener that did not arrive is sent again.
