@@ -459,3 +459,53 @@ func TestRestoreImpossible(t *testing.T) {
 		})
 	}
 }
+
+// TestNothingMoves: while reexec.Lock is held, nothing is heard and nothing is sent, whatever a worker
+// does and whatever is due, and all of that happens afterwards.
+func TestNothingMoves(t *testing.T) {
+	r := new(returned)
+	p := newPrimary(t, ReadyAuto, r, hclog.NewNullLogger())
+	l, w := p.openLink(t)
+	full, reader := p.openLink(t)
+	reader.joins(full, "u")
+	w.listens()
+	hs, _ := connect(t, 3)
+	deliver(t, l, hs)
+	w.takes()
+	w.sayf(`{"cmd":"NODE_HANDLE_NACK"}`)
+	message := fmt.Sprintf(`{"type":3,"uid":"v","data":%q,"source":"_sio_adapter"}`, strings.Repeat("x", 1<<20))
+	another := `{"type":3,"uid":"v","source":"_sio_adapter"}`
+	w.say(message + "\n")
+	see(t, "a full channel", full, func() bool { return len(full.outbox.rest) > 0 })
+	look := func() string {
+		var texts []string
+		for _, link := range []*Link{l, full} {
+			state, err := link.Save(reexec.NewBundle("this"))
+			if err != nil {
+				t.Error(err)
+			}
+			text, _ := json.Marshal(state)
+			texts = append(texts, string(text))
+		}
+		return strings.Join(texts, "\n")
+	}
+
+	reexec.Lock.Lock()
+	before := look()
+	heard := make(chan string)
+	go func() { heard <- string(reader.hearLine()) }() // which makes room
+	w.say(another + "\n")
+	w.Close()
+	time.Sleep(2 * pause) // what is due
+	if after := look(); after != before || isClosed(l.Left()) {
+		t.Error("something moved")
+	}
+	reexec.Lock.Unlock()
+
+	if text := <-heard; text != message {
+		t.Errorf("heard %.100q", text)
+	}
+	reader.hears(another)
+	closed(t, "leaving", l.Left())
+	r.want(t, hs)
+}
