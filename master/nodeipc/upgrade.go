@@ -72,7 +72,7 @@ type saved struct {
 	Joined   bool     // it takes part in what workers say to each other
 	UIDs     []string // of its adapters
 
-	Shut, Paused, Over, Drained, Leaving bool
+	Shut, Paused, Over, Drained bool
 
 	Missed int
 	Left   string // why; empty: it has not
@@ -133,7 +133,6 @@ func (l *Link) Save(b *reexec.Bundle) (any, error) {
 		Paused:  l.paused,
 		Over:    l.over,
 		Drained: l.drained,
-		Leaving: l.leaving,
 		Missed:  l.missed,
 		Rest:    l.outbox.rest,
 		Relayed: l.outbox.relayed,
@@ -249,7 +248,7 @@ func (p *Primary) RestoreLink(b *reexec.Bundle, slot int, state json.RawMessage)
 	ours.in, ours.skip = s.Half, s.Skip
 	l := p.newLink(slot, s.ID, s.Dialect, ours)
 	l.seq = s.Seq
-	l.shut, l.paused, l.over, l.drained, l.leaving = s.Shut, s.Paused, s.Over, s.Drained, s.Leaving
+	l.shut, l.paused, l.over, l.drained = s.Shut, s.Paused, s.Over, s.Drained
 	l.missed = s.Missed
 	if err := l.restoreTraffic(b, &s); err != nil {
 		ours.file.Close()
@@ -325,7 +324,8 @@ func (l *Link) restoreSent(b *reexec.Bundle, entries []savedSent) (all []sent, e
 	return all, nil
 }
 
-// Resume implements supervisor.Portable.
+// Resume implements supervisor.Portable. One that waits for the end of its sessions to leave is to
+// be drained again.
 func (l *Link) Resume() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -350,6 +350,7 @@ func TestUpgradeLeaves(t *testing.T) {
 		v.understood(other)
 		l.Drain()
 		_, ls := p.upgrade(t, other, l)
+		ls[1].Drain() // as the supervisor does
 		r.keeps(t, 2)
 		r.mu.Lock()
 		for id, owner := range r.sessions {
@@ -497,6 +498,11 @@ func TestNothingMoves(t *testing.T) {
 	w.say(another + "\n")
 	w.Close()
 	time.Sleep(2 * pause) // what is due
+	l.channel.raw.Control(func(fd uintptr) {
+		if n, err := unix.IoctlGetInt(int(fd), unix.SIOCINQ); n <= len(another) || err != nil {
+			t.Errorf("%d bytes are left to be heard, error %v", n, err)
+		}
+	})
 	if after := look(); after != before || isClosed(l.Left()) {
 		t.Error("something moved")
 	}
