@@ -85,6 +85,7 @@ type options struct {
 	flags    []string        // of `handfast run`
 	worker   []string        // arguments of testworker; default "http"
 	race     bool            // the worker is on trial, too: it has the race detector if the test has
+	lean     bool            // the master has none, and starts in a fraction of the time: it does so often
 	notReady bool            // do not wait until the workers are ready
 	noAdmin  bool            // no --admin, which is else a path of this balancer's own
 	change   func(*exec.Cmd) // last changes to the command
@@ -98,6 +99,9 @@ func start(t *testing.T, n int, o options) *balancer {
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
+	}
+	if o.lean {
+		self = trial.Build(t, "github.com/handfast/handfast/cmd/handfast")
 	}
 	if o.worker == nil {
 		o.worker = []string{"http"}

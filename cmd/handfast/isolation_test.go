@@ -108,7 +108,7 @@ func TestReloadRescuesFromStalledWorker(t *testing.T) {
 	stalled := b.worker(0)
 	freeze(t, stalled)
 	waiting := b.open(sourceIn(0, 2, 0), 20)
-	b.signal(unix.SIGHUP)
+	b.signal(unix.SIGUSR2)
 	b.await("reload finished")
 	for i, conn := range waiting {
 		if a, err := response(conn); err != nil || a.generation != 2 {

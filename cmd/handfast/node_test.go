@@ -64,6 +64,7 @@ type nodeOptions struct {
 	shell    string // run the script by sh, after this
 	depends  string // the module that the program and its package.json name
 	notReady bool
+	lean     bool // as in options
 }
 
 // startNode runs a script in n workers, as start does. PORT is the balancer's, OTHER
@@ -91,6 +92,7 @@ func startNode(t *testing.T, n int, script string, o nodeOptions) *balancer {
 	return start(t, n, options{
 		flags:    append([]string{"--listen", addr}, o.flags...),
 		notReady: o.notReady,
+		lean:     o.lean,
 		change: func(cmd *exec.Cmd) {
 			cmd.Args = append(cmd.Args[:slices.Index(cmd.Args, "--")+1], worker...)
 			cmd.Env = append(cmd.Env, "PORT="+port, "NODE_OPTIONS=", "NODE_ENV=")

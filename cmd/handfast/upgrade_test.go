@@ -41,7 +41,7 @@ func (b *balancer) workers(slots int) (pids []int) {
 func TestUpgradeUnderLoad(t *testing.T) {
 	byRoutes(t, func(t *testing.T, _ string) {
 		const upgrades = 20
-		b := start(t, 2, options{})
+		b := start(t, 2, options{lean: true})
 		drains := b.socketFor(sourceIn(0, 2, 0))
 		b.signal(unix.SIGUSR2)
 		b.await("reload finished")
@@ -251,10 +251,11 @@ func TestUpgradeLinks(t *testing.T) {
 	for name, start := range map[string]func(t *testing.T) *balancer{
 		"any": func(t *testing.T) *balancer {
 			t.Setenv("HANDFAST_WORKER_LINK", "any")
-			return start(t, 2, options{})
+			return start(t, 2, options{lean: true})
 		},
 		"activation": func(t *testing.T) *balancer {
 			return start(t, 2, options{
+				lean:  true,
 				flags: []string{"--worker-link", "activation"}, worker: []string{"activated"},
 				change: func(cmd *exec.Cmd) { cmd.Env = append(cmd.Env, "HANDFAST_TEST_LISTEN=inherited") },
 			})
@@ -337,7 +338,7 @@ func TestUpgradeConfiguration(t *testing.T) {
 // TestUpgradeSignals: signals that come while the program is being replaced wait for the next one,
 // and kill nobody.
 func TestUpgradeSignals(t *testing.T) {
-	b := start(t, 1, options{})
+	b := start(t, 1, options{lean: true})
 	for i := range 10 {
 		b.signal(unix.SIGHUP)
 		b.awaitCount("trying the new program", i+1)

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -78,6 +80,15 @@ func TestLimit(t *testing.T) {
 	}
 }
 
+// isStopped tells whether all threads of a process have stopped: until then one may take a connection.
+func isStopped(pid int) bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	return !slices.ContainsFunc(threads, func(file string) bool {
+		stat, err := os.ReadFile(file)
+		return err == nil && !strings.Contains(string(stat), ") T ")
+	})
+}
+
 // TestWatchdog: the worker answers pings, and is replaced when it does not.
 func TestWatchdog(t *testing.T) {
 	t.Parallel()
@@ -90,6 +101,7 @@ func TestWatchdog(t *testing.T) {
 	}
 	client.CloseIdleConnections()
 	syscall.Kill(before.PID, syscall.SIGSTOP)
+	trial.Eventually(t, "the worker to stand still", func() bool { return isStopped(before.PID) })
 	after, err := trial.Get(client, address) // waits in the mailbox
 	if err != nil || after.Slot != before.Slot || after.PID == before.PID {
 		t.Errorf("%+v, error %v; before: %+v", after, err, before)
