@@ -182,6 +182,7 @@ func newMaster(cfg Config) (*Master, error) {
 		link:      cfg.Link,
 		wishes:    mailbox.Wishes{MaxConnections: cfg.MaxConnections, Pings: cfg.Supervisor.Watchdog > 0},
 		listeners: cfg.Listeners,
+		retired:   cfg.retired,
 		access:    cfg.AccessLog,
 		log:       cfg.Logger,
 		stop:      make(chan struct{}),
@@ -393,7 +394,11 @@ func (m *Master) Run(ctx context.Context) error {
 		over, end := context.WithCancel(accepting)
 		end()
 		for _, ln := range m.retired {
-			go m.balancer.Serve(over, ln)
+			go func() {
+				if err := m.balancer.Serve(over, ln); err != nil {
+					m.log.Error("what waited at an address that is no more was not accepted", "address", ln.Addr().String(), "err", err)
+				}
+			}()
 		}
 	}
 	if m.steered != nil {
