@@ -261,15 +261,29 @@ func alive(pid int) bool {
 // then one may still take a connection, which is then the worker's.
 func freeze(t *testing.T, pid int) {
 	t.Helper()
+	stop(t, pid, func(standing, all int) bool { return standing == all })
+}
+
+// freezeMost is freeze for a process with threads that cannot be stopped where they are: they will
+// stand when they leave the kernel, as soon as another thread does.
+func freezeMost(t *testing.T, pid int) {
+	t.Helper()
+	stop(t, pid, func(standing, _ int) bool { return standing > 0 })
+}
+
+// stop stops a process and waits until it is enough that so many of all threads stand still.
+func stop(t *testing.T, pid int, enough func(standing, all int) bool) {
+	t.Helper()
 	unix.Kill(pid, unix.SIGSTOP)
 	if !eventually(func() bool {
 		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		standing := 0
 		for _, thread := range threads {
-			if stat, err := os.ReadFile(thread); err == nil && !bytes.Contains(stat, []byte(") T ")) {
-				return false
+			if stat, err := os.ReadFile(thread); err != nil || bytes.Contains(stat, []byte(") T ")) {
+				standing++ // or has ended
 			}
 		}
-		return len(threads) > 0
+		return len(threads) > 0 && enough(standing, len(threads))
 	}) {
 		t.Fatalf("process %d does not stop", pid)
 	}

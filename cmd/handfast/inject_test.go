@@ -73,7 +73,7 @@ func TestInjectStalled(t *testing.T) {
 			if mayLose == 0 {
 				freeze(t, victim)
 			} else {
-				unix.Kill(victim, unix.SIGSTOP)
+				freezeMost(t, victim)
 			}
 			waiting := b.open(sourceIn(1, 2, 0), clients)
 			b.mustGet(sourceIn(0, 2, 0), "/")
