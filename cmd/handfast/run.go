@@ -170,8 +170,7 @@ func serve(ctx context.Context, a asked) error {
 	}
 	ctx, kill := context.WithCancelCause(ctx)
 	defer kill(nil)
-	signals := make(chan os.Signal, 16)
-	reexec.Notify(signals, unix.SIGUSR2, unix.SIGHUP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGTERM, unix.SIGINT, unix.SIGUSR1)
+	signals := reexec.Notify(unix.SIGUSR2, unix.SIGHUP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGTERM, unix.SIGINT, unix.SIGUSR1)
 	// Who reads our log may go away: that ends a Go program unless it is caught
 	// (os/signal, SIGPIPE).
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)

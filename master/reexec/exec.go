@@ -162,6 +162,7 @@ func (b *Bundle) Exec(p Program) error {
 		return fmt.Errorf("reexec: %w", os.NewSyscallError("rt_sigprocmask", err))
 	}
 	defer unix.PthreadSigmask(unix.SIG_SETMASK, &before, nil)
+	defer ignore(unix.SIGHUP)() // or it would end the next program
 	var limit unix.Rlimit
 	unix.Getrlimit(unix.RLIMIT_NOFILE, &limit)
 

@@ -10,15 +10,37 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// signals are those that mean something to a master. Exec blocks them, so that they wait for the
-// next program, whose runtime would die of some before it catches them.
-var signals = []unix.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGTTIN, unix.SIGTTOU}
+// signals are those that mean something to a master and that Exec blocks, so that they wait for the
+// next program. A Go program lets nobody block those that end it by default: see Notify.
+var signals = []unix.Signal{unix.SIGUSR1, unix.SIGUSR2, unix.SIGTTIN, unix.SIGTTOU}
 
-// Notify is signal.Notify for a program that may have been run by Exec: it gets what has been waiting.
+// early gets signals from the start of a program that Exec runs; nil in others.
+var early chan os.Signal
+
+func init() {
+	if _, ok := os.LookupEnv(variable); ok {
+		early = make(chan os.Signal, capacity)
+		signal.Notify(early, unix.SIGHUP, unix.SIGINT, unix.SIGTERM)
+	}
+}
+
+// capacity is how many signals wait to be heard.
+const capacity = 16
+
+// Notify is signal.Notify for a program that may have been run by Exec: on the channel comes also
+// what has been waiting. Call it once.
 //
-// os/signal unblocks a signal, and then catches it. The runtime has caught most of them from the
-// start, but not SIGTTIN and SIGTTOU: one that waits would stop the process.
-func Notify(c chan<- os.Signal, signals ...os.Signal) {
+// SIGHUP, SIGINT and SIGTERM cannot wait: the Go runtime unblocks them at its start, where they end
+// the program until they are caught. They are from the first moment on in which that is possible,
+// and Exec has SIGHUP ignored until then.
+//
+// The others wait. But os/signal unblocks a signal, and then catches it. The runtime has caught most
+// of them from the start, not SIGTTIN and SIGTTOU: one that waits would stop the process.
+func Notify(signals ...os.Signal) chan os.Signal {
+	c := early
+	if c == nil {
+		c = make(chan os.Signal, capacity)
+	}
 	stops := []unix.Signal{unix.SIGTTIN, unix.SIGTTOU}
 	var waited []unix.Signal
 	for _, sig := range stops {
@@ -31,6 +53,24 @@ func Notify(c chan<- os.Signal, signals ...os.Signal) {
 	for _, sig := range waited {
 		unix.Kill(unix.Getpid(), sig)
 	}
+	return c
+}
+
+// sigaction is the kernel's struct sigaction, with room to spare. The first word is the handler.
+type sigaction [16]uintptr
+
+// ignore has a signal ignored, behind the back of os/signal, until undo.
+func ignore(sig unix.Signal) (undo func()) {
+	const sigIgn = 1
+	now, before := sigaction{sigIgn}, sigaction{}
+	rtSigaction(sig, &now, &before)
+	return func() { rtSigaction(sig, &before, nil) }
+}
+
+// rtSigaction is rt_sigaction(2).
+func rtSigaction(sig unix.Signal, set, old *sigaction) {
+	const maskSize = 8
+	unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(set)), uintptr(unsafe.Pointer(old)), maskSize, 0, 0)
 }
 
 // takePending takes a signal that is blocked and waits, if it does.
