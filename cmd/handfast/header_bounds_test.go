@@ -192,7 +192,7 @@ func TestSlowClients(t *testing.T) {
 		change: func(cmd *exec.Cmd) { cmd.Path = program },
 	})
 	b.ask(proxyAt, forwardedFor(proxied(1)))
-	memory, files := residentKiB(t, b.cmd.Process.Pid), b.files()
+	memory := residentKiB(t, b.cmd.Process.Pid)
 	elsewhere := sink(t)
 	var here, there []net.Conn
 	for i := range slow {
@@ -207,8 +207,8 @@ func TestSlowClients(t *testing.T) {
 		defer reset(conn)
 		defer other.Close()
 	}
-	if !eventually(func() bool { return b.files() >= files+slow }) {
-		t.Fatalf("%d of %d are parked", b.files()-files, slow)
+	if !eventually(func() bool { return b.status().Totals.Parked == slow }) {
+		t.Fatalf("%d of %d are parked", b.status().Totals.Parked, slow)
 	}
 	best := func(was, is time.Duration) time.Duration {
 		if was == 0 || is < was {
