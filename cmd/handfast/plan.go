@@ -51,36 +51,43 @@ var (
 // settle answers both, and opens what the master listens on: what a service manager passed
 // and what the addresses name; if that is nothing, the default. A program that takes the place of
 // another (before is not nil) goes on with what that listened on.
-func (p plan) settle(ctx context.Context, config *master.Config, addresses []string, before *predecessor) (err error) {
+func (p plan) settle(ctx context.Context, config *master.Config, addresses []string, before *predecessor) (on listening, err error) {
 	if before == nil {
 		config.Listeners, err = master.Inherited()
 	}
 	if err != nil {
-		return err
+		return on, err
 	}
-	passed := len(config.Listeners) > 0 || before != nil && before.Passed
-	if !passed && len(addresses) == 0 {
+	on.passed = len(config.Listeners) > 0 || before != nil && before.Passed
+	if !on.passed && len(addresses) == 0 {
 		addresses = []string{defaultListen}
 	}
-	kernel, cannot, err := p.decide(config, kernelCannot(config, passed))
+	on.addresses = addresses
+	kernel, cannot, err := p.decide(config, kernelCannot(config, on.passed))
 	if err != nil {
 		closeAll(config.Listeners)
-		return err
+		return on, err
 	}
 	if before != nil {
-		return before.listen(ctx, config, addresses, kernel, cannot)
+		return on, before.listen(ctx, config, addresses, kernel, cannot)
 	}
 	if kernel != never {
 		err := openGroups(ctx, config, addresses)
 		if err == nil || kernel == must || isAddressError(err) {
-			return err
+			return on, err
 		}
 		cannot = err
 	}
 	if cannot != nil {
 		config.Logger.Info("the master gives clients to slots", "why", "the kernel cannot: "+cannot.Error())
 	}
-	return openListeners(ctx, config, addresses)
+	return on, openListeners(ctx, config, addresses)
+}
+
+// listening is what the master listens on.
+type listening struct {
+	addresses []string // as they were asked for
+	passed    bool     // and what a service manager has opened
 }
 
 // kernelRoutes tells whether the kernel is to give clients to slots.

@@ -145,10 +145,11 @@ func serve(ctx context.Context, a asked) error {
 		return err
 	}
 	defer closeAll(sockets)
-	if err := a.plan.settle(ctx, &config, a.listen, before); err != nil {
+	on, err := a.plan.settle(ctx, &config, a.listen, before)
+	if err != nil {
 		return err
 	}
-	next := newSuccessor(&config, a.addresses(), before, sockets, access)
+	next := newSuccessor(&config, on, before, sockets, access)
 	if next.program, err = thisProgram(); err != nil {
 		return err
 	}

@@ -131,8 +131,9 @@ type successor struct {
 }
 
 // newSuccessor notes what the master listens on. Call it before that has its listeners.
-func newSuccessor(config *master.Config, addresses []string, before *predecessor, sockets []net.Listener, access accessLog) *successor {
-	s := &successor{listen: make(map[string]string), sockets: sockets, access: access, log: config.Logger.Named("upgrade")}
+func newSuccessor(config *master.Config, on listening, before *predecessor, sockets []net.Listener, access accessLog) *successor {
+	addresses := on.addresses
+	s := &successor{listen: make(map[string]string), passed: on.passed, sockets: sockets, access: access, log: config.Logger.Named("upgrade")}
 	var opened []string
 	for _, ln := range config.Listeners {
 		opened = append(opened, ln.Addr().String())
@@ -141,7 +142,6 @@ func newSuccessor(config *master.Config, addresses []string, before *predecessor
 		opened = append(opened, g.Addr().String())
 	}
 	if before != nil {
-		s.passed = before.Passed
 		for address, at := range before.Listen {
 			if slices.Contains(addresses, address) {
 				s.listen[address] = at
@@ -151,7 +151,6 @@ func newSuccessor(config *master.Config, addresses []string, before *predecessor
 		addresses = slices.DeleteFunc(slices.Clone(addresses), func(address string) bool { return s.listen[address] != "" })
 	}
 	// The new ones come last, in the order in which they were named.
-	s.passed = s.passed || before == nil && len(opened) > len(addresses)
 	for i, address := range addresses {
 		s.listen[address] = opened[len(opened)-len(addresses)+i]
 	}
