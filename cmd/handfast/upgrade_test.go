@@ -23,11 +23,7 @@ import (
 // upgrades replaces the balancer's program n times, one after the other.
 func (b *balancer) upgrades(n int) {
 	b.t.Helper()
-	for before := len(b.log("upgraded")); n > 0; n-- {
-		b.signal(unix.SIGHUP)
-		before++
-		b.awaitCount("upgraded", before)
-	}
+	b.upgradesTo(len(b.log("upgraded")) + n)
 }
 
 func (b *balancer) workers(slots int) (pids []int) {
