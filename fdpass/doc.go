@@ -14,6 +14,7 @@
 //	HANDFAST_SLOTS       number of slots when the worker was started
 //	HANDFAST_GENERATION  which reload started the worker; the first is 1
 //	WORKER_ID            the same as HANDFAST_SLOT
+//	HANDFAST_ADDRESS     the first address that the master listens on, IP:PORT
 //
 // and whom to believe of what a request says of its client: HANDFAST_BEHIND_PROXY is
 // true or false, and if it is true HANDFAST_PROXY_HEADER names the header,

@@ -197,7 +197,8 @@ func newMaster(cfg Config) (*Master, error) {
 		return nil, err
 	}
 	cfg.Supervisor.Logger = cfg.Logger.Named("supervisor")
-	cfg.Supervisor.Env = append(environ(&cfg.Balancer.Clients), cfg.Supervisor.Env...)
+	m.addresses = cfg.addresses()
+	cfg.Supervisor.Env = append(environ(&cfg.Balancer.Clients, m.addresses), cfg.Supervisor.Env...)
 	m.balancer = balancer
 	m.patience = min(balancer.patience()+time.Second, cfg.Supervisor.StopTimeout)
 	cfg.Supervisor.Slots = slots{table}
@@ -218,7 +219,6 @@ func newMaster(cfg Config) (*Master, error) {
 	}
 	m.drainSignal = cmp.Or(cfg.DrainSignal, launch.DrainSignal(cfg.Supervisor.Command))
 	m.command = cfg.Supervisor.Command
-	m.addresses = cfg.addresses()
 	cfg.Supervisor.NewLink = [...]func(supervisor.Seat) (supervisor.Link, error){m.newMailbox, m.newNodeLink, m.newActivation, m.newTrap, m.newInjector}[cfg.Link]
 	if !cfg.Link.handsOff() && m.steered == nil {
 		return nil, fmt.Errorf("master: workers of link %v take listeners: Groups are required", cfg.Link)
@@ -354,9 +354,13 @@ func (m *Master) newNodeLink(seat supervisor.Seat) (supervisor.Link, error) {
 	return m.primary.Open(seat.Slot)
 }
 
-// environ tells workers how we recognise clients.
-func environ(clients *clientip.Config) []string {
-	return append(clients.Rules.Environ(),
+// environ tells workers how we recognise clients, and where the first of our listeners is.
+func environ(clients *clientip.Config, addresses []netip.AddrPort) []string {
+	env := clients.Rules.Environ()
+	if len(addresses) > 0 {
+		env = append(env, "HANDFAST_ADDRESS="+addresses[0].String())
+	}
+	return append(env,
 		"HANDFAST_IPV4_PREFIX="+strconv.Itoa(clients.Hash.IPv4Prefix),
 		"HANDFAST_IPV6_PREFIX="+strconv.Itoa(clients.Hash.IPv6Prefix))
 }

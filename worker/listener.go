@@ -187,9 +187,10 @@ func (l *Listener) Close() error {
 	return l.closeErr
 }
 
-// Addr returns the address that the listener was opened on. With a master it is
-// "handfast": the connections come from all of the master's listeners, and each
-// knows its own local address.
+// Addr returns the address that the listener was opened on, a *net.TCPAddr. With a master
+// it is the first one that the master listens on, by whichever route: connections come from
+// all of them, and each knows its own local address. Only a master that does not say it
+// (an earlier version, or one in memory, as of package workertest) leaves it zero.
 func (l *Listener) Addr() net.Addr { return l.source.addr() }
 
 // Draining is closed when no more connections will be accepted: because the

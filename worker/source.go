@@ -43,7 +43,11 @@ const pongDelay = 100 * time.Millisecond
 type mailboxSource struct {
 	conn  *fdpass.Conn
 	pings bool // the master sends some
+	local *net.TCPAddr
 }
+
+// envAddress is the first address that the master listens on.
+const envAddress = "HANDFAST_ADDRESS"
 
 // newMailboxSource takes ownership of the worker's end of a mailbox.
 func newMailboxSource(file *os.File) (source, error) {
@@ -55,7 +59,9 @@ func newMailboxSource(file *os.File) (source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("worker: %w", err)
 	}
-	s := &mailboxSource{conn: conn, pings: os.Getenv(envPing) == "1"}
+	// What does not parse is the zero address: a master of an earlier version does not say it.
+	first, _ := netip.ParseAddrPort(os.Getenv(envAddress))
+	s := &mailboxSource{conn: conn, pings: os.Getenv(envPing) == "1", local: net.TCPAddrFromAddrPort(first)}
 	if conn.Next() != fdpass.TypeListen {
 		return s, nil
 	}
@@ -134,14 +140,8 @@ func (s *mailboxSource) close(unused []fdpass.Handoff) error {
 	return errors.Join(err, s.conn.Close())
 }
 
-func (s *mailboxSource) addr() net.Addr { return mailboxAddr{} }
-
-// mailboxAddr is the address of a listener that has none of its own: its
-// connections were accepted on any of the master's addresses.
-type mailboxAddr struct{}
-
-func (mailboxAddr) Network() string { return "tcp" }
-func (mailboxAddr) String() string  { return "handfast" }
+// addr is the first of the master's addresses: those of connections may be others.
+func (s *mailboxSource) addr() net.Addr { return s.local }
 
 // tcpSource accepts from a listening socket of this process, when there is no
 // master. The socket is a file because a net.Listener gives no access to the

@@ -210,7 +210,7 @@ func viaShell(cmd *exec.Cmd, script string) {
 func TestEnvironment(t *testing.T) {
 	b := start(t, 3, options{})
 	a := b.mustGet(sourceIn(2, 3, 0), "/env")
-	for _, want := range []string{"HANDFAST_SLOT=2", "WORKER_ID=2", "HANDFAST_SLOTS=3", "HANDFAST_GENERATION=1"} {
+	for _, want := range []string{"HANDFAST_SLOT=2", "WORKER_ID=2", "HANDFAST_SLOTS=3", "HANDFAST_GENERATION=1", "HANDFAST_ADDRESS=" + b.addr} {
 		if !strings.Contains(a.body, want+"\n") {
 			t.Errorf("the environment has no %s", want)
 		}
