@@ -15,11 +15,16 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/master/pgroup"
 )
 
 const (
 	// rehearsalTimeout is how long the next program may take until it could begin.
 	rehearsalTimeout = 10 * time.Second
+	// leftoverTimeout is how long its children may take to end when they are killed.
+	leftoverTimeout = time.Second
+	leftoverPoll    = time.Millisecond
 	// maxComplaint is how much of what a rehearsal writes is kept: the end.
 	maxComplaint = 4 << 10
 	// ready is what a rehearsal says when all went well.
@@ -65,24 +70,34 @@ func (b *Bundle) Rehearse(p Program) (*Rehearsal, error) {
 	return &Rehearsal{p, pid, said}, nil
 }
 
-// Wait waits for the end of the rehearsal. The error matches ErrRehearsal when the program could not
-// begin, and tells what it wrote.
+// Wait waits for the end of the rehearsal, and ends what it has started. The error matches ErrRehearsal
+// when the program could not begin, and tells what it wrote.
 func (r *Rehearsal) Wait(ctx context.Context) error {
 	said, pid, p := r.said, r.pid, r.program
 	defer said.Close()
 	ctx, cancel := context.WithTimeout(ctx, rehearsalTimeout)
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() { unix.Kill(pid, unix.SIGKILL) }) // it is ours until it is waited for
-	said.SetReadDeadline(time.Now().Add(rehearsalTimeout))                  // should it leave a child behind
-	text, _ := io.ReadAll(said)
+	stop := context.AfterFunc(ctx, func() { unix.Kill(-pid, unix.SIGKILL) }) // ours until it is reaped
+	var text []byte
+	read := make(chan error, 1)
+	go func() {
+		var err error
+		text, err = io.ReadAll(said)
+		read <- err
+	}()
+	for unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
+	}
+	late := !stop()
+	left := endGroup(pid)
+	said.SetReadDeadline(time.Now().Add(leftoverTimeout))
+	held := <-read
+	text = bytes.TrimSpace(text)
 	var status syscall.WaitStatus
 	for {
 		if _, err := syscall.Wait4(pid, &status, 0, nil); err != syscall.EINTR {
 			break
 		}
 	}
-	late := !stop()
-	text = bytes.TrimSpace(text)
 	_, ok := bytes.CutSuffix(text, []byte(ready))
 	switch {
 	case late:
@@ -93,8 +108,25 @@ func (r *Rehearsal) Wait(ctx context.Context) error {
 		return fmt.Errorf("%w: %s ended with status %d%s", ErrRehearsal, p.Path, status.ExitStatus(), quote(text))
 	case !ok:
 		return fmt.Errorf("%w: %s is no handfast that can take over%s", ErrRehearsal, p.Path, quote(text))
+	case len(left) > 0:
+		return fmt.Errorf("%w: processes %v, which %s has started, cannot be killed and hold what is open", ErrRehearsal, left, p.Path)
+	case held != nil:
+		return fmt.Errorf("%w: %s has started a process that left its group (a daemon?) and holds what is open", ErrRehearsal, p.Path)
 	}
 	return nil
+}
+
+// endGroup kills what a rehearsal that has ended has left of its process group: each holds all
+// descriptors of the bundle, so that a listener would go on listening when it is closed here. It
+// returns whom that does not end.
+func endGroup(pgid int) (left []int) {
+	for end := time.Now().Add(leftoverTimeout); ; time.Sleep(leftoverPoll) {
+		left = pgroup.Left(pgid, left)
+		if len(left) == 0 || time.Now().After(end) {
+			return left
+		}
+		unix.Kill(-pgid, unix.SIGKILL)
+	}
 }
 
 // quote is the end of what a program has written.

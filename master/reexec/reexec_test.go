@@ -73,6 +73,33 @@ func TestRehearse(t *testing.T) {
 	}
 }
 
+// Row A9: children that a rehearsal leaves hold all that is open, such as listeners. They end with it,
+// whether they hold its output as well or not.
+func TestRehearsalLeavesNobody(t *testing.T) {
+	for _, output := range []string{"", ">/dev/null 2>&1"} {
+		b, r := kept(t)
+		began := time.Now()
+		rehearsal, err := b.Rehearse(script(t, fmt.Sprintf("(trap '' TERM; sleep 1000; true) %s & sleep 1000 %s & echo ready", output, output)))
+		check(t, err)
+		check(t, rehearsal.Wait(t.Context()))
+		if took := time.Since(began); took > rehearsalTimeout/2 {
+			t.Errorf("output %q: it took %v, as long as the children would live", output, took)
+		}
+		holders, _ := filepath.Glob("/proc/[0-9]*/fd/*")
+		name, _ := os.Readlink(fmt.Sprint("/proc/self/fd/", r.Fd()))
+		for _, holder := range holders {
+			if to, _ := os.Readlink(holder); to == name && !strings.HasPrefix(holder, fmt.Sprintf("/proc/%d/", os.Getpid())) {
+				t.Errorf("output %q: %s is open", output, holder)
+			}
+		}
+	}
+	b, _ := kept(t)
+	err := rehearse(t, b, script(t, `mkfifo $0.f; setsid sh -c 'echo >$0; exec sleep 3' $0.f & read line <$0.f; echo ready`))
+	if !errors.Is(err, ErrRehearsal) || !strings.Contains(err.Error(), "left its group") {
+		t.Errorf("a daemon: %v", err)
+	}
+}
+
 // TestExecFails: nothing has changed then.
 func TestExecFails(t *testing.T) {
 	b, r := kept(t)

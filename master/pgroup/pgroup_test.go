@@ -1,0 +1,71 @@
+package pgroup
+
+import (
+	"bufio"
+	"fmt"
+	"os/exec"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// group starts a shell that leads a group, whose two children say their numbers, and that ends then. It
+// stays a zombie until the test ends.
+func group(t *testing.T, script string) (pgid int, children []int) {
+	t.Helper()
+	cmd := exec.Command("sh", "-c", script)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pgid = cmd.Process.Pid
+	t.Cleanup(func() { unix.Kill(-pgid, unix.SIGKILL); cmd.Wait() })
+	lines := bufio.NewScanner(out)
+	for len(children) < 2 && lines.Scan() {
+		var pid int
+		fmt.Sscan(lines.Text(), &pid)
+		children = append(children, pid)
+	}
+	unix.Waitid(unix.P_PID, pgid, nil, unix.WEXITED|unix.WNOWAIT, nil)
+	slices.Sort(children)
+	return pgid, children
+}
+
+// TestLiving: neither the leader, which is a zombie, nor its children that have ended count.
+func TestLiving(t *testing.T) {
+	pgid, children := group(t, "sleep 1000 & echo $!; sleep 1000 & echo $!")
+	if got := Living(pgid); !slices.Equal(got, children) {
+		t.Fatalf("%v live, want %v", got, children)
+	}
+	unix.Kill(children[0], unix.SIGKILL)
+	eventually(t, func() bool { return slices.Equal(Left(pgid, children), children[1:]) })
+	unix.Kill(-pgid, unix.SIGKILL)
+	eventually(t, func() bool { return len(Left(pgid, children)) == 0 })
+	if got := Living(pgid); len(got) > 0 {
+		t.Errorf("%v live", got)
+	}
+}
+
+// TestLeftFindsNewOnes: what those that were known have started before they ended is found.
+func TestLeftFindsNewOnes(t *testing.T) {
+	pgid, children := group(t, "sleep 1000 & echo $!; sleep 1000 & echo $!")
+	before := children[:1]
+	unix.Kill(before[0], unix.SIGKILL)
+	eventually(t, func() bool { return slices.Equal(Left(pgid, before), children[1:]) })
+}
+
+func eventually(t *testing.T, f func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !f(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it did not come to that")
+		}
+	}
+}
