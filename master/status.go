@@ -28,7 +28,7 @@ type Status struct {
 	Link       string    `json:"link"`     // how workers get connections
 	Key        string    `json:"key"`      // what clients are recognised by: "address" or "header:NAME"
 	Addresses  []string  `json:"addresses"`
-	Generation int       `json:"generation"` // of the latest reload; 1 before the first
+	Generation int       `json:"generation"` // that the slots run, or the latest of them; 1 before the first reload
 
 	Slots    []SlotStatus   `json:"slots"`    // by number
 	Draining []WorkerStatus `json:"draining"` // workers that are in no slot any more, in the order of their generations

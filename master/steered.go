@@ -263,7 +263,7 @@ func (s *steered) wait(listener *os.File) {
 
 // hear is told what happens to workers.
 func (s *steered) hear(e supervisor.Event) {
-	if e.Kind == supervisor.WorkerExited {
+	if e.Kind == supervisor.WorkerExited || e.Kind == supervisor.WorkerGone {
 		s.mend()
 	}
 }

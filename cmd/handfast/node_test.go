@@ -61,8 +61,9 @@ const complain = (s) => s.on('error', (err) => say('error', err.code));
 type nodeOptions struct {
 	flags    []string // of `handfast run`
 	env      []string
-	shell    string // run the script by sh, after this
-	depends  string // the module that the program and its package.json name
+	shell    string   // run the script by sh, after this
+	wrap     []string // before the command
+	depends  string   // the module that the program and its package.json name
 	notReady bool
 	lean     bool // as in options
 }
@@ -87,6 +88,7 @@ func startNode(t *testing.T, n int, script string, o nodeOptions) *balancer {
 		worker = []string{"sh", "-c", o.shell + `; exec "$@"`, "sh", node, path}
 		o.flags = append(o.flags, "--worker-link", "node")
 	}
+	worker = append(slices.Clone(o.wrap), worker...)
 	addr := freeAddress(t)
 	_, port, _ := net.SplitHostPort(addr)
 	return start(t, n, options{

@@ -89,9 +89,23 @@ func statusText(s *master.Status) string {
 	}
 	fmt.Fprintf(&b, "%s %s, pid %d, up %s, %s\n", s.Name, s.Version, s.PID, age(s, s.Started), state)
 	fmt.Fprintf(&b, "%s, route %s, link %s, by %s\n", strings.Join(s.Addresses, " "), s.Route, s.Link, s.Key)
-	fmt.Fprintf(&b, "generation %d%s%s\n\n", s.Generation, reloadText(s), upgradeText(s))
+	fmt.Fprintf(&b, "%s%s%s\n\n", generationText(s), reloadText(s), upgradeText(s))
 	printTable(&b, slotTable(s))
 	return b.String()
+}
+
+// generationText is what the slots run.
+func generationText(s *master.Status) string {
+	earliest := s.Generation
+	for i := range s.Slots {
+		if w := s.Slots[i].Worker; w != nil {
+			earliest = min(earliest, w.Generation)
+		}
+	}
+	if earliest < s.Generation {
+		return fmt.Sprintf("generations %d to %d", earliest, s.Generation)
+	}
+	return fmt.Sprintf("generation %d", s.Generation)
 }
 
 // reloadText is what there is to say of the last reload.

@@ -105,7 +105,7 @@ func (m *Metrics) Outcome(o master.Outcome) {
 func (m *Metrics) Event(e supervisor.Event) {
 	switch e.Kind {
 	case supervisor.WorkerExited:
-		if e.Was == supervisor.Starting || e.Was == supervisor.Serving { // else it was asked to
+		if e.Failed() {
 			m.ended.WithLabelValues(failures[e.Kind]).Inc()
 		}
 	case supervisor.WorkerStartFailed, supervisor.WorkerNotReady, supervisor.WorkerLeft:

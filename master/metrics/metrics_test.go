@@ -46,7 +46,8 @@ func TestCounts(t *testing.T) {
 	m.Event(supervisor.Event{Kind: supervisor.Reloaded})
 	m.Event(supervisor.Event{Kind: supervisor.Reloading})
 	m.Event(supervisor.Event{Kind: supervisor.ReloadFailed})
-	m.Event(supervisor.Event{Kind: supervisor.WorkerExited, Was: supervisor.Serving})
+	m.Event(supervisor.Event{Kind: supervisor.WorkerExited, Was: supervisor.Serving, Exit: supervisor.Exit{Code: 1}})
+	m.Event(supervisor.Event{Kind: supervisor.WorkerExited, Was: supervisor.Serving}) // it had enough
 	m.Event(supervisor.Event{Kind: supervisor.WorkerExited, Was: supervisor.Draining})
 	m.Event(supervisor.Event{Kind: supervisor.WorkerNotReady})
 	text := scrape(t, m, master.Status{})

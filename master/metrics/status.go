@@ -26,7 +26,7 @@ var (
 	parked    = desc("parked_connections", "Connections that wait in the master now.")
 	slots     = desc("slots", "The number of slots.")
 	draining  = desc("draining_workers", "Workers that are in no slot any more and finish what they have.")
-	latest    = desc("generation", "Of the latest reload; 1 before the first.")
+	latest    = desc("generation", "That the slots run, or the latest of them; 1 before the first reload.")
 	reloading = desc("reload_in_progress", "1 while workers are being replaced.")
 
 	state      = desc("worker_state", "1 for the state of the worker in the slot.", "slot", "state")

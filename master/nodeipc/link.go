@@ -3,6 +3,7 @@ package nodeipc
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"sync"
@@ -34,6 +35,8 @@ const (
 
 // Why a worker takes no more connections although its process lives.
 var (
+	// ErrHungUp: it closed its channel, as a process does that ends. It matches io.EOF.
+	ErrHungUp error = hungUp{}
 	// ErrAskedFor: it asked to be replaced, or disconnected.
 	ErrAskedFor = errors.New("nodeipc: the worker disconnected")
 	// ErrClosedServer: it closed the server that listened on the balancer's port.
@@ -41,6 +44,11 @@ var (
 	// ErrDoesNotRead: it asks and asks, and does not read the answers.
 	ErrDoesNotRead = errors.New("nodeipc: the worker asks and does not read the answers")
 )
+
+type hungUp struct{}
+
+func (hungUp) Error() string { return "nodeipc: the worker closed its channel" }
+func (hungUp) Unwrap() error { return io.EOF }
 
 // Link is the master's side of one worker's channel. It implements supervisor.Portable and
 // master.Worker. One goroutine hears the worker, one sends what there was no room for;
@@ -256,7 +264,7 @@ func (l *Link) listen() {
 		}
 		l.primary.relay.forget(l)
 		l.turn(func() {
-			l.leave(ErrAskedFor)
+			l.leave(ErrHungUp)
 			l.takeBack() // it cannot acknowledge any more
 		})
 		return

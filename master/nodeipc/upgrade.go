@@ -256,7 +256,9 @@ func (p *Primary) RestoreLink(b *reexec.Bundle, slot int, state json.RawMessage)
 	}
 	close(l.ready)
 	if s.Left != "" {
-		l.leftErr = errors.New(s.Left)
+		if l.leftErr = errors.New(s.Left); s.Left == ErrHungUp.Error() {
+			l.leftErr = ErrHungUp
+		}
 		close(l.left)
 	}
 	for _, server := range s.Servers {

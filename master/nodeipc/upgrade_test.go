@@ -261,7 +261,7 @@ func TestUpgradeInFlight(t *testing.T) {
 	w.Close()
 	r.want(t, hs[3:])
 	closed(t, "leaving", ls[0].Left())
-	if err := ls[0].Err(); !errors.Is(err, ErrAskedFor) {
+	if err := ls[0].Err(); !errors.Is(err, ErrHungUp) {
 		t.Errorf("left: %v", err)
 	}
 }

@@ -19,7 +19,10 @@
 //	    └──────ready timeout, left, not needed────────────────────────────────►┘
 //
 // from serving to killed, if it does not answer the watchdog (watchdog.go), and from any
-// state to exited, when the process has ended.
+// state to exited, when the process has ended, and with it all of its process group: what the first
+// process leaves behind has its listeners. If that one was serving, the rest is stopping; else
+// nothing changes. Until nobody is left the first process is not reaped, so that its number, which is
+// the group's, stays ours.
 //
 // All state belongs to the goroutine that calls Run: methods send it functions
 // to run, and so do the two goroutines that each process has (one waits for its

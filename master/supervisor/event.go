@@ -20,11 +20,12 @@ const (
 	WorkerDraining                     // it was told to finish
 	WorkerTerminated                   // it was sent SIGTERM: it did not finish in time, or is not needed
 	WorkerKilled                       // it was sent SIGKILL
-	WorkerExited                       // its process has ended: Exit, Was
+	WorkerExited                       // its process has ended: Exit, Was, Rest
 	Reloading                          // a reload has begun
 	Reloaded                           // all slots run the new generation
 	ReloadFailed                       // the new generation does not come up: Err
 	Scaled                             // the number of slots to keep has changed: Slots
+	WorkerGone                         // the processes that it left behind have ended, too
 )
 
 // Event is one change. Slot is -1 in events that are not about one worker.
@@ -35,10 +36,17 @@ type Event struct {
 	Link Link // the worker's; not to be used for anything but questions
 	Exit Exit
 	Was  State // Starting or Serving when the end was nobody's wish
+	Rest []int // processes of its group that go on
 	Err  error
 
 	Silent   time.Time // when it was heard last
 	Replaced bool      // it is killed for that, and gets a successor
+}
+
+// Failed tells, of WorkerExited, whether the end was nobody's wish. It was the worker's own if it had
+// been ready and ended with status 0, as servers do that serve so many requests and no more.
+func (e *Event) Failed() bool {
+	return e.Was == Starting || e.Was == Serving && e.Exit != Exit{}
 }
 
 // Exit is how a process ended.

@@ -173,10 +173,27 @@ func (w *world) saw(want ...string) {
 
 // What the script lets workers do.
 
-func (w *world) ready(name string)  { w.Helper(); close(w.worker(name).readyc); synctest.Wait() }
-func (w *world) leaves(name string) { w.Helper(); close(w.worker(name).leftc); synctest.Wait() }
+func (w *world) ready(name string) { w.Helper(); close(w.worker(name).readyc); synctest.Wait() }
+
+// leaves lets a worker leave and live on.
+func (w *world) leaves(name string) { w.Helper(); close(w.worker(name).leftc); w.pass(lastMoment) }
 
 func (w *world) mute(name string, mute bool) { w.Helper(); w.inOrder(); w.worker(name).mute = mute }
+
+// exitsAlone ends the first process of a worker, of whose group others are left.
+func (w *world) exitsAlone(name string, exit Exit, rest ...int) {
+	w.Helper()
+	w.worker(name).leave(rest)
+	w.worker(name).end(exit)
+	w.pass(restDelay)
+}
+
+// restEnds lets those end, too.
+func (w *world) restEnds(name string) {
+	w.Helper()
+	w.worker(name).leave(nil)
+	w.pass(maxRestPoll)
+}
 
 func (w *world) exits(name string, code int) {
 	w.Helper()
@@ -316,7 +333,7 @@ func (w *world) Empty(slot int) {
 }
 
 var kinds = [...]string{"started", "start failed", "ready", "not ready", "left", "hung", "answers", "draining", "terminated",
-	"killed", "exited", "reloading", "reloaded", "reload failed", "scaled"}
+	"killed", "exited", "reloading", "reloaded", "reload failed", "scaled", "gone"}
 
 // hear writes an event down as its kind, whom it is about, and its details.
 func (w *world) hear(e Event) {
@@ -331,6 +348,9 @@ func (w *world) hear(e Event) {
 	}
 	if e.Kind == WorkerExited {
 		line += " " + e.Exit.String()
+	}
+	if len(e.Rest) > 0 {
+		line += fmt.Sprint(" rest ", e.Rest)
 	}
 	if e.Err != nil {
 		line += ": " + e.Err.Error()
@@ -347,7 +367,8 @@ type fake struct {
 	spec          Spec
 	readyc, leftc chan struct{}
 	exit          chan Exit
-	over          bool // it has ended, or was never started
+	rest          []int // of its group, when it has ended
+	over          bool  // it has ended, or was never started
 	unkillable    bool
 	draining      bool
 	mute          bool // does not answer pings
@@ -374,11 +395,29 @@ func (f *fake) end(exit Exit) {
 func (f *fake) PID() int   { return 1 + slices.Index(f.w.fakes, f) }
 func (f *fake) Wait() Exit { return <-f.exit }
 
-func (f *fake) Await() { f.exit <- <-f.exit }
+func (f *fake) Await() Exit {
+	exit := <-f.exit
+	f.exit <- exit
+	return exit
+}
+
+// Rest implements Process. SIGKILL ends those, too.
+func (f *fake) Rest() []int {
+	f.w.order.Lock()
+	defer f.w.order.Unlock()
+	return f.rest
+}
+
+func (f *fake) leave(rest []int) {
+	f.w.order.Lock()
+	defer f.w.order.Unlock()
+	f.rest = rest
+}
 
 func (f *fake) Signal(sig syscall.Signal) {
 	f.w.write("%v %s", f, map[syscall.Signal]string{syscall.SIGTERM: "TERM", syscall.SIGKILL: "KILL"}[sig])
 	if sig == syscall.SIGKILL && !f.unkillable {
+		f.leave(nil)
 		f.end(Exit{Code: -1, Signal: "killed"})
 	}
 }

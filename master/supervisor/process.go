@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/master/pgroup"
 	"github.com/handfast/handfast/master/reexec"
 )
 
@@ -30,22 +31,26 @@ type Rights struct {
 	NoNewPrivs bool                // set-user-ID programs give it none (man 2 prctl, PR_SET_NO_NEW_PRIVS)
 }
 
-// Process is a running worker. Signal may be called at any time and does nothing once the
-// process has ended.
+// Process is a running worker: the process that was started, and all of its process group. Signal
+// may be called at any time, reaches the whole group, and does nothing after Wait.
 type Process interface {
 	PID() int
 	Signal(sig syscall.Signal)
-	Await()     // waits until it has ended; it is a zombie then
-	Wait() Exit // waits for that, and reaps it; once
+	Await() Exit // waits until the first process has ended; it is a zombie then
+	// Rest returns the others of the group that have not ended, between Await and Wait: until the
+	// first one is reaped, the number of both can be nobody else's. One goroutine asks.
+	Rest() []int
+	Wait() Exit // Await, and then reaps it; once
 }
 
 // process is a child with a process group of its own, so that a Ctrl-C at the
 // terminal reaches the master alone, and a signal of ours reaches also what a
 // wrapper such as sh or npm has started.
 type process struct {
-	pid   int
-	mu    sync.Mutex
-	ended bool // its pid may be somebody else's soon
+	pid    int
+	rest   []int // as it was returned last
+	mu     sync.Mutex
+	reaped bool // its pid may be somebody else's soon
 }
 
 // StartProcess starts a worker. It inherits standard output and error and the
@@ -165,37 +170,55 @@ func (p *process) PID() int { return p.pid }
 func (p *process) Signal(sig syscall.Signal) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.ended {
+	if !p.reaped {
 		unix.Kill(-p.pid, sig)
 	}
 }
 
 // Await waits until the process has ended. Until it is reaped the pid stays ours.
-func (p *process) Await() {
-	for unix.Waitid(unix.P_PID, p.pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
+func (p *process) Await() Exit {
+	var info siginfo
+	for {
+		switch err := unix.Waitid(unix.P_PID, p.pid, (*unix.Siginfo)(unsafe.Pointer(&info)), unix.WEXITED|unix.WNOWAIT, nil); {
+		case err == unix.EINTR:
+		case err != nil:
+			return Exit{Code: -1} // somebody else has reaped it
+		case info.code == cldExited:
+			return Exit{Code: int(info.status)}
+		default:
+			return Exit{Code: -1, Signal: syscall.Signal(info.status).String()}
+		}
 	}
-	p.mu.Lock()
-	p.ended = true
-	p.mu.Unlock()
 }
 
-// Wait takes the exit status as well. It takes no time after Await.
+// siginfo is the kernel's siginfo_t of 64-bit machines as waitid(2) fills it.
+type siginfo struct {
+	signo, errno, code, _ int32
+	pid, uid, status      int32
+	_                     [100]byte
+}
+
+// cldExited: the status is that of exit(2), else it is a signal (CLD_EXITED).
+const cldExited = 1
+
+// Rest returns the others of the group.
+func (p *process) Rest() []int {
+	p.rest = pgroup.Left(p.pid, p.rest)
+	return p.rest
+}
+
+// Wait takes no time after Await.
 func (p *process) Wait() Exit {
-	p.Await()
+	exit := p.Await()
 	ours.Lock()
 	defer ours.Unlock()
+	p.mu.Lock()
+	p.reaped = true
+	p.mu.Unlock()
 	delete(ours.pids, p.pid)
-	var status unix.WaitStatus
 	for {
-		pid, err := unix.Wait4(p.pid, &status, unix.WNOHANG, nil)
-		switch {
-		case err == unix.EINTR:
-		case err != nil || pid != p.pid:
-			return Exit{Code: -1} // somebody else has reaped it
-		case status.Signaled():
-			return Exit{Code: -1, Signal: status.Signal().String()}
-		default:
-			return Exit{Code: status.ExitStatus()}
+		if _, err := unix.Wait4(p.pid, nil, unix.WNOHANG, nil); err != unix.EINTR {
+			return exit
 		}
 	}
 }

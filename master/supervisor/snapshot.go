@@ -12,7 +12,7 @@ type Snapshot struct {
 	Slots      []SlotStatus    // by number
 	InUse      int             // of them have clients; those behind wait for their first worker
 	Draining   []*WorkerStatus // workers that are in no slot any more, in the order of their generations
-	Generation int             // of the latest reload; 1 before the first
+	Generation int             // that the slots run, or the latest of them; 1 before the first reload
 	Reload     *ReloadStatus   // the one in progress, else the last one; nil: there was none
 	Queued     bool            // another reload follows the one in progress
 	Stopping   bool
@@ -90,7 +90,7 @@ func (s *Supervisor) look() Snapshot {
 	snapshot := Snapshot{
 		Slots:      make([]SlotStatus, len(s.slots)),
 		InUse:      s.published,
-		Generation: s.generation,
+		Generation: s.latest(),
 		Reload:     s.lastReload,
 		Queued:     len(s.queued) > 0,
 		Stopping:   s.stopping,

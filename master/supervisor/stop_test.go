@@ -64,7 +64,7 @@ func TestStopInTheMiddleOfEverything(t *testing.T) {
 		w.leaves("1a")
 		w.s.Stop() // again
 		w.expect()
-		w.after(w.cfg.KillTimeout, "3a KILL")
+		w.after(w.cfg.KillTimeout-lastMoment, "3a KILL")
 		w.pass(w.cfg.StopTimeout - w.cfg.KillTimeout)
 		w.expectAnyOrder("0a TERM", "0b TERM", "1a TERM")
 		w.pass(w.cfg.KillTimeout)

@@ -1,8 +1,10 @@
 package supervisor
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -301,17 +303,29 @@ func (s *Supervisor) scale(target func(now int) int) error {
 	} else {
 		s.grow(n)
 	}
-	s.emit(Event{Kind: Scaled, Seat: Seat{Slot: -1, Slots: n, Generation: s.generation}})
+	s.emit(Event{Kind: Scaled, Seat: Seat{Slot: -1, Slots: n, Generation: s.latest()}})
 	return nil
 }
 
 // grow adds slots and starts their workers.
 func (s *Supervisor) grow(n int) {
-	now := time.Now()
+	now, generation := time.Now(), s.latest()
+	if s.reload != nil {
+		generation = s.generation
+	}
 	for i := len(s.slots); i < n; i++ {
 		// The first start, like any other, is done by tick.
-		s.slots = append(s.slots, &slot{number: i, generation: s.generation, respawnAt: now})
+		s.slots = append(s.slots, &slot{number: i, generation: generation, respawnAt: now})
 	}
+}
+
+// latest is the generation of the slots, the latest if they differ: that of a reload which has
+// failed in all of them is none.
+func (s *Supervisor) latest() (generation int) {
+	for _, sl := range s.slots {
+		generation = max(generation, sl.generation)
+	}
+	return cmp.Or(generation, s.generation)
 }
 
 // shrink removes the last slots.
@@ -414,10 +428,13 @@ func (s *Supervisor) logEvent(e Event) {
 		s.log.Warn("worker sent SIGKILL", where...)
 	case WorkerExited:
 		level := hclog.Info
-		if e.Was == Starting || e.Was == Serving {
+		if e.Failed() {
 			level = hclog.Warn
 		}
-		s.log.Log(level, "worker exited", append(where, "exit", e.Exit.String())...)
+		s.log.Log(level, "worker exited", append(slices.Clone(where), "exit", e.Exit.String())...)
+		s.logRest(e, where)
+	case WorkerGone:
+		s.log.Info("processes that the worker left behind have ended", where...)
 	case Reloading:
 		s.log.Info("reload started", "generation", e.Generation)
 	case Reloaded:
@@ -426,5 +443,18 @@ func (s *Supervisor) logEvent(e Event) {
 		s.log.Error("reload failed", "generation", e.Generation, "err", e.Err)
 	case Scaled:
 		s.log.Info("number of slots changed", "slots", e.Slots)
+	}
+}
+
+// logRest says whom a worker has left behind. Of one that drains that is no surprise: they were told
+// to finish, too, and have as long as it had.
+func (s *Supervisor) logRest(e Event, where []any) {
+	where = append(where, "pids", e.Rest)
+	switch {
+	case len(e.Rest) == 0:
+	case e.Was == Starting || e.Was == Serving:
+		s.log.Warn("worker has left processes behind, which are told to finish, and then killed", append(where, "timeout", s.cfg.KillTimeout.String())...)
+	default:
+		s.log.Info("worker has left processes behind, which go on finishing", where...)
 	}
 }

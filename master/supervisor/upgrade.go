@@ -54,6 +54,7 @@ type savedWorker struct {
 	Current bool // it is in its slot
 	Removed bool // its slot was removed; there may be another of that number
 	State   State
+	Ended   bool // its first process has, others of its group have not
 
 	Since, Started, ReadyAt, Deadline time.Time
 
@@ -105,7 +106,7 @@ func (s *Supervisor) Save(b *reexec.Bundle, forGood bool) error {
 			continue
 		}
 		entry := savedWorker{
-			Seat: w.seat, PID: w.process.PID(), State: w.state,
+			Seat: w.seat, PID: w.process.PID(), State: w.state, Ended: w.ended,
 			Current: w.slot.current == w,
 			Removed: w.slot.number >= len(s.slots) || s.slots[w.slot.number] != w.slot,
 			Since:   w.since, Started: w.started, ReadyAt: w.readyAt, Deadline: w.deadline,
@@ -172,7 +173,7 @@ func (s *Supervisor) restoreWorker(entry savedWorker) (err error) {
 	}
 	w := &worker{
 		seat: entry.Seat, state: entry.State, since: entry.Since, started: entry.Started,
-		readyAt: entry.ReadyAt, deadline: entry.Deadline, exited: make(chan struct{}), link: noLink{},
+		readyAt: entry.ReadyAt, deadline: entry.Deadline, ended: entry.Ended, exited: make(chan struct{}), link: noLink{},
 	}
 	ours.Lock()
 	w.process = adopt(entry.PID)

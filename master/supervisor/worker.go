@@ -2,7 +2,9 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"syscall"
@@ -32,7 +34,9 @@ type worker struct {
 	started  time.Time
 	readyAt  time.Time
 	deadline time.Time     // when the state has lasted too long; zero: never
-	exited   chan struct{} // closed when the process has ended
+	exited   chan struct{} // closed when the first process has ended
+	ended    bool          // likewise; its link and number are kept until all of its group have
+	finished bool          // it was ready, and has ended by itself with status 0
 	shown    *WorkerStatus // as it was last shown; nil: something has changed since
 	waiting  []chan error  // who wants to know how its start ends
 
@@ -123,13 +127,42 @@ func (w *worker) event(kind EventKind) Event {
 	return Event{Kind: kind, Seat: w.seat, PID: w.process.PID(), Link: w.link}
 }
 
-// reap waits for the end of the process. Nobody waits for reap: a process that
+const (
+	// lastMoment is how long a worker whose link reports that it left is given to end: then its
+	// exit says why.
+	lastMoment = 250 * time.Millisecond
+	// restDelay is how long the others of its group are given to end with the first process, as
+	// most do, before they count as left behind.
+	restDelay = 50 * time.Millisecond
+	// Then they are looked for after restPoll, and after twice as long each time, to maxRestPoll.
+	restPoll    = 10 * time.Millisecond
+	maxRestPoll = 500 * time.Millisecond
+)
+
+// reap waits for the end of the process, and of its group. Nobody waits for reap: a process that
 // cannot be killed would keep Run from returning.
 func (s *Supervisor) reap(w *worker) {
-	w.process.Await()
+	exit := w.process.Await()
 	close(w.exited)
-	// In the loop: what is not reaped yet, another program can be left with.
-	if !s.post(func() { s.gone(w, w.process.Wait()) }) {
+	rest, poll := w.process.Rest(), restPoll
+	for waited := time.Duration(0); len(rest) > 0 && waited < restDelay; waited += poll {
+		time.Sleep(poll)
+		rest = w.process.Rest()
+	}
+	first := rest
+	if s.post(func() { s.ended(w, exit, first) }) && len(rest) == 0 {
+		return
+	}
+	for len(rest) > 0 {
+		select {
+		case <-time.After(poll):
+			poll = min(2*poll, maxRestPoll)
+			rest = w.process.Rest()
+		case <-s.done:
+			rest = nil
+		}
+	}
+	if !s.post(func() { s.gone(w); s.emit(w.event(WorkerGone)) }) {
 		w.process.Wait()
 	}
 }
@@ -139,8 +172,8 @@ func (s *Supervisor) reap(w *worker) {
 func (s *Supervisor) watch(w *worker, ready <-chan struct{}, probed chan struct{}) {
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.ReadyTimeout)
 	defer cancel()
-	left := w.link.Left()
-	for probed != nil || left != nil {
+	left, leaves := w.link.Left(), (<-chan time.Time)(nil)
+	for probed != nil || left != nil || leaves != nil {
 		select {
 		case <-ready:
 			ready = nil
@@ -149,7 +182,10 @@ func (s *Supervisor) watch(w *worker, ready <-chan struct{}, probed chan struct{
 			probed = nil
 			s.post(func() { s.ready(w) })
 		case <-left:
-			left = nil
+			ready, left = nil, nil
+			leaves = time.After(lastMoment)
+		case <-leaves:
+			leaves = nil
 			s.post(func() { s.left(w) })
 		case <-w.exited:
 			return
@@ -205,19 +241,53 @@ func (s *Supervisor) left(w *worker) {
 	}
 }
 
-// gone: the process has ended.
-func (s *Supervisor) gone(w *worker, exit Exit) {
-	before := w.state
+// ended: the first process has. Who is left of its group has what it had, as its slot's listeners:
+// they are told to finish, and do not outlive KillTimeout if the worker was not draining anyway.
+func (s *Supervisor) ended(w *worker, exit Exit, rest []int) {
+	e := w.event(WorkerExited)
+	e.Exit, e.Was, e.Rest = exit, w.state, rest
+	before := w.ended
+	w.ended, w.finished = true, e.Was == Serving && !e.Failed()
+	if len(rest) == 0 {
+		s.gone(w)
+	}
+	if before {
+		return // the program that left it to us has seen to it
+	}
+	s.emit(e)
+	s.vacate(w, whyExited(w, e))
+	switch {
+	case len(rest) == 0:
+	case e.Was == Starting:
+		s.terminate(w)
+	case e.Was == Serving:
+		w.enter(Stopping, max(s.cfg.KillTimeout, 1))
+		w.link.Drain()
+	}
+}
+
+// whyExited says how a worker has ended, and what its link knows of that.
+func whyExited(w *worker, e Event) error {
+	why := fmt.Errorf("worker exited with %v", e.Exit)
+	if e.Was == Starting {
+		why = fmt.Errorf("%w before it was ready", why)
+	}
+	select {
+	case <-w.link.Left():
+		if err := w.link.Err(); !errors.Is(err, io.EOF) { // which says no more than that it ended
+			why = fmt.Errorf("%w (%w)", why, err)
+		}
+	default:
+	}
+	return why
+}
+
+// gone: nobody is left of the worker. It is reaped in the loop: what is not reaped yet, another
+// program can be left with.
+func (s *Supervisor) gone(w *worker) {
 	w.enter(Exited, 0)
 	s.release(w)
-	e := w.event(WorkerExited)
-	e.Exit, e.Was = exit, before
-	s.emit(e)
-	why := fmt.Errorf("worker exited with %v", exit)
-	if before == Starting {
-		why = fmt.Errorf("worker exited with %v before it was ready", exit)
-	}
-	s.vacate(w, why)
+	w.process.Wait()
 }
 
 // release closes the link, once: a worker that was given up may end after all.
@@ -299,8 +369,11 @@ func (s *Supervisor) vacate(w *worker, why error) {
 	default:
 		return // replaced before, or its slot was removed
 	}
-	young := w.readyAt.IsZero() || time.Since(w.readyAt) < s.cfg.MinUptime
-	s.respawn(sl, young)
+	if w.finished {
+		s.renew(sl, w)
+	} else {
+		s.respawn(sl, w.readyAt.IsZero() || time.Since(w.readyAt) < s.cfg.MinUptime)
+	}
 	s.reloadFailed(w, why)
 }
 
@@ -330,6 +403,17 @@ func (s *Supervisor) respawn(sl *slot, young bool) {
 	sl.failures++
 	sl.restarts++
 	sl.respawnAt = time.Now().Add(delay)
+}
+
+// renew starts the next worker of a slot whose worker had enough: no failure, so without delay, but
+// no more than one in BackoffMin.
+func (s *Supervisor) renew(sl *slot, before *worker) {
+	if sl.current != nil || sl.next != nil {
+		return
+	}
+	sl.failures = 0
+	sl.restarts++
+	sl.respawnAt = before.started.Add(s.cfg.BackoffMin)
 }
 
 // backoff is how long to wait after so many failures in a row.
