@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -39,30 +37,35 @@ func askFlags(more ...cli.Flag) []cli.Flag {
 // answering is where a master answers status and commands.
 type answering struct {
 	name      string
-	addresses []admin.Address
-	chosen    bool // by somebody: else one for the name
+	addresses []admin.Address // that were asked for
+	byName    bool            // and the socket that the name stands for: no other path was, nor none
 }
 
 // answering reads --name and --admin of `handfast run`.
 func (v *values) answering() answering {
-	given := v.admins()
-	a := answering{name: v.String("name"), chosen: len(given) > 0}
+	a := answering{name: v.String("name"), byName: true}
 	if err := admin.CheckName(a.name); err != nil {
 		v.fail("--name: %w", err)
 	}
-	if slices.Contains(given, adminOff) {
-		if len(given) > 1 {
-			v.fail("--admin off, and something else too: %s", strings.Join(given, ", "))
+	off, path := false, ""
+	for _, value := range v.admins() {
+		if value == adminOff {
+			off = true
+			continue
 		}
-		return a
-	}
-	for _, value := range given {
 		addr, err := admin.ParseAddress(value)
 		if err != nil {
 			v.fail("--admin: %w", err)
 		}
+		if addr.Network == "unix" {
+			path = value
+		}
 		a.addresses = append(a.addresses, addr)
 	}
+	if off && path != "" {
+		v.fail("--admin off, and --admin %s: want a socket, or none", path)
+	}
+	a.byName = !off && path == ""
 	return a
 }
 
@@ -71,39 +74,43 @@ func (v *values) admins() []string {
 	return slices.DeleteFunc(v.StringSlice("admin"), func(value string) bool { return value == "" })
 }
 
-// listen opens what is answered on; the caller owns it. That there is no socket where nobody has
-// asked for one is a warning only: the next one of several on a machine is to start, too.
+// listen opens what is answered on; the caller owns it. A socket that another one answers on is
+// an error: commands would go to that. Where there can be no socket nobody has asked for, a warning
+// is enough: a container may have no directory for it.
 func (a answering) listen(ctx context.Context, log hclog.Logger, before *predecessor) (lns []net.Listener, err error) {
 	there, err := before.sockets()
 	if err != nil {
 		return nil, err
 	}
-	listen := func(addr admin.Address) (net.Listener, error) {
-		if ln, ok := there[addr]; ok {
-			delete(there, addr)
-			return ln, nil
+	open := func(addr admin.Address) error {
+		ln, ok := there[addr]
+		if delete(there, addr); !ok {
+			if ln, err = admin.Listen(ctx, addr); err != nil {
+				return err
+			}
 		}
-		return admin.Listen(ctx, addr)
+		lns = append(lns, adminSocket{ln, addr, false})
+		return nil
 	}
-	addresses := a.addresses
-	if !a.chosen && before != nil && !before.Chosen { // the default may be another one now (--drop-root)
-		addresses = slices.Collect(maps.Keys(there))
-	} else if !a.chosen {
-		addr, err := admin.DefaultAddress(a.name)
+	if a.byName {
+		addr, known := before.byName() // another one than would be now, if root was dropped
+		if !known {
+			addr, err = admin.DefaultAddress(a.name)
+		}
 		if err == nil {
-			addresses = []admin.Address{addr}
-		} else {
-			log.Warn(noSocket, "err", err)
+			err = open(addr)
+		}
+		switch {
+		case errors.Is(err, admin.ErrInUse):
+			return nil, fmt.Errorf("--name %s: a handfast of this name runs already: %w", a.name, err)
+		case err != nil:
+			log.Warn("no admin socket: handfast status and the like cannot ask this one", "err", err)
+		default:
+			lns[0] = adminSocket{lns[0].(adminSocket).Listener, addr, true}
 		}
 	}
-	for _, addr := range addresses {
-		ln, err := listen(addr)
-		switch {
-		case err == nil:
-			lns = append(lns, adminSocket{ln, addr})
-		case !a.chosen:
-			log.Warn(noSocket, "err", err)
-		default:
+	for _, addr := range a.addresses {
+		if err := open(addr); err != nil {
 			closeAll(lns)
 			return nil, err
 		}
@@ -117,10 +124,9 @@ func (a answering) listen(ctx context.Context, log hclog.Logger, before *predece
 // adminSocket is one where a master is asked.
 type adminSocket struct {
 	net.Listener
-	asked admin.Address // with port 0 it listens on another
+	asked  admin.Address // with port 0 it listens on another
+	byName bool          // nobody has asked for it
 }
-
-const noSocket = "no admin socket: handfast status and the like cannot ask this one"
 
 // serveAdmin serves status and commands of a master until stop, which waits for the end.
 func serveAdmin(m *master.Master, next *successor, counts *metrics.Metrics, lns []net.Listener, log hclog.Logger) (stop func()) {
@@ -143,22 +149,44 @@ func serveAdmin(m *master.Master, next *successor, counts *metrics.Metrics, lns 
 	}
 }
 
-// master returns a client of the master that the flags of a command name.
+// master returns a client of the master that the flags of a command name: by a path, else by an
+// address that was typed, else by the name. An address in the environment is there for run, and comes
+// last: beside it there is a socket, which takes all commands.
 func (v *values) master() (*admin.Client, error) {
-	if given := v.admins(); len(given) > 0 { // of several, as for `handfast run`, the first will do
-		if given[0] == adminOff {
-			return nil, usagef("--admin off: then nobody answers; where is this one to be asked?")
+	var addresses []admin.Address
+	given := v.admins()
+	for _, value := range given {
+		if value == adminOff {
+			continue
 		}
-		addr, err := admin.ParseAddress(given[0])
+		addr, err := admin.ParseAddress(value)
 		if err != nil {
 			return nil, usagef("--admin: %w", err)
 		}
-		return admin.NewClient(addr), nil
+		if addr.Network == "unix" {
+			return admin.NewClient(addr), nil
+		}
+		addresses = append(addresses, addr)
 	}
-	if err := admin.CheckName(v.String("name")); err != nil {
+	off := slices.Contains(given, adminOff)
+	switch {
+	case off && len(addresses) == 0:
+		return nil, usagef("--admin off: then nobody answers; where is this one to be asked?")
+	case len(addresses) > 0 && (off || typed(v.Context)["admin"]):
+		return admin.NewClient(addresses[0]), nil
+	}
+	name := v.String("name")
+	if err := admin.CheckName(name); err != nil {
 		return nil, usagef("--name: %w", err)
 	}
-	return admin.Find(v.Context.Context, v.String("name"))
+	if !v.IsSet("name") {
+		name = ""
+	}
+	m, err := admin.Find(v.Context.Context, name)
+	if errors.Is(err, admin.ErrNotRunning) && len(addresses) > 0 {
+		return admin.NewClient(addresses[0]), nil
+	}
+	return m, err
 }
 
 // askCommand makes a command that asks a running master.

@@ -470,34 +470,109 @@ func TestAdminSocket(t *testing.T) {
 	next.tell("status")
 }
 
-// TestNames: by default the socket has the name's; a second master of the same name says how to
-// be found, and serves without.
-func TestNames(t *testing.T) {
-	dir := filepath.Dir(socketPath(t))
+// inRuntimeDirectory gives the masters and commands of a test a runtime directory of their own.
+func inRuntimeDirectory(t *testing.T) (dir string) {
+	dir = filepath.Dir(socketPath(t))
 	t.Setenv("RUNTIME_DIRECTORY", dir)
 	t.Setenv("HANDFAST_ADMIN", "")
+	return dir
+}
+
+// Row C7: TestNames: by default the socket has the name's; a second master of the same name does not
+// start, unless it wants no socket. Commands without a name go to the default one, else to the
+// only one that runs; sockets of killed masters do not count, and are taken over.
+func TestNames(t *testing.T) {
+	dir := inRuntimeDirectory(t)
 	first := start(t, 1, options{noAdmin: true})
-	if text := begin(t, "status").ends(exitOK); !strings.Contains(text, fmt.Sprintf("pid %d", first.cmd.Process.Pid)) {
-		t.Error(text)
+	says := func(pid int, command ...string) {
+		t.Helper()
+		if text := begin(t, command...).ends(exitOK); !strings.Contains(text, fmt.Sprintf("pid %d", pid)) {
+			t.Error(text)
+		}
 	}
-	second := start(t, 1, options{noAdmin: true})
-	if said := second.await("no admin socket: handfast status and the like cannot ask this one").Err; !strings.Contains(said, "--name") {
-		t.Error(said)
+	says(first.cmd.Process.Pid, "status")
+	second := begin(t, "run", "--listen", "127.0.0.1:0", "--", "true").ends(exitFailure)
+	for _, want := range []string{"--name handfast: a handfast of this name runs already", fmt.Sprintf("pid %d", first.cmd.Process.Pid), "another --name", "--admin off"} {
+		if !strings.Contains(second, want) {
+			t.Errorf("no %q in %s", want, second)
+		}
 	}
-	second.mustGet(source(0), "/")
+	start(t, 1, options{noAdmin: true, flags: []string{"--admin", "off"}}).mustGet(source(0), "/")
 	third := start(t, 1, options{noAdmin: true, flags: []string{"--name", "third"}})
-	if text := begin(t, "status", "--name", "third").ends(exitOK); !strings.Contains(text, fmt.Sprintf("pid %d", third.cmd.Process.Pid)) {
-		t.Error(text)
-	}
+	says(third.cmd.Process.Pid, "status", "--name", "third")
+	says(first.cmd.Process.Pid, "status")
 	if text := begin(t, "status", "--name", "fourth").ends(exitFailure); !strings.Contains(text, "there are --name handfast, third") {
 		t.Error(text)
 	}
 	if text := begin(t, "status", "--name", "a/b").ends(exitUsage); !strings.Contains(text, "--name") {
 		t.Error(text)
 	}
-	begin(t, "stop").ends(exitOK)
+	first.signal(unix.SIGKILL)
+	<-first.exited
+	says(third.cmd.Process.Pid, "status") // the only one
+	if text := begin(t, "status", "--name", "handfast").ends(exitFailure); !strings.Contains(text, "there are --name third") {
+		t.Error(text)
+	}
+	fourth := start(t, 1, options{noAdmin: true, flags: []string{"--name", "fourth"}})
+	if text := begin(t, "reload").ends(exitFailure); !strings.Contains(text, "several handfasts run: say --name fourth or --name third") {
+		t.Error(text)
+	}
+	again := start(t, 1, options{noAdmin: true})
+	says(again.cmd.Process.Pid, "status")
+	fourth.signal(unix.SIGKILL)
+	for _, stopped := range []*balancer{again, third} {
+		begin(t, "stop").ends(exitOK)
+		if status := stopped.exit(); status != exitOK {
+			t.Errorf("exit status %d", status)
+		}
+	}
 	if text := begin(t, "status").ends(exitFailure); !strings.Contains(text, "no handfast answers at "+dir+"/handfast.sock") {
 		t.Error(text)
+	}
+}
+
+// Row C7: TestNameUpgrade: an upgrade goes on with the socket of its name, also if it is given an
+// address beside it.
+func TestNameUpgrade(t *testing.T) {
+	inRuntimeDirectory(t)
+	config := writeConfig(t, "log-level: debug")
+	b := start(t, 1, options{noAdmin: true, flags: []string{"--config", config}})
+	if err := os.WriteFile(config, []byte("admin: 127.0.0.1:0"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		begin(t, "upgrade").ends(exitOK)
+		if text := begin(t, "status").ends(exitOK); !strings.Contains(text, fmt.Sprintf("pid %d", b.cmd.Process.Pid)) {
+			t.Error(text)
+		}
+	}
+}
+
+// Row B6: TestAdminBeside: an address is added to the socket, which still takes all commands, also those
+// that have the address in their environment; off or a path replaces it.
+func TestAdminBeside(t *testing.T) {
+	dir := inRuntimeDirectory(t)
+	t.Setenv("HANDFAST_ADMIN", "0.0.0.0:0")
+	b := start(t, 1, options{noAdmin: true})
+	begin(t, "reload").ends(exitOK)
+	at := b.awaitCount("admin socket", 2)
+	if at[0].Address != dir+"/handfast.sock" || !strings.HasPrefix(at[1].Address, "0.0.0.0:") {
+		t.Errorf("%+v", at)
+	}
+	_, port, _ := net.SplitHostPort(at[1].Address)
+	if conn, err := net.Dial("tcp", "[::1]:"+port); err == nil {
+		conn.Close()
+		t.Error("0.0.0.0 is IPv6, too")
+	}
+	if text := begin(t, "reload", "--admin", at[1].Address).ends(exitFailure); !strings.Contains(text, "Unix socket") {
+		t.Error(text)
+	}
+	for _, flags := range [][]string{{"--admin", "off", "--admin", "127.0.0.1:0"}, {"--admin", socketPath(t), "--admin", "127.0.0.1:0"}} {
+		b := start(t, 1, options{noAdmin: true, flags: flags})
+		b.admin = b.awaitCount("admin socket", len(flags)/2-strings.Count(flags[1], "off"))[0].Address
+		if s := b.status(); s.PID != b.cmd.Process.Pid {
+			t.Errorf("%q: %+v", flags, s)
+		}
 	}
 }
 

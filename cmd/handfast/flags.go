@@ -101,7 +101,7 @@ func runFlags() []cli.Flag {
 		durationFlag("backoff-max", super.BackoffMax, "up to this"),
 		nameFlag(),
 		&cli.StringSliceFlag{Name: "admin", EnvVars: env("admin"), DefaultText: "NAME.sock in the runtime directory",
-			Usage: "`PATH|HOST:PORT|off` where to answer status and commands, repeatable; a path can be opened by this user and root only, HOST:PORT by all who can connect: without HOST that is this machine"},
+			Usage: "`PATH|HOST:PORT|off` where to answer status and commands, repeatable: PATH, which this user and root can open, in place of the default; HOST:PORT beside it, for all who can connect (without HOST that is this machine); off: no socket"},
 		stringFlag("access-log", "", "`FILE` that gets a line for each connection: who, which slot and worker, how long it was parked, what became of it; - is standard output. SIGUSR1 opens it anew. Needs --route master, which auto takes then"),
 		stringFlag("user", "", "`NAME` or number of the user that workers run as, with the groups of that user; only root can change it (default: handfast's)"),
 		stringFlag("group", "", "`NAME` or number of the group that workers run as (default: the user's)"),

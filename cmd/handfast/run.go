@@ -164,7 +164,7 @@ func serve(ctx context.Context, a asked) error {
 	if err != nil {
 		return err
 	}
-	next.master, next.chosen = m, a.answers.chosen
+	next.master = m
 	if before != nil {
 		before.bundle.Ready()
 		before.bundle.Close()

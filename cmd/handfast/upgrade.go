@@ -30,12 +30,25 @@ type predecessor struct {
 	Listen map[string]string // --listen, and the address that became of it
 	Passed bool              // a service manager had passed the listeners
 	Admin  []savedAdmin
-	Chosen bool // the admin sockets were, by somebody
 }
 
 type savedAdmin struct {
 	Asked, At admin.Address
 	FD        int
+	ByName    bool // nobody has asked for it
+}
+
+// byName returns the address of the socket that stands for the name, if there is one.
+func (p *predecessor) byName() (admin.Address, bool) {
+	if p == nil {
+		return admin.Address{}, false
+	}
+	for _, s := range p.Admin {
+		if s.ByName {
+			return s.Asked, true
+		}
+	}
+	return admin.Address{}, false
 }
 
 // inherited returns the predecessor, if there is one.
@@ -125,7 +138,6 @@ type successor struct {
 	listen  map[string]string
 	passed  bool
 	sockets []net.Listener
-	chosen  bool // they were, by somebody
 	access  accessLog
 	log     hclog.Logger
 }
@@ -160,11 +172,11 @@ func newSuccessor(config *master.Config, on listening, before *predecessor, sock
 // save puts into a bundle what the command of the next program needs.
 func (s *successor) save(b *reexec.Bundle) error {
 	s.access.flush()
-	p := predecessor{Listen: s.listen, Passed: s.passed, Chosen: s.chosen}
+	p := predecessor{Listen: s.listen, Passed: s.passed}
 	for _, ln := range s.sockets {
 		socket := ln.(adminSocket)
 		at := socket.Addr()
-		p.Admin = append(p.Admin, savedAdmin{socket.asked, admin.Address{Network: at.Network(), Address: at.String()}, b.KeepFile(socket.Listener.(syscall.Conn))})
+		p.Admin = append(p.Admin, savedAdmin{socket.asked, admin.Address{Network: at.Network(), Address: at.String()}, b.KeepFile(socket.Listener.(syscall.Conn)), socket.byName})
 	}
 	return b.Put(part, p)
 }

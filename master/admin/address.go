@@ -68,7 +68,8 @@ func socketIn(dir, name string) Address { return Address{"unix", filepath.Join(d
 const systemDirectory = "/run/handfast"
 
 // directories returns those where sockets are by default: first the one where this process
-// would make one. Others are where those of other users may be, who were started otherwise.
+// would make one. Others are where those may be that were started otherwise: from another kind of
+// session, or by another user.
 func directories() (dirs []string) {
 	if dir, _, _ := strings.Cut(os.Getenv("RUNTIME_DIRECTORY"), ":"); dir != "" {
 		dirs = append(dirs, dir)
@@ -76,9 +77,8 @@ func directories() (dirs []string) {
 	if os.Geteuid() != 0 {
 		if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
 			dirs = append(dirs, filepath.Join(dir, "handfast"))
-		} else {
-			dirs = append(dirs, filepath.Join(os.TempDir(), fmt.Sprintf("handfast-%d", os.Geteuid())))
 		}
+		dirs = append(dirs, filepath.Join(os.TempDir(), fmt.Sprintf("handfast-%d", os.Geteuid())))
 	}
 	return append(dirs, systemDirectory)
 }

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -24,6 +26,9 @@ import (
 
 // ErrNotRunning: no master answers. The error that wraps it says where, and what to do.
 var ErrNotRunning = errors.New("no handfast answers")
+
+// ErrSeveral: several masters run, and nobody has said which. The error that wraps it lists them.
+var ErrSeveral = errors.New("several handfasts run")
 
 const (
 	dialTimeout = 5 * time.Second
@@ -57,12 +62,13 @@ func NewClient(a Address) *Client {
 	return c
 }
 
-// Find returns a client of the master with this name, which listens where it does by default. The
-// error matches ErrNotRunning if there is none.
+// Find returns a client of the master with this name, which listens where it does by default. If
+// name is empty, nobody has said which: it is the one with the default name, else the only one that
+// runs. The error matches ErrNotRunning if there is none, and ErrSeveral if there are several.
 func Find(ctx context.Context, name string) (*Client, error) {
 	var looked, others []string
 	for _, dir := range directories() {
-		c := NewClient(socketIn(dir, name))
+		c := NewClient(socketIn(dir, cmp.Or(name, DefaultName)))
 		looked = append(looked, c.addr.Address)
 		if strings.HasPrefix(dir, os.TempDir()+"/") && checkPrivate(dir) != nil {
 			continue // it is not there, or somebody else's, who could say anything
@@ -75,9 +81,14 @@ func Find(ctx context.Context, name string) (*Client, error) {
 		case !errors.Is(err, ErrNotRunning):
 			return nil, err
 		}
-		paths, _ := filepath.Glob(filepath.Join(dir, "[^.]*"+suffix))
-		for _, path := range paths {
-			others = append(others, strings.TrimSuffix(filepath.Base(path), suffix))
+		running := runningIn(ctx, dir)
+		switch {
+		case name != "":
+			others = append(others, running...)
+		case len(running) == 1:
+			return NewClient(socketIn(dir, running[0])), nil
+		case len(running) > 1:
+			return nil, fmt.Errorf("%w: say --name %s", ErrSeveral, strings.Join(running, " or --name "))
 		}
 	}
 	remedy := "is it running, and with --admin or --name?"
@@ -85,6 +96,52 @@ func Find(ctx context.Context, name string) (*Client, error) {
 		remedy = "there are --name " + strings.Join(others, ", ")
 	}
 	return nil, fmt.Errorf("%w at %s: %s", ErrNotRunning, strings.Join(looked, " or "), remedy)
+}
+
+// Running returns the names of the masters that this user can ask.
+func Running(ctx context.Context) (names []string) {
+	for _, dir := range directories() {
+		names = append(names, runningIn(ctx, dir)...)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// runningIn returns the names of the masters that listen in a directory. Sockets that killed ones
+// have left are none.
+func runningIn(ctx context.Context, dir string) (names []string) {
+	if checkPrivate(dir) != nil {
+		return nil
+	}
+	paths, _ := filepath.Glob(filepath.Join(dir, "[^.]*"+suffix)) // in order
+	for _, path := range paths {
+		conn, err := NewClient(Address{"unix", path}).dial(ctx)
+		if err == nil {
+			conn.Close()
+		}
+		if err == nil || errors.Is(err, syscall.EAGAIN) { // which is busy
+			names = append(names, strings.TrimSuffix(filepath.Base(path), suffix))
+		}
+	}
+	return names
+}
+
+// NameOf returns the name of the master that this process is, if it can be asked; else "".
+func NameOf(ctx context.Context, pid int) string {
+	for _, dir := range directories() {
+		for _, name := range runningIn(ctx, dir) {
+			conn, err := NewClient(socketIn(dir, name)).dial(ctx)
+			if err != nil {
+				continue
+			}
+			is := peerPID(conn) == pid
+			conn.Close()
+			if is {
+				return name
+			}
+		}
+	}
+	return ""
 }
 
 // Addr returns where the master is asked.

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass"
 )
 
 // ErrInUse: a living process listens there. The error that wraps it says which.
@@ -30,13 +32,14 @@ const (
 
 // Listen listens at an address. A Unix socket can be opened by this user and root only, from
 // the start, whatever the umask is; one that a dead process has left is replaced, and that of
-// a living one is ErrInUse. Closing the listener removes it.
+// a living one is ErrInUse. Closing the listener removes it. "0.0.0.0:80" is all of IPv4 and
+// "[::]:80" all of IPv6.
 func Listen(ctx context.Context, a Address) (net.Listener, error) {
 	if a.Network == "unix" {
 		return listenUnix(a.Address)
 	}
 	var config net.ListenConfig
-	ln, err := config.Listen(ctx, "tcp", a.Address)
+	ln, err := config.Listen(ctx, fdpass.ListenNetwork(a.Address), a.Address)
 	if err != nil {
 		return nil, fmt.Errorf("admin: %w", err)
 	}
@@ -172,6 +175,9 @@ func lock(dir string) (unlock func(), err error) {
 	}
 }
 
+// otherwise is what to do about a socket that is in use.
+const otherwise = "stop that, or give this one another --name or --admin; --admin off is none, and then status, reload and the like cannot ask it"
+
 // checkFree tells whether a socket may be made at a path: nothing is there, or the socket of a
 // process that is dead.
 func checkFree(path string) error {
@@ -188,11 +194,11 @@ func checkFree(path string) error {
 	switch {
 	case err == nil:
 		defer conn.Close()
-		return fmt.Errorf("admin: %s %w by pid %d; stop that, or choose another --name or --admin", path, ErrInUse, peerPID(conn))
+		return fmt.Errorf("admin: %s %w by pid %d; "+otherwise, path, ErrInUse, peerPID(conn))
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return nil
 	case errors.Is(err, syscall.EAGAIN): // its backlog is full
-		return fmt.Errorf("admin: %s %w by a process that does not answer; end that, or choose another --name or --admin", path, ErrInUse)
+		return fmt.Errorf("admin: %s %w by a process that does not answer; "+otherwise, path, ErrInUse)
 	default:
 		return fmt.Errorf("admin: %w", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -285,6 +286,27 @@ func TestFind(t *testing.T) {
 	if _, err := Find(t.Context(), "web"); !errors.Is(err, ErrNotRunning) || !strings.Contains(err.Error(), dir+"/web.sock") || !strings.Contains(err.Error(), "--name api") {
 		t.Error(err)
 	}
+	// Row C7: without a name the default one, else the only one.
+	abandon(t, socketIn(dir, "killed"))
+	if c, err := Find(t.Context(), ""); err != nil || c.Addr() != a {
+		t.Errorf("the only one: %v, %v", c, err)
+	}
+	if name := NameOf(t.Context(), os.Getpid()); name != "api" {
+		t.Errorf("this process is named %q", name)
+	}
+	_, stopOther := serve(t, newFake(1), socketIn(dir, "other"))
+	if _, err := Find(t.Context(), ""); !errors.Is(err, ErrSeveral) || !strings.Contains(err.Error(), "--name api or --name other") {
+		t.Errorf("of two: %v", err)
+	}
+	if names := Running(t.Context()); !slices.Contains(names, "api") || !slices.Contains(names, "other") || slices.Contains(names, "killed") {
+		t.Errorf("running: %q", names)
+	}
+	_, stopDefault := serve(t, newFake(1), socketIn(dir, DefaultName))
+	if c, err := Find(t.Context(), ""); err != nil || c.Addr() != socketIn(dir, DefaultName) {
+		t.Errorf("the default one: %v, %v", c, err)
+	}
+	stopDefault()
+	stopOther()
 	stop()
 	abandon(t, a)
 	if _, err := Find(t.Context(), "api"); !errors.Is(err, ErrNotRunning) {
