@@ -126,6 +126,7 @@ type Master struct {
 	command     []string
 	drainSignal syscall.Signal
 	addresses   []netip.AddrPort
+	elsewhere   *elsewhere
 
 	listeners []net.Listener
 	retired   []net.Listener // to be accepted from for the last time
@@ -191,6 +192,7 @@ func newMaster(cfg Config) (*Master, error) {
 		cfg.Balancer.logOutcomes(m.logOutcome)
 	}
 	m.upgraded.Store(new(Upgrade))
+	m.elsewhere = newElsewhere(m.listensOn, m.warnElsewhere)
 	cfg.Balancer.Logger = cfg.Logger.Named("balancer")
 	balancer, err := NewBalancer(cfg.Balancer, table)
 	if err != nil {
@@ -213,6 +215,7 @@ func newMaster(cfg Config) (*Master, error) {
 			m.steered.hear(e)
 		}
 		m.spare(e)
+		m.elsewhere.hear(e)
 		if cfg.OnEvent != nil {
 			cfg.OnEvent(e)
 		}
@@ -434,6 +437,7 @@ func (m *Master) Run(ctx context.Context) error {
 	}
 	m.supervisor.Stop()
 	err := <-supervising
+	m.elsewhere.close()
 	cancel()
 	if m.steered != nil {
 		m.steered.Close(waiting)

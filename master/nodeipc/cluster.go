@@ -65,12 +65,8 @@ func (l *Link) asked(m *message) {
 	case m.Act == "queryServer":
 		l.queryServer(m)
 	case m.Act == "listening":
-		kind := m.query.kind()
 		if l.has(m.query.key()) {
 			l.isReady(ReadyListening)
-		} else if len(l.servers) == 0 && (kind == "4" || kind == "6") {
-			l.warnOnce("worker listens elsewhere", "slot", l.slot, "port", m.Port,
-				"remedy", "connections reach it only past the balancer; listen with both on the same port")
 		}
 	case m.Act == "close":
 		l.closes(m.Key)

@@ -5,6 +5,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/master/polled"
 )
 
 // maxServers is how many servers a worker may have on the balancer's port, each on addresses
@@ -54,8 +56,9 @@ func (l *Link) has(key string) bool {
 // listens adds a server on the balancer's port and returns the balancer's address that its
 // connections come from. They follow the answer.
 //
-// The first gets all connections, whatever address it names: it is written to be balanced. A
-// further one gets those of its own address, so the balancer must listen there.
+// The first gets all connections, whatever address it names, unless that lets others in
+// (*polled.NarrowerError): it is written to be balanced. A further one gets those of its own
+// address, so the balancer must listen there.
 func (l *Link) listens(key string, q *query, listeners []netip.AddrPort) (netip.AddrPort, error) {
 	s := server{key: key, addresses: addresses(q.Address, q.Flags&ipv6Only != 0), offer: toServer(key)}
 	at := slices.IndexFunc(listeners, func(ln netip.AddrPort) bool {
@@ -73,9 +76,25 @@ func (l *Link) listens(key string, q *query, listeners []netip.AddrPort) (netip.
 		return netip.AddrPort{}, unix.EADDRNOTAVAIL
 	}
 	s.of = listeners[max(at, 0)]
+	if err := narrower(q, s.of); err != nil {
+		l.leave(err)
+		return netip.AddrPort{}, unix.EADDRNOTAVAIL
+	}
 	l.servers = append(l.servers, s)
 	l.shut = false
 	return s.of, nil
+}
+
+// narrower is polled.Narrower of what a worker asks for.
+func narrower(q *query, listen netip.AddrPort) error {
+	if q.Address == nil {
+		return nil
+	}
+	addr, err := netip.ParseAddr(*q.Address)
+	if err != nil {
+		return nil
+	}
+	return polled.Narrower(netip.AddrPortFrom(addr, uint16(q.Port)), listen)
 }
 
 // Accepts tells whether a server of the worker accepts from the slot's own listener on this
@@ -84,6 +103,13 @@ func (l *Link) Accepts(addr netip.AddrPort) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.primary.cfg.Listener != nil && slices.ContainsFunc(l.servers, func(s server) bool { return s.of == addr })
+}
+
+// Served tells whether the worker has a server on the balancer's port.
+func (l *Link) Served() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.servers) > 0
 }
 
 // closes: the program closed a server. If it was the last one it may listen again, as under

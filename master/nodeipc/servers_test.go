@@ -33,9 +33,15 @@ func TestServers(t *testing.T) {
 		{"127.0.0.1 ::1", "0.0.0.0 ::/only6", "127.0.0.1 ::1"},
 		{"127.0.0.1 ::1", "0.0.0.0 ::", "127.0.0.1 EADDRINUSE"},
 		{"127.0.0.1 ::1", all + " ::1", "127.0.0.1 EADDRINUSE"},
-		{"::", "127.0.0.1 127.0.0.2", ":: ::"},
-		{"0.0.0.0", "127.0.0.1 127.0.0.2 127.0.0.1", "0.0.0.0 0.0.0.0 EADDRINUSE"},
-		{"0.0.0.0", "127.0.0.1 ::1", "0.0.0.0 EADDRNOTAVAIL"},
+		{"127.0.0.1 127.0.0.2", "127.0.0.1 127.0.0.2 127.0.0.1", "127.0.0.1 127.0.0.2 EADDRINUSE"},
+		{"0.0.0.0", "0.0.0.0 ::1", "0.0.0.0 EADDRNOTAVAIL"},
+		// Row B2: a server for one address does not get the connections of all.
+		{"::", "127.0.0.1", "EADDRNOTAVAIL"},
+		{"::", "::1", "EADDRNOTAVAIL"},
+		{"::", "::ffff:127.0.0.1", "EADDRNOTAVAIL"},
+		{"0.0.0.0", "192.0.2.1", "EADDRNOTAVAIL"},
+		{"192.0.2.1", "127.0.0.1", "EADDRNOTAVAIL"},
+		{"::", "0.0.0.0", "::"},
 		{"127.0.0.1", all + " " + all, "127.0.0.1 EADDRINUSE"},
 		{"127.0.0.1", "nonsense ::ffff:127.0.0.1", "127.0.0.1 127.0.0.1"},
 	} {
@@ -82,14 +88,18 @@ func answered(m heard) string {
 // TestServersLimit: however many a program asks for.
 func TestServersLimit(t *testing.T) {
 	p := newPrimary(t, ReadyAuto, new(returned), hclog.NewNullLogger())
-	p.ports[port] = []netip.AddrPort{netip.AddrPortFrom(netip.IPv4Unspecified(), port)}
+	p.ports[port] = nil
+	for i := range maxServers + 1 {
+		p.ports[port] = append(p.ports[port], netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 1, byte(i)}), port))
+	}
 	_, w := p.openLink(t)
 	for i := range maxServers + 1 {
-		want := "0.0.0.0"
+		address := fmt.Sprintf("127.0.1.%d", i)
+		want := address
 		if i == maxServers {
 			want = "EMFILE"
 		}
-		if got := answered(w.asks(0, fmt.Sprintf("127.0.1.%d", i))); got != want {
+		if got := answered(w.asks(0, address)); got != want {
 			t.Fatalf("server %d is told %s", i, got)
 		}
 	}
@@ -124,10 +134,14 @@ func TestSharedLimit(t *testing.T) {
 // which the client has called.
 func TestByAddress(t *testing.T) {
 	p := newPrimary(t, ReadyAuto, new(returned), hclog.NewNullLogger())
-	p.ports[port] = []netip.AddrPort{netip.AddrPortFrom(netip.IPv6Unspecified(), port)}
+	addresses := []string{"127.0.0.2", "127.0.0.1", "::1"}
+	p.ports[port] = nil
+	for _, address := range addresses {
+		p.ports[port] = append(p.ports[port], netip.AddrPortFrom(netip.MustParseAddr(address), port))
+	}
 	l, w := p.openLink(t)
 	keys := make(map[string]string)
-	for i, address := range []string{"127.0.0.2", "127.0.0.1", "::1"} {
+	for i, address := range addresses {
 		keys[address] = w.asks(i, address).Key
 	}
 	ln, err := net.Listen("tcp", "[::]:0")

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/master/launch"
 )
@@ -33,6 +34,8 @@ type child struct {
 	hidden  error // why a process could not be looked into
 	warned  map[string]bool
 	closed  bool
+	refused []uint64 // calls that fail when the worker is told to finish
+	told    bool     // it was
 }
 
 func newChild(drain launch.Drain, log hclog.Logger) child {
@@ -117,6 +120,30 @@ func (l *child) roots() []int {
 func (l *child) isRoot(tid int) {
 	if len(l.pids) < maxRoots && !slices.Contains(l.pids, tid) {
 		l.pids = append(l.pids, tid)
+	}
+}
+
+// refuse says that the worker cannot be given what it asks for in a call of bind, which fails when
+// that was heard (told): else its process could end first, and nobody would know why.
+func (l *child) refuse(id uint64, err error) {
+	l.mu.Lock()
+	l.refused = append(l.refused, id)
+	told := l.told
+	l.mu.Unlock()
+	l.leave(err)
+	if told {
+		l.endRefused()
+	}
+}
+
+// endRefused has calls fail that were refused. It is called when the worker is told to finish.
+func (l *child) endRefused() {
+	l.mu.Lock()
+	refused := l.refused
+	l.refused, l.told = nil, true
+	l.mu.Unlock()
+	for _, id := range refused {
+		l.asked.finish(id, unix.EADDRNOTAVAIL)
 	}
 }
 

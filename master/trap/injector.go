@@ -108,9 +108,17 @@ func (l *Injector) Deliver(conns []fdpass.Handoff) (n int, err error) {
 	return n, err
 }
 
+// Served tells whether a socket of the worker is bound to the balancer's address.
+func (l *Injector) Served() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.doors) > 0
+}
+
 // Drain gives back what the worker has not accepted, and tells it to finish.
 func (l *Injector) Drain() {
 	l.endFlow()
+	l.endRefused()
 	l.Drainer.Drain()
 }
 
@@ -203,9 +211,14 @@ func (l *Injector) judge(n *notification) {
 // bind answers a call of bind: a socket that would listen on a balancer's address becomes a door.
 func (l *Injector) bind(n *notification, who target) {
 	wanted, family, err := l.wants(n, who)
+	var narrower *polled.NarrowerError
 	switch {
 	case !l.asked.waiting(n.id):
 		// It was not this process that we have looked into.
+		return
+	case errors.As(err, &narrower):
+		l.endFlow()
+		l.refuse(n.id, err)
 		return
 	case err != nil:
 		l.cannotSee(err)
@@ -244,19 +257,29 @@ func (l *Injector) bind(n *notification, who target) {
 	l.asked.finish(n.id, errno)
 }
 
-// wants tells whether a call of bind is for a balancer's address.
+// wants tells whether a call of bind is for a balancer's address. The error is as for
+// Link.standIn.
 func (l *Injector) wants(n *notification, who target) (wanted bool, family uint16, err error) {
+	var narrower error
 	bound, family, ok, err := who.binds(n)
 	if err != nil || !ok {
 		return false, 0, err
 	}
 	for _, at := range l.addresses {
-		if at.fit(address{AddrPort: bound}) > 0 {
-			wanted, err = who.isTCP(family)
-			return wanted, family, err
+		if at.fit(address{AddrPort: bound}) == 0 {
+			continue
+		}
+		if !wanted {
+			if wanted, err = who.isTCP(family); err != nil || !wanted {
+				return false, 0, err
+			}
+		}
+		narrower = polled.Narrower(bound, at.AddrPort)
+		if narrower == nil {
+			return true, family, nil
 		}
 	}
-	return false, 0, nil
+	return wanted, family, narrower
 }
 
 // door returns the door that a descriptor is, or nil.

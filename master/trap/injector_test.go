@@ -484,6 +484,25 @@ func TestInjectMasterEnds(t *testing.T) {
 	a.does("s.accept()", "Function not implemented")
 }
 
+// Row B2, where connections are handed over.
+func TestInjectNarrower(t *testing.T) {
+	a := inject(t, "")
+	const bind = "(s := socket()).bind(('127.0.0.1', port))"
+	a.begin(bind)
+	eventually(t, "left", func() bool { return isClosed(a.Left()) })
+	if err := a.Err().Error(); !strings.Contains(err, fmt.Sprintf("--listen 127.0.0.1:%d", a.port)) {
+		t.Error(err)
+	}
+	a.endRefused() // without the signal that ends it
+	a.ends(bind, "Cannot assign requested address")
+	client, conn := a.dial("127.0.0.1")
+	defer client.Close()
+	if n, err := a.Deliver([]fdpass.Handoff{conn}); n != 0 || !errors.Is(err, fdpass.ErrClosed) {
+		t.Errorf("delivered %d: %v", n, err)
+	}
+	unix.Close(conn.FD)
+}
+
 func TestParsePending(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join("/proc/self", "status"))
 	check(t, err)

@@ -1,6 +1,7 @@
 package trap
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -17,9 +18,12 @@ func (l *Link) judge(n *notification) {
 	switch launch.Call(n.number) {
 	case unix.SYS_BIND:
 		ln, err := l.standIn(n, who)
+		var narrower *polled.NarrowerError
 		switch {
 		case !l.asked.waiting(n.id):
 			// It was not this process that we have looked into.
+		case errors.As(err, &narrower):
+			l.refuse(n.id, err)
 		case err != nil:
 			l.cannotSee(err)
 			l.asked.goOn(n.id)
@@ -40,6 +44,8 @@ func (l *Link) judge(n *notification) {
 }
 
 // standIn returns the listener that is to take the place of the socket in a call of bind, or nil.
+// The error is a *polled.NarrowerError if it must not, or says that the process must not be looked
+// into.
 func (l *Link) standIn(n *notification, who target) (*listener, error) {
 	bound, family, ok, err := who.binds(n)
 	if err != nil || !ok {
@@ -51,6 +57,11 @@ func (l *Link) standIn(n *notification, who target) (*listener, error) {
 	}
 	if ok, err := who.isTCP(family); err != nil || !ok {
 		return nil, err
+	}
+	if !ln.taken {
+		if err := polled.Narrower(bound, ln.AddrPort); err != nil {
+			return nil, err
+		}
 	}
 	if family == unix.AF_INET && ln.Addr().Is6() {
 		return l.forIPv4(ln), nil

@@ -70,6 +70,7 @@ func newLink(cfg Config) (*Link, error) {
 
 // Drain tells the worker to finish. If it was never ready, the log tells how far it came.
 func (l *Link) Drain() {
+	l.endRefused()
 	l.Drainer.Drain()
 	select {
 	case <-l.ready:

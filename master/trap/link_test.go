@@ -278,7 +278,7 @@ func TestFamilies(t *testing.T) {
 		a.does("c = create_connection(('127.0.0.1', port))", "None")
 		a.does("s.accept()[1][0]", "::ffff:127.0.0.1")
 		a.does("m = socket(AF_INET6)", "None")
-		a.does("m.bind(('::ffff:127.0.0.1', port))", "None") // as Java does for IPv4
+		a.does("m.bind(('::ffff:0.0.0.0', port))", "None") // as Java does for IPv4
 		a.has("m", both)
 		if only.Load() != nil {
 			t.Error("a listener of IPv4 was asked for")
@@ -301,6 +301,35 @@ func TestFamilies(t *testing.T) {
 		a.does("threading.Thread(target=s.accept).start()", "None")
 		eventually(t, "ready", func() bool { return isClosed(a.Ready()) })
 	})
+}
+
+// Row B2: a server for localhost, or for one address, does not get the clients of all. It fails when
+// the supervisor has heard why, and tells it to finish.
+func TestNarrower(t *testing.T) {
+	for server, bind := range map[string]string{
+		"127.0.0.1:%d":   "socket().bind(('127.0.0.1', port))",
+		"[::1]:%d":       "socket(AF_INET6).bind(('::1', port))",
+		"127.0.0.2:%d":   "socket(AF_INET6).bind(('::ffff:127.0.0.2', port))",
+		"203.0.113.1:%d": "socket().bind(('203.0.113.1', port))",
+	} {
+		t.Run(server, func(t *testing.T) {
+			file, port := listen(t, "any", 0)
+			a := act(t, Config{Listeners: []*os.File{file}}, port)
+			a.begin(bind)
+			eventually(t, "left", func() bool { return isClosed(a.Left()) })
+			if err := a.Err().Error(); !strings.Contains(err, "only, handfast on [::]:") || !strings.Contains(err, "--listen "+fmt.Sprintf(server, port)) {
+				t.Error(err)
+			}
+			a.Drain()
+			a.ends(bind, "Cannot assign requested address")
+			a.does("listening(socket())", "0")
+			a.begin(bind) // whoever tries again is not left waiting
+			a.ends(bind, "Cannot assign requested address")
+			if a.isTaken() {
+				t.Error("it has the slot's listener")
+			}
+		})
+	}
 }
 
 // A slot with several listeners: each socket gets the one that it asks for, and the worker is

@@ -109,6 +109,13 @@ func (l *Link) Accepts(addr netip.AddrPort) bool {
 	return slices.ContainsFunc(l.listeners, func(ln *listener) bool { return ln.taken && ln.AddrPort == addr })
 }
 
+// Served tells whether a server of the worker has one of the slot's listeners.
+func (l *Link) Served() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.ContainsFunc(l.listeners, func(ln *listener) bool { return ln.taken })
+}
+
 // isOurs tells whether a socket is one of the slot's.
 func (l *Link) isOurs(inode uint64) bool {
 	l.mu.Lock()

@@ -1,0 +1,142 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/handfast/handfast/examples/trial"
+)
+
+// runs runs `handfast run` as it is typed, until the test ends. Admin is off.
+func runs(t *testing.T, args ...string) *balancer {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	args = append([]string{"run", "--log-json", "--stop-timeout", "1s", "--kill-timeout", "1s"}, args...)
+	b := &balancer{t: t, cmd: exec.Command(self, args...), exited: make(chan struct{}), changed: make(chan struct{})}
+	b.cmd.Env = append(os.Environ(), testRole+"=1", "PYTHONUNBUFFERED=1")
+	stderr, err := b.cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan struct{})
+	go func() { defer close(read); b.readLog(stderr) }()
+	go func() { <-read; b.cmd.Wait(); close(b.exited) }()
+	t.Cleanup(b.cleanup)
+	return b
+}
+
+// says waits for a line of the log with these words in it.
+func (b *balancer) says(message string, words ...string) {
+	b.t.Helper()
+	text := b.await(message).text
+	for _, word := range words {
+		if !strings.Contains(text, word) {
+			b.t.Errorf("%s does not say %q: %s", message, word, text)
+		}
+	}
+}
+
+// portOf returns the port of an address.
+func portOf(t *testing.T, address string) string {
+	t.Helper()
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
+}
+
+// pythonServer is a server on an address of this family, as HOST and PORT.
+const pythonServer = `
+import http.server, socket, sys
+class Server(http.server.ThreadingHTTPServer):
+    address_family = socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET
+class Hello(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.send_header('Content-Length', '2'); self.end_headers(); self.wfile.write(b'ok')
+    def log_message(self, *args): pass
+Server((sys.argv[1], int(sys.argv[2])), Hello).serve_forever()
+`
+
+// nodeServer is the same in Node.
+const nodeServer = `require('http').createServer((req, res) => res.end('ok')).listen(+process.argv[2], process.argv[1])`
+
+// Row C4: a server that listens on another port, or another address, is named within seconds, with
+// both addresses and the flag, whatever its link.
+func TestElsewhere(t *testing.T) {
+	for name, test := range map[string]struct {
+		flags, program []string
+		host           string
+	}{
+		"any":            {nil, []string{"python3", "-c", pythonServer}, "127.0.0.1"},
+		"any, all":       {nil, []string{"python3", "-c", pythonServer}, "::"},
+		"any, injection": {[]string{"--route", "master", "--worker-link", "any"}, []string{"python3", "-c", pythonServer}, "127.0.0.1"},
+		"activation":     {[]string{"--worker-link", "activation"}, []string{"python3", "-c", pythonServer}, "127.0.0.1"},
+		"native":         {[]string{"--worker-link", "native"}, []string{"python3", "-c", pythonServer}, "127.0.0.1"},
+		"node":           {nil, []string{"node", "-e", nodeServer, "--"}, "127.0.0.1"},
+		"node, master":   {[]string{"--route", "master"}, []string{"node", "-e", nodeServer, "--"}, "127.0.0.1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			own, port := trial.FreeAddress(t), portOf(t, trial.FreeAddress(t))
+			args := append([]string{"--workers", "1", "--listen", own}, test.flags...)
+			args = append(append(append(args, "--"), test.program...), test.host, port)
+			listens := net.JoinHostPort(test.host, port)
+			if test.host == "::" {
+				listens = ":" + port
+			}
+			runs(t, args...).says("worker listens elsewhere", `"handfast":"`+own+`"`, fmt.Sprintf(`"worker":%q`, listens), "--listen "+listens, "port "+portOf(t, own))
+		})
+	}
+	t.Run("the same port", func(t *testing.T) {
+		t.Parallel()
+		own := trial.FreeAddress(t)
+		listens := "[::1]:" + portOf(t, own)
+		runs(t, "--workers", "1", "--listen", own, "--", "python3", "-c", pythonServer, "::1", portOf(t, own)).
+			says("worker listens elsewhere", fmt.Sprintf(`"worker":%q`, listens), "--listen "+listens)
+	})
+}
+
+// Row B2: a server for localhost does not become public because of a --listen that leaves the host
+// out: it is refused within seconds, and the log names both addresses and both remedies.
+func TestNarrower(t *testing.T) {
+	python := []string{"python3", "-c", pythonServer}
+	node := []string{"node", "-e", nodeServer, "--"}
+	for name, test := range map[string]struct {
+		program     []string
+		host, flags string
+	}{
+		"any":             {python, "127.0.0.1", ""},
+		"any, IPv6":       {python, "::1", ""},
+		"any, injection":  {python, "127.0.0.1", "--route master --worker-link any"},
+		"node":            {node, "127.0.0.1", ""},
+		"node, localhost": {node, "localhost", ""},
+		"node, master":    {node, "127.0.0.1", "--route master"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			port := portOf(t, trial.FreeAddress(t))
+			args := append([]string{"--workers", "1", "--listen", ":" + port}, strings.Fields(test.flags)...)
+			args = append(append(append(args, "--"), test.program...), test.host, port)
+			b := runs(t, args...)
+			at := net.JoinHostPort(test.host, port)
+			if test.host == "localhost" {
+				at = ":" + port
+			}
+			b.says("worker takes no more connections", at+" only, handfast on [::]:"+port, "--listen ", "have the worker listen on ")
+			if ready := b.log("worker ready"); len(ready) > 0 {
+				t.Errorf("it serves: %s", ready[0].text)
+			}
+		})
+	}
+}

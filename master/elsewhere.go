@@ -1,0 +1,131 @@
+package master
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/handfast/handfast/master/polled"
+	"github.com/handfast/handfast/master/supervisor"
+)
+
+// elsewhereInterval is the time between two looks at where a worker listens that is not ready. What
+// two looks have seen is said, so a server has that long to listen first for its metrics, say.
+const elsewhereInterval = 750 * time.Millisecond
+
+// elsewhere notices workers that are not ready because they listen somewhere else than handfast
+// does: on another port, on localhost, or with another socket than the one that they were given. A
+// goroutine runs for each worker that starts, until that is ready or has ended; all end with ctx.
+type elsewhere struct {
+	ctx     context.Context
+	end     context.CancelFunc
+	looking sync.WaitGroup
+	stop    map[int]context.CancelFunc // by pid; of the supervisor's loop
+	ours    func(netip.AddrPort) bool
+	found   func(e supervisor.Event, at []netip.AddrPort)
+}
+
+// newElsewhere makes one that calls found, once for a worker, with addresses that are not ours.
+func newElsewhere(ours func(netip.AddrPort) bool, found func(supervisor.Event, []netip.AddrPort)) *elsewhere {
+	w := &elsewhere{stop: make(map[int]context.CancelFunc), ours: ours, found: found}
+	w.ctx, w.end = context.WithCancel(context.Background())
+	return w
+}
+
+// hear is told what happens to workers.
+func (w *elsewhere) hear(e supervisor.Event) {
+	switch e.Kind {
+	case supervisor.WorkerStarted:
+		ctx, stop := context.WithCancel(w.ctx)
+		w.stop[e.PID] = stop
+		w.looking.Go(func() { w.look(ctx, e) })
+	case supervisor.WorkerReady, supervisor.WorkerNotReady, supervisor.WorkerLeft, supervisor.WorkerTerminated, supervisor.WorkerExited:
+		if stop, ok := w.stop[e.PID]; ok {
+			stop()
+			delete(w.stop, e.PID)
+		}
+	}
+}
+
+// close ends all looking.
+func (w *elsewhere) close() {
+	w.end()
+	w.looking.Wait()
+}
+
+// served is a link that knows whether its worker has a socket to get connections from, whatever its
+// address.
+type served interface{ Served() bool }
+
+// look says once where a worker listens.
+func (w *elsewhere) look(ctx context.Context, e supervisor.Event) {
+	ticker := time.NewTicker(elsewhereInterval)
+	defer ticker.Stop()
+	var before []netip.AddrPort
+	for {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+		if link, ok := e.Link.(served); ok && link.Served() {
+			continue
+		}
+		now := slices.DeleteFunc(polled.Listens(e.PID), w.ours)
+		both := slices.DeleteFunc(slices.Clone(now), func(at netip.AddrPort) bool { return !slices.Contains(before, at) })
+		if before = now; len(both) > 0 && ctx.Err() == nil {
+			w.found(e, both)
+			return
+		}
+	}
+}
+
+// listensOn tells whether a socket that is bound to an address can be the balancer's: one of its own,
+// or the one for IPv4 beside one of both families. Who listens there has taken no listener of ours,
+// or will be ready soon.
+func (m *Master) listensOn(at netip.AddrPort) bool {
+	return slices.ContainsFunc(m.addresses, func(own netip.AddrPort) bool {
+		return own == at || own.Port() == at.Port() && own.Addr() == netip.IPv6Unspecified() && at.Addr() == netip.IPv4Unspecified()
+	})
+}
+
+// warnElsewhere says where a worker listens that is not ready, and what would be right.
+func (m *Master) warnElsewhere(e supervisor.Event, at []netip.AddrPort) {
+	slices.SortFunc(at, netip.AddrPort.Compare)
+	m.log.Warn("worker listens elsewhere", "slot", e.Slot, "pid", e.PID, "generation", e.Generation,
+		"worker", addressList(at), "handfast", addressList(m.addresses), "remedy", m.remedyElsewhere(at[0]))
+}
+
+func (m *Master) remedyElsewhere(at netip.AddrPort) string {
+	remedy := "say --listen " + listenFlag(at)
+	switch m.link {
+	case LinkNative:
+		remedy += ", and --worker-link any if it knows nothing of handfast"
+	case LinkActivation:
+		remedy += ", and --worker-link any if it takes no socket from systemd (LISTEN_FDS)"
+	}
+	if len(m.addresses) > 0 {
+		remedy += fmt.Sprintf("; or have it listen on port %d", m.addresses[0].Port())
+	}
+	return remedy
+}
+
+// listenFlag is the value of --listen for what a worker listens on.
+func listenFlag(at netip.AddrPort) string {
+	if at.Addr() == netip.IPv6Unspecified() { // as a rule of both families
+		return fmt.Sprintf(":%d", at.Port())
+	}
+	return at.String()
+}
+
+func addressList(all []netip.AddrPort) string {
+	var texts []string
+	for _, at := range all {
+		texts = append(texts, listenFlag(at))
+	}
+	return strings.Join(texts, " ")
+}
