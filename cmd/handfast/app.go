@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/handfast/handfast/master/logging"
 )
 
 // Exit statuses.
@@ -40,12 +42,19 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case err == nil:
 		return exitOK
 	case errors.As(err, &usage):
-		fmt.Fprintf(stderr, "handfast: %v\nTry 'handfast help'.\n", err)
+		say(stderr, "handfast: %v\nTry 'handfast help'.\n", err)
 		return exitUsage
 	default:
-		fmt.Fprintf(stderr, "handfast: %v\n", err)
+		say(stderr, "handfast: %v\n", err)
 		return exitFailure
 	}
+}
+
+// say writes to standard error, and does not wait for long if nobody reads that.
+func say(stderr io.Writer, format string, args ...any) {
+	q := logging.NewQueue(stderr)
+	defer q.Close()
+	fmt.Fprintf(q, format, args...)
 }
 
 func newApp(stdout, stderr io.Writer) *cli.App {

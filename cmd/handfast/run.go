@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/master"
+	"github.com/handfast/handfast/master/logging"
 	"github.com/handfast/handfast/master/metrics"
 	"github.com/handfast/handfast/master/notify"
 	"github.com/handfast/handfast/master/reexec"
@@ -26,7 +27,7 @@ import (
 const defaultListen = ":8080"
 
 // runCommand is `handfast run`.
-func runCommand(logs io.Writer) *cli.Command {
+func runCommand(stderr io.Writer) *cli.Command {
 	return &cli.Command{
 		Name:      "run",
 		Usage:     "start workers and hand connections to them",
@@ -41,14 +42,19 @@ func runCommand(logs io.Writer) *cli.Command {
 			"they are started again, and clients of their slots wait and then get 502.",
 		Flags: runFlags(),
 		Action: func(c *cli.Context) error {
-			a, err := readAll(c, logs)
+			// Who reads our log may go away: that ends a Go program unless it is caught
+			// (os/signal, SIGPIPE).
+			signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
+			log := logging.NewQueue(stderr)
+			defer log.Close()
+			a, err := readAll(c, log)
 			if err != nil {
 				return err
 			}
 			if len(a.config.Supervisor.Command) == 0 {
 				return usagef("run: no COMMAND to run as a worker; write it behind --, or as command in the file of --config")
 			}
-			return serve(c.Context, a)
+			return serve(c.Context, a, log)
 		},
 	}
 }
@@ -126,7 +132,7 @@ func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 }
 
 // serve runs a master until a signal stops it.
-func serve(ctx context.Context, a asked) error {
+func serve(ctx context.Context, a asked, log *logging.Queue) error {
 	config := a.config
 	before, err := inherited()
 	if err != nil {
@@ -135,11 +141,16 @@ func serve(ctx context.Context, a asked) error {
 	if _, err := exec.LookPath(config.Supervisor.Command[0]); err != nil {
 		return fmt.Errorf("cannot run workers: %w", err)
 	}
+	log.Tell(logging.Hooks{LeftOut: func(lines int) { config.Logger.Warn("log not complete: lines were left out", "left_out", lines) }})
 	access, err := openAccessLog(a.access, a.json, &config)
 	if err != nil {
 		return err
 	}
 	defer access.close()
+	if before != nil && !before.bundle.IsRehearsal() {
+		before.Log.resume(log)
+		before.Access.resume(access.Queue)
+	}
 	sockets, err := a.answers.listen(ctx, config.Logger, before)
 	if err != nil {
 		return err
@@ -149,7 +160,7 @@ func serve(ctx context.Context, a asked) error {
 	if err != nil {
 		return err
 	}
-	next := newSuccessor(&config, on, before, sockets, access)
+	next := newSuccessor(&config, on, before, sockets, log, access)
 	if next.program, err = thisProgram(); err != nil {
 		return err
 	}
@@ -159,6 +170,10 @@ func serve(ctx context.Context, a asked) error {
 		}
 	}
 	counts := metrics.New()
+	counts.LinesLeftOut("log", log.LeftOut)
+	if access.Queue != nil {
+		counts.LinesLeftOut("access", access.LeftOut)
+	}
 	config.Balancer.OnOutcome, config.OnEvent = counts.Outcome, counts.Event
 	m, err := master.New(config)
 	if err != nil {
@@ -166,15 +181,13 @@ func serve(ctx context.Context, a asked) error {
 	}
 	next.master = m
 	if before != nil {
+		log.Flush() // "ready" is what comes last
 		before.bundle.Ready()
 		before.bundle.Close()
 	}
 	ctx, kill := context.WithCancelCause(ctx)
 	defer kill(nil)
 	signals := reexec.Notify(unix.SIGUSR2, unix.SIGHUP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGTERM, unix.SIGINT, unix.SIGUSR1)
-	// Who reads our log may go away: that ends a Go program unless it is caught
-	// (os/signal, SIGPIPE).
-	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 	defer signal.Stop(signals)
 	go handleSignals(ctx, signals, m, next, config.Logger, kill)
 	defer notifyManager(ctx, m, config.Logger)()

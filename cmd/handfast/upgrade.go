@@ -18,6 +18,7 @@ import (
 
 	"github.com/handfast/handfast/master"
 	"github.com/handfast/handfast/master/admin"
+	"github.com/handfast/handfast/master/logging"
 	"github.com/handfast/handfast/master/reexec"
 )
 
@@ -30,6 +31,8 @@ type predecessor struct {
 	Listen map[string]string // --listen, and the address that became of it
 	Passed bool              // a service manager had passed the listeners
 	Admin  []savedAdmin
+
+	Log, Access savedLines
 }
 
 type savedAdmin struct {
@@ -138,14 +141,15 @@ type successor struct {
 	listen  map[string]string
 	passed  bool
 	sockets []net.Listener
+	lines   *logging.Queue
 	access  accessLog
 	log     hclog.Logger
 }
 
 // newSuccessor notes what the master listens on. Call it before that has its listeners.
-func newSuccessor(config *master.Config, on listening, before *predecessor, sockets []net.Listener, access accessLog) *successor {
+func newSuccessor(config *master.Config, on listening, before *predecessor, sockets []net.Listener, lines *logging.Queue, access accessLog) *successor {
 	addresses := on.addresses
-	s := &successor{listen: make(map[string]string), passed: on.passed, sockets: sockets, access: access, log: config.Logger.Named("upgrade")}
+	s := &successor{listen: make(map[string]string), passed: on.passed, sockets: sockets, lines: lines, access: access, log: config.Logger.Named("upgrade")}
 	var opened []string
 	for _, ln := range config.Listeners {
 		opened = append(opened, ln.Addr().String())
@@ -171,8 +175,7 @@ func newSuccessor(config *master.Config, on listening, before *predecessor, sock
 
 // save puts into a bundle what the command of the next program needs.
 func (s *successor) save(b *reexec.Bundle) error {
-	s.access.flush()
-	p := predecessor{Listen: s.listen, Passed: s.passed}
+	p := predecessor{Listen: s.listen, Passed: s.passed, Log: saveLines(s.lines), Access: saveLines(s.access.Queue)}
 	for _, ln := range s.sockets {
 		socket := ln.(adminSocket)
 		at := socket.Addr()
@@ -185,7 +188,11 @@ func (s *successor) save(b *reexec.Bundle) error {
 // the next one has shown that it comes up.
 func (s *successor) take(ctx context.Context, before func()) error {
 	s.log.Info("trying the new program", "path", s.program.Path)
-	err := s.master.Replace(ctx, s.program, s.save, before)
+	err := s.master.Replace(ctx, s.program, s.save, func() {
+		s.lines.Flush()
+		s.access.flush()
+		before()
+	})
 	if err != nil {
 		s.log.Error("not upgraded, this program goes on", "err", err)
 	}

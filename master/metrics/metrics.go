@@ -133,6 +133,13 @@ func (m *Metrics) reloaded(result string) {
 	m.reloadDuration.WithLabelValues(result).Observe(time.Since(m.reloadAt).Seconds())
 }
 
+// LinesLeftOut shows how many lines of a log were left out, since nothing waits for who reads it.
+func (m *Metrics) LinesLeftOut(log string, lines func() uint64) {
+	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: namespace, Name: "log_lines_left_out_total",
+		Help: "Lines that were left out of a log since its reader, or its disk, was too slow.", ConstLabels: prometheus.Labels{"log": log}},
+		func() float64 { return float64(lines()) }))
+}
+
 // Handler answers Prometheus, with what status says at that moment.
 func (m *Metrics) Handler(status func() master.Status) http.Handler {
 	m.registry.MustRegister(collector(status))

@@ -1,0 +1,11 @@
+// Package logging writes lines without making those wait who write them, and not more of them than
+// somebody can read: a log must never hold up what it tells of.
+//
+//   - Queue is between a program and the file, pipe or terminal that its log goes to. It takes what it
+//     has room for, counts what it leaves out, and tells that when it can write again.
+//   - Limit bounds how often a logger writes the same message.
+//
+// Three things can happen to the file. A reader of a pipe stops reading: then write(2) waits, and the
+// queue's goroutine with it. A disk is full, or the reader of a pipe has gone: then it fails, and is tried
+// again each second. Nobody has opened a FIFO for reading yet: that is a failure, too (man 7 fifo).
+package logging
