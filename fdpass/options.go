@@ -53,3 +53,9 @@ func SetOptions(listener syscall.RawConn) error {
 	}
 	return err
 }
+
+// SetFreebind lets a socket be bound to an address that this machine does not have yet (man 7 ip,
+// IP_FREEBIND; the kernel has one flag for both families).
+func SetFreebind(fd int) error {
+	return os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_FREEBIND, 1))
+}

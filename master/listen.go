@@ -2,10 +2,12 @@ package master
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"strconv"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -22,7 +24,22 @@ const firstListenFD = 3
 // ":80" listens on all addresses of both families, "0.0.0.0:80" on all of IPv4
 // and "[::]:80" on all of IPv6.
 func Listen(ctx context.Context, address string) (net.Listener, error) {
+	return listen(ctx, address, fdpass.ListenConfig())
+}
+
+// ListenFree is Listen also for an address that this machine does not have yet (IP_FREEBIND).
+func ListenFree(ctx context.Context, address string) (net.Listener, error) {
 	config := fdpass.ListenConfig()
+	options := config.Control
+	config.Control = func(network, address string, raw syscall.RawConn) error {
+		var err error
+		raw.Control(func(fd uintptr) { err = fdpass.SetFreebind(int(fd)) })
+		return errors.Join(err, options(network, address, raw))
+	}
+	return listen(ctx, address, config)
+}
+
+func listen(ctx context.Context, address string, config net.ListenConfig) (net.Listener, error) {
 	ln, err := config.Listen(ctx, fdpass.ListenNetwork(address), address)
 	if err != nil {
 		return nil, fmt.Errorf("master: %w", err)

@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -14,12 +15,18 @@ import (
 // runs runs `handfast run` as it is typed, until the test ends. Admin is off.
 func runs(t *testing.T, args ...string) *balancer {
 	t.Helper()
+	return runsUnder(t, nil, args...)
+}
+
+// runsUnder is runs under a command that becomes what follows it.
+func runsUnder(t *testing.T, wrapper []string, args ...string) *balancer {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	args = append([]string{"run", "--log-json", "--stop-timeout", "1s", "--kill-timeout", "1s"}, args...)
-	b := &balancer{t: t, cmd: exec.Command(self, args...), exited: make(chan struct{}), changed: make(chan struct{})}
+	args = slices.Concat(wrapper, []string{self, "run", "--log-json", "--stop-timeout", "1s", "--kill-timeout", "1s"}, args)
+	b := &balancer{t: t, cmd: exec.Command(args[0], args[1:]...), exited: make(chan struct{}), changed: make(chan struct{})}
 	b.cmd.Env = append(os.Environ(), testRole+"=1", "PYTHONUNBUFFERED=1")
 	stderr, err := b.cmd.StderrPipe()
 	if err != nil {
@@ -138,5 +145,86 @@ func TestNarrower(t *testing.T) {
 				t.Errorf("it serves: %s", ready[0].text)
 			}
 		})
+	}
+}
+
+// network is a network namespace of its own for what follows, with a loopback interface.
+func network(t *testing.T, setup string) []string {
+	t.Helper()
+	for _, program := range []string{"unshare", "nsenter", "ip"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skip(err)
+		}
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("only root makes network namespaces")
+	}
+	return []string{"unshare", "--net", "sh", "-ec", "ip link set lo up; " + setup + ` exec "$0" "$@"`}
+}
+
+// within runs a command in the network namespace of a balancer and returns what it writes.
+func (b *balancer) within(command ...string) string {
+	b.t.Helper()
+	out, err := exec.Command("nsenter", append([]string{"-t", fmt.Sprint(b.cmd.Process.Pid), "-n"}, command...)...).CombinedOutput()
+	if err != nil {
+		b.t.Fatalf("%v: %v: %s", command, err, out)
+	}
+	return string(out)
+}
+
+// Row D12: an address that comes a little later, or is tentative, is waited for; with --freebind it
+// is listened on at once. By both routes.
+func TestAddressComes(t *testing.T) {
+	testworker := []string{trial.Build(t, testWorker), "http"}
+	const notThere = "address is not there yet, trying again"
+	for name, test := range map[string]struct{ route, setup, listen, why string }{
+		"kernel":            {"kernel", "", "10.9.9.9:8080", "no interface has the address"},
+		"master":            {"master", "", "10.9.9.9:8080", "no interface has the address"},
+		"kernel, tentative": {"kernel", "ip link add v0 type veth peer name v1; ip link set v0 up; ip link set v1 up; ip addr add fd09::9/64 dev v0;", "[fd09::9]:8080", "tentative"},
+		"master, tentative": {"master", "ip link add v0 type veth peer name v1; ip link set v0 up; ip link set v1 up; ip addr add fd09::9/64 dev v0;", "[fd09::9]:8080", "tentative"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := runsUnder(t, network(t, test.setup), append([]string{"--workers", "1", "--route", test.route, "--listen", test.listen, "--"}, testworker...)...)
+			b.says(notThere, test.why, "--freebind", test.listen)
+			if test.setup == "" {
+				b.within("ip", "addr", "add", "10.9.9.9/32", "dev", "lo")
+			}
+			b.await("worker ready")
+			if n := len(b.log(notThere)); n != 1 {
+				t.Errorf("it is said %d times", n)
+			}
+		})
+	}
+	for _, route := range []string{"kernel", "master"} {
+		t.Run(route+", freebind", func(t *testing.T) {
+			t.Parallel()
+			b := runsUnder(t, network(t, ""), append([]string{"--workers", "2", "--route", route, "--freebind", "--listen", "10.9.9.9:8080", "--listen", "[fd09::9]:8080", "--"}, testworker...)...)
+			b.awaitCount("worker ready", 2)
+			b.within("ip", "addr", "add", "10.9.9.9/32", "dev", "lo")
+			b.within("ip", "addr", "add", "fd09::9/128", "dev", "lo")
+			for _, at := range []string{"10.9.9.9", "[fd09::9]"} {
+				if out := b.within("curl", "-sS", "http://"+at+":8080/"); !strings.Contains(out, "slot=") {
+					t.Error(out)
+				}
+			}
+			if waits := b.log(notThere); len(waits) > 0 {
+				t.Errorf("it waits: %s", waits[0].text)
+			}
+		})
+	}
+}
+
+func TestIPv6Flags(t *testing.T) {
+	const line = "fd090000000000000000000000000009 0a 40 00 c8       v0"
+	for host, want := range map[string]bool{"fd09::9": true, "fd09::9%v0": true, "fd09::9%v1": false, "fd09::8": false, "::ffff:1.2.3.4": false, "1.2.3.4": false, "name": false} {
+		if flags, ok := ipv6Flags(line, host); ok != want || ok && flags != 0xc8 {
+			t.Errorf("%s: %x, %v", host, flags, ok)
+		}
+	}
+	for _, bad := range []string{"", "fd09 0a 40 00 c8 v0", "zz090000000000000000000000000009 0a 40 00 c8 v0"} {
+		if _, ok := ipv6Flags(bad, "fd09::9"); ok {
+			t.Errorf("%q is taken", bad)
+		}
 	}
 }

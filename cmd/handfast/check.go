@@ -55,7 +55,7 @@ func tryMachine(c *cli.Context, a asked) error {
 	try("--worker-link any", trap.Check())
 	try("--worker-link any, the master routes", trap.CheckInjection())
 	for _, address := range a.addresses() {
-		try("--listen "+address, tryAddress(address))
+		try("--listen "+address, tryAddress(address, a.plan.opens.free))
 	}
 	try("open files", tryFiles(&a.config))
 	try("backlog", tryBacklog())

@@ -73,6 +73,8 @@ func runFlags() []cli.Flag {
 			Name: "listen", Aliases: []string{"l"}, EnvVars: env("listen"), DefaultText: "\":8080\", or what systemd passes",
 			Usage: "`ADDRESS` to listen on, repeatable: \":80\" is all IPv4 and IPv6, \"0.0.0.0:80\" all IPv4, \"[::]:80\" all IPv6",
 		},
+		&cli.BoolFlag{Name: "freebind", EnvVars: env("freebind"),
+			Usage: "listen also on addresses that this machine does not have yet (IP_FREEBIND), instead of trying for some seconds"},
 		workersFlag(),
 		configFlag(),
 	}

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/master"
 	"github.com/handfast/handfast/master/files"
 )
@@ -41,8 +42,9 @@ func tryBacklog() error {
 	return nil
 }
 
-// tryAddress tells whether an address can be bound now. It does not listen.
-func tryAddress(address string) error {
+// tryAddress tells whether an address can be bound now; free: also if the machine does not have
+// it yet. It does not listen.
+func tryAddress(address string, free bool) error {
 	addr, err := net.ResolveTCPAddr("tcp", address)
 	if err != nil {
 		return err
@@ -63,6 +65,11 @@ func tryAddress(address string) error {
 	defer unix.Close(fd)
 	// As the listener does: connections that linger are no hindrance.
 	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	if free {
+		if err := fdpass.SetFreebind(fd); err != nil {
+			return err
+		}
+	}
 	switch err := unix.Bind(fd, sockaddr); err {
 	case nil:
 		return tryPort(addr.Port)
@@ -70,6 +77,9 @@ func tryAddress(address string) error {
 		return fmt.Errorf("in use, if not by handfast itself: ss -ltnp 'sport = :%d' shows by whom", addr.Port)
 	case unix.EACCES:
 		return fmt.Errorf("not permitted: run as root, or with CAP_NET_BIND_SERVICE, or have systemd listen (ListenStream=%s)", address)
+	case unix.EADDRNOTAVAIL:
+		why, _ := absent(address)
+		return fmt.Errorf("%w: %s; run tries for %v, --freebind listens all the same", os.NewSyscallError("bind", err), why, addressPatience)
 	default:
 		return os.NewSyscallError("bind", err)
 	}

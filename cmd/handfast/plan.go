@@ -19,6 +19,7 @@ import (
 type plan struct {
 	route route
 	link  link
+	opens opener
 }
 
 // route is a value of --route.
@@ -69,10 +70,10 @@ func (p plan) settle(ctx context.Context, config *master.Config, addresses []str
 		return on, err
 	}
 	if before != nil {
-		return on, before.listen(ctx, config, addresses, kernel, cannot)
+		return on, before.listen(ctx, config, p.opens, addresses, kernel, cannot)
 	}
 	if kernel != never {
-		err := openGroups(ctx, config, addresses)
+		err := p.opens.groups(ctx, config, addresses)
 		if err == nil || kernel == must || isAddressError(err) {
 			return on, err
 		}
@@ -81,7 +82,7 @@ func (p plan) settle(ctx context.Context, config *master.Config, addresses []str
 	if cannot != nil {
 		config.Logger.Info("the master gives clients to slots", "why", "the kernel cannot: "+cannot.Error())
 	}
-	return on, openListeners(ctx, config, addresses)
+	return on, p.opens.listeners(ctx, config, addresses)
 }
 
 // listening is what the master listens on.
@@ -270,33 +271,6 @@ func chooseDialect(config *master.Config) {
 	}
 	config.Logger.Info("workers are written for a sticky balancer: unless they listen they get connections by its message",
 		"module", module, "because", "the script names it and "+project.Path+" depends on it", "otherwise", "--worker-link node --ready-when listening")
-}
-
-func openGroups(ctx context.Context, config *master.Config, addresses []string) error {
-	for _, address := range addresses {
-		g, err := steer.Listen(ctx, address, config.Balancer.Clients.Hash, config.Supervisor.Workers)
-		if err != nil {
-			for _, g := range config.Groups {
-				g.Close()
-			}
-			config.Groups = nil
-			return err
-		}
-		config.Groups = append(config.Groups, g)
-	}
-	return nil
-}
-
-func openListeners(ctx context.Context, config *master.Config, addresses []string) error {
-	for _, address := range addresses {
-		ln, err := master.Listen(ctx, address)
-		if err != nil {
-			closeAll(config.Listeners)
-			return err
-		}
-		config.Listeners = append(config.Listeners, ln)
-	}
-	return nil
 }
 
 // experimental is what is not chosen for anybody.

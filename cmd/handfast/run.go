@@ -116,7 +116,7 @@ func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 
 	v.rights(s)
 
-	p := plan{route(max(v.choice("route", routeWords...), 0)), link(max(v.choice("worker-link", linkWords...), 0))}
+	p := plan{route(max(v.choice("route", routeWords...), 0)), link(max(v.choice("worker-link", linkWords...), 0)), opener{free: c.Bool("freebind")}}
 	v.choice("log-level", "trace", "debug", "info", "warn", "error")
 	config.Logger = hclog.New(&hclog.LoggerOptions{
 		Name:       "handfast",

@@ -91,7 +91,7 @@ var errOtherwise = errors.New("an upgrade cannot change that; stop it and start 
 
 // listen goes on with the listeners, and opens those of further addresses. kernel and cannot are
 // what the configuration asks for now.
-func (p *predecessor) listen(ctx context.Context, config *master.Config, addresses []string, kernel kernelRoutes, cannot error) error {
+func (p *predecessor) listen(ctx context.Context, config *master.Config, opens opener, addresses []string, kernel kernelRoutes, cannot error) error {
 	wanted := config.Link
 	if err := config.Adopt(p.bundle); err != nil {
 		return err
@@ -122,7 +122,7 @@ func (p *predecessor) listen(ctx context.Context, config *master.Config, address
 	if kernelRouted && len(more)+len(fewer) > 0 {
 		return fmt.Errorf("--listen: with --route kernel, from %s to %s: %w", names(p.Listen), strings.Join(addresses, ", "), errOtherwise)
 	}
-	return openListeners(ctx, config, more)
+	return opens.listeners(ctx, config, more)
 }
 
 func names(addresses map[string]string) string {

@@ -44,6 +44,15 @@ type Group struct {
 // it: if another listens on the address, even with SO_REUSEPORT, the error matches
 // syscall.EADDRINUSE and says which. Such are workers of a master that was killed.
 func Listen(ctx context.Context, address string, config hash.Config, slots int) (*Group, error) {
+	return listenAlone(ctx, address, config, slots, silence)
+}
+
+// ListenFree is Listen also for an address that this machine does not have yet (IP_FREEBIND).
+func ListenFree(ctx context.Context, address string, config hash.Config, slots int) (*Group, error) {
+	return listenAlone(ctx, address, config, slots, func(fd int) error { return errors.Join(fdpass.SetFreebind(fd), silence(fd)) })
+}
+
+func listenAlone(ctx context.Context, address string, config hash.Config, slots int, prepare func(fd int) error) (*Group, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
@@ -52,7 +61,7 @@ func Listen(ctx context.Context, address string, config hash.Config, slots int) 
 	}
 	// The first listens for itself alone, which fails if there is any other, and then
 	// lets others join. Two masters that start at once both bind, but only one listens.
-	return open(ctx, fdpass.ListenNetwork(address), address, config, slots, silence)
+	return open(ctx, fdpass.ListenNetwork(address), address, config, slots, prepare)
 }
 
 // open opens a group. prepare sees its first socket before that is bound.
@@ -87,6 +96,16 @@ func (g *Group) another(silent bool) (*os.File, error) {
 	prepare := share
 	if silent {
 		prepare = shareSilently
+	}
+	free := false
+	control(g.members[0], func(fd int) error {
+		n, err := unix.GetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_FREEBIND)
+		free = n != 0
+		return err
+	})
+	if free {
+		alone := prepare
+		prepare = func(fd int) error { return errors.Join(fdpass.SetFreebind(fd), alone(fd)) }
 	}
 	file, _, err := listen(context.Background(), g.network, g.addr.String(), len(g.members), prepare)
 	return file, err

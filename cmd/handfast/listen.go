@@ -1,0 +1,147 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/master"
+	"github.com/handfast/handfast/master/steer"
+)
+
+const (
+	// addressPatience is for how long an address that this machine does not have is tried again:
+	// duplicate address detection takes an IPv6 address one to two seconds, and a machine that
+	// starts, or takes an address over, some more. A rehearsal (package reexec) has ten seconds.
+	addressPatience = 8 * time.Second
+	// addressPause is the time between two tries.
+	addressPause = 200 * time.Millisecond
+)
+
+// opener opens what the master listens on.
+type opener struct {
+	free bool // also addresses that the machine does not have yet
+}
+
+// groups opens a group of listeners for each address.
+func (o opener) groups(ctx context.Context, config *master.Config, addresses []string) error {
+	open := steer.Listen
+	if o.free {
+		open = steer.ListenFree
+	}
+	for _, address := range addresses {
+		err := whenThere(ctx, config, address, func() error {
+			g, err := open(ctx, address, config.Balancer.Clients.Hash, config.Supervisor.Workers)
+			if err == nil {
+				config.Groups = append(config.Groups, g)
+			}
+			return err
+		})
+		if err != nil {
+			for _, g := range config.Groups {
+				g.Close()
+			}
+			config.Groups = nil
+			return err
+		}
+	}
+	return nil
+}
+
+// listeners opens a listener for each address.
+func (o opener) listeners(ctx context.Context, config *master.Config, addresses []string) error {
+	open := master.Listen
+	if o.free {
+		open = master.ListenFree
+	}
+	for _, address := range addresses {
+		err := whenThere(ctx, config, address, func() error {
+			ln, err := open(ctx, address)
+			if err == nil {
+				config.Listeners = append(config.Listeners, ln)
+			}
+			return err
+		})
+		if err != nil {
+			closeAll(config.Listeners)
+			return err
+		}
+	}
+	return nil
+}
+
+// whenThere calls open until the address is there, or for as long as addressPatience.
+func whenThere(ctx context.Context, config *master.Config, address string, open func() error) error {
+	deadline := time.Now().Add(addressPatience)
+	for tries := 0; ; tries++ {
+		err := open()
+		if !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return err
+		}
+		why, hopeless := absent(address)
+		if hopeless || time.Now().After(deadline) {
+			return fmt.Errorf("%w: %s; --freebind listens on an address that comes later", err, why)
+		}
+		if tries == 0 {
+			config.Logger.Warn("address is not there yet, trying again", "listen", address, "why", why, "for", addressPatience.String(),
+				"otherwise", "--freebind listens on an address that comes later")
+		}
+		select {
+		case <-time.After(addressPause):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+// The states of an IPv6 address (linux/if_addr.h, IFA_F_).
+const (
+	dadFailed = 0x08
+	tentative = 0x40
+)
+
+// absent says why an address cannot be bound, and whether that will not change by itself.
+func absent(address string) (why string, hopeless bool) {
+	host, _, _ := net.SplitHostPort(address)
+	table, err := os.Open("/proc/net/if_inet6")
+	if err == nil {
+		defer table.Close()
+		for lines := bufio.NewScanner(table); lines.Scan(); {
+			flags, ok := ipv6Flags(lines.Text(), host)
+			switch {
+			case ok && flags&dadFailed != 0:
+				return "another machine has the address (duplicate address detection failed)", true
+			case ok && flags&tentative != 0:
+				return "the address is tentative until duplicate address detection is over", false
+			}
+		}
+	}
+	return "no interface has the address", false
+}
+
+// ipv6Flags returns the state of an address if this line of /proc/net/if_inet6 is about it:
+//
+//	fe800000000000000000000000000001 02 40 20 c0     eth0
+func ipv6Flags(line, host string) (flags uint64, ok bool) {
+	addr, err := netip.ParseAddr(host)
+	fields := strings.Fields(line)
+	if err != nil || len(fields) < 6 || !addr.Is6() || addr.Zone() != "" && addr.Zone() != fields[5] {
+		return 0, false
+	}
+	b, err := hex.DecodeString(fields[0])
+	if err != nil || len(b) != 16 || netip.AddrFrom16([16]byte(b)) != addr.WithZone("") {
+		return 0, false
+	}
+	flags, err = strconv.ParseUint(fields[4], 16, 32)
+	return flags, err == nil
+}
