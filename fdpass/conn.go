@@ -39,6 +39,7 @@ type Conn struct {
 	ears      *os.File // what Receive waits on: file itself, or that of newEars
 	hear      syscall.RawConn
 	read      func(uintptr) bool
+	bin       *Bin // for what the other side should not have sent; nil: it is trusted
 }
 
 // outgoing is the message being sent; its buffers are used again and again so
@@ -70,7 +71,8 @@ func Pair() (ours *Conn, theirs *os.File, err error) {
 }
 
 // NewMasterConn takes ownership of the master's end of a mailbox, which is blocking so that it is
-// not in Go's poller: nothing waits there but Receive, and that by other means.
+// not in Go's poller: nothing waits there but Receive, and that by other means. The worker is not
+// trusted: no descriptor that it sends is closed while somebody waits, also not by the kernel.
 func NewMasterConn(file *os.File) (*Conn, error) {
 	c, err := NewConn(file)
 	if err != nil {
@@ -87,6 +89,8 @@ func NewMasterConn(file *os.File) (*Conn, error) {
 		return nil, fmt.Errorf("fdpass: %w", err)
 	}
 	c.in.flags = unix.MSG_DONTWAIT
+	c.bin = new(Bin)
+	c.in.distrust(c.bin)
 	c.read = func(uintptr) (done bool) {
 		// When the socket is closed, so are the ears, where it then waits.
 		c.raw.Control(func(socket uintptr) { done = c.in.read(socket) })
@@ -245,11 +249,26 @@ func (c *Conn) receive(m *Message, read func(fd uintptr) bool) error {
 	in.learn()
 	err := in.parse(m)
 	if err != nil {
-		closeAll(in.fds)
+		in.discard(in.fds)
 		*m = Message{Handoffs: m.Handoffs[:0]}
 	}
 	return err
 }
+
+// Discard takes ownership of what was received and is not wanted, and closes it. It does not wait.
+func (c *Conn) Discard(hs []Handoff) {
+	if c.bin == nil {
+		CloseHandoffs(hs)
+		return
+	}
+	for _, h := range hs {
+		c.bin.Discard(h.FD)
+	}
+}
+
+// Full tells whether so much of what the other side has sent waits to be closed that it should not be
+// heard any more until that is done.
+func (c *Conn) Full() bool { return c.bin != nil && c.bin.Full() }
 
 // Next returns the type of the message that Receive would return, without waiting. It is
 // zero when there is none, or none of this protocol.
@@ -266,14 +285,15 @@ func (c *Conn) Next() (t Type) {
 
 // parse fills m with the message.
 func (in *incoming) parse(m *Message) error {
+	if in.kept {
+		return ErrNoFiles
+	}
 	t, records, size, err := parseHeader(in.body[:in.n])
 	if err != nil {
 		return err
 	}
 	count := len(records) / size
 	switch {
-	case in.kept:
-		return ErrNoFiles
 	case t == TypeReport && count == 1 && len(in.fds) == 0 && !in.truncated():
 		m.Type, m.Report = t, parseReport(records)
 		return nil
@@ -321,10 +341,10 @@ func (c *Conn) Close() error {
 	return err
 }
 
-// CloseHandoffs closes the descriptors of hs.
+// CloseHandoffs is CloseConnections for those of hs.
 func CloseHandoffs(hs []Handoff) {
 	for i := range hs {
-		unix.RawSyscall(unix.SYS_CLOSE, uintptr(hs[i].FD), 0, 0)
+		closeConnection(hs[i].FD)
 	}
 }
 

@@ -7,10 +7,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxControl has room for more descriptors than are allowed, to notice what
-// carries too many, and for what whoever shares our end may have asked for
-// (SO_PASSCRED, SO_PASSPIDFD; man 7 unix), which would take the descriptors' place.
-const maxControl = 512
+const (
+	// maxRights is how many descriptors a message can carry (SCM_MAX_FD, net/core/scm.h).
+	maxRights = 253
+	// maxControl has room for as many, also if they are more than are allowed: those for which
+	// there is none the kernel closes in recvmsg, and that may wait (foreign.go). And it has room
+	// for what whoever shares our end may have asked for (SO_PASSCRED, SO_PASSPIDFD; man 7 unix),
+	// which would take the descriptors' place.
+	maxControl = 4*maxRights + 512
+)
 
 // packet is one message as the kernel delivers it.
 type packet struct {
@@ -95,6 +100,8 @@ type incoming struct {
 	near    bool // this process was near the limit once
 	careful bool // peek
 	kept    bool // the message is still in the mailbox
+	whole   bool // keep what has not arrived whole, whatever it is
+	discard func(fds []int)
 }
 
 func newIncoming() *incoming {
@@ -102,7 +109,15 @@ func newIncoming() *incoming {
 	in.read = in.recvmsg
 	in.near = in.limit <= 2*nearLimit
 	in.careful = true // nothing is known yet
+	in.discard = closeAll
 	return in
+}
+
+// distrust prepares for messages with descriptors that must not be closed at once. The kernel closes
+// none in recvmsg, since each message is peeked until all of them have arrived.
+func (in *incoming) distrust(bin *Bin) {
+	in.near, in.whole = true, true
+	in.discard = func(fds []int) { bin.Discard(fds...) }
 }
 
 // nearLimit is how many free descriptors make receiving careful: two full
@@ -116,7 +131,7 @@ func (in *incoming) recvmsg(fd uintptr) bool {
 		return in.packet.recvmsg(fd, in.flags)
 	}
 	for in.packet.recvmsg(fd, in.flags|unix.MSG_PEEK) {
-		in.kept = in.starved()
+		in.kept = in.starved() || in.whole && in.truncated()
 		if in.kept || in.err != nil || in.remove(fd) {
 			return true
 		}
@@ -134,7 +149,7 @@ func (in *incoming) remove(fd uintptr) bool {
 	if there && in.truncated() && bytes.Equal(in.body[:in.n], peeked.body[:peeked.n]) {
 		in.packet, in.spare = peeked, in.packet // there was room for one copy only
 	}
-	closeAll(in.spare.fds)
+	in.discard(in.spare.fds)
 	return there
 }
 

@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/master/clientip"
 	"github.com/handfast/handfast/master/reexec"
 )
@@ -46,7 +47,7 @@ func (b *Balancer) awaitSession(a arrival) bool {
 func (b *Balancer) parkUnknown(a arrival, why error) {
 	switch why {
 	case clientip.ErrGone:
-		unix.Close(a.FD)
+		fdpass.CloseConnections(a.FD)
 		b.gone.Add(1)
 		b.tell(&a, noSlot, nil, why)
 	case clientip.ErrSilent, clientip.ErrPartial:
@@ -70,10 +71,12 @@ func (b *Balancer) awaitClient(p *parked) {
 		err = errStopping
 	}
 	stays := false
-	if err == nil || err == clientip.ErrGone {
-		stays, err = b.hasClient(p, file, client, err)
+	if err == nil {
+		stays, err = b.hasClient(p, file, client)
 	}
 	switch {
+	case err == clientip.ErrGone:
+		b.isGone(p, file)
 	case err != nil:
 		b.refuse(p, b.lot, file, noSlot, err)
 	case stays:
@@ -81,18 +84,21 @@ func (b *Balancer) awaitClient(p *parked) {
 	}
 }
 
-// hasClient goes on with a connection whose client is known, or is gone. Stays tells whether it is
+// isGone ends a connection that its client has ended.
+func (b *Balancer) isGone(p *parked, file *os.File) {
+	reexec.Lock.RLock()
+	b.gone.Add(1)
+	b.tell(&p.arrival, noSlot, nil, clientip.ErrGone)
+	b.lot.leave(p)
+	reexec.Lock.RUnlock()
+	end(file)
+}
+
+// hasClient goes on with a connection whose client is known. Stays tells whether it is
 // parked still, for want of its worker. The error is why it is to be refused.
-func (b *Balancer) hasClient(p *parked, file *os.File, client clientip.Client, gone error) (stays bool, err error) {
+func (b *Balancer) hasClient(p *parked, file *os.File, client clientip.Client) (stays bool, err error) {
 	reexec.Lock.RLock()
 	defer reexec.Lock.RUnlock()
-	if gone != nil {
-		file.Close()
-		b.gone.Add(1)
-		b.tell(&p.arrival, noSlot, nil, gone)
-		b.lot.leave(p)
-		return false, nil
-	}
 	// Closing the file takes it out of Go's poller, which would go on reporting
 	// the connection while a worker has it.
 	fd, err := dup(file)

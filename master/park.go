@@ -3,7 +3,6 @@ package master
 import (
 	"context"
 	"maps"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -184,9 +183,8 @@ func (b *Balancer) turnAway(a arrival, slot int, why error) {
 	}
 	// Not even room to refuse politely: answer, but do not wait until the client has
 	// read it.
-	file := os.NewFile(uintptr(a.FD), "refused connection")
-	b.sayWhy(file, a, slot, why)
-	file.Close()
+	b.sayWhy(a.FD, a, slot, why)
+	fdpass.CloseConnections(a.FD)
 }
 
 // share is how many connections of one slot may be parked: when there are others,

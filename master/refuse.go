@@ -86,7 +86,8 @@ func (b *Balancer) refuse(p *parked, in *lot, file *os.File, slot int, why error
 		file = os.NewFile(uintptr(p.FD), "refused connection")
 	}
 	p.refused = true
-	said := b.sayWhy(file, p.arrival, slot, why)
+	said := false
+	controlFile(file, func(fd int) error { said = b.sayWhy(fd, p.arrival, slot, why); return nil })
 	reexec.Lock.RUnlock()
 	b.linger(p, in, file, said)
 }
@@ -100,35 +101,37 @@ func (b *Balancer) linger(p *parked, in *lot, file *os.File, said bool) {
 		io.CopyN(io.Discard, file, lingerBytes)
 	}
 	reexec.Lock.RLock()
-	defer reexec.Lock.RUnlock()
-	file.Close()
 	in.leave(p)
+	reexec.Lock.RUnlock()
+	end(file)
+}
+
+// end closes a connection that a worker may have had: with lingering off, or it could wait for as long as
+// that worker has said (fdpass.CloseConnections). For the same reason reexec.Lock must not be held.
+func end(file *os.File) {
+	controlFile(file, func(fd int) error {
+		return unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{})
+	})
+	file.Close()
 }
 
 // sayWhy tells the client and the log why a connection is refused, and whether the client got an
-// answer. It borrows file, which is the connection's.
-func (b *Balancer) sayWhy(file *os.File, a arrival, slot int, why error) (said bool) {
+// answer. It borrows the connection's descriptor.
+func (b *Balancer) sayWhy(fd int, a arrival, slot int, why error) (said bool) {
 	b.refused.Add(1)
 	b.table.counts(slot).refused.Add(1)
 	b.refusals.log(b.log, a, slot, why)
 	b.tell(&a, slot, nil, why)
 	answer := answerTo(why)
-	return answer != nil && b.cfg.Refuse != RefuseClose && say(file, answer)
+	return answer != nil && b.cfg.Refuse != RefuseClose && say(fd, answer)
 }
 
 // say sends an answer, and nothing follows.
-func say(file *os.File, answer []byte) (sent bool) {
-	raw, err := file.SyscallConn()
-	if err != nil {
-		return false
-	}
-	raw.Control(func(fd uintptr) {
-		// The socket's buffer is empty: either this fits or the client is gone.
-		n, err := unix.SendmsgN(int(fd), answer, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-		sent = err == nil && n == len(answer)
-		unix.Shutdown(int(fd), unix.SHUT_WR)
-	})
-	return sent
+func say(fd int, answer []byte) (sent bool) {
+	// The socket's buffer is empty: either this fits or the client is gone.
+	n, err := unix.SendmsgN(fd, answer, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	unix.Shutdown(fd, unix.SHUT_WR)
+	return err == nil && n == len(answer)
 }
 
 // refusals bounds how often refusals are logged.

@@ -275,14 +275,13 @@ func (b *Balancer) readmitParked(conns []savedParked) {
 			waiting = append(waiting, a)
 			continue
 		}
-		file := os.NewFile(uintptr(c.FD), "refused connection")
 		p, err := b.overflow.enter(a, nowhere, maxOverflow)
 		if err != nil {
-			file.Close()
+			fdpass.CloseConnections(c.FD)
 			continue
 		}
 		p.refused = true
-		go b.linger(p, b.overflow, file, true)
+		go b.linger(p, b.overflow, os.NewFile(uintptr(c.FD), "refused connection"), true)
 	}
 	for _, a := range b.identify(waiting, b.clients.Buffer()) {
 		b.park(a)

@@ -5,6 +5,7 @@ package files
 
 import (
 	"slices"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,10 +38,14 @@ func Scarce() bool {
 	return fd >= Ceiling()
 }
 
-// Close takes ownership of descriptors and closes them, and sorts fds. What was accepted in
-// one go mostly has consecutive numbers, and these take one system call.
+// Close takes ownership of connections that workers have copies of and closes them, with lingering
+// off (fdpass.CloseConnections), and sorts fds. What was accepted in one go mostly has consecutive
+// numbers, and these take one system call.
 func Close(fds []int) {
 	slices.Sort(fds)
+	for _, fd := range fds {
+		lingerOff(fd)
+	}
 	for len(fds) > 0 {
 		n := 1
 		for n < len(fds) && fds[n] == fds[0]+n {
@@ -49,6 +54,12 @@ func Close(fds []int) {
 		closeRun(fds[0], n)
 		fds = fds[n:]
 	}
+}
+
+// lingerOff is a raw system call, as closeRun's are.
+func lingerOff(fd int) {
+	var off unix.Linger
+	unix.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_LINGER, uintptr(unsafe.Pointer(&off)), unsafe.Sizeof(off), 0)
 }
 
 // closeRun closes n descriptors from first on. Raw system calls: they do not wait, and

@@ -9,6 +9,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass"
 )
 
 // Mode is what a launch does before the command runs.
@@ -35,6 +37,8 @@ const (
 	// maxListeners is how many listeners a worker may be passed: many fewer than fit into
 	// one message.
 	maxListeners = 64
+	// maxRights is how many descriptors one message can carry (SCM_MAX_FD, net/core/scm.h).
+	maxRights = 253
 )
 
 // Control is the master's side of one launch: a socketpair whose other end the child
@@ -123,7 +127,7 @@ func (c *Control) Command(command []string) []string {
 // *Error when the child could not do what it should, and with another error when that has
 // said nothing and Close was called.
 func (c *Control) Hello() (pid int, notifications *os.File, err error) {
-	text, rights := make([]byte, maxHello), make([]byte, unix.CmsgSpace(4))
+	text, rights := make([]byte, maxHello), make([]byte, unix.CmsgSpace(4*maxRights))
 	n, rn, flags, _, err := c.ours.ReadMsgUnix(text, rights)
 	if err != nil {
 		return 0, nil, fmt.Errorf("launch: %w", err)
@@ -147,9 +151,7 @@ func (c *Control) Hello() (pid int, notifications *os.File, err error) {
 	default:
 		return pid, nil, nil
 	}
-	for _, fd := range fds {
-		unix.Close(fd)
-	}
+	new(fdpass.Bin).Discard(fds...) // the child is the worker's user's, and so may be who says this
 	return 0, nil, err
 }
 

@@ -57,9 +57,7 @@ func checkLeaks(t testing.TB) {
 	ln.Close()
 	files, goroutines := openFiles(t), runtime.NumGoroutine()
 	t.Cleanup(func() {
-		if n := openFiles(t); n != files {
-			t.Errorf("%d descriptors are open, %d before the test", n, files)
-		}
+		eventually(t, "end of descriptors", func() bool { return openFiles(t) == files })
 		eventually(t, "end of goroutines", func() bool { return runtime.NumGoroutine() <= goroutines })
 	})
 }

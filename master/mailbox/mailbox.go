@@ -47,6 +47,7 @@ type Mailbox struct {
 	ready   chan struct{} // closed when the worker says so
 	left    chan struct{} // closed when the worker takes no more
 	leftErr error         // why; written by listen, before left is closed
+	deaf    bool          // not all that it has said was heard; written by listen, before heard is closed
 	heard   chan struct{} // closed when listen has ended
 	listens bool          // the worker accepts from the slot's listeners; written before ready is closed
 	offered bool          // it was offered them
@@ -202,7 +203,11 @@ func (m *Mailbox) Close() {
 		m.takeBack()
 		m.theirs.CloseWrite() // listen ends, but first hears what the worker had said
 		<-m.heard
-		m.ours.Close()
+		if m.deaf { // what it has not received the kernel closes now, and that may wait
+			go m.ours.Close()
+		} else {
+			m.ours.Close()
+		}
 		m.theirs.Close()
 	})
 }
@@ -215,6 +220,8 @@ const (
 	// noFilesDelay is the time between two looks for free descriptors. Parked
 	// connections give theirs back when their patience is over.
 	noFilesDelay = 50 * time.Millisecond
+	// lastWords is how often, in the end, what a worker had said is tried again for want of descriptors.
+	lastWords = 100
 )
 
 // endFlow sends end of file.
@@ -250,7 +257,7 @@ func (m *Mailbox) takeBack() {
 func (m *Mailbox) listen() {
 	defer close(m.heard)
 	var msg fdpass.Message
-	for {
+	for tries := 0; ; {
 		err := m.ours.ReceiveLocked(&msg, reexec.Lock.RLocker())
 		left, over := m.hear(&msg, err)
 		reexec.Lock.RUnlock()
@@ -262,6 +269,15 @@ func (m *Mailbox) listen() {
 			return
 		}
 		if errors.Is(err, fdpass.ErrNoFiles) {
+			time.Sleep(noFilesDelay)
+			if m.closed.Load() {
+				tries++
+			}
+			if m.deaf = tries == lastWords; m.deaf {
+				return
+			}
+		}
+		for m.ours.Full() && !m.closed.Load() { // it sends what nobody wants
 			time.Sleep(noFilesDelay)
 		}
 	}
@@ -294,7 +310,7 @@ func (m *Mailbox) handle(msg *fdpass.Message) error {
 		m.isReady(false)
 	case fdpass.TypeListen:
 		if !m.offered || len(msg.Handoffs) > 0 {
-			fdpass.CloseHandoffs(msg.Handoffs)
+			m.ours.Discard(msg.Handoffs)
 			return fmt.Errorf("%w: a listen that answers none", fdpass.ErrMalformed)
 		}
 		m.isReady(true)
@@ -306,22 +322,22 @@ func (m *Mailbox) handle(msg *fdpass.Message) error {
 		return ErrLeft
 	case fdpass.TypeReturn:
 		if !m.drained.Load() { // it could return what it is given, for ever
-			fdpass.CloseHandoffs(msg.Handoffs)
+			m.ours.Discard(msg.Handoffs)
 			return fmt.Errorf("%w: a return before a leave", fdpass.ErrMalformed)
 		}
 		for i, h := range msg.Handoffs {
 			if err := checkConnection(h.FD); err != nil {
-				fdpass.CloseHandoffs(msg.Handoffs[i:])
+				m.ours.Discard(msg.Handoffs[i:])
 				m.readmit(msg.Handoffs[:i])
 				return err
 			}
 		}
 		m.readmit(msg.Handoffs)
 	case fdpass.TypeHandoff, fdpass.TypePing:
-		fdpass.CloseHandoffs(msg.Handoffs)
+		m.ours.Discard(msg.Handoffs)
 		return fmt.Errorf("%w: a %v from a worker", fdpass.ErrMalformed, msg.Type)
 	default: // of a later version
-		fdpass.CloseHandoffs(msg.Handoffs)
+		m.ours.Discard(msg.Handoffs)
 	}
 	return nil
 }

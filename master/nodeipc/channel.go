@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/master/reexec"
 )
 
@@ -28,8 +29,9 @@ type channel struct {
 	in   []byte // received, and not a whole line yet
 	skip bool   // the rest of a line that is too long
 
-	buffer, oob []byte // what one recvmsg fills
-	sending     sending
+	receiving receiving
+	sending   sending
+	bin       fdpass.Bin // for descriptors that the worker sends
 }
 
 // pair makes a channel. It returns the worker's end, too; the caller owns both.
@@ -58,7 +60,7 @@ func newChannel(file *os.File) (*channel, error) {
 		file.Close()
 		return nil, err
 	}
-	return &channel{file: file, raw: raw, buffer: make([]byte, 64<<10), oob: make([]byte, unix.CmsgSpace(4*8))}, nil
+	return &channel{file: file, raw: raw, receiving: newReceiving()}, nil
 }
 
 // Errors of sending.
@@ -143,8 +145,10 @@ func (c *channel) closeWrite() {
 // interrupt makes receive and whenRoom return.
 func (c *channel) interrupt() { c.file.SetDeadline(time.Unix(1, 0)) }
 
-// rest is receive, without waiting, for all that is there. Call it after interrupt.
+// rest is receive, without waiting, for all that is there. Call it after interrupt. Nothing comes
+// behind it: else closing the channel would close descriptors with it, and wait for them (fdpass.Bin).
 func (c *channel) rest(handle func(line []byte)) {
+	c.raw.Control(func(s uintptr) { unix.Shutdown(int(s), unix.SHUT_RD) })
 	for range maxRest {
 		var n int
 		var err error
@@ -157,31 +161,23 @@ func (c *channel) rest(handle func(line []byte)) {
 
 // read fills the buffer, once.
 func (c *channel) read(s uintptr) (n int, err error) {
-	for {
-		var oobn int
-		n, oobn, _, _, err = unix.Recvmsg(int(s), c.buffer, c.oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
-		if err == unix.EINTR {
-			continue
-		}
-		if err == nil {
-			closeRights(c.oob[:oobn])
-		}
-		return n, err
-	}
+	n, fds, err := c.receiving.recvmsg(s)
+	c.bin.Discard(fds...)
+	return n, err
 }
 
 // split calls handle for each line that the first n bytes of the buffer complete.
 func (c *channel) split(n int, handle func(line []byte)) {
 	if !c.skip {
-		c.in = append(c.in, c.buffer[:n]...)
+		c.in = append(c.in, c.receiving.buffer[:n]...)
 	}
-	if bytes.IndexByte(c.buffer[:n], '\n') < 0 { // so a long line is not searched again and again
+	if bytes.IndexByte(c.receiving.buffer[:n], '\n') < 0 { // so a long line is not searched again and again
 		c.limit()
 		return
 	}
 	rest := c.in
 	if c.skip {
-		_, rest, _ = bytes.Cut(c.buffer[:n], []byte("\n"))
+		_, rest, _ = bytes.Cut(c.receiving.buffer[:n], []byte("\n"))
 		c.skip = false
 	}
 	for {
@@ -200,19 +196,5 @@ func (c *channel) split(n int, handle func(line []byte)) {
 func (c *channel) limit() {
 	if len(c.in) > maxLine {
 		c.in, c.skip = nil, true
-	}
-}
-
-func closeRights(oob []byte) {
-	messages, err := unix.ParseSocketControlMessage(oob)
-	if err != nil {
-		return
-	}
-	for _, m := range messages {
-		if fds, err := unix.ParseUnixRights(&m); err == nil {
-			for _, fd := range fds {
-				unix.Close(fd)
-			}
-		}
 	}
 }

@@ -30,6 +30,9 @@ const (
 	// connections wait meanwhile.
 	reopen = time.Second
 
+	// binDelay is the time between two looks whether what a worker has sent was closed.
+	binDelay = 50 * time.Millisecond
+
 	firstInherited = 3 // the number of a child's first extra file (os/exec)
 )
 
@@ -255,6 +258,13 @@ func (l *Link) listen() {
 		}
 	}
 	for {
+		for l.channel.bin.Full() { // it sends what nobody wants
+			select {
+			case <-l.ended:
+				return
+			case <-time.After(binDelay):
+			}
+		}
 		err := l.channel.receive(look, l.heard)
 		if err == nil {
 			continue
@@ -451,7 +461,7 @@ func (l *Link) acknowledged(seq int64, accepted bool) {
 // finish closes our copy of what the worker has, and sends more.
 func (l *Link) finish(i int) {
 	if s := l.flight[i]; s.file == nil {
-		fdpass.CloseHandoffs([]fdpass.Handoff{s.handoff.Handoff})
+		fdpass.CloseConnections(s.handoff.FD)
 	}
 	l.flight = append(l.flight[:i], l.flight[i+1:]...)
 	l.pump()

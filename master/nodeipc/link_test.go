@@ -269,10 +269,10 @@ func TestCut(t *testing.T) {
 		if m := w.hear(); m.Ack == nil || *m.Ack != 1 {
 			t.Errorf("in parts of %d: %+v", size, m)
 		}
-		c := channel{buffer: []byte(text)}
+		c := channel{receiving: receiving{buffer: []byte(text)}}
 		heard := 0
 		for rest := []byte(text); len(rest) > 0; rest = rest[min(size, len(rest)):] {
-			c.split(copy(c.buffer, rest[:min(size, len(rest))]), func([]byte) { heard++ })
+			c.split(copy(c.receiving.buffer, rest[:min(size, len(rest))]), func([]byte) { heard++ })
 		}
 		if heard != 2 || len(c.in) > 0 {
 			t.Errorf("in parts of %d: %d lines, and %q", size, heard, c.in)

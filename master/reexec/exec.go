@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -175,6 +176,18 @@ func (b *Bundle) Ready() {
 	}
 }
 
+// lingerOff has no socket linger but those that stay: execve closes them, and what a worker has set on one
+// that it has had would make it wait (fdpass.CloseConnections).
+func (b *Bundle) lingerOff() {
+	entries, _ := os.ReadDir("/proc/self/fd")
+	for _, entry := range entries {
+		fd, err := strconv.Atoi(entry.Name())
+		if _, stays := b.files[fd]; err == nil && !stays {
+			unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{})
+		}
+	}
+}
+
 // Exec replaces this program, and returns only if that failed: then nothing has changed, except
 // that processes that are started later inherit the raised limit of open files. Lock must be
 // held for writing.
@@ -198,6 +211,7 @@ func (b *Bundle) Exec(p Program) error {
 	var limit unix.Rlimit
 	unix.Getrlimit(unix.RLIMIT_NOFILE, &limit)
 
+	b.lingerOff()
 	syscall.ForkLock.Lock() // no child is to inherit them
 	for _, fd := range stay {
 		unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0)

@@ -107,7 +107,7 @@ func (l *Injector) give(w *waiter, conn fdpass.Handoff) {
 	l.mu.Unlock()
 	switch {
 	case errno == 0:
-		unix.Close(conn.FD)
+		fdpass.CloseConnections(conn.FD)
 		return
 	case errno == unix.EPERM && l.asked.waiting(w.id):
 		l.leave(fmt.Errorf("trap: process %d cannot be told whom it accepts: %w; it must stay the master's user, or the master needs CAP_SYS_PTRACE",

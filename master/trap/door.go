@@ -6,6 +6,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass"
 )
 
 // doorBacklog is what a door's backlog holds: more than there are knocks.
@@ -135,7 +137,7 @@ func (d *door) take() bool {
 	if err != nil {
 		return false
 	}
-	unix.Close(fd)
+	fdpass.CloseConnections(fd) // what the worker sets on its socket this has, too
 	return true
 }
 

@@ -1,0 +1,165 @@
+package fdpass
+
+import (
+	"errors"
+	"net"
+	"slices"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// lingering returns a connection whose last close waits for 6,000 s: it has SO_LINGER and data that
+// its peer does not take. The caller owns it.
+func lingering(t testing.TB) int {
+	t.Helper()
+	ln := listen(t)
+	defer ln.Close()
+	client, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	server, err := ln.AcceptTCP()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	raw, err := server.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd := -1
+	raw.Control(func(own uintptr) { fd, err = unix.FcntlInt(own, unix.F_DUPFD_CLOEXEC, 0) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for data := make([]byte, 1<<20); err == nil; {
+		_, err = unix.Write(fd, data)
+	}
+	if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: 6000}); err != nil {
+		t.Fatal(err)
+	}
+	return fd
+}
+
+// soon fails the test if f takes longer than what waits for nobody. The others in this process may
+// have the processor meanwhile.
+func soon(t testing.TB, what string, f func()) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() { defer close(done); f() }()
+	select {
+	case <-done:
+	case <-time.After(timeout):
+		t.Fatalf("%s waits", what)
+	}
+}
+
+// TestForeignCloses: closing what a worker has made linger does not wait.
+//
+// Row A5: the last close of such a socket was the master's, and held all locks for 6,000 s.
+func TestForeignCloses(t *testing.T) {
+	checkLeaks(t)
+	soon(t, "CloseConnections", func() { CloseConnections(lingering(t)) })
+	soon(t, "CloseHandoffs", func() { CloseHandoffs([]Handoff{{FD: lingering(t)}}) })
+	soon(t, "Discard", func() { new(Bin).Discard(lingering(t)) })
+}
+
+// TestForeignMessages: a master closes none of the descriptors of a malformed message while somebody
+// waits, however many there are, nor does the kernel in recvmsg: alone, or in a socket's queue.
+//
+// Row A5.
+func TestForeignMessages(t *testing.T) {
+	for name, make := range map[string]func(t *testing.T) []int{
+		"one": func(t *testing.T) []int { return []int{lingering(t)} },
+		"the last of 253": func(t *testing.T) []int {
+			return append(slices.Repeat([]int{sockets(t, 1)[0]}, maxRights-1), lingering(t))
+		},
+		"in a socket's queue": func(t *testing.T) []int {
+			fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			inner := lingering(t)
+			sendRaw(t, fds[0], []byte("x"), []int{inner})
+			unix.Close(inner)
+			unix.Close(fds[0])
+			return fds[1:]
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			checkLeaks(t)
+			ours, theirs, err := Pair()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer ours.Close()
+			defer theirs.Close()
+			fds := make(t)
+			sendRaw(t, int(theirs.Fd()), []byte("hello"), fds)
+			unix.Close(fds[len(fds)-1]) // from now on the last copy is the master's
+			soon(t, "Receive", func() {
+				var m Message
+				if err := ours.Receive(&m); !errors.Is(err, ErrMalformed) {
+					t.Errorf("error %v, want ErrMalformed", err)
+				}
+			})
+		})
+	}
+}
+
+// TestForeignAtTheLimit: a master that has no descriptors for all of a message leaves it where it is,
+// whatever it is. The kernel would close the others.
+//
+// Row A5.
+func TestForeignAtTheLimit(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	checkLeaks(t)
+	ours, theirs, err := Pair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.Close()
+	defer theirs.Close()
+	last := lingering(t)
+	fd := sockets(t, 1)[0]
+	sendRaw(t, int(theirs.Fd()), []byte("hello"), []int{fd, fd, last})
+	unix.Close(last)
+	limit(t, ours, 64)
+	ours.in.distrust(ours.bin)
+	ours.in.flags = unix.MSG_DONTWAIT
+	held := crowd(t, fd, 2)
+	for range 3 {
+		soon(t, "Receive", func() { wantError(t, ours, ErrNoFiles) })
+	}
+	closeAll(held)
+	soon(t, "Receive", func() { wantError(t, ours, ErrMalformed) })
+}
+
+// TestBinFull: what one sender sends is bounded, and a full bin becomes empty.
+func TestBinFull(t *testing.T) {
+	checkLeaks(t)
+	fd := sockets(t, 1)[0]
+	b := Bin{closing: true} // but nothing is closed
+	for n := 0; n <= maxDiscarded; n++ {
+		if b.Full() {
+			t.Fatalf("full with %d", n)
+		}
+		dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Discard(dup)
+	}
+	if !b.Full() {
+		t.Error("not full")
+	}
+	b.empty()
+	if b.Full() || b.closing {
+		t.Error("not empty")
+	}
+}

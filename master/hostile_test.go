@@ -1,0 +1,58 @@
+package master
+
+import (
+	"net"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/master/reexec"
+)
+
+// TestLingeringReadmitted: a connection that has come back from a worker lingers, with data that its client
+// does not read. It is refused, and closing it holds up nobody who wants the lock.
+//
+// Row A5.
+func TestLingeringReadmitted(t *testing.T) {
+	for name, change := range map[string]func(*BalancerConfig){
+		"refused":            func(c *BalancerConfig) { c.MaxRetries = 0 },
+		"refused by closing": func(c *BalancerConfig) { c.MaxRetries, c.Refuse = 0, RefuseClose },
+		"no room":            func(c *BalancerConfig) { c.MaxParked = 0 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b, _, stop := serveTest(t, NewTable(1), change)
+			defer stop()
+			conn, client := tcpPair(t)
+			defer client.Close()
+			fd := duplicate(t, conn)
+			conn.Close()
+			for data := make([]byte, 1<<20); ; {
+				if _, err := unix.Write(fd, data); err != nil {
+					break
+				}
+			}
+			if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: 6000}); err != nil {
+				t.Fatal(err)
+			}
+			over := make(chan struct{})
+			go func() {
+				defer close(over)
+				reexec.Lock.RLock()
+				b.Readmit([]fdpass.Handoff{{FD: fd, Client: conn.RemoteAddr().(*net.TCPAddr).AddrPort()}})
+				reexec.Lock.RUnlock()
+				for b.Stats().Refused == 0 || b.Stats().Parked > 0 {
+					time.Sleep(time.Millisecond)
+				}
+				reexec.Lock.Lock()
+				defer reexec.Lock.Unlock()
+			}()
+			select {
+			case <-over:
+			case <-time.After(testPatience):
+				t.Fatal("the lock is held")
+			}
+		})
+	}
+}
