@@ -185,6 +185,7 @@ func (p plan) settleLink(config *master.Config, cannot error) error {
 		return nil
 	case linkNode:
 		config.Link = master.LinkNode
+		warnStarter(config)
 		return nil
 	case linkStickySession:
 		config.Link, config.Dialect = master.LinkNode, nodeipc.StickySession
@@ -228,53 +229,6 @@ func injects(config *master.Config) error {
 		"when the master dies", "workers cannot accept any more", "cost", "more of the master's CPU time for each connection than with other links")
 	return nil
 }
-
-// chooseLink decides by the command.
-func (p plan) chooseLink(config *master.Config, cannot error) error {
-	command := config.Supervisor.Command
-	why := ""
-	switch {
-	case nodeipc.IsNode(command):
-		config.Link = master.LinkNode
-		why = "the command is Node"
-		chooseDialect(config)
-	case namesMailbox(command):
-		why = "the command names HANDFAST_FD"
-	case p.route == routeMaster:
-		why = "with --route master it must know of handfast; else say " + experimental
-	case cannot != nil:
-		why = "it must know of handfast, since the kernel cannot route: " + cannot.Error() + "; else say " + experimental
-	case config.Balancer.WhenDown == master.Next:
-		why = "with --when-down next it must know of handfast; else say " + experimental
-	default:
-		if err := trap.Check(); err != nil {
-			why = "it must know of handfast: " + err.Error()
-			break
-		}
-		config.Link = master.LinkAny
-		why = "the command neither is Node nor names HANDFAST_FD: it is served as a server that listens by itself; if it is a wrapper of a worker that knows handfast say --worker-link native"
-	}
-	config.Logger.Info("how workers get connections was left to us", "link", config.Link.String(), "why", why)
-	return nil
-}
-
-// chooseDialect looks for the module that Node workers are written for.
-func chooseDialect(config *master.Config) {
-	project := nodeipc.FindProject(config.Supervisor.Command)
-	config.Dialect = project.Dialect()
-	module := project.Silent()
-	if module == "" {
-		return
-	}
-	if config.ReadyWhen == nodeipc.ReadyAuto {
-		config.ReadyWhen = nodeipc.ReadyStarted
-	}
-	config.Logger.Info("workers are written for a sticky balancer: unless they listen they get connections by its message",
-		"module", module, "because", "the script names it and "+project.Path+" depends on it", "otherwise", "--worker-link node --ready-when listening")
-}
-
-// experimental is what is not chosen for anybody.
-const experimental = "--worker-link any (experimental)"
 
 func closeAll(lns []net.Listener) {
 	for _, ln := range lns {

@@ -5,9 +5,7 @@ import (
 	"encoding/json"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 )
 
 // maxText is how much of a script, and of a package.json, is read.
@@ -30,11 +28,9 @@ type Project struct {
 	SocketIOSticky bool   // depends on @socket.io/sticky
 }
 
-// FindProject looks for the package.json of a command that IsNode: the nearest one, at or above
-// the folder of the script, that lists dependencies. Where Node's options have values the script
-// is guessed: it is the first argument that is a file or a folder.
-func FindProject(command []string) Project {
-	script := findScript(command)
+// FindProject looks for the package.json of a script, whose path has no links: the nearest one, at
+// or above the folder of the script, that lists dependencies.
+func FindProject(script string) Project {
 	if script == "" {
 		return Project{}
 	}
@@ -46,33 +42,6 @@ func FindProject(command []string) Project {
 			return Project{}
 		}
 	}
-}
-
-// findScript returns the path of the script, as Node resolves it (links followed), or "".
-func findScript(command []string) string {
-	if len(command) == 0 {
-		return ""
-	}
-	candidates := command[1:]
-	if !isNodeName(command[0]) { // a script that env starts with node
-		path, err := exec.LookPath(command[0])
-		if err != nil {
-			return ""
-		}
-		candidates = []string{path}
-	}
-	for _, name := range candidates {
-		if name == "" || strings.HasPrefix(name, "-") {
-			continue
-		}
-		for _, suffix := range []string{"", ".js"} {
-			if path, err := filepath.EvalSymlinks(name + suffix); err == nil {
-				path, _ = filepath.Abs(path)
-				return path
-			}
-		}
-	}
-	return ""
 }
 
 // namedIn forgets what the script does not name. One that is a folder, of which package.json

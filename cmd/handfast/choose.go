@@ -1,0 +1,136 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/handfast/handfast/master"
+	"github.com/handfast/handfast/master/nodeipc"
+	"github.com/handfast/handfast/master/programs"
+	"github.com/handfast/handfast/master/trap"
+)
+
+// experimental is what is not chosen for anybody.
+const experimental = "--worker-link any (experimental)"
+
+// facts are what --worker-link auto is decided by.
+type facts struct {
+	program programs.Command // what the command comes to
+	mailbox func() bool      // the command names HANDFAST_FD
+	route   error            // why workers cannot be given listeners; nil: they can
+	filter  func() error     // why a server cannot be given one when it binds; nil: it can
+}
+
+// choice is how workers get connections, and why.
+type choice struct {
+	link master.LinkKind
+	why  string
+}
+
+// choose is --worker-link auto.
+func (f facts) choose() (choice, error) {
+	why := f.program.Why
+	switch f.program.Kind {
+	case programs.NodeNothing:
+		return choice{}, usagef("%s: name a script", why)
+	case programs.Node:
+		return choice{master.LinkNode, why}, nil
+	case programs.NodeStarter, programs.NodeTool:
+		cannot := f.cannotListen()
+		switch {
+		case cannot == nil:
+			return choice{master.LinkAny, why + "; to use the channel, run node itself"}, nil
+		case f.program.Kind == programs.NodeTool:
+			return choice{master.LinkNode, "the command is Node, and gets single connections only by its channel (" + cannot.Error() + ")"}, nil
+		}
+		return choice{}, usagef("%s, by which its workers would have to be served: %w; %s, or say %s", why, cannot, f.instead(), experimental)
+	}
+	if f.mailbox() {
+		return choice{master.LinkNative, "the command names HANDFAST_FD"}, nil
+	}
+	if f.route != nil {
+		return choice{master.LinkNative, "it must know of handfast, since " + f.route.Error() + "; else say " + experimental}, nil
+	}
+	if err := f.filter(); err != nil {
+		return choice{master.LinkNative, "it must know of handfast: " + err.Error()}, nil
+	}
+	return choice{master.LinkAny, "the command neither is Node nor names HANDFAST_FD: it is served as a server that listens by itself; if it is a wrapper of a worker that knows handfast say --worker-link native"}, nil
+}
+
+// cannotListen says why servers that listen by themselves cannot be served.
+func (f facts) cannotListen() error {
+	if f.route != nil {
+		return f.route
+	}
+	return f.filter()
+}
+
+// instead says what to run in place of a starter.
+func (f facts) instead() string {
+	if f.program.Instead == nil {
+		return "run node itself (-- node SCRIPT)"
+	}
+	return "run node itself: -- " + quoteCommand(f.program.Instead)
+}
+
+// quoteCommand writes a command as one would type it.
+func quoteCommand(command []string) string {
+	var words []string
+	for _, word := range command {
+		if word == "" || strings.ContainsAny(word, " \t\n'\"\\$`&|;<>()*?[]#~!{}") {
+			word = "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+		}
+		words = append(words, word)
+	}
+	return strings.Join(words, " ")
+}
+
+// chooseLink decides by the command.
+func (p plan) chooseLink(config *master.Config, cannot error) error {
+	command := config.Supervisor.Command
+	f := facts{program: programs.See(command), filter: trap.Check}
+	f.mailbox = func() bool { return namesMailbox(command) || namesMailbox(f.program.Args) }
+	switch {
+	case p.route == routeMaster:
+		f.route = errors.New("with --route master the master hands connections off")
+	case cannot != nil:
+		f.route = fmt.Errorf("the kernel cannot route: %w", cannot)
+	case config.Balancer.WhenDown == master.Next:
+		f.route = errors.New("with --when-down next connections are handed off")
+	}
+	c, err := f.choose()
+	if err != nil {
+		return err
+	}
+	config.Link = c.link
+	config.Logger.Info("worker link chosen", "link", c.link.String(), "reason", c.why, "change with", "--worker-link")
+	if f.program.Kind == programs.Node {
+		chooseDialect(config, f.program.Script)
+	}
+	return nil
+}
+
+// chooseDialect looks for the module that Node workers are written for.
+func chooseDialect(config *master.Config, script string) {
+	project := nodeipc.FindProject(script)
+	config.Dialect = project.Dialect()
+	module := project.Silent()
+	if module == "" {
+		return
+	}
+	if config.ReadyWhen == nodeipc.ReadyAuto {
+		config.ReadyWhen = nodeipc.ReadyStarted
+	}
+	config.Logger.Info("workers are written for a sticky balancer: unless they listen they get connections by its message",
+		"module", module, "because", "the script names it and "+project.Path+" depends on it", "otherwise", "--worker-link node --ready-when listening")
+}
+
+// warnStarter says that a command for which --worker-link node was asked does not get the channel.
+func warnStarter(config *master.Config) {
+	program := programs.See(config.Supervisor.Command)
+	if slices.Contains([]programs.Kind{programs.NodeStarter, programs.NodeNothing}, program.Kind) {
+		config.Logger.Warn("workers will not hear Node's channel", "reason", program.Why, "remedy", facts{program: program}.instead()+", or --worker-link any")
+	}
+}
