@@ -73,6 +73,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Metadata: map[string]any{},
 
 		EnableBashCompletion: true,
+		SliceFlagSeparator:   "\n", // a comma may be in a value; see values.list
 		ErrWriter:            stderr,
 		OnUsageError:         usage,
 		// Errors are reported by run, which tells usage errors from others.

@@ -71,7 +71,7 @@ func (v *values) answering() answering {
 
 // admins returns the values of --admin; an empty one is none.
 func (v *values) admins() []string {
-	return slices.DeleteFunc(v.StringSlice("admin"), func(value string) bool { return value == "" })
+	return slices.DeleteFunc(v.list("admin"), func(value string) bool { return value == "" })
 }
 
 // listen opens what is answered on; the caller owns it. A socket that another one answers on is

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os/exec"
 
 	"github.com/urfave/cli/v2"
 
@@ -59,8 +58,11 @@ func tryMachine(c *cli.Context, a asked) error {
 	}
 	try("open files", tryFiles(&a.config))
 	try("backlog", tryBacklog())
+	if setting := a.config.Supervisor.Setting; setting.Directory != "" || len(setting.EnvFiles) > 0 {
+		try("directory, variables", setting.Check(a.config.Supervisor.Rights))
+	}
 	if command := a.config.Supervisor.Command; len(command) > 0 {
-		_, err := exec.LookPath(command[0])
+		_, err := a.config.Supervisor.Setting.Find(command[0])
 		try("command", err)
 	}
 	if lacking {

@@ -45,7 +45,8 @@ func (a asked) valueOf(c *cli.Context, f cli.Flag) *yaml.Node {
 		if name == "listen" {
 			return list(a.addresses())
 		}
-		return list(c.StringSlice(name))
+		v := values{Context: c}
+		return list(v.list(name))
 	case *cli.DurationFlag:
 		text := c.Duration(name).String()
 		if strings.HasSuffix(text, "m0s") {

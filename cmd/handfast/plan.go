@@ -64,7 +64,10 @@ func (p plan) settle(ctx context.Context, config *master.Config, addresses []str
 		addresses = []string{defaultListen}
 	}
 	on.addresses = addresses
+	command := config.Supervisor.Command
+	config.Supervisor.Command = config.Supervisor.Setting.Located(command)
 	kernel, cannot, err := p.decide(config, kernelCannot(config, on.passed))
+	config.Supervisor.Command = command
 	if err != nil {
 		closeAll(config.Listeners)
 		return on, err

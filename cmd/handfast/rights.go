@@ -49,7 +49,7 @@ func (v *values) rights(s *supervisor.Config) {
 			}
 		}
 		if u.Username != "" {
-			s.Env = append(s.Env, "USER="+u.Username, "LOGNAME="+u.Username, "HOME="+u.HomeDir)
+			s.Rights.Env = append(s.Rights.Env, "USER="+u.Username, "LOGNAME="+u.Username, "HOME="+u.HomeDir)
 		}
 	}
 	if group != "" {

@@ -7,7 +7,6 @@ import (
 	"io"
 	"math"
 	"os"
-	"os/exec"
 	"os/signal"
 	"time"
 
@@ -115,6 +114,7 @@ func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 	s.BackoffMax = v.duration("backoff-max", s.BackoffMin)
 
 	v.rights(s)
+	v.setting(&s.Setting)
 
 	p := plan{route(max(v.choice("route", routeWords...), 0)), link(max(v.choice("worker-link", linkWords...), 0)), opener{free: c.Bool("freebind")}}
 	v.choice("log-level", "trace", "debug", "info", "warn", "error")
@@ -128,7 +128,7 @@ func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 	config.DrainSignal = v.signal("drain-signal")
 	config.Name, config.Version = c.String("name"), version()
 	answers := v.answering()
-	return asked{config, p, c.StringSlice("listen"), c.String("access-log"), c.Bool("log-json"), answers, c.Bool("drop-root"), from}, v.err
+	return asked{config, p, v.list("listen"), c.String("access-log"), c.Bool("log-json"), answers, c.Bool("drop-root"), from}, v.err
 }
 
 // serve runs a master until a signal stops it.
@@ -138,7 +138,7 @@ func serve(ctx context.Context, a asked, log *logging.Queue) error {
 	if err != nil {
 		return err
 	}
-	if _, err := exec.LookPath(config.Supervisor.Command[0]); err != nil {
+	if err := canRun(&config.Supervisor); err != nil {
 		return fmt.Errorf("cannot run workers: %w", err)
 	}
 	log.Tell(logging.Hooks{LeftOut: func(lines int) { config.Logger.Warn("log not complete: lines were left out", "left_out", lines) }})

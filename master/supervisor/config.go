@@ -16,7 +16,8 @@ import (
 // Config says what to run and how patient to be. Start from DefaultConfig.
 type Config struct {
 	Command []string // the program and its arguments; required
-	Env     []string // added to the environment of each worker, NAME=value
+	Env     []string // added to the environment of each worker, NAME=value; before all that Setting says
+	Setting Setting  // where and with which variables the command runs
 	Workers int      // number of slots at the start; at least 1
 	Rights  Rights   // of workers
 

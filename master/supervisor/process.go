@@ -19,14 +19,16 @@ import (
 
 // Spec says how to start one worker process.
 type Spec struct {
-	Command []string
-	Env     []string   // added to, and replacing, the master's environment
-	Files   []*os.File // borrowed; become descriptors 3 and up
-	Rights  Rights
+	Command   []string
+	Directory string     // where it runs; empty: where the master does
+	Env       []string   // added to, and replacing, the master's environment
+	Files     []*os.File // borrowed; become descriptors 3 and up
+	Rights    Rights
 }
 
 // Rights are what a worker may do on this machine. The zero value: what the master may.
 type Rights struct {
+	Env        []string            // what its programs expect of a user: USER, LOGNAME, HOME
 	User       *syscall.Credential // whom it runs as; nil: as the master does. Only root can choose.
 	NoNewPrivs bool                // set-user-ID programs give it none (man 2 prctl, PR_SET_NO_NEW_PRIVS)
 }
@@ -61,6 +63,7 @@ func StartProcess(spec Spec) (Process, error) {
 	cmd := exec.Command(spec.Command[0], spec.Command[1:]...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.Env = append(environ(), spec.Env...)
+	cmd.Dir = spec.Directory
 	cmd.ExtraFiles = spec.Files
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: spec.Rights.User}
 	catchIgnored()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -68,22 +69,30 @@ func (s *Supervisor) spawn(sl *slot, generation int) error {
 	sl.respawnAt = time.Time{}
 	seat := Seat{Slot: sl.number, Slots: len(s.slots), Generation: generation}
 	w := &worker{seat: seat, slot: sl, exited: make(chan struct{})}
-	var err error
-	if w.link, err = s.cfg.NewLink(seat); err != nil {
+	variables, err := s.cfg.Setting.environ(seat, s.cfg.Rights)
+	if err == nil {
+		w.link, err = s.cfg.NewLink(seat)
+	}
+	if err != nil {
 		w.over(err)
 		s.emit(Event{Kind: WorkerStartFailed, Seat: seat, Err: err})
 		return err
 	}
-	command := s.cfg.Command
+	command := seat.expand(s.cfg.Command)
 	launcher, launches := w.link.(Launcher)
 	if launches {
 		command = launcher.Launch(command)
+	} else if _, ok := s.cfg.Setting.path(); ok { // which package os/exec knows nothing of
+		if path, err := s.cfg.Setting.Find(command[0]); err == nil {
+			command[0] = path
+		}
 	}
 	w.process, err = s.cfg.Start(Spec{
-		Command: command,
-		Env:     append(append(seat.env(), w.link.Env()...), s.cfg.Env...),
-		Files:   w.link.Files(),
-		Rights:  s.cfg.Rights,
+		Command:   command,
+		Directory: s.cfg.Setting.Directory,
+		Env:       slices.Concat(s.cfg.Rights.Env, variables, seat.env(), w.link.Env(), s.cfg.Env),
+		Files:     w.link.Files(),
+		Rights:    s.cfg.Rights,
 	})
 	if err != nil {
 		s.closeLink(w.link)
