@@ -43,7 +43,8 @@ func (m *Master) pidOf(o Outcome) int {
 	snapshot, _ := m.supervisor.Snapshot()
 	if o.Slot >= 0 && o.Slot < len(snapshot.Slots) {
 		// It may have taken the slot over since the snapshot.
-		for _, w := range []*supervisor.WorkerStatus{snapshot.Slots[o.Slot].Worker, snapshot.Slots[o.Slot].Next} {
+		sl := &snapshot.Slots[o.Slot]
+		for _, w := range []*supervisor.WorkerStatus{sl.Worker, sl.Next, sl.Standby} {
 			if w != nil && any(w.Link) == any(o.Worker) {
 				return w.PID
 			}

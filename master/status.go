@@ -52,6 +52,7 @@ type SlotStatus struct {
 	InUse     bool          `json:"in_use"`     // it has clients: a new slot has none before its first worker is ready
 	Worker    *WorkerStatus `json:"worker"`     // null: nobody fills it
 	Next      *WorkerStatus `json:"next"`       // starts, to take the slot over; or null
+	Standby   *WorkerStatus `json:"standby"`    // was replaced, and comes back if Worker fails on its probation; or null
 	NextStart *time.Time    `json:"next_start"` // null: none is due
 	Restarts  int           `json:"restarts"`   // successors that were needed since a worker had ended, left, or could not be started
 	LastEnd   *End          `json:"last_end"`   // the last one of those, which nobody had asked for
@@ -68,7 +69,7 @@ type WorkerStatus struct {
 	Slot       int        `json:"slot"`
 	PID        int        `json:"pid"`
 	Generation int        `json:"generation"`
-	State      string     `json:"state"` // starting, serving, hung (does not answer --watchdog), draining, stopping (was sent SIGTERM) or killed
+	State      string     `json:"state"` // starting, serving, hung (does not answer --watchdog), standby, draining, stopping (was sent SIGTERM) or killed
 	Started    time.Time  `json:"started"`
 	Since      time.Time  `json:"since"`    // it is in this state
 	Deadline   *time.Time `json:"deadline"` // when the state has lasted too long; null: never
@@ -92,8 +93,9 @@ type ReloadStatus struct {
 	Slots      int        `json:"slots"`  // that are to be
 	Queued     bool       `json:"queued"` // another reload follows
 	Began      time.Time  `json:"began"`
-	Ended      *time.Time `json:"ended"` // null: in progress
-	Error      string     `json:"error"` // why it failed; empty: it did not
+	Probation  *time.Time `json:"probation"` // when the workers that have taken slots over will have lasted long enough; null: they have, or there is none yet
+	Ended      *time.Time `json:"ended"`     // null: in progress
+	Error      string     `json:"error"`     // why it failed; empty: it did not
 }
 
 // Totals are those of all slots, also of such as were removed. Those of the first four are
@@ -217,6 +219,7 @@ func slotStatus(slot int, snapshot *supervisor.Snapshot) SlotStatus {
 		InUse:     slot < snapshot.InUse,
 		Worker:    workerStatus(sl.Worker),
 		Next:      workerStatus(sl.Next),
+		Standby:   workerStatus(sl.Standby),
 		NextStart: timeStatus(sl.NextStart),
 		Restarts:  sl.Restarts,
 	}
@@ -270,6 +273,7 @@ func reloadStatus(snapshot *supervisor.Snapshot) *ReloadStatus {
 		Slots:      r.Slots,
 		Queued:     snapshot.Queued,
 		Began:      r.Began.UTC(),
+		Probation:  timeStatus(r.Probation),
 		Ended:      timeStatus(r.Ended),
 	}
 	if r.Err != nil {

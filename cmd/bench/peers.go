@@ -177,7 +177,7 @@ func startHandfast(flags ...string) func(*stage) error {
 
 // runHandfast runs it with workers that are started by command.
 func (s *stage) runHandfast(env, flags []string, command ...string) error {
-	args := []string{"run", "--admin", "off", "--workers", strconv.Itoa(s.workers), "--listen", s.address.String()}
+	args := []string{"run", "--admin", "off", "--probation", "0", "--workers", strconv.Itoa(s.workers), "--listen", s.address.String()}
 	pid, err := s.run(env, s.handfast, slices.Concat(args, flags, []string{"--"}, command)...)
 	s.balancerPIDs = []int{pid}
 	return err

@@ -222,7 +222,8 @@ func reloadCommand() *cli.Command {
 		Name:  "reload",
 		Usage: "replace all workers of the running master, one by one",
 		Description: "Waits for the end. Exit status: 0 all slots have a worker of the new generation; 1 the\n" +
-			"new version did not come up, and the slots that were not reached keep their workers.",
+			"new version did not come up, or did not last for --probation, and the slots that were not reached\n" +
+			"keep their workers.",
 	}, func(c *cli.Context, m *admin.Client) error {
 		began, last := time.Now(), admin.Progress{}
 		err := m.Reload(c.Context, func(p admin.Progress) { last = p; printStep(c, p) })
@@ -240,9 +241,9 @@ func drainCommand() *cli.Command {
 		Usage:     "give a slot of the running master a fresh worker",
 		ArgsUsage: "SLOT",
 		Description: "Starts a worker of the same generation. When it is ready it takes the slot over; from then\n" +
-			"on the old one gets no new connections, finishes those that it has, and exits. The slot's\n" +
-			"clients stay in it. If the fresh worker does not come up the old one stays, and the exit\n" +
-			"status is 1.",
+			"on the old one gets no new connections, and when the fresh one has lasted for --probation it\n" +
+			"finishes those that it has, and exits. The slot's clients stay in it. If the fresh worker\n" +
+			"does not come up, or last, the old one goes on, and the exit status is 1.",
 	}, func(c *cli.Context, m *admin.Client) error {
 		slot, err := strconv.Atoi(c.Args().First())
 		if err != nil {
@@ -298,6 +299,12 @@ func printStep(c *cli.Context, p admin.Progress) {
 		fmt.Fprintf(w, "slot %d: worker %d starts\n", *p.Slot, p.PID)
 	case admin.StepReplaced:
 		fmt.Fprintf(w, "slot %d: worker %d serves (%d of %d)\n", *p.Slot, p.PID, p.Done, p.Slots)
+	case admin.StepProving:
+		if p.Slot != nil {
+			fmt.Fprintf(w, "slot %d: worker %d is on probation\n", *p.Slot, p.PID)
+		} else {
+			fmt.Fprintln(w, "the new workers are on probation")
+		}
 	case admin.StepStopping:
 		if p.Workers > 0 {
 			fmt.Fprintf(w, "stopping: workers that finish: %d\n", p.Workers)

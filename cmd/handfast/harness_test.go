@@ -42,6 +42,7 @@ func TestMain(m *testing.M) {
 	launch.Main()
 	if os.Getenv(testRole) == "" {
 		os.Setenv("HANDFAST_ADMIN", "off")       // unless a test says where
+		os.Setenv("HANDFAST_PROBATION", "0")     // unless it is on trial: a reload has not to last
 		os.Setenv("GORACE", "atexit_sleep_ms=0") // or each process takes a second to exit
 		os.Exit(trial.Main(m))
 	}

@@ -104,6 +104,7 @@ func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 	s.Command = command
 	s.Workers = v.workers()
 	s.ReadyTimeout = v.duration("ready-timeout", time.Millisecond)
+	s.Probation = v.duration("probation", 0)
 	s.DrainTimeout = v.duration("drain-timeout", 0)
 	s.StopTimeout = v.duration("stop-timeout", 0)
 	s.KillTimeout = v.duration("kill-timeout", 0)

@@ -18,9 +18,10 @@ func statusCommand() *cli.Command {
 	return askCommand(cli.Command{
 		Name:  "status",
 		Usage: "show what the running master is doing",
-		Description: "One line for each slot, and one for each worker that drains. What nobody can know is left\n" +
-			"out: workers that accept for themselves are handed nothing off, and few workers say what\n" +
-			"they have open. A worker that is hung serves, but does not answer --watchdog.",
+		Description: "One line for each slot, and one for each worker that starts, drains, or stands by while\n" +
+			"another one is on probation. What nobody can know is left out: workers that accept for\n" +
+			"themselves are handed nothing off, and few workers say what they have open. A worker that is\n" +
+			"hung serves, but does not answer --watchdog.",
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "show it again and again, in place"},
 			&cli.DurationFlag{Name: "interval", Value: time.Second, Usage: "between two looks, with --watch"},
@@ -116,6 +117,9 @@ func reloadText(s *master.Status) string {
 		return ""
 	case r.Ended == nil:
 		text := fmt.Sprintf(", reload: %d of %d slots since %s", r.Done, r.Slots, age(s, r.Began))
+		if r.Probation != nil {
+			text += fmt.Sprintf(", on probation for %s more", span(r.Probation.Sub(s.Now)))
+		}
 		if r.Queued {
 			text += ", and another one follows"
 		}
@@ -158,6 +162,9 @@ func slotTable(s *master.Status) [][]string {
 			figure(sl.MailboxFull), fmt.Sprint(sl.Restarts), last))
 		if sl.Worker != nil && sl.Next != nil {
 			rows = append(rows, append(workerRow(s, sl.Slot, sl.Next.State, sl.Next), make([]string, 9)...))
+		}
+		if w := sl.Standby; w != nil {
+			rows = append(rows, append(workerRow(s, sl.Slot, w.State, w), "", accepted(w), open(w), "", "", "", "", "", ""))
 		}
 	}
 	for i := range s.Draining {
@@ -229,8 +236,10 @@ func printTable(w io.Writer, rows [][]string) {
 }
 
 // age is how long ago something was, as the master's clock has it, in two units at most.
-func age(s *master.Status, since time.Time) string {
-	d := max(s.Now.Sub(since), 0)
+func age(s *master.Status, since time.Time) string { return span(s.Now.Sub(since)) }
+
+func span(d time.Duration) string {
+	d = max(d, 0)
 	switch {
 	case d < time.Minute:
 		return fmt.Sprintf("%ds", d/time.Second)

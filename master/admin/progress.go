@@ -29,6 +29,7 @@ const (
 	StepWaiting  Step = "waiting"  // for the reload before
 	StepStarting Step = "starting" // a new worker, for a slot
 	StepReplaced Step = "replaced" // it has taken its slot over
+	StepProving  Step = "proving"  // all have; they are on probation
 	StepStopping Step = "stopping"
 	StepFinished Step = "finished"
 	StepFailed   Step = "failed"
@@ -106,6 +107,7 @@ type follower struct {
 	waits      bool // was said
 	starting   int  // the worker of which it was
 	done       int  // slots of which it was
+	proving    bool // was said
 }
 
 func (f *follower) see(snapshot *supervisor.Snapshot) {
@@ -128,7 +130,14 @@ func (f *follower) see(snapshot *supervisor.Snapshot) {
 		p.Slot = &slot
 		f.say(p)
 	}
-	if !r.Ended.IsZero() || r.Done >= len(snapshot.Slots) {
+	if !r.Ended.IsZero() {
+		return
+	}
+	if r.Done >= len(snapshot.Slots) {
+		if !r.Probation.IsZero() && !f.proving {
+			f.proving = true
+			f.say(Progress{Step: StepProving, Generation: f.generation, Done: f.done, Slots: r.Slots})
+		}
 		return
 	}
 	if next := snapshot.Slots[r.Done].Next; next != nil && next.Generation == f.generation && next.PID != f.starting {
@@ -156,12 +165,16 @@ func (s *Server) drain(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.log.Info("drain asked for by the admin socket", "slot", slot)
-	follow, starting := begin(w), 0
+	follow, starting, proving := begin(w), 0, false
 	for {
 		snapshot, changed := s.master.Snapshot()
 		if _, next := workers(snapshot, slot); next != nil && next.PID != starting {
 			starting = next.PID
 			follow.say(Progress{Step: StepStarting, Slot: &slot, PID: starting, Slots: 1})
+		}
+		if slot < len(snapshot.Slots) && snapshot.Slots[slot].Standby != nil && !proving {
+			proving = true
+			follow.say(Progress{Step: StepProving, Slot: &slot, PID: starting, Slots: 1})
 		}
 		select {
 		case err := <-result:
@@ -202,6 +215,9 @@ func (s *Server) stop(w http.ResponseWriter, r *http.Request) {
 				left++
 			}
 			if sl.Next != nil {
+				left++
+			}
+			if sl.Standby != nil {
 				left++
 			}
 		}

@@ -100,6 +100,8 @@ func (f *follower) describe(s *supervisor.Snapshot) string {
 	switch r := s.Reload; {
 	case f.stopping || s.Stopping:
 		return fmt.Sprintf("Stopping: %d workers finish what they have", served(s)+len(s.Draining))
+	case r != nil && r.Ended.IsZero() && r.Done == r.Slots:
+		return fmt.Sprintf("Reload to generation %d: the new workers are on probation", r.Generation)
 	case r != nil && r.Ended.IsZero():
 		return fmt.Sprintf("Reload to generation %d: %d of %d slots", r.Generation, r.Done, r.Slots)
 	case r != nil && r.Err != nil:

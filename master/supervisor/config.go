@@ -27,6 +27,10 @@ type Config struct {
 	MaxProcesses int
 
 	ReadyTimeout time.Duration // from start to ready; then the worker is replaced; more than 0
+	// Probation is how long a worker that replaces another one has to last. So long the other one stays
+	// as it is, without new work, and if the new one ends, leaves or hangs it takes the slot back, and
+	// the reload has failed. 0: it drains at once.
+	Probation    time.Duration
 	DrainTimeout time.Duration // for workers that were replaced; then SIGTERM; 0: at once
 	StopTimeout  time.Duration // the same after Stop
 	KillTimeout  time.Duration // from SIGTERM to SIGKILL; 0: at once
@@ -67,6 +71,7 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		ReadyTimeout: 60 * time.Second,
+		Probation:    2 * time.Second,
 		DrainTimeout: time.Hour,
 		StopTimeout:  30 * time.Second,
 		KillTimeout:  5 * time.Second,
@@ -91,7 +96,7 @@ func (c *Config) Validate() error {
 		return errors.New("supervisor: NewLink and Slots are required")
 	case c.ReadyTimeout <= 0:
 		return fmt.Errorf("supervisor: ready timeout %v, want more than 0", c.ReadyTimeout)
-	case c.DrainTimeout < 0 || c.StopTimeout < 0 || c.KillTimeout < 0 || c.MinUptime < 0 || c.Watchdog < 0:
+	case c.DrainTimeout < 0 || c.StopTimeout < 0 || c.KillTimeout < 0 || c.MinUptime < 0 || c.Watchdog < 0 || c.Probation < 0:
 		return errors.New("supervisor: a timeout is negative")
 	case c.BackoffMin <= 0 || c.BackoffMax < c.BackoffMin:
 		return fmt.Errorf("supervisor: backoff from %v to %v, want more than 0 and growing", c.BackoffMin, c.BackoffMax)

@@ -25,6 +25,8 @@ const (
 	Reloaded                           // all slots run the new generation
 	ReloadFailed                       // the new generation does not come up: Err
 	Scaled                             // the number of slots to keep has changed: Slots
+	WorkerStandby                      // another one has taken its slot over, and is on probation
+	WorkerRestored                     // that one has failed, and it is in its slot again
 	WorkerGone                         // the processes that it left behind have ended, too
 )
 

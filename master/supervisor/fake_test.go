@@ -23,6 +23,7 @@ func play(t *testing.T, script func(w *world)) {
 		w.cfg.Command = []string{"server"}
 		w.cfg.Workers = 1
 		w.cfg.NewLink, w.cfg.Start, w.cfg.Slots, w.cfg.OnEvent = w.newLink, w.start, w, w.hear
+		w.cfg.Probation = 0 // unless the script has another
 		defer w.end()
 		script(w)
 	})
@@ -333,7 +334,7 @@ func (w *world) Empty(slot int) {
 }
 
 var kinds = [...]string{"started", "start failed", "ready", "not ready", "left", "hung", "answers", "draining", "terminated",
-	"killed", "exited", "reloading", "reloaded", "reload failed", "scaled", "gone"}
+	"killed", "exited", "reloading", "reloaded", "reload failed", "scaled", "standby", "restored", "gone"}
 
 // hear writes an event down as its kind, whom it is about, and its details.
 func (w *world) hear(e Event) {

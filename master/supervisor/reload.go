@@ -2,6 +2,8 @@ package supervisor
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -9,7 +11,8 @@ import (
 type reload struct {
 	generation int
 	began      time.Time
-	slot       int // whose new worker is being waited for
+	slot       int  // whose new worker is being waited for
+	short      bool // of room for one, and that was said
 	waiting    []chan error
 }
 
@@ -38,6 +41,9 @@ func (s *Supervisor) startReplace(slot int, result chan error) error {
 		return fmt.Errorf("%w: slot %d", ErrEmpty, slot)
 	case sl.next != nil:
 		sl.next.waiting = append(sl.next.waiting, result)
+		return nil
+	case sl.standby != nil:
+		sl.current.waiting = append(sl.current.waiting, result)
 		return nil
 	}
 	if err := s.roomForOne(); err != nil {
@@ -92,7 +98,7 @@ func (s *Supervisor) stepReload() {
 			return
 		}
 		if err := s.roomForOne(); err != nil {
-			s.failReload(sl.number, err)
+			s.noRoom(sl, err)
 			return
 		}
 		s.dismiss(sl, errOvertaken) // it was started before the reload
@@ -102,8 +108,59 @@ func (s *Supervisor) stepReload() {
 		}
 		return
 	}
+	if s.onProbation() {
+		return
+	}
 	s.emit(r.event(Reloaded, nil))
 	s.endReload(nil)
+}
+
+// onProbation tells whether somebody stands by.
+func (s *Supervisor) onProbation() bool {
+	return slices.ContainsFunc(s.slots, func(sl *slot) bool { return sl.standby != nil })
+}
+
+// noRoom waits for those that stand by, who end soon, or fails.
+func (s *Supervisor) noRoom(sl *slot, why error) {
+	r := s.reload
+	switch {
+	case !s.onProbation():
+		s.failReload(sl.number, why)
+	case !r.short:
+		r.short = true
+		s.log.Warn("reload waits for room for another worker process, until workers have lasted for their probation", "slot", sl.number,
+			"generation", r.generation, "processes", len(s.workers), "probation", s.cfg.Probation.String())
+	}
+}
+
+// standBy has a worker that was replaced wait while its successor is on probation.
+func (s *Supervisor) standBy(w *worker, probation time.Duration) {
+	if probation <= 0 {
+		s.drain(w, s.cfg.DrainTimeout)
+		return
+	}
+	w.enter(Standby, probation)
+	w.slot.standby = w
+	s.emit(w.event(WorkerStandby))
+}
+
+// proved: the worker in a slot has lasted for its probation, or need not. The one before it drains.
+func (s *Supervisor) proved(sl *slot) {
+	if w := sl.standby; w != nil {
+		sl.standby = nil
+		s.drain(w, s.cfg.DrainTimeout)
+		s.tell(sl.current, nil)
+	}
+}
+
+// putBack gives a slot back to the worker that stands by. The caller sees to the one that was there.
+func (s *Supervisor) putBack(sl *slot) {
+	w := sl.standby
+	w.enter(Serving, 0)
+	s.watchOver(w)
+	sl.standby, sl.current, sl.generation = nil, w, w.seat.Generation
+	s.publish(sl)
+	s.emit(w.event(WorkerRestored))
 }
 
 // reloadFailed ends the reload when w is one of its workers: the one that was
@@ -124,11 +181,21 @@ func (s *Supervisor) reloadStopped() {
 	s.endReload(ErrStopped)
 }
 
-// failReload leaves those slots that were not reached to their old workers. The
-// slots before them keep the new ones: these are ready and serve.
+// failReload leaves those slots that were not reached to their old workers, and gives them back those
+// whose new ones are on probation. Where these have lasted they stay.
 func (s *Supervisor) failReload(slot int, why error) {
 	r := s.reload
-	err := fmt.Errorf("slot %d: %w; slots %d to %d keep what they had", slot, why, r.slot, len(s.slots)-1)
+	var kept []int
+	for i, sl := range s.slots {
+		if w := sl.current; sl.standby != nil && w.of(r.generation) {
+			s.putBack(sl)
+			s.drain(w, s.cfg.DrainTimeout)
+		}
+		if sl.generation != r.generation {
+			kept = append(kept, i)
+		}
+	}
+	err := fmt.Errorf("slot %d: %w; %s", slot, why, keep(kept))
 	if r.slot < len(s.slots) && s.slots[r.slot].current != nil {
 		s.dismiss(s.slots[r.slot], why)
 	}
@@ -147,6 +214,30 @@ func (s *Supervisor) endReload(err error) {
 	if waiting := s.queued; len(waiting) > 0 {
 		s.queued = nil
 		s.beginReload(waiting)
+	}
+}
+
+// keep says which slots have not changed.
+func keep(slots []int) string {
+	var ranges []string
+	for i := 0; i < len(slots); {
+		first, last := slots[i], slots[i]
+		for i++; i < len(slots) && slots[i] == last+1; i++ {
+			last++
+		}
+		if first == last {
+			ranges = append(ranges, fmt.Sprint(first))
+		} else {
+			ranges = append(ranges, fmt.Sprintf("%d to %d", first, last))
+		}
+	}
+	switch len(slots) {
+	case 0:
+		return "no slot keeps what it had"
+	case 1:
+		return fmt.Sprintf("slot %d keeps what it had", slots[0])
+	default:
+		return fmt.Sprintf("slots %s keep what they had", strings.Join(ranges, ", "))
 	}
 }
 

@@ -140,8 +140,8 @@ func TestReloadFollowsOneThatFailed(t *testing.T) {
 		third.fails()
 		w.expect("0d cannot start")
 		w.holds("0a")
-		w.saw("reload failed 2: slot 0: worker exited with status 1 before it was ready; slots 0 to 0 keep what they had",
-			"reloading 3", "reloading 4", "reload failed 4: slot 0: no such file; slots 0 to 0 keep what they had")
+		w.saw("reload failed 2: slot 0: worker exited with status 1 before it was ready; slot 0 keeps what it had",
+			"reloading 3", "reloading 4", "reload failed 4: slot 0: no such file; slot 0 keeps what it had")
 	})
 }
 

@@ -22,6 +22,7 @@ type Snapshot struct {
 type SlotStatus struct {
 	Worker    *WorkerStatus // fills the slot; nil: nobody does
 	Next      *WorkerStatus // starts, to take the slot over; or nil
+	Standby   *WorkerStatus // was in the slot before Worker, which is on probation; or nil
 	NextStart time.Time     // when the next one starts, unless somebody fills the slot; zero: none is due
 	Restarts  int           // how often a successor was needed: a worker had ended, left, or could not be started
 	LastEnd   *End          // the last one of those that nobody had asked for; nil: there was none
@@ -52,6 +53,7 @@ type ReloadStatus struct {
 	Generation int
 	Done       int       // slots 0 to Done-1 have a worker of this generation, or had when it failed
 	Slots      int       // to have one
+	Probation  time.Time // when those that have taken their slots over will have lasted long enough; zero: they have, or there is none yet
 	Began      time.Time // and
 	Ended      time.Time // zero: in progress
 	Err        error     // why it failed; nil: it did not
@@ -99,10 +101,10 @@ func (s *Supervisor) look() Snapshot {
 		snapshot.Reload = s.statusOf(r)
 	}
 	for i, sl := range s.slots {
-		snapshot.Slots[i] = SlotStatus{sl.current.status(), sl.next.status(), sl.respawnAt, sl.restarts, sl.lastEnd}
+		snapshot.Slots[i] = SlotStatus{sl.current.status(), sl.next.status(), sl.standby.status(), sl.respawnAt, sl.restarts, sl.lastEnd}
 	}
 	for w := range s.workers {
-		if w != w.slot.current && w != w.slot.next {
+		if w != w.slot.current && w != w.slot.next && w != w.slot.standby {
 			snapshot.Draining = append(snapshot.Draining, w.status())
 		}
 	}
@@ -127,5 +129,11 @@ func (w *worker) status() *WorkerStatus {
 func (w *worker) setDeadline(t time.Time) { w.deadline, w.shown = t, nil }
 
 func (s *Supervisor) statusOf(r *reload) *ReloadStatus {
-	return &ReloadStatus{Generation: r.generation, Done: min(r.slot, len(s.slots)), Slots: len(s.slots), Began: r.began}
+	status := &ReloadStatus{Generation: r.generation, Done: min(r.slot, len(s.slots)), Slots: len(s.slots), Began: r.began}
+	for _, sl := range s.slots {
+		if sl.standby != nil && sl.standby.deadline.After(status.Probation) {
+			status.Probation = sl.standby.deadline
+		}
+	}
+	return status
 }

@@ -28,6 +28,9 @@ func (w *world) show() string {
 		if sl.Next != nil {
 			part += " (" + name(sl.Next) + ")"
 		}
+		if sl.Standby != nil {
+			part += " (" + name(sl.Standby) + ")"
+		}
 		if i >= snapshot.InUse {
 			part += "?"
 		}

@@ -7,10 +7,11 @@ import (
 )
 
 func TestStateTable(t *testing.T) {
-	all := []State{Starting, Serving, Draining, Stopping, Killed, Exited}
+	all := []State{Starting, Serving, Draining, Stopping, Killed, Exited, Standby}
 	allowed := []string{
 		"starting → serving", "starting → stopping", "starting → exited",
-		"serving → draining", "serving → stopping", "serving → killed", "serving → exited",
+		"serving → standby", "serving → draining", "serving → stopping", "serving → killed", "serving → exited",
+		"standby → serving", "standby → draining", "standby → stopping", "standby → killed", "standby → exited",
 		"draining → stopping", "draining → killed", "draining → exited",
 		"stopping → killed", "stopping → exited",
 		"killed → exited",

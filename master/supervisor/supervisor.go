@@ -172,9 +172,9 @@ func (s *Supervisor) tick() time.Duration {
 }
 
 // Reload replaces all workers, slot by slot: a new one takes a slot over when it
-// is ready, and only then the old one drains. It returns when all slots run the
-// new generation, or with the reason why they do not: then the workers that were
-// not replaced go on. A reload that is asked for during another one follows it.
+// is ready, and only when it has lasted for the probation the old one drains. It returns when
+// all slots run the new generation and have, or with the reason why they do not: then the
+// workers that were not replaced go on, and those that do not drain yet take their slots back. A reload that is asked for during another one follows it.
 // When ctx ends Reload returns, and the reload goes on.
 func (s *Supervisor) Reload(ctx context.Context) error {
 	_, result, err := s.StartReload()
@@ -196,8 +196,8 @@ func (s *Supervisor) StartReload() (generation int, result <-chan error, err err
 }
 
 // Replace gives one slot a new worker of the same generation: when it is ready it
-// takes the slot over, and only then the old one drains. If it does not come up the
-// old one stays, and Replace returns why. When ctx ends Replace returns, and the
+// takes the slot over, and when it has lasted for the probation the old one drains. If it does not
+// come up, or last, the old one stays, and Replace returns why. When ctx ends Replace returns, and the
 // replacement goes on. It does not happen, with ErrReloading, during a reload.
 func (s *Supervisor) Replace(ctx context.Context, slot int) error {
 	result, err := s.StartReplace(slot)
@@ -337,10 +337,7 @@ func (s *Supervisor) shrink(n int) {
 	removed := s.slots[n:]
 	s.slots = s.slots[:n:n]
 	for _, sl := range removed {
-		if sl.current != nil {
-			s.drain(sl.current, s.cfg.DrainTimeout)
-			sl.current = nil
-		}
+		s.vacated(sl, s.cfg.DrainTimeout, errRemoved)
 		s.dismiss(sl, errRemoved)
 	}
 	s.stepReload() // which may have waited for a slot that is gone
@@ -352,6 +349,19 @@ func (s *Supervisor) dismiss(sl *slot, why error) {
 		sl.next = nil
 		s.terminate(w)
 		s.tell(w, why)
+	}
+}
+
+// vacated drains whoever is in a slot that is not needed any more, and tells who waits why.
+func (s *Supervisor) vacated(sl *slot, timeout time.Duration, why error) {
+	if w := sl.current; w != nil {
+		sl.current = nil
+		s.drain(w, timeout)
+		s.tell(w, why)
+	}
+	if w := sl.standby; w != nil {
+		sl.standby = nil
+		s.drain(w, timeout)
 	}
 }
 
@@ -378,14 +388,10 @@ func (s *Supervisor) stop() {
 	for _, sl := range s.slots {
 		sl.respawnAt = time.Time{}
 		s.dismiss(sl, ErrStopped)
-		if sl.current == nil {
-			continue
-		}
-		if sl.number < s.published {
+		if sl.current != nil && sl.number < s.published {
 			s.cfg.Slots.Empty(sl.number)
 		}
-		s.drain(sl.current, s.cfg.StopTimeout)
-		sl.current = nil
+		s.vacated(sl, s.cfg.StopTimeout, ErrStopped)
 	}
 	limit := time.Now().Add(s.cfg.StopTimeout)
 	for w := range s.workers {
@@ -433,6 +439,10 @@ func (s *Supervisor) logEvent(e Event) {
 		}
 		s.log.Log(level, "worker exited", append(slices.Clone(where), "exit", e.Exit.String())...)
 		s.logRest(e, where)
+	case WorkerStandby:
+		s.log.Debug("worker stands by, while its successor is on probation", where...)
+	case WorkerRestored:
+		s.log.Warn("worker is back in its slot, since its successor has failed on probation", where...)
 	case WorkerGone:
 		s.log.Info("processes that the worker left behind have ended", where...)
 	case Reloading:

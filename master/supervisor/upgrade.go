@@ -52,6 +52,7 @@ type savedWorker struct {
 	Seat
 	PID     int
 	Current bool // it is in its slot
+	Standby bool // it comes back to its slot if the one there fails
 	Removed bool // its slot was removed; there may be another of that number
 	State   State
 	Ended   bool // its first process has, others of its group have not
@@ -108,6 +109,7 @@ func (s *Supervisor) Save(b *reexec.Bundle, forGood bool) error {
 		entry := savedWorker{
 			Seat: w.seat, PID: w.process.PID(), State: w.state, Ended: w.ended,
 			Current: w.slot.current == w,
+			Standby: w.slot.standby == w,
 			Removed: w.slot.number >= len(s.slots) || s.slots[w.slot.number] != w.slot,
 			Since:   w.since, Started: w.started, ReadyAt: w.readyAt, Deadline: w.deadline,
 		}
@@ -168,7 +170,7 @@ func (s *Supervisor) restore(b *reexec.Bundle) error {
 var errState = errors.New("that cannot be")
 
 func (s *Supervisor) restoreWorker(entry savedWorker) (err error) {
-	if entry.State <= Starting || entry.State >= Exited {
+	if entry.State <= Starting || entry.State == Exited || entry.State > Standby {
 		return fmt.Errorf("supervisor: worker %d is %d: %w", entry.PID, entry.State, errState)
 	}
 	w := &worker{
@@ -194,6 +196,9 @@ func (s *Supervisor) restoreWorker(entry savedWorker) (err error) {
 	}
 	if entry.Current {
 		w.slot.current = w
+	}
+	if entry.Standby {
+		w.slot.standby = w
 	}
 	s.workers[w] = struct{}{}
 	return nil

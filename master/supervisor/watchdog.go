@@ -49,14 +49,21 @@ func (s *Supervisor) ask(w *worker) {
 }
 
 // hung: the worker has not answered for the time of the watchdog. It cannot drain: if it is to
-// be replaced, that is as when it dies.
+// be replaced, that is as when it dies. On probation it fails, in any case.
 func (s *Supervisor) hung(w *worker) {
 	e := w.event(WorkerHung)
-	e.Silent, e.Replaced = w.heard, s.cfg.ReplaceHung
+	onProbation := w.slot.standby != nil
+	e.Silent, e.Replaced = w.heard, s.cfg.ReplaceHung || onProbation
 	s.emit(e)
+	if !e.Replaced {
+		return
+	}
 	if s.cfg.ReplaceHung {
 		s.kill(w)
-		s.vacate(w, fmt.Errorf("worker did not answer for %v (watchdog)", s.cfg.Watchdog))
+	}
+	s.vacate(w, fmt.Errorf("worker did not answer for %v (watchdog)", s.cfg.Watchdog))
+	if !s.cfg.ReplaceHung {
+		s.drain(w, s.cfg.DrainTimeout)
 	}
 }
 

@@ -18,6 +18,7 @@ type slot struct {
 	generation int       // of the worker that filled it last
 	current    *worker   // in the slot, or nil
 	next       *worker   // starting, to take the slot over; or nil
+	standby    *worker   // the one before current, which is on probation; or nil
 	failures   int       // workers in a row that died young
 	respawnAt  time.Time // when to start the next one; zero: not waiting
 	restarts   int       // how often that was needed
@@ -221,22 +222,25 @@ func (s *Supervisor) ready(w *worker) {
 		return // too late: it is being replaced already
 	}
 	sl, old := w.slot, w.slot.current
+	s.proved(sl) // if old was on probation itself: it is overtaken
 	w.enter(Serving, 0)
 	w.readyAt = time.Now()
 	s.watchOver(w)
 	sl.current, sl.next, sl.generation = w, nil, w.seat.Generation
 	s.publish(sl)
 	s.emit(w.event(WorkerReady))
-	s.tell(w, nil)
 	if old != nil {
-		s.drain(old, s.cfg.DrainTimeout)
+		s.standBy(old, s.cfg.Probation)
+	}
+	if sl.standby == nil {
+		s.tell(w, nil)
 	}
 	s.stepReload()
 }
 
 // left: the worker lives, but takes no more work.
 func (s *Supervisor) left(w *worker) {
-	if w.state != Starting && w.state != Serving {
+	if w.state != Starting && w.state != Serving && w.state != Standby {
 		return
 	}
 	e := w.event(WorkerLeft)
@@ -269,7 +273,7 @@ func (s *Supervisor) ended(w *worker, exit Exit, rest []int) {
 	case len(rest) == 0:
 	case e.Was == Starting:
 		s.terminate(w)
-	case e.Was == Serving:
+	case e.Was == Serving || e.Was == Standby:
 		w.enter(Stopping, max(s.cfg.KillTimeout, 1))
 		w.link.Drain()
 	}
@@ -323,6 +327,9 @@ func (s *Supervisor) late(w *worker) {
 		s.emit(w.event(WorkerNotReady))
 		s.terminate(w)
 		s.vacate(w, fmt.Errorf("worker was not ready within %v", s.cfg.ReadyTimeout))
+	case Standby:
+		s.proved(w.slot)
+		s.stepReload()
 	case Draining:
 		s.terminate(w)
 	case Stopping:
@@ -367,10 +374,21 @@ func (s *Supervisor) vacate(w *worker, why error) {
 	switch w {
 	case sl.current:
 		w.over(why)
+		s.tell(w, why)
+		if sl.standby != nil {
+			s.putBack(sl)
+			s.reloadFailed(w, why)
+			return
+		}
 		sl.current = nil
 		if sl.number < s.published {
 			s.cfg.Slots.Empty(sl.number)
 		}
+	case sl.standby: // so nobody could be put back
+		sl.standby = nil
+		s.tell(sl.current, nil)
+		s.stepReload()
+		return
 	case sl.next:
 		w.over(why)
 		sl.next = nil

@@ -115,6 +115,7 @@ func begin(t *testing.T, s *server, port int, configure func(*supervisor.Config)
 		st.ask = askHTTP
 	}
 	cfg := supervisor.DefaultConfig()
+	cfg.Probation = 0
 	cfg.Workers = slots
 	cfg.Command = s.command(t, st.dir, port)
 	cfg.ReadyTimeout = patience

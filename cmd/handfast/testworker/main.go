@@ -3,6 +3,7 @@
 //	http         serves as examples/http does
 //	gate FILE    the same, but is ready only while FILE exists
 //	broken FILE  the same, but exits at once while FILE exists
+//	dies FILE    the same, but if FILE exists at its start it exits half a second later
 //	mute         never becomes ready
 //	exit N       exits with status N
 //	stubborn     is ready, takes nothing, and ignores drain and SIGTERM
@@ -52,6 +53,10 @@ func play(args []string) int {
 	case "broken":
 		if exists(args[1]) {
 			return 3
+		}
+	case "dies":
+		if exists(args[1]) {
+			time.AfterFunc(time.Second/2, func() { os.Exit(4) })
 		}
 	case "receives":
 		listeners, err := takeListeners()
