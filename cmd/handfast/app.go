@@ -42,7 +42,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case err == nil:
 		return exitOK
 	case errors.As(err, &usage):
-		say(stderr, "handfast: %v\nTry 'handfast help'.\n", err)
+		say(stderr, "handfast: %s\nTry 'handfast help'.\n", strings.ReplaceAll(err.Error(), "\n", "\nhandfast: "))
 		return exitUsage
 	default:
 		say(stderr, "handfast: %v\n", err)
@@ -59,7 +59,7 @@ func say(stderr io.Writer, format string, args ...any) {
 
 func newApp(stdout, stderr io.Writer) *cli.App {
 	usage := func(c *cli.Context, err error, _ bool) error {
-		return usagef("%s: %w", c.Command.Name, err)
+		return usagef("%s: %w", c.Command.Name, flagMistake(c, err))
 	}
 	app := &cli.App{
 		Name:  "handfast",
@@ -84,7 +84,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		},
 		Action: func(c *cli.Context) error {
 			if c.NArg() > 0 {
-				return usagef("no command %q; there are %s", c.Args().First(), commandNames(c.App))
+				return commandMistake(c.App, c.Args().Slice())
 			}
 			return cli.ShowAppHelp(c)
 		},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -132,11 +133,13 @@ func layer(c *cli.Context) (command []string, from origins, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	var wrong error // all of it
 	for _, s := range settings {
 		origin := fmt.Sprintf("%s:%d", path, s.line)
 		if s.name != commandSetting {
 			if err := s.check(c); err != nil {
-				return nil, nil, usagef("%s: %w", origin, err)
+				wrong = join(wrong, usagef("%s: %w", origin, err))
+				continue
 			}
 		}
 		if from[s.name] != "" {
@@ -145,17 +148,17 @@ func layer(c *cli.Context) (command []string, from origins, err error) {
 		from[s.name] = origin
 		if s.name == commandSetting {
 			if command = s.values; len(command) == 1 && strings.ContainsAny(command[0], " \t") {
-				return nil, nil, usagef("%s: command: want a list, such as [%s]", origin, strings.Join(strings.Fields(command[0]), ", "))
+				wrong = join(wrong, usagef("%s: command: want a list, such as [%s]", origin, strings.Join(strings.Fields(command[0]), ", ")))
 			}
 			continue
 		}
 		for _, value := range s.values {
 			if err := c.Set(s.name, value); err != nil {
-				return nil, nil, usagef("%s: %s: %w", origin, s.name, err)
+				wrong = join(wrong, usagef("%s: %s: %q: %w", origin, s.name, value, valueMistake(flagOf(c.Command.Flags, s.name), value)))
 			}
 		}
 	}
-	return command, from, nil
+	return command, from, wrong
 }
 
 // check tells whether there is such a flag, and whether it takes as many values.
@@ -168,6 +171,11 @@ func (s setting) check(c *cli.Context) error {
 			return fmt.Errorf("%s: want one value", s.name)
 		}
 		return nil
+	}
+	names := append(flagNames(c.Command.Flags), commandSetting)
+	names = slices.DeleteFunc(names, func(name string) bool { return name == "config" || name == "help" })
+	if hint := nearest(s.name, names); hint != "" {
+		return fmt.Errorf("%q is no name of a flag%s", s.name, didYouMean(hint))
 	}
 	return fmt.Errorf("%q is no name of a flag, and not command; 'handfast run --help' lists them", s.name)
 }

@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"os/signal"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -82,11 +83,8 @@ func (a asked) addresses() []string {
 // readAll reads it, and checks what can be checked without opening anything.
 func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 	command, from, err := layer(c)
-	if err != nil {
-		return asked{}, err
-	}
 	config := master.Config{Balancer: master.DefaultBalancerConfig(), Supervisor: supervisor.DefaultConfig()}
-	v := values{Context: c, from: from}
+	v := values{Context: c, from: from, err: err}
 
 	b := &config.Balancer
 	b.RetryDelay = v.duration("retry-delay", time.Millisecond)
@@ -129,7 +127,11 @@ func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 	config.DrainSignal = v.signal("drain-signal")
 	config.Name, config.Version = c.String("name"), version()
 	answers := v.answering()
-	return asked{config, p, v.list("listen"), c.String("access-log"), c.Bool("log-json"), answers, c.Bool("drop-root"), from}, v.err
+	listen := v.listens()
+	if unknown := v.variables(); v.err == nil && len(unknown) > 0 {
+		config.Logger.Warn("variables in the environment that no flag reads", "names", strings.Join(unknown, " "))
+	}
+	return asked{config, p, listen, c.String("access-log"), c.Bool("log-json"), answers, c.Bool("drop-root"), from}, v.err
 }
 
 // serve runs a master until a signal stops it.

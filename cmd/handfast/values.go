@@ -22,7 +22,7 @@ import (
 	"github.com/handfast/handfast/master/supervisor"
 )
 
-// values reads flags and checks their ranges. The first error stays.
+// values reads flags and checks their ranges. err has all that is wrong, once each.
 type values struct {
 	*cli.Context
 	from origins
@@ -30,10 +30,18 @@ type values struct {
 }
 
 func (v *values) fail(format string, args ...any) {
-	if v.err == nil {
-		err := fmt.Errorf(format, args...)
-		v.err = usagef("%w%s", err, v.from.cite(err.Error()))
+	err := fmt.Errorf(format, args...)
+	if v.err == nil || !strings.Contains(v.err.Error(), err.Error()) {
+		v.err = join(v.err, usagef("%w%s", err, v.from.cite(err.Error())))
 	}
+}
+
+// join adds a usage error to others: one a line.
+func join(err, more error) error {
+	if err == nil {
+		return more
+	}
+	return usageError{errors.Join(err, more)}
 }
 
 // number returns an integer between low and high.
@@ -63,7 +71,11 @@ func (v *values) size(name string, low, high int) int {
 		n <<= 10
 	}
 	if err != nil || n < low || n > high {
-		v.fail("--%s %q: want %d to %d bytes, or %dKiB to %dKiB", name, text, low, high, low>>10, high>>10)
+		hint := ""
+		if digits := strings.TrimRight(strings.ToLower(text), " ib"); strings.HasSuffix(digits, "k") && isWhole(digits[:len(digits)-1]) {
+			hint = digits[:len(digits)-1] + "KiB"
+		}
+		v.fail("--%s %q: want %d to %d bytes, or %dKiB to %dKiB%s", name, text, low, high, low>>10, high>>10, didYouMean(hint))
 	}
 	return n
 }
@@ -72,9 +84,18 @@ func (v *values) size(name string, low, high int) int {
 func (v *values) choice(name string, words ...string) int {
 	i := slices.Index(words, v.String(name))
 	if i < 0 {
-		v.fail("--%s %q: want %s", name, v.String(name), strings.Join(words, " or "))
+		v.fail("--%s %q: want %s%s", name, v.String(name), or(words), didYouMean(nearest(v.String(name), words)))
 	}
 	return i
+}
+
+// or lists words of which one is to be chosen.
+func or(words []string) string {
+	last := len(words) - 1
+	if last < 1 {
+		return strings.Join(words, "")
+	}
+	return strings.Join(words[:last], ", ") + " or " + words[last]
 }
 
 // signal returns a signal by its name, with or without SIG; 0 for auto.

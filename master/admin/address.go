@@ -37,7 +37,11 @@ func ParseAddress(s string) (Address, error) {
 		_, err = strconv.ParseUint(port, 10, 16)
 	}
 	if err != nil {
-		return Address{}, fmt.Errorf("admin: %q is neither a path (with a / in it) nor HOST:PORT", s)
+		hint := ""
+		if _, err := strconv.ParseUint(s, 10, 16); err == nil {
+			hint = "; did you mean :" + s + "?"
+		}
+		return Address{}, fmt.Errorf("admin: %q is neither a path (with a / in it) nor HOST:PORT%s", s, hint)
 	}
 	return Address{"tcp", net.JoinHostPort(cmp.Or(host, "127.0.0.1"), port)}, nil
 }
