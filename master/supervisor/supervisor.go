@@ -442,7 +442,7 @@ func (s *Supervisor) logEvent(e Event) {
 	case WorkerStandby:
 		s.log.Debug("worker stands by, while its successor is on probation", where...)
 	case WorkerRestored:
-		s.log.Warn("worker is back in its slot, since its successor has failed on probation", where...)
+		s.log.Info("worker is back in its slot, since its successor has failed on probation", where...)
 	case WorkerGone:
 		s.log.Info("processes that the worker left behind have ended", where...)
 	case Reloading:
