@@ -21,17 +21,23 @@ func statusCommand() *cli.Command {
 		Description: "One line for each slot, and one for each worker that starts, drains, or stands by while\n" +
 			"another one is on probation. What nobody can know is left out: workers that accept for\n" +
 			"themselves are handed nothing off, and few workers say what they have open. A worker that is\n" +
-			"hung serves, but does not answer --watchdog.",
+			"hung serves, but does not answer --watchdog.\n\n" +
+			"Exit status: 0 it runs; 1 it does not answer, or with --ready a slot has no worker that is\n" +
+			"ready, which is what GET /readyz tells probes.",
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "show it again and again, in place"},
 			&cli.DurationFlag{Name: "interval", Value: time.Second, Usage: "between two looks, with --watch"},
 			&cli.BoolFlag{Name: "json", Usage: "for programs: the answer of GET /v1/status; with --watch one a line"},
+			&cli.BoolFlag{Name: "ready", Usage: "exit with status 1 unless each slot has a worker that is ready"},
 		},
 	}, func(c *cli.Context, m *admin.Client) error {
 		if c.Duration("interval") < 10*time.Millisecond {
 			return usagef("--interval %v: want at least 10ms", c.Duration("interval"))
 		}
 		watch := c.Bool("watch")
+		if watch && c.Bool("ready") {
+			return usagef("--ready, and --watch: want one of them")
+		}
 		if watch && !c.Bool("json") {
 			fmt.Fprint(c.App.Writer, clearScreen)
 		}
@@ -45,6 +51,9 @@ func statusCommand() *cli.Command {
 			}
 			if err := printStatus(c.App.Writer, &status, c.Bool("json"), watch); err != nil {
 				return err
+			}
+			if why := status.NotReady(); why != "" && c.Bool("ready") {
+				return fmt.Errorf("not ready: %s", why)
 			}
 			if !watch {
 				return nil
