@@ -13,24 +13,52 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"sync"
+	"sync/atomic"
 )
 
 // Living returns the processes of a group that have not ended, the lowest number first. It looks at
-// all processes of the machine: see Left for who asks again and again. Without /proc it finds none.
+// all processes of the machine, once for all who ask at about the same time; see Left for who asks
+// again and again. Without /proc it finds none. The slice is not the caller's to change.
 func Living(pgid int) []int {
+	asked := begun.Load()
+	surveying.Lock()
+	defer surveying.Unlock()
+	if latest.number <= asked { // it may be older than the question
+		latest.number = begun.Add(1)
+		latest.groups = survey()
+	}
+	return latest.groups[pgid]
+}
+
+var (
+	begun     atomic.Uint64 // number of surveys
+	surveying sync.Mutex    // guards latest
+	latest    struct {
+		number uint64
+		groups map[int][]int // who lives, by group
+	}
+)
+
+// survey looks at all processes.
+func survey() map[int][]int {
+	groups := make(map[int][]int)
 	dir, err := os.Open("/proc")
 	if err != nil {
-		return nil
+		return groups
 	}
 	defer dir.Close()
 	names, _ := dir.Readdirnames(-1)
-	var pids []int
 	for _, name := range names { // the kernel lists them in order
-		if pid, err := strconv.Atoi(name); err == nil && lives(pid, pgid) {
-			pids = append(pids, pid)
+		pid, err := strconv.Atoi(name)
+		if err != nil {
+			continue
+		}
+		if pgid := groupOf(pid); pgid > 0 {
+			groups[pgid] = append(groups[pgid], pid)
 		}
 	}
-	return pids
+	return groups
 }
 
 // Left is Living for who knows already whom it has returned: the machine is only searched when none
@@ -38,7 +66,7 @@ func Living(pgid int) []int {
 func Left(pgid int, before []int) []int {
 	var pids []int
 	for _, pid := range before {
-		if lives(pid, pgid) {
+		if groupOf(pid) == pgid {
 			pids = append(pids, pid)
 		}
 	}
@@ -48,19 +76,19 @@ func Left(pgid int, before []int) []int {
 	return pids
 }
 
-// lives tells whether a process has not ended and is of the group (man 5 proc_pid_stat). Its first
+// groupOf returns the group of a process that has not ended, else 0 (man 5 proc_pid_stat). Its first
 // thread may have ended before the others: it counts as a zombie, and the process does not.
-func lives(pid, pgid int) bool {
+func groupOf(pid int) int {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:]) // a name may contain anything
-	if err != nil || len(fields) < 3 || string(fields[2]) != strconv.Itoa(pgid) {
-		return false
+	if err != nil || len(fields) < 3 {
+		return 0
 	}
-	switch state := fields[0][0]; state {
-	case 'Z', 'X':
-		threads, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
-		return len(threads) > 1
-	default:
-		return true
+	if state := fields[0][0]; state == 'Z' || state == 'X' {
+		if threads, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid)); len(threads) <= 1 {
+			return 0
+		}
 	}
+	pgid, _ := strconv.Atoi(string(fields[2]))
+	return pgid
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os/exec"
 	"slices"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -50,6 +51,27 @@ func TestLiving(t *testing.T) {
 	eventually(t, func() bool { return len(Left(pgid, children)) == 0 })
 	if got := Living(pgid); len(got) > 0 {
 		t.Errorf("%v live", got)
+	}
+}
+
+// TestLivingIsShared: many who ask at once are answered by few surveys, none of which is older than the
+// question.
+func TestLivingIsShared(t *testing.T) {
+	before := begun.Load()
+	surveying.Lock()
+	var asking sync.WaitGroup
+	for range 100 {
+		asking.Go(func() {
+			if got := Living(unix.Getpgrp()); !slices.Contains(got, unix.Getpid()) {
+				t.Errorf("%v live", got)
+			}
+		})
+	}
+	time.Sleep(10 * time.Millisecond) // most wait by then
+	surveying.Unlock()
+	asking.Wait()
+	if n := begun.Load() - before; n == 0 || n > 50 {
+		t.Errorf("%d surveys for 100 questions", n)
 	}
 }
 
