@@ -234,6 +234,26 @@ func TestWorkerThatHadEnough(t *testing.T) {
 	})
 }
 
+// The same for one that leaves first, and ends when it has finished; one that leaves and does not end
+// fails, or many of them could be finishing at a time.
+func TestWorkerThatLeavesAndFinishes(t *testing.T) {
+	play(t, func(w *world) {
+		w.serve(1)
+		for letter := 'a'; letter < 'k'; letter++ {
+			w.leaves("0" + string(letter))
+			w.expect("empty 0", "0"+string(letter)+" drains", "0"+string(letter+1)+" starts")
+			w.ready("0" + string(letter+1))
+			w.expect("fill 0" + string(letter+1))
+			w.exits("0"+string(letter), 0)
+		}
+		w.leaves("0k")
+		w.ready("0l")
+		w.leaves("0l")
+		w.expect("empty 0", "0k drains", "0l starts", "fill 0l", "empty 0", "0l drains")
+		w.after(w.cfg.BackoffMin, "0m starts")
+	})
+}
+
 // Row C12: a process that ends closes its link first; its exit is the reason.
 func TestExitIsTheReason(t *testing.T) {
 	play(t, func(w *world) {

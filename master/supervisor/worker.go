@@ -39,6 +39,7 @@ type worker struct {
 	exited   chan struct{} // closed when the first process has ended
 	ended    bool          // likewise; its link and number are kept until all of its group have
 	finished bool          // it was ready, and has ended by itself with status 0
+	left     bool          // it was ready, and has left by itself
 	shown    *WorkerStatus // as it was last shown; nil: something has changed since
 	waiting  []chan error  // who wants to know how its start ends
 
@@ -243,6 +244,7 @@ func (s *Supervisor) left(w *worker) {
 	if w.state != Starting && w.state != Serving && w.state != Standby {
 		return
 	}
+	w.left = w.state == Serving
 	e := w.event(WorkerLeft)
 	e.Err = w.link.Err()
 	s.emit(e)
@@ -261,6 +263,9 @@ func (s *Supervisor) ended(w *worker, exit Exit, rest []int) {
 	e.Exit, e.Was, e.Rest = exit, w.state, rest
 	before := w.ended
 	w.ended, w.finished = true, e.Was == Serving && !e.Failed()
+	if w.left && exit == (Exit{}) {
+		w.slot.failures = 0 // it had enough, and has finished: its successor has not to wait for that
+	}
 	if len(rest) == 0 {
 		s.gone(w)
 	}
