@@ -96,35 +96,29 @@ func (b *Balancer) Attend(ctx context.Context, listener *os.File) error {
 	return a.acceptUntil(ctx)
 }
 
-// refuseLate accepts those who have waited in a listener's queue for as long as patience, looking
-// every tick, so that they can be refused. It does not make the listener non-blocking: workers
+// refuseOverdue accepts those who have waited in a listener's queue for too long, looking every
+// tick, so that they can be refused. How many they are overdue tells, who is asked only while some
+// wait; the first ones are the oldest. It does not make the listener non-blocking: workers
 // may wait in accept. Should one be faster, it waits in accept itself for the next
 // connection, which it then takes even if ctx has ended.
-//
-// A queue does not tell how long anybody has waited. But whoever has been accepted by the time
-// patience is over is out of it, so as many are late as were in it and have gone through it
-// since.
-func (b *Balancer) refuseLate(patience, tick time.Duration) attend {
+func (b *Balancer) refuseOverdue(tick time.Duration, overdue func(waiting int) int) attend {
 	return func(ctx context.Context, listener *os.File) error {
 		a, err := newAttendant(b, listener, false)
 		if err != nil {
 			return err
 		}
 		defer a.file.Close()
-		var came []int // how many had come by each look; the last ones, one for each tick of patience
-		took := 0
 		for look := time.NewTicker(tick); ; {
 			waiting, err := a.waiting()
 			if err != nil {
 				return err
 			}
-			if came = append(came, took+waiting); len(came) > int(patience/tick) {
-				for ; took < came[0]; took++ {
+			if waiting > 0 {
+				for range min(overdue(waiting), waiting) {
 					if err := a.acceptOne(ctx); err != nil {
 						return err
 					}
 				}
-				came = came[1:]
 			}
 			select {
 			case <-look.C:

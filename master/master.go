@@ -144,8 +144,11 @@ type Master struct {
 // parked.
 func (c *Config) Files() int {
 	// A reload doubles the number of processes if the old ones take their time.
-	return baseFiles + files.Spare + (2*filesPerProcess+len(c.Groups))*c.Supervisor.Workers
+	return baseFiles + files.Spare + len(c.Groups) + 2*c.filesPerWorker()*c.Supervisor.Workers
 }
+
+// filesPerWorker is how many of them it needs for each worker process.
+func (c *Config) filesPerWorker() int { return filesPerProcess + len(c.Groups) }
 
 // New checks the configuration; Run starts everything.
 func New(cfg Config) (*Master, error) {
@@ -170,7 +173,7 @@ func newMaster(cfg Config) (*Master, error) {
 		return nil, fmt.Errorf("master: the limit of open files is %d, %d workers need %d; raise it with ulimit -n or LimitNOFILE=",
 			limit, cfg.Supervisor.Workers, need)
 	}
-	cfg.Supervisor.MaxProcesses = (files.Limit() - baseFiles - files.Spare) / filesPerProcess
+	cfg.Supervisor.MaxProcesses = (files.Limit() - baseFiles - files.Spare) / cfg.filesPerWorker()
 	cfg.Supervisor.MaxWorkers = min(hash.MaxSlots, cfg.Supervisor.MaxProcesses/2)
 	if len(cfg.Groups) > 0 {
 		cfg.Supervisor.MaxWorkers = min(steer.MaxSlots, cfg.Supervisor.MaxWorkers)
@@ -246,9 +249,6 @@ func newMaster(cfg Config) (*Master, error) {
 			Sessions:  sessions{table},
 			Logger:    cfg.Logger.Named("node"),
 		}
-		if m.steered != nil {
-			node.Listener = m.steered.listener
-		}
 		m.primary = nodeipc.NewPrimary(node)
 	}
 	cfg.Logger.Info("workers get connections", "link", cfg.Link.String())
@@ -258,7 +258,9 @@ func newMaster(cfg Config) (*Master, error) {
 			return nil, err
 		}
 		if m.steered != nil {
-			m.steered.resume(cfg.resume.Steered)
+			if err := m.steered.resume(cfg.resume.Steered); err != nil {
+				return nil, err
+			}
 		}
 		if m.primary != nil {
 			if err := m.primary.Restore(b); err != nil {
@@ -274,11 +276,9 @@ func newMaster(cfg Config) (*Master, error) {
 }
 
 func (m *Master) newMailbox(seat supervisor.Seat) (supervisor.Link, error) {
-	listeners, err := m.steered.offer(seat.Slot)
-	if err != nil {
-		return nil, err
-	}
-	return mailbox.Open(listeners, m.wishes, m.balancer.Readmit)
+	return m.steered.letTo(seat, func(l *lease) (supervisor.Link, error) {
+		return mailbox.Open(m.steered.offer(l), m.wishes, m.balancer.Readmit)
+	})
 }
 
 // spare says, once in each generation, which limits have no effect on a worker that is ready.
@@ -301,39 +301,29 @@ func (m *Master) spare(e supervisor.Event) {
 }
 
 func (m *Master) newActivation(seat supervisor.Seat) (supervisor.Link, error) {
-	cfg, err := m.activation(seat)
-	if err != nil {
-		return nil, err
-	}
-	return activation.Open(cfg)
+	return m.steered.letTo(seat, func(l *lease) (supervisor.Link, error) { return activation.Open(m.activation(l)) })
 }
 
-func (m *Master) activation(seat supervisor.Seat) (activation.Config, error) {
-	listeners, err := m.steered.files(seat.Slot)
+func (m *Master) activation(l *lease) activation.Config {
 	return activation.Config{
-		Listeners: listeners,
+		Listeners: m.steered.files(l),
 		Command:   m.command,
-		Drain:     m.drain(seat.Slot),
+		Drain:     m.drain(l),
 		Logger:    m.log.Named("activation"),
-	}, err
+	}
 }
 
 func (m *Master) newTrap(seat supervisor.Seat) (supervisor.Link, error) {
-	cfg, err := m.trap(seat)
-	if err != nil {
-		return nil, err
-	}
-	return trap.Open(cfg)
+	return m.steered.letTo(seat, func(l *lease) (supervisor.Link, error) { return trap.Open(m.trap(l)) })
 }
 
-func (m *Master) trap(seat supervisor.Seat) (trap.Config, error) {
-	listeners, err := m.steered.files(seat.Slot)
+func (m *Master) trap(l *lease) trap.Config {
 	return trap.Config{
-		Listeners: listeners,
-		IPv4:      func(both *os.File) (*os.File, error) { return m.steered.onlyIPv4(seat.Slot, both) },
-		Drain:     m.drain(seat.Slot),
+		Listeners: m.steered.files(l),
+		IPv4:      func(both *os.File) (*os.File, error) { return m.steered.onlyIPv4(l, both) },
+		Drain:     m.drain(l),
 		Logger:    m.log.Named("trap"),
-	}, err
+	}
 }
 
 func (m *Master) newInjector(supervisor.Seat) (supervisor.Link, error) {
@@ -346,15 +336,21 @@ func (m *Master) newInjector(supervisor.Seat) (supervisor.Link, error) {
 }
 
 // drain says how a worker that knows nothing of us is told to finish.
-func (m *Master) drain(slot int) launch.Drain {
-	return launch.Drain{Signal: m.drainSignal, Idle: func() bool { return m.steered.idle(slot) }}
+func (m *Master) drain(l *lease) launch.Drain {
+	return launch.Drain{Signal: m.drainSignal, Idle: func() bool { return m.steered.idle(l) }}
 }
 
 func (m *Master) newNodeLink(seat supervisor.Seat) (supervisor.Link, error) {
-	if _, err := m.steered.listeners(seat.Slot); err != nil {
-		return nil, err
+	return m.steered.letTo(seat, func(l *lease) (supervisor.Link, error) { return m.primary.Open(seat.Slot, m.own(l)) })
+}
+
+// own returns by which listener a Node worker gets an address's connections, nil when the master
+// routes.
+func (m *Master) own(l *lease) func(netip.AddrPort) *os.File {
+	if m.steered == nil {
+		return nil
 	}
-	return m.primary.Open(seat.Slot)
+	return func(addr netip.AddrPort) *os.File { return m.steered.listener(l, addr) }
 }
 
 // environ tells workers how we recognise clients, and where the first of our listeners is.

@@ -15,7 +15,6 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
-	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/master/steer"
 	"github.com/handfast/handfast/master/supervisor"
 )
@@ -26,15 +25,18 @@ const (
 	// queueTime is how long clients of an empty slot wait in its queues before the master
 	// accepts: a worker that died has a successor by then.
 	queueTime = 100 * time.Millisecond
-	// mendInterval is how often to look what workers that live have done to their listeners.
-	mendInterval = time.Second
+	// repairInterval is how often to look what workers that live have done to their listeners.
+	repairInterval = time.Second
 )
 
-// steered is the slots of a Master whose clients the kernel gives to them: each has a
-// listener per address (package steer). Whose worker accepts from them concerns nobody
-// here. For those who do not, the master accepts and hands off (attend.go).
+// steered is the slots of a Master whose clients the kernel gives to them (package steer). Each
+// worker that lives has a berth, a listener per address, and a slot's clients come to the berth of
+// the worker that fills it. So a worker that is replaced gets no connection any more from one
+// moment to the next, without a word to it, and if its successor dies, it gets them again. Whose
+// worker accepts concerns nobody here. For those who do not, the master accepts and hands off
+// (attend.go).
 //
-// While a slot is empty its clients wait in its listeners' queues. If that lasts, the
+// While a slot is empty its clients wait in its berth's queues. If that lasts, the
 // master accepts, and does with them what it does when it routes. Where workers cannot be
 // handed connections it waits for as long as its patience, and then accepts to refuse.
 type steered struct {
@@ -44,24 +46,28 @@ type steered struct {
 	patience time.Duration // with those
 	tick     time.Duration // in which it is measured
 	handsOff bool          // connections can be handed to workers
+	blocking bool          // workers get listeners that wait in accept, unless they change that
 	log      hclog.Logger
+	clock    *waitClock
 
 	mu         sync.Mutex
-	slots      int // as the supervisor has set them
+	berths     []*berth          // by number
+	at         []*berth          // by slot: where its clients come to
+	filled     []supervisor.Link // by slot: its worker; nil: it is empty
 	groups     []*steer.Group
 	ipv4       map[*steer.Group]*steer.Group // of one for both families: the one for IPv4 beside it
-	filled     bool                          // some slot was, once
-	blocked    map[*os.File]bool             // listeners that were made so
+	served     bool                          // some slot was filled, once
 	attendance attendance
 }
 
-// accepting is a worker that may accept from its slot's listeners. One that can be handed no
+// accepting is a worker that may accept from its listeners. One that can be handed no
 // connections and is not of this type accepts from all.
 type accepting interface {
 	// Accepts tells whether it does on this address. It is asked when the worker is ready.
 	Accepts(addr netip.AddrPort) bool
 }
 
+// newSteered makes the berths of groups that serve their slots in order, as after Listen.
 func newSteered(groups []*steer.Group, table *Table, balancer *Balancer, cfg BalancerConfig, kind LinkKind) (*steered, error) {
 	patience := cfg.patience()
 	cfg.MaxRetries = 0
@@ -72,94 +78,52 @@ func newSteered(groups []*steer.Group, table *Table, balancer *Balancer, cfg Bal
 	s := &steered{
 		groups:     groups,
 		ipv4:       make(map[*steer.Group]*steer.Group),
-		blocked:    make(map[*os.File]bool),
 		table:      table,
 		balancer:   balancer,
 		refuser:    refuser,
 		patience:   patience,
 		tick:       cfg.RetryDelay,
 		handsOff:   kind.handsOff(),
+		blocking:   kind == LinkActivation || kind == LinkAny,
 		log:        cfg.Logger,
 		attendance: attendance{current: make(map[*os.File]visit)},
 	}
 	s.attendance.failed = func(err error) { s.log.Error("cannot accept for a slot", "err", err) }
+	s.clock = newWaitClock(s.slotOf)
+	for i := range groups[0].Members() {
+		s.berths = append(s.berths, &berth{number: i, slot: i})
+	}
+	s.at = slices.Clone(s.berths)
+	s.filled = make([]supervisor.Link, len(s.at))
+	for _, b := range s.at {
+		b.used = true
+	}
 	return s, nil
 }
 
-// listener is one of a slot's.
-type listener struct {
-	*os.File // borrowed
-	addr     netip.AddrPort
-}
-
-// listeners returns those of a slot, also of one that is yet to come, and none when the
-// master routes. They are borrowed until Close.
-func (s *steered) listeners(slot int) (listeners []listener, err error) {
-	if s == nil {
-		return nil, nil
-	}
+// slotOf returns the slot that an address belongs to now.
+func (s *steered) slotOf(client netip.Addr) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, g := range s.groups {
-		if err := g.Grow(slot + 1); err != nil {
-			return nil, err
-		}
-		listeners = append(listeners, listener{g.Listener(slot), g.Addr().AddrPort()})
-	}
-	return listeners, nil
-}
-
-// listener returns a slot's listener on one address, or nil. It is borrowed until Close.
-func (s *steered) listener(slot int, addr netip.AddrPort) *os.File {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, g := range s.groups {
-		if g.Addr().AddrPort() == addr {
-			return g.Listener(slot)
-		}
-	}
-	return nil
-}
-
-// files returns a slot's listeners for servers that may wait in accept. They are borrowed
-// until Close.
-func (s *steered) files(slot int) (files []*os.File, err error) {
-	listeners, err := s.listeners(slot)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, ln := range listeners {
-		file, blockErr := s.blocking(ln.File)
-		err = errors.Join(err, blockErr)
-		files = append(files, file)
-	}
-	return files, err
-}
-
-// blocking makes a listener so, once, for a server that does not make it otherwise.
-func (s *steered) blocking(file *os.File) (*os.File, error) {
-	if s.blocked[file] {
-		return file, nil
-	}
-	s.blocked[file] = true
-	return file, controlFile(file, func(fd int) error { return unix.SetNonblock(fd, false) })
+	return s.balancer.cfg.Clients.Hash.Key(client).Slot(max(len(s.at), 1))
 }
 
 // errFamilies: see onlyIPv4.
 var errFamilies = errors.New("the workers that served first listen on both families, this one on IPv4 only; restart handfast, or give --listen an IPv4 address (0.0.0.0:PORT)")
 
-// onlyIPv4 returns a slot's listener for IPv4 alone, in place of one for both families. The
-// first call opens them, for all slots: from then on they get all clients of IPv4. So only
+// onlyIPv4 returns a worker's listener for IPv4 alone, in place of one for both families. The
+// first call opens them, for all berths: from then on they get all clients of IPv4. So only
 // the workers that serve first can decide that: those of a later generation may not stay.
-func (s *steered) onlyIPv4(slot int, both *os.File) (*os.File, error) {
+func (s *steered) onlyIPv4(l *lease, both *os.File) (*os.File, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	of := slices.IndexFunc(s.groups, func(g *steer.Group) bool { return g.Listener(slot) == both })
+	of := slices.IndexFunc(s.groups, func(g *steer.Group) bool { return g.Listener(l.berth.number) == both })
 	if of < 0 {
 		return nil, net.ErrClosed
 	}
 	four, opened := s.ipv4[s.groups[of]]
 	if !opened {
-		if s.filled {
+		if s.served {
 			return nil, errFamilies
 		}
 		var err error
@@ -168,26 +132,18 @@ func (s *steered) onlyIPv4(slot int, both *os.File) (*os.File, error) {
 		}
 		s.ipv4[s.groups[of]] = four
 		s.groups = append(s.groups, four)
-		for slot := range s.slots {
-			s.wait(four.Listener(slot))
+		for _, b := range s.berths {
+			if s.blocking {
+				err = errors.Join(err, block(four.Listener(b.number)))
+			}
+			s.attend(b, four)
 		}
 		s.log.Info("listening", "address", four.Addr().String(), "route", "kernel", "why", "workers listen on IPv4 only")
+		if err != nil {
+			return nil, err
+		}
 	}
-	if err := four.Grow(slot + 1); err != nil {
-		return nil, err
-	}
-	return s.blocking(four.Listener(slot))
-}
-
-// offer returns a slot's listeners as they are offered to a worker.
-func (s *steered) offer(slot int) (offer []fdpass.Handoff, err error) {
-	listeners, err := s.listeners(slot)
-	for _, ln := range listeners {
-		h := fdpass.Handoff{FD: -1, Client: ln.addr}
-		controlFile(ln.File, func(fd int) error { h.FD = fd; return nil })
-		offer = append(offer, h)
-	}
-	return offer, err
+	return four.Listener(l.berth.number), nil
 }
 
 // Resize implements supervisor.Slots. Whoever waits in the queue of a slot that is no more
@@ -197,23 +153,38 @@ func (s *steered) Resize(n int) {
 	s.table.Resize(n)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	before := s.slots
-	s.slots = n
-	for _, g := range s.groups {
-		if err := g.Resize(n); err != nil {
-			s.log.Error("the kernel does not give clients to their new slots", "address", g.Addr().String(), "slots", n, "err", err)
-		}
-		for slot := n; slot < before; slot++ {
-			if s.handsOff {
-				s.attendance.begin(g.Listener(slot), s.balancer.Attend)
-			} else { // its worker serves them, before it leaves
-				s.wait(g.Listener(slot))
+	for slot := n; slot < len(s.at); slot++ {
+		s.at[slot].left = time.Now()
+	}
+	s.at = s.at[:min(n, len(s.at))]
+	s.filled = s.filled[:len(s.at)]
+	for slot := len(s.at); slot < n; slot++ {
+		b := s.awaited(slot)
+		if b == nil {
+			var err error
+			if b, err = s.vacant(slot); err != nil {
+				s.log.Error("a slot has no listener of its own", "slot", slot, "err", err)
+				b = s.berths[0]
 			}
 		}
-		for slot := before; slot < n; slot++ {
-			s.wait(g.Listener(slot))
+		s.at = append(s.at, nil)
+		s.filled = append(s.filled, nil)
+		s.lead(slot, b)
+	}
+	s.steer()
+	s.assign()
+}
+
+// awaited returns the berth of the worker that is to fill a slot next, nil if there is none.
+func (s *steered) awaited(slot int) *berth {
+	for _, b := range s.berths {
+		for _, l := range b.leases {
+			if l.slot == slot && !l.over && !b.used {
+				return b
+			}
 		}
 	}
+	return nil
 }
 
 // Fill implements supervisor.Slots.
@@ -221,69 +192,122 @@ func (s *steered) Fill(slot int, link supervisor.Link) {
 	if worker, ok := link.(Worker); ok {
 		s.table.Fill(slot, worker)
 	}
-	worker, asked := link.(accepting)
 	s.mu.Lock()
-	s.filled = true // so there will be no other groups
+	s.served = true // so there will be no other groups
 	groups := s.groups
 	s.mu.Unlock()
+	// Without our lock, since the link may ask us for a listener under its own.
+	accepts := make(map[*steer.Group]bool)
+	worker, asked := link.(accepting)
 	for _, g := range groups {
-		// Without our lock, since the link may ask us for a listener under its own.
-		accepts := asked && worker.Accepts(g.Addr().AddrPort()) || !asked && !s.handsOff
-		s.mu.Lock()
-		switch {
-		case accepts:
-			s.attendance.end(g.Listener(slot))
-		case s.handsOff:
-			s.attendance.begin(g.Listener(slot), s.balancer.Attend)
-		default: // a server that does not listen on this address
-			s.attendance.begin(g.Listener(slot), s.refuser.refuseLate(0, s.tick))
-		}
-		s.mu.Unlock()
+		accepts[g] = asked && worker.Accepts(g.Addr().AddrPort()) || !asked && !s.handsOff
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.at[slot]
+	if l := s.leaseOf(link, 0); l != nil {
+		b = l.berth
+	}
+	s.filled[slot] = link
+	b.accepts, b.duty = accepts, dutyNone // to be assigned anew
+	if s.at[slot] != b {
+		s.lead(slot, b)
+		s.steer()
+	}
+	s.assign()
 }
 
-// Empty implements supervisor.Slots.
+// Empty implements supervisor.Slots. If the next worker is about to be ready, new clients wait for
+// it at its berth.
 func (s *steered) Empty(slot int) {
 	s.table.Empty(slot)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, g := range s.groups {
-		s.wait(g.Listener(slot))
+	s.filled[slot] = nil
+	next := s.awaited(slot)
+	if next == nil && s.at[slot].spoiled {
+		next, _ = s.vacant(slot) // until then they may be kept away
 	}
-}
-
-// wait sees to the clients of a slot that is empty.
-func (s *steered) wait(listener *os.File) {
-	if s.handsOff {
-		s.attendance.begin(listener, attend(s.balancer.Attend).after(queueTime))
-	} else {
-		s.attendance.begin(listener, s.refuser.refuseLate(s.patience, s.tick))
+	if next != nil {
+		s.lead(slot, next)
+		s.steer()
 	}
+	s.assign()
 }
 
 // hear is told what happens to workers.
 func (s *steered) hear(e supervisor.Event) {
 	if e.Kind == supervisor.WorkerExited || e.Kind == supervisor.WorkerGone {
-		s.mend()
+		s.repair()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.leaseOf(e.Link, e.PID)
+	if l == nil {
+		return
+	}
+	switch e.Kind {
+	case supervisor.WorkerStarted:
+		l.pid = e.PID
+	case supervisor.WorkerTerminated, supervisor.WorkerKilled:
+		l.over = true
+	case supervisor.WorkerExited:
+		if len(e.Rest) == 0 { // else what is left of it has the listeners, too
+			s.release(l)
+		}
+	case supervisor.WorkerStartFailed, supervisor.WorkerGone:
+		s.release(l)
 	}
 }
 
-// mend puts right what workers did to their listeners.
-func (s *steered) mend() {
+// repair puts right what workers did to their listeners.
+func (s *steered) repair() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, g := range s.groups {
-		slots, err := g.Mend()
-		for _, slot := range slots {
-			s.attendance.again(g.Listener(slot))
+		found, err := g.Repair()
+		at := g.Addr().String()
+		for _, i := range found.Shut {
+			s.attendance.again(g.Listener(i))
 		}
-		if len(slots) > 0 {
-			s.log.Warn("a worker has shut its slot's listener down, which resets who waits there", "slots", fmt.Sprint(slots), "address", g.Addr().String())
+		for _, i := range found.Locked {
+			s.spoil(s.berths[i], g)
+		}
+		if len(found.Shut) > 0 {
+			s.log.Warn("a worker has shut its slot's listener down, which resets who waits there", "slots", s.slotsOf(found.Shut), "address", at)
+		}
+		if len(found.Filtered) > 0 {
+			s.log.Warn("a worker has set a socket filter on its slot's listener, which was removed", "slots", s.slotsOf(found.Filtered), "address", at)
+		}
+		for _, stranger := range found.Joined {
+			s.meet(stranger, at)
 		}
 		if err != nil {
 			s.log.Error("a slot's listener is not what it was", "err", err)
 		}
 	}
+}
+
+// slotsOf names the slots whose workers have the members of these numbers.
+func (s *steered) slotsOf(numbers []int) string {
+	slots := make([]int, len(numbers))
+	for i, number := range numbers {
+		slots[i] = s.berths[number].slot
+	}
+	return fmt.Sprint(slots)
+}
+
+// meet tells of a process that listens on our address with a socket of its own.
+func (s *steered) meet(stranger steer.Stranger, address string) {
+	who := "cannot be seen from here"
+	if len(stranger.Owners) > 0 {
+		who = ""
+		for _, o := range stranger.Owners {
+			who += o.String() + " "
+		}
+	}
+	s.log.Warn("another process listens on the same address with a socket of its own (SO_REUSEPORT); it gets no clients while handfast runs, but all of them after it",
+		"address", address, "who", who)
 }
 
 // Serve waits until accepting ends, and then, within the patience and until killed ends, until
@@ -294,10 +318,10 @@ func (s *steered) Serve(accepting, killed context.Context, patience time.Duratio
 		s.log.Info("listening", "address", g.Addr().String(), "route", "kernel")
 	}
 	s.mu.Unlock()
-	for look := time.NewTicker(mendInterval); accepting.Err() == nil; {
+	for look := time.NewTicker(repairInterval); accepting.Err() == nil; {
 		select {
 		case <-look.C:
-			s.mend()
+			s.repair()
 		case <-accepting.Done():
 		}
 	}
@@ -321,16 +345,14 @@ func (s *steered) waiting() (sum int) {
 	return sum
 }
 
-// idle tells whether nobody waits in a slot's queues.
-func (s *steered) idle(slot int) bool { return s.queue(slot) == 0 }
-
-// queue returns how many connections wait in a slot's queues.
+// queue returns how many connections wait for a slot's workers to accept.
 func (s *steered) queue(slot int) (sum int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, g := range s.groups {
-		waiting, _, _ := g.Queue(slot) // nobody waits where nobody listens
-		sum += waiting
+	for _, b := range s.berths {
+		if b.slot == slot {
+			sum += s.queued(b)
+		}
 	}
 	return sum
 }
@@ -340,12 +362,12 @@ func (s *steered) each(f func(listener *os.File, waiting int) error) (err error)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, g := range s.groups {
-		for slot := 0; g.Listener(slot) != nil; slot++ {
-			waiting, _, queueErr := g.Queue(slot)
+		for i := range g.Members() {
+			waiting, _, queueErr := g.Queue(i)
 			if !errors.Is(queueErr, steer.ErrNotListening) {
 				err = errors.Join(err, queueErr)
 			}
-			err = errors.Join(err, f(g.Listener(slot), waiting))
+			err = errors.Join(err, f(g.Listener(i), waiting))
 		}
 	}
 	return err

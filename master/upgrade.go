@@ -208,28 +208,24 @@ func (c *Config) Retire(addr string) {
 }
 
 // restoreLink makes the link of a worker of the program before.
-func (m *Master) restoreLink(b *reexec.Bundle) func(supervisor.Seat, json.RawMessage) (supervisor.Portable, error) {
-	return func(seat supervisor.Seat, state json.RawMessage) (supervisor.Portable, error) {
-		switch m.link {
-		case LinkNative:
-			return mailbox.Restore(b, state, m.wishes, m.balancer.Readmit)
-		case LinkNode:
-			return m.primary.RestoreLink(b, seat.Slot, state)
-		case LinkActivation:
-			cfg, err := m.activation(seat)
-			if err != nil {
-				return nil, err
-			}
-			return activation.Restore(cfg, state)
-		case LinkAny:
-			cfg, err := m.trap(seat)
-			if err != nil {
-				return nil, err
-			}
-			return trap.Restore(b, cfg, state)
-		}
-		return nil, fmt.Errorf("master: workers of link %v cannot be kept", m.link)
+func (m *Master) restoreLink(b *reexec.Bundle) func(supervisor.Seat, int, json.RawMessage) (supervisor.Portable, error) {
+	return func(seat supervisor.Seat, pid int, state json.RawMessage) (supervisor.Portable, error) {
+		return m.steered.letAgain(pid, func(l *lease) (supervisor.Portable, error) { return m.restoreOne(b, seat, l, state) })
 	}
+}
+
+func (m *Master) restoreOne(b *reexec.Bundle, seat supervisor.Seat, l *lease, state json.RawMessage) (supervisor.Portable, error) {
+	switch m.link {
+	case LinkNative:
+		return mailbox.Restore(b, state, m.wishes, m.balancer.Readmit)
+	case LinkNode:
+		return m.primary.RestoreLink(b, seat.Slot, m.own(l), state)
+	case LinkActivation:
+		return activation.Restore(m.activation(l), state)
+	case LinkAny:
+		return trap.Restore(b, m.trap(l), state)
+	}
+	return nil, fmt.Errorf("master: workers of link %v cannot be kept", m.link)
 }
 
 // resume goes on with what the program before has counted and parked.
@@ -291,19 +287,29 @@ func (b *Balancer) readmitParked(conns []savedParked) {
 // savedSteered is what the next program needs to go on with slots that the kernel gives clients to.
 type savedSteered struct {
 	Groups []savedGroup
-	Filled bool
+	Berths []savedBerth
+	At     []int // by slot: the berth that its clients come to
+	Served bool
 }
 
 type savedGroup struct {
 	steer.Saved
-	IPv4Of  int   // of which group it is the one for IPv4 alone; -1: of none
-	Blocked []int // slots whose listeners were made blocking
+	IPv4Of int // of which group it is the one for IPv4 alone; -1: of none
 }
+
+type savedBerth struct {
+	Slot          int
+	Leases        []savedLease
+	Used, Spoiled bool
+	Left          time.Time
+}
+
+type savedLease struct{ Slot, PID int }
 
 func (s *steered) save(b *reexec.Bundle) *savedSteered {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	state := &savedSteered{Filled: s.filled}
+	state := &savedSteered{Served: s.served}
 	for _, g := range s.groups {
 		entry := savedGroup{Saved: g.Save(b), IPv4Of: -1}
 		for of, both := range s.groups {
@@ -311,12 +317,17 @@ func (s *steered) save(b *reexec.Bundle) *savedSteered {
 				entry.IPv4Of = of
 			}
 		}
-		for slot := range entry.Members {
-			if s.blocked[g.Listener(slot)] {
-				entry.Blocked = append(entry.Blocked, slot)
-			}
-		}
 		state.Groups = append(state.Groups, entry)
+	}
+	for _, b := range s.berths {
+		entry := savedBerth{Slot: b.slot, Used: b.used, Spoiled: b.spoiled, Left: b.left}
+		for _, l := range b.leases {
+			entry.Leases = append(entry.Leases, savedLease{l.slot, l.pid})
+		}
+		state.Berths = append(state.Berths, entry)
+	}
+	for _, b := range s.at {
+		state.At = append(state.At, b.number)
 	}
 	return state
 }
@@ -333,14 +344,48 @@ func (s *savedSteered) restore(b *reexec.Bundle, config hash.Config) (groups []*
 }
 
 // resume puts back what was known of the groups, which newSteered was given.
-func (s *steered) resume(state *savedSteered) {
-	s.filled = state.Filled
+func (s *steered) resume(state *savedSteered) error {
+	n := len(state.Berths)
+	if len(state.Groups) == 0 || n == 0 || slices.ContainsFunc(state.Groups, func(g savedGroup) bool { return len(g.Members) != n }) ||
+		len(state.At) == 0 || slices.Min(state.At) < 0 || slices.Max(state.At) >= n {
+		return fmt.Errorf("master: %d listeners for slots at %v: that cannot be", n, state.At)
+	}
+	s.served = state.Served
 	for i, entry := range state.Groups {
 		if of := entry.IPv4Of; of >= 0 && of < len(s.groups) {
 			s.ipv4[s.groups[of]] = s.groups[i]
 		}
-		for _, slot := range entry.Blocked {
-			s.blocked[s.groups[i].Listener(slot)] = true
-		}
 	}
+	s.berths = nil
+	for i, entry := range state.Berths {
+		b := &berth{number: i, slot: entry.Slot, used: entry.Used, spoiled: entry.Spoiled, left: entry.Left}
+		for _, l := range entry.Leases {
+			b.leases = append(b.leases, &lease{berth: b, slot: l.Slot, pid: l.PID})
+		}
+		s.berths = append(s.berths, b)
+	}
+	s.at = nil
+	for _, i := range state.At {
+		s.at = append(s.at, s.berths[i])
+	}
+	s.filled = make([]supervisor.Link, len(s.at))
+	return nil
+}
+
+// letAgain makes the link of a worker of the program before, which has a berth.
+func (s *steered) letAgain(pid int, restore func(*lease) (supervisor.Portable, error)) (supervisor.Portable, error) {
+	if s == nil {
+		return restore(nil)
+	}
+	s.mu.Lock()
+	l := s.leaseOf(nil, pid)
+	s.mu.Unlock()
+	if l == nil {
+		return nil, fmt.Errorf("master: worker %d has no listener: that cannot be", pid)
+	}
+	link, err := restore(l)
+	if err == nil {
+		l.link = link
+	}
+	return link, err
 }

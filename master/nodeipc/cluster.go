@@ -109,11 +109,9 @@ func (l *Link) queryServer(m *message) {
 			answer.Errno = -errnoOf(err)
 			break
 		}
-		if own := l.primary.cfg.Listener; own != nil {
-			if file := own(l.slot, addr); file != nil {
-				l.sendShared(answer, file)
-				return
-			}
+		if file := l.ownListener(addr); file != nil {
+			l.sendShared(answer, file)
+			return
 		}
 		family := "IPv4"
 		if addr.Addr().Is6() {

@@ -233,7 +233,7 @@ func newPrimary(t testing.TB, when ReadyWhen, r *returned, log hclog.Logger) tes
 // openLink adds a worker.
 func (p testPrimary) openLink(t testing.TB) (*Link, *fakeWorker) {
 	t.Helper()
-	l, err := p.Open(0)
+	l, err := p.Open(0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

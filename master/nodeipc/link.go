@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"strconv"
 	"sync"
@@ -59,6 +60,7 @@ func (hungUp) Unwrap() error { return io.EOF }
 type Link struct {
 	primary *Primary
 	slot    int
+	own     func(netip.AddrPort) *os.File // the worker's own listener on one of the balancer's addresses; nil: the master routes
 	id      int64
 	dialect Dialect // and what it comes to
 	offer   offer
@@ -112,23 +114,25 @@ type sent struct {
 // Slot is the one that the worker was started for.
 func (l *Link) Slot() int { return l.slot }
 
-// Open makes a link for the worker of a slot.
-func (p *Primary) Open(slot int) (*Link, error) {
+// Open makes a link for the worker of a slot. Where the kernel routes, own returns the worker's
+// listener on one of the balancer's addresses, which is borrowed; nil: the master routes.
+func (p *Primary) Open(slot int, own func(netip.AddrPort) *os.File) (*Link, error) {
 	ours, theirs, err := pair()
 	if err != nil {
 		return nil, fmt.Errorf("nodeipc: %w", err)
 	}
-	l := p.newLink(slot, p.lastID.Add(1), p.cfg.Dialect, ours)
+	l := p.newLink(slot, own, p.lastID.Add(1), p.cfg.Dialect, ours)
 	l.theirs = theirs
 	l.start()
 	return l, nil
 }
 
 // newLink makes a link at rest. It takes ownership of the channel.
-func (p *Primary) newLink(slot int, id int64, dialect Dialect, ours *channel) *Link {
+func (p *Primary) newLink(slot int, own func(netip.AddrPort) *os.File, id int64, dialect Dialect, ours *channel) *Link {
 	return &Link{
 		primary: p,
 		slot:    slot,
+		own:     own,
 		id:      id,
 		dialect: dialect,
 		offer:   dialect.offer(),

@@ -30,9 +30,6 @@ const (
 // Config says whom a Primary serves.
 type Config struct {
 	Addresses []netip.AddrPort // that the balancer listens on
-	// Listener returns a slot's own listener on one of them, where the kernel routes; it is
-	// borrowed. nil: the master routes.
-	Listener  func(slot int, addr netip.AddrPort) *os.File
 	ReadyWhen ReadyWhen
 	Dialect   Dialect
 

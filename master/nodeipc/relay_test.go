@@ -278,7 +278,7 @@ func TestRelayCrowd(t *testing.T) {
 	}
 	all.Go(func() {
 		for range 20 {
-			l, err := p.Open(1)
+			l, err := p.Open(1, nil)
 			if err != nil {
 				t.Error(err)
 				return

@@ -97,12 +97,12 @@ func narrower(q *query, listen netip.AddrPort) error {
 	return polled.Narrower(netip.AddrPortFrom(addr, uint16(q.Port)), listen)
 }
 
-// Accepts tells whether a server of the worker accepts from the slot's own listener on this
+// Accepts tells whether a server of the worker accepts from its own listener on this
 // address of the balancer's.
 func (l *Link) Accepts(addr netip.AddrPort) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.primary.cfg.Listener != nil && slices.ContainsFunc(l.servers, func(s server) bool { return s.of == addr })
+	return l.own != nil && slices.ContainsFunc(l.servers, func(s server) bool { return s.of == addr })
 }
 
 // Served tells whether the worker has a server on the balancer's port.
@@ -120,7 +120,7 @@ func (l *Link) closes(key string) {
 	switch {
 	case len(l.servers) == before:
 		return
-	case len(l.servers) > 0 && l.primary.cfg.Listener != nil: // nobody accepts for it any more
+	case len(l.servers) > 0 && l.own != nil: // nobody accepts for it any more
 		l.leave(ErrClosedServer)
 		return
 	case len(l.servers) > 0:

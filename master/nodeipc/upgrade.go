@@ -98,7 +98,7 @@ type savedAnswer struct {
 	File *savedFile
 }
 
-// savedFile is a listener that is sent to a worker: one that all share, or the slot's own.
+// savedFile is a listener that is sent to a worker: one that all share, or the worker's own.
 type savedFile struct {
 	Shared string // its key
 	Own    netip.AddrPort
@@ -222,17 +222,17 @@ func (l *Link) named(name *savedFile) (*os.File, error) {
 	return file, nil
 }
 
-// ownListener is the slot's own listener on an address, where the kernel routes; else nil.
+// ownListener is the worker's own listener on an address, where the kernel routes; else nil.
 func (l *Link) ownListener(addr netip.AddrPort) *os.File {
-	if l.primary.cfg.Listener == nil {
+	if l.own == nil {
 		return nil
 	}
-	return l.primary.cfg.Listener(l.slot, addr)
+	return l.own(addr)
 }
 
 // RestoreLink makes a link of what Save returned in the program before. Nothing is sent or
 // received before Resume, except that connections may be delivered.
-func (p *Primary) RestoreLink(b *reexec.Bundle, slot int, state json.RawMessage) (*Link, error) {
+func (p *Primary) RestoreLink(b *reexec.Bundle, slot int, own func(netip.AddrPort) *os.File, state json.RawMessage) (*Link, error) {
 	var s saved
 	if err := json.Unmarshal(state, &s); err != nil {
 		return nil, fmt.Errorf("nodeipc: %w", err)
@@ -246,7 +246,7 @@ func (p *Primary) RestoreLink(b *reexec.Bundle, slot int, state json.RawMessage)
 		return nil, fmt.Errorf("nodeipc: %w", err)
 	}
 	ours.in, ours.skip = s.Half, s.Skip
-	l := p.newLink(slot, s.ID, s.Dialect, ours)
+	l := p.newLink(slot, own, s.ID, s.Dialect, ours)
 	l.seq = s.Seq
 	l.shut, l.paused, l.over, l.drained = s.Shut, s.Paused, s.Over, s.Drained
 	l.missed = s.Missed

@@ -54,7 +54,7 @@ func (p testPrimary) upgrade(t testing.TB, ls ...*Link) (testPrimary, []*Link) {
 	}
 	var links []*Link
 	for i, state := range states {
-		l, err := successor.RestoreLink(next, ls[i].slot, state)
+		l, err := successor.RestoreLink(next, ls[i].slot, ls[i].own, state)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -454,7 +454,7 @@ func TestRestoreImpossible(t *testing.T) {
 				ours.raw.Control(func(s uintptr) { fd = keepCopy(t, b, int(s)) })
 				text = fmt.Sprintf(text, fd)
 			}
-			if l, err := p.RestoreLink(b, 0, json.RawMessage(text)); err == nil {
+			if l, err := p.RestoreLink(b, 0, nil, json.RawMessage(text)); err == nil {
 				t.Errorf("it is restored: %+v", l)
 			}
 		})

@@ -16,7 +16,7 @@ import (
 
 const (
 	// format changes when a program of before could not read what a bundle has.
-	format = 1
+	format = 2
 	// variable names the bundle's descriptor in the environment, behind why it is passed.
 	variable = "HANDFAST_BUNDLE"
 	// maxBundle bounds what is read: much more than 100,000 parked connections need.

@@ -186,7 +186,7 @@ func TestInheritedNonsense(t *testing.T) {
 	for text, want := range map[string]string{
 		"":                              "JSON",
 		`{"Format":0}`:                  "stop it and start this one",
-		`{"Format":1,"Files":[999999]}`: "descriptor 999999 is not open",
+		`{"Format":2,"Files":[999999]}`: "descriptor 999999 is not open",
 	} {
 		if _, err := parse([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", text, err, want)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -16,28 +17,46 @@ import (
 	"github.com/handfast/handfast/hash"
 )
 
-// ErrNotListening: somebody who shares the slot's listener has called shutdown(2) on it. Its
-// clients, and those of another slot, go astray until Mend.
-var ErrNotListening = errors.New("steer: the listener was shut down by a process that shares it")
+var (
+	// ErrNotListening: a process that has the member has called shutdown(2) on it. Its clients, and
+	// those of another member, go astray until Repair.
+	ErrNotListening = errors.New("steer: the listener was shut down by a process that shares it")
+	// ErrSpoiled: what a process has set on the member cannot be undone. As a rule it has locked the
+	// socket's filter (SO_LOCK_FILTER).
+	ErrSpoiled = errors.New("steer: what a process that shared the listener has set on it cannot be undone (SO_LOCK_FILTER?)")
+	// ErrSilenced: nobody is to come any more.
+	ErrSilenced = errors.New("steer: the group is silent")
+)
 
-// Group is the listeners of one address, one for each slot, and the program by which the
-// kernel picks one for each client. Its methods may be called at the same time.
+// Group is the listeners of one address, its members, and the program by which the kernel picks
+// one for each client. Members have numbers, from 0 on; which slot's clients come to which
+// member is for Steer to say. Its methods may be called at the same time.
 type Group struct {
 	config  hash.Config
 	network string // as package net has it
 	addr    *net.TCPAddr
 	bound   unix.Sockaddr // the same, for the kernel
 
-	mu      sync.Mutex
-	members []*os.File // by slot, all that were ever opened
-	places  []int      // by slot: where its socket is in the kernel's group
-	slots   int        // of which the program picks
-	silent  *os.File   // the socket that gets everybody after Silence
+	mu       sync.Mutex
+	settings settings  // of a member that no process has had
+	own      *member   // no process but this one has it, no client comes to it, and it would not answer
+	members  []*member // all that were ever opened
+	sockets  []uint64  // inodes of the kernel's group, by place
+	at       []int     // by slot: the member that its clients come to
+	silenced bool      // by Silence
+	unknown  []uint64  // of sockets: others' that Repair has not told of yet
 }
 
-// Listen opens a group of 1 to MaxSlots slots. The address is as in master.Listen: ":80" is
-// all addresses of both families, "0.0.0.0:80" all of IPv4, "[::]:80" all of IPv6; with port
-// 0 the kernel chooses one. ctx bounds the lookup of a host's name.
+// member is one listener.
+type member struct {
+	file  *os.File
+	inode uint64
+}
+
+// Listen opens a group of so many members, 1 to MaxSlots, that serve as many slots in this order.
+// The address is as in master.Listen: ":80" is all addresses of both families, "0.0.0.0:80" all
+// of IPv4, "[::]:80" all of IPv6; with port 0 the kernel chooses one. ctx bounds the lookup of a
+// host's name.
 //
 // No client sees a part of the group: until it is complete, whoever wants to connect gets no
 // answer and tries again (after a second, on Linux). And no process but this one has a part in
@@ -61,110 +80,139 @@ func listenAlone(ctx context.Context, address string, config hash.Config, slots 
 	}
 	// The first listens for itself alone, which fails if there is any other, and then
 	// lets others join. Two masters that start at once both bind, but only one listens.
-	return open(ctx, fdpass.ListenNetwork(address), address, config, slots, prepare)
+	return open(ctx, fdpass.ListenNetwork(address), address, config, inOrder(slots), slots, prepare)
 }
 
 // open opens a group. prepare sees its first socket before that is bound.
-func open(ctx context.Context, network, address string, config hash.Config, slots int, prepare func(fd int) error) (*Group, error) {
-	first, addr, err := listen(ctx, network, address, 0, prepare)
+func open(ctx context.Context, network, address string, config hash.Config, at []int, members int, prepare func(fd int) error) (*Group, error) {
+	first, addr, err := listen(ctx, network, address, "listener of nobody", prepare)
 	if err != nil {
 		return nil, err
 	}
-	g := &Group{config: config, network: network, addr: addr, members: []*os.File{first}, places: []int{0}}
-	if err := g.start(slots); err != nil {
+	own, err := newMember(first)
+	if err != nil {
+		return nil, err
+	}
+	g := &Group{config: config, network: network, addr: addr, own: own, sockets: []uint64{own.inode}}
+	if err := g.start(at, members); err != nil {
 		g.Close()
 		return nil, err
 	}
 	return g, nil
 }
 
+// inOrder has each slot's clients come to the member of the same number.
+func inOrder(slots int) []int {
+	at := make([]int, slots)
+	for slot := range at {
+		at[slot] = slot
+	}
+	return at
+}
+
 // OnlyIPv4 opens a group for IPv4 alone beside one of both families, of which it takes all
-// clients of IPv4 from now on. It returns nil if g is none of both.
+// clients of IPv4 from now on: with as many members, to which the same slots' clients come. It
+// returns nil if g is none of both.
 func (g *Group) OnlyIPv4() (*Group, error) {
 	if g.network != "tcp" || !g.addr.IP.IsUnspecified() || g.addr.IP.To4() != nil {
 		return nil, nil
 	}
 	g.mu.Lock()
-	slots := g.slots
+	at, members := slices.Clone(g.at), len(g.members)
 	g.mu.Unlock()
 	address := net.JoinHostPort(net.IPv4zero.String(), strconv.Itoa(g.addr.Port))
-	return open(context.Background(), "tcp4", address, g.config, slots, shareSilently)
+	return open(context.Background(), "tcp4", address, g.config, at, members, shareSilently)
 }
 
-// another opens the listener of one more slot.
-func (g *Group) another(silent bool) (*os.File, error) {
-	prepare := share
-	if silent {
-		prepare = shareSilently
-	}
-	free := false
-	control(g.members[0], func(fd int) error {
-		n, err := unix.GetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_FREEBIND)
-		free = n != 0
+// newMember takes ownership of a listener.
+func newMember(file *os.File) (*member, error) {
+	m := &member{file: file}
+	err := control(file, func(fd int) (err error) {
+		m.inode, err = inode(fd)
 		return err
 	})
-	if free {
-		alone := prepare
-		prepare = func(fd int) error { return errors.Join(fdpass.SetFreebind(fd), alone(fd)) }
+	if err != nil {
+		file.Close()
+		return nil, err
 	}
-	file, _, err := listen(context.Background(), g.network, g.addr.String(), len(g.members), prepare)
-	return file, err
+	return m, nil
 }
 
 func shareSilently(fd int) error { return errors.Join(share(fd), silence(fd)) }
 
-// start opens the other listeners, attaches the program, and lets clients in.
-func (g *Group) start(slots int) error {
-	err := control(g.members[0], func(fd int) (err error) {
-		if g.bound, err = unix.Getsockname(fd); err != nil {
-			return os.NewSyscallError("getsockname", err)
-		}
-		return share(fd)
-	})
-	if err != nil {
+// start opens the members, attaches the program, and lets clients in.
+func (g *Group) start(at []int, members int) error {
+	if err := g.know(); err != nil {
 		return err
 	}
-	// Two at least, so that there is a program from the start: a socket that is alone is no
-	// group, and has none.
-	if err := g.grow(max(slots, 2), true); err != nil {
+	if err := control(g.own.file, share); err != nil {
 		return err
 	}
-	if err := g.resize(slots); err != nil {
+	if err := g.grow(members, shareSilently); err != nil {
 		return err
 	}
-	for _, member := range g.members {
-		if err := control(member, unsilence); err != nil {
+	if err := g.steer(at); err != nil {
+		return err
+	}
+	for _, m := range g.members {
+		if err := control(m.file, unsilence); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// know finds out from our own listener what the members are like.
+func (g *Group) know() error {
+	return control(g.own.file, func(fd int) (err error) {
+		g.bound, err = unix.Getsockname(fd)
+		g.settings = readSettings(fd)
+		return os.NewSyscallError("getsockname", err)
+	})
+}
+
 // Addr returns the address that the group listens on, with its port.
 func (g *Group) Addr() *net.TCPAddr { return g.addr }
 
-// Grow opens the listeners of so many slots, 1 to MaxSlots, if there are not as many yet. No
-// client is given to them before Resize: their workers can start.
+// Members returns how many there are.
+func (g *Group) Members() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.members)
+}
+
+// Grow opens members until there are so many. No client comes to them before Steer: their
+// workers can start.
 //
 // Listeners are opened by the user whom the first ones belong to, else they are another group's
 // (EADDRINUSE): see Chown.
-func (g *Group) Grow(slots int) error {
-	if err := checkSlots(slots); err != nil {
-		return err
-	}
+func (g *Group) Grow(members int) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.grow(slots, false)
+	if g.silenced && len(g.members) < members {
+		return ErrSilenced
+	}
+	return g.grow(members, share)
 }
 
-func (g *Group) grow(slots int, silent bool) error {
-	for len(g.members) < slots {
-		file, err := g.another(silent)
+// grow opens members. prepare sees their sockets before they are bound.
+func (g *Group) grow(members int, prepare func(fd int) error) error {
+	if g.settings.isFree() {
+		alone := prepare
+		prepare = func(fd int) error { return errors.Join(fdpass.SetFreebind(fd), alone(fd)) }
+	}
+	for len(g.members) < members {
+		g.count() // whoever has joined since is before us
+		file, _, err := listen(context.Background(), g.network, g.addr.String(), fmt.Sprintf("listener %d", len(g.members)), prepare)
 		if err != nil {
 			return err
 		}
-		g.places = append(g.places, len(g.members))
-		g.members = append(g.members, file)
+		m, err := newMember(file)
+		if err != nil {
+			return err
+		}
+		g.members = append(g.members, m)
+		g.sockets = append(g.sockets, m.inode)
 	}
 	return nil
 }
@@ -174,36 +222,53 @@ func (g *Group) Chown(uid, gid int) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var errs []error
-	for _, member := range g.members {
-		errs = append(errs, control(member, func(fd int) error { return os.NewSyscallError("fchown", unix.Fchown(fd, uid, gid)) }))
+	for _, m := range g.all() {
+		errs = append(errs, control(m.file, func(fd int) error { return os.NewSyscallError("fchown", unix.Fchown(fd, uid, gid)) }))
 	}
 	return errors.Join(errs...)
 }
 
-// Resize changes the number of slots, 1 to MaxSlots, in one step: about 1/N of the clients
-// move, as package hash says. The listeners of slots that are not in use any more stay open:
-// no client is given to them, those in their queues still wait to be accepted, and when the
-// group grows again they are back.
-func (g *Group) Resize(slots int) error {
-	if err := g.Grow(slots); err != nil {
+// all returns the members and our own.
+func (g *Group) all() []*member { return append([]*member{g.own}, g.members...) }
+
+// Steer has the clients of each slot come to a member: those of slot i to members[i], of 1 to
+// MaxSlots slots. All changes in one step. Where the number of slots changes, about 1/N of the
+// clients move, as package hash says. Whoever waits in the queue of a member, or is about to get
+// there, stays with it.
+func (g *Group) Steer(members []int) error {
+	if err := checkSlots(len(members)); err != nil {
 		return err
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.resize(slots)
+	for _, i := range members {
+		if i < 0 || i >= len(g.members) {
+			return fmt.Errorf("steer: no member %d of %d", i, len(g.members))
+		}
+	}
+	if g.silenced {
+		return nil
+	}
+	return g.steer(slices.Clone(members))
 }
 
-func (g *Group) resize(slots int) error {
-	if err := g.steer(g.places[:slots]); err != nil {
+func (g *Group) steer(at []int) error {
+	before := g.at
+	g.at = at
+	if err := g.attach(); err != nil {
+		g.at = before
 		return err
 	}
-	g.slots = slots
 	return nil
 }
 
-// steer attaches the program for slots at these places.
-func (g *Group) steer(places []int) error {
-	return control(g.members[0], func(fd int) error { return attach(fd, program(g.config, places)) })
+// attach attaches the program for the members that slots' clients come to.
+func (g *Group) attach() error {
+	places := make([]int, len(g.at))
+	for slot, i := range g.at {
+		places[slot] = slices.Index(g.sockets, g.members[i].inode)
+	}
+	return control(g.own.file, func(fd int) error { return attach(fd, program(g.config, places)) })
 }
 
 // Silence answers no first packet of a handshake any more, as if it were lost, while handshakes
@@ -213,20 +278,13 @@ func (g *Group) steer(places []int) error {
 func (g *Group) Silence() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.silent != nil {
-		return nil
-	}
-	file, err := g.another(true)
-	if err != nil {
-		return err
-	}
-	g.silent = file
-	place := uint32(len(g.members))
-	return control(g.members[0], func(fd int) error { return attach(fd, []bpf.Instruction{bpf.RetConstant{Val: place}}) })
+	g.silenced = true
+	place := uint32(slices.Index(g.sockets, g.own.inode))
+	return control(g.own.file, func(fd int) error { return attach(fd, []bpf.Instruction{bpf.RetConstant{Val: place}}) })
 }
 
-// Listener returns the listener of a slot, also of one that is not in use any more. The caller
-// borrows it: it is open until the group is closed. It is nil if there never was such a slot.
+// Listener returns a member. The caller borrows it: it is open until the group is closed. It is
+// nil if there never was such a member.
 //
 // It is non-blocking, and so is every copy of it: the flag is the socket's own. Neither Fd nor
 // os/exec's ExtraFiles change that, as they do with the File of a net.TCPListener (Go issue
@@ -234,25 +292,25 @@ func (g *Group) Silence() error {
 // behind its back. So it is not in Go's poller either, where every client would wake this
 // process. Who wants to accept here makes a net.FileListener of it and closes that again; who
 // has workers that need a blocking listener clears the flag with unix.SetNonblock.
-func (g *Group) Listener(slot int) *os.File {
+func (g *Group) Listener(i int) *os.File {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if slot < 0 || slot >= len(g.members) {
+	if i < 0 || i >= len(g.members) {
 		return nil
 	}
-	return g.members[slot]
+	return g.members[i].file
 }
 
-// Queue tells how many connections wait in a slot's listener to be accepted, and how many may:
-// beyond the limit, first packets get no answer. The limit is the system's (net.core.somaxconn)
-// until somebody who shares the listener calls listen(2) with a smaller one. The error is
+// Queue tells how many connections wait in a member to be accepted, and how many may: beyond the
+// limit, first packets get no answer. The limit is the system's (net.core.somaxconn) until
+// a process that shares the listener calls listen(2) with a smaller one. The error is
 // ErrNotListening if it was shut down.
-func (g *Group) Queue(slot int) (waiting, limit int, err error) {
-	member := g.Listener(slot)
-	if member == nil {
-		return 0, 0, fmt.Errorf("steer: no slot %d", slot)
+func (g *Group) Queue(i int) (waiting, limit int, err error) {
+	file := g.Listener(i)
+	if file == nil {
+		return 0, 0, fmt.Errorf("steer: no member %d", i)
 	}
-	info, err := tcpInfo(member)
+	info, err := tcpInfo(file)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -262,55 +320,6 @@ func (g *Group) Queue(slot int) (waiting, limit int, err error) {
 	return int(info.Unacked), int(info.Sacked), nil // of a listener (tcp_get_info)
 }
 
-// Mend makes listeners listen again that were shut down by a process that shares them, and
-// returns their slots, none as a rule. Some servers do that when they stop; what waits in the
-// queue is reset by it. It also undoes what else they may have done: a smaller queue, another
-// program. Call it whenever a worker has left: if two listeners were shut down
-// since, nobody knows the places of the others any more, and the error says so.
-func (g *Group) Mend() ([]int, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.silent != nil {
-		return nil, nil // nobody is to come any more
-	}
-	var down []int
-	for slot, member := range g.members {
-		info, err := tcpInfo(member)
-		if err != nil {
-			return nil, err
-		}
-		if info.State != unix.BPF_TCP_LISTEN {
-			down = append(down, slot)
-		}
-		if err := control(member, func(fd int) error { return listenAgain(fd, g.bound) }); err != nil {
-			return nil, err
-		}
-	}
-	for _, slot := range down {
-		g.moveLast(slot)
-	}
-	if err := g.steer(g.places[:g.slots]); err != nil {
-		return nil, err
-	}
-	if len(down) > 1 {
-		return down, fmt.Errorf("steer: the listeners of slots %v were shut down by processes that share them; "+
-			"clients may be given to other slots than theirs until the master is restarted", down)
-	}
-	return down, nil
-}
-
-// moveLast is what happens to places when a socket leaves the group and comes back: the last
-// one takes its place, and it becomes the last (__reuseport_detach_sock, reuseport_add_sock).
-func (g *Group) moveLast(slot int) {
-	last := len(g.places) - 1
-	for other, place := range g.places {
-		if place == last {
-			g.places[other] = g.places[slot]
-		}
-	}
-	g.places[slot] = last
-}
-
 // Close closes the listeners. Those that a worker shares live on, at places of their own, so
 // close a group when no worker is to get clients any more. Connections that wait where no
 // worker shares are reset.
@@ -318,11 +327,8 @@ func (g *Group) Close() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var errs []error
-	if g.silent != nil {
-		errs = append(errs, g.silent.Close())
-	}
-	for i := len(g.members) - 1; i >= 0; i-- { // from the last on, so that no place changes
-		errs = append(errs, g.members[i].Close())
+	for _, m := range slices.Backward(g.all()) { // from the last on, so that no place changes
+		errs = append(errs, m.file.Close())
 	}
 	return errors.Join(errs...)
 }

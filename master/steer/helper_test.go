@@ -147,6 +147,14 @@ func mustListen(t *testing.T, address string, config hash.Config, slots int) *Gr
 	return g
 }
 
+// resize has so many slots' clients come to the members of the same numbers.
+func resize(g *Group, slots int) error {
+	if err := g.Grow(slots); err != nil {
+		return err
+	}
+	return g.Steer(inOrder(slots))
+}
+
 // arrived is a connection that a slot's listener accepted.
 type arrived struct {
 	slot   int

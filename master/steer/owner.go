@@ -2,8 +2,6 @@ package steer
 
 import (
 	"bufio"
-	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/handfast/handfast/master/sockdiag"
 )
 
 // maxCommand is how many bytes of a process's command line are told.
@@ -44,19 +44,26 @@ func Owners(addr netip.AddrPort) ([]Owner, error) {
 	if len(listening) == 0 {
 		return nil, nil
 	}
+	return holders(listening)
+}
+
+// holders returns the processes that have one of the sockets open, which are named as links of
+// /proc/PID/fd name them.
+func holders(sockets map[string]bool) (owners []Owner, err error) {
 	processes, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, fmt.Errorf("steer: %w", err)
 	}
-	var owners []Owner
 	for _, process := range processes {
 		pid, err := strconv.Atoi(process.Name())
-		if err == nil && holds(pid, listening) {
+		if err == nil && holds(pid, sockets) {
 			owners = append(owners, Owner{PID: pid, Command: command(pid)})
 		}
 	}
 	return owners, nil
 }
+
+func socketLink(inode uint64) string { return fmt.Sprintf("socket:[%d]", inode) }
 
 // readSockets adds the sockets of a table (proc_net_tcp in the kernel's documentation) that
 // are of this address, as links of /proc/PID/fd name them.
@@ -77,7 +84,7 @@ func readSockets(table string, addr netip.AddrPort, listening, others map[string
 		if len(fields) <= inode {
 			continue
 		}
-		bound, ok := parseSocket(fields[local])
+		bound, ok := sockdiag.ParseHex(fields[local])
 		if !ok || bound.Port() != addr.Port() || !overlap(bound.Addr(), addr.Addr()) {
 			continue
 		}
@@ -91,21 +98,6 @@ func readSockets(table string, addr netip.AddrPort, listening, others map[string
 		sockets["socket:["+fields[inode]+"]"] = true
 	}
 	return lines.Err()
-}
-
-// parseSocket reads an address such as 0100007F:1F90: words in the machine's byte order.
-func parseSocket(s string) (netip.AddrPort, bool) {
-	host, port, _ := strings.Cut(s, ":")
-	b, err := hex.DecodeString(host)
-	if err != nil || len(b)%4 != 0 {
-		return netip.AddrPort{}, false
-	}
-	for i := 0; i < len(b); i += 4 {
-		binary.NativeEndian.PutUint32(b[i:], binary.BigEndian.Uint32(b[i:]))
-	}
-	addr, ok := netip.AddrFromSlice(b)
-	n, err := strconv.ParseUint(port, 16, 16)
-	return netip.AddrPortFrom(addr.Unmap(), uint16(n)), ok && err == nil
 }
 
 // overlap tells whether sockets of the same port may be in each other's way. An address that

@@ -55,15 +55,6 @@ func packet(client netip.Addr) []byte {
 	return b
 }
 
-// inOrder is the group in which slot and place are the same.
-func inOrder(slots int) []int {
-	indexes := make([]int, slots)
-	for i := range indexes {
-		indexes[i] = i
-	}
-	return indexes
-}
-
 func randomClient(r *rand.Rand) netip.Addr {
 	var b [16]byte
 	for i := range b {

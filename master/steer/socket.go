@@ -16,9 +16,9 @@ import (
 // backlog is the longest queue of a listener: the kernel cuts it to net.core.somaxconn.
 const backlog = 1<<31 - 1
 
-// listen opens the listener of a slot, of which the caller owns the file. prepare sees the
-// socket before it is bound.
-func listen(ctx context.Context, network, address string, slot int, prepare func(fd int) error) (*os.File, *net.TCPAddr, error) {
+// listen opens a listener, of which the caller owns the file. prepare sees the socket before it
+// is bound.
+func listen(ctx context.Context, network, address, name string, prepare func(fd int) error) (*os.File, *net.TCPAddr, error) {
 	config := fdpass.ListenConfig()
 	options := config.Control
 	config.Control = func(network, address string, raw syscall.RawConn) error {
@@ -32,7 +32,7 @@ func listen(ctx context.Context, network, address string, slot int, prepare func
 		return nil, nil, inUse(fmt.Errorf("steer: %w", err))
 	}
 	defer ln.Close() // the file is a duplicate
-	file, err := unpolled(ln.(*net.TCPListener), fmt.Sprintf("listener of slot %d", slot))
+	file, err := unpolled(ln.(*net.TCPListener), name)
 	if err != nil {
 		return nil, nil, fmt.Errorf("steer: %w", err)
 	}
@@ -122,4 +122,10 @@ func controlRaw(raw syscall.RawConn, f func(fd int) error) (err error) {
 		return os.ErrClosed // its only error, and not an exported one
 	}
 	return err
+}
+
+func inode(fd int) (uint64, error) {
+	var stat unix.Stat_t
+	err := unix.Fstat(fd, &stat)
+	return stat.Ino, os.NewSyscallError("fstat", err)
 }

@@ -3,9 +3,7 @@ package steer
 import (
 	"fmt"
 	"net"
-	"os"
-
-	"golang.org/x/sys/unix"
+	"slices"
 
 	"github.com/handfast/handfast/hash"
 	"github.com/handfast/handfast/master/reexec"
@@ -15,45 +13,57 @@ import (
 type Saved struct {
 	Network string
 	Addr    *net.TCPAddr
-	Members []int // descriptors, by slot
-	Places  []int
-	Slots   int
+	Own     int      // a descriptor
+	Members []int    // likewise
+	Sockets []uint64 // inodes of the kernel's group, by place
+	At      []int    // by slot: the member that its clients come to
 }
 
 // Save keeps the group's listeners. The program by which the kernel picks one stays with them.
 func (g *Group) Save(b *reexec.Bundle) Saved {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	s := Saved{Network: g.network, Addr: g.addr, Places: g.places, Slots: g.slots}
-	for _, member := range g.members {
-		s.Members = append(s.Members, b.KeepFile(member))
+	s := Saved{Network: g.network, Addr: g.addr, Own: b.KeepFile(g.own.file), Sockets: g.sockets, At: g.at}
+	for _, m := range g.members {
+		s.Members = append(s.Members, b.KeepFile(m.file))
 	}
 	return s
 }
 
 // Restore makes a group of what Save returned in the program before. Clients are placed by that
-// one's configuration until Resize.
+// one's configuration until Steer.
 func Restore(b *reexec.Bundle, s Saved, config hash.Config) (*Group, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	g := &Group{config: config, network: s.Network, addr: s.Addr, places: s.Places, slots: s.Slots}
-	if s.Addr == nil || len(s.Members) == 0 || len(s.Places) != len(s.Members) || s.Slots < 1 || s.Slots > len(s.Members) {
-		return nil, fmt.Errorf("steer: %d of %d listeners at %v: that cannot be", s.Slots, len(s.Members), s.Addr)
+	if s.Addr == nil || checkSlots(len(s.At)) != nil || len(s.Sockets) <= len(s.Members) ||
+		slices.Min(s.At) < 0 || slices.Max(s.At) >= len(s.Members) {
+		return nil, fmt.Errorf("steer: slots %v of %d listeners at %v, places %v: that cannot be", s.At, len(s.Members), s.Addr, s.Sockets)
 	}
 	if four := s.Addr.IP.To4(); four != nil { // JSON does not keep the length
 		s.Addr.IP = four
 	}
-	for slot, fd := range s.Members {
-		file, err := b.TakeBehind(fd, fmt.Sprintf("%v, slot %d", s.Addr, slot))
+	g := &Group{config: config, network: s.Network, addr: s.Addr, sockets: s.Sockets, at: s.At}
+	own, err := take(b, s.Own, fmt.Sprintf("%v, listener of nobody", s.Addr))
+	if err != nil {
+		return nil, err
+	}
+	g.own = own
+	for i, fd := range s.Members {
+		m, err := take(b, fd, fmt.Sprintf("%v, listener %d", s.Addr, i))
 		if err != nil {
 			return nil, err
 		}
-		g.members = append(g.members, file)
+		g.members = append(g.members, m)
 	}
-	err := control(g.members[0], func(fd int) (err error) {
-		g.bound, err = unix.Getsockname(fd)
-		return os.NewSyscallError("getsockname", err)
-	})
-	return g, err
+	return g, g.know()
+}
+
+// take returns a listener that was kept, which the caller owns.
+func take(b *reexec.Bundle, fd int, name string) (*member, error) {
+	file, err := b.TakeBehind(fd, name)
+	if err != nil {
+		return nil, err
+	}
+	return newMember(file)
 }

@@ -59,9 +59,9 @@ type Config struct {
 	Start   func(Spec) (Process, error) // nil: a process of this machine (StartProcess)
 
 	// Resume has what the program before has left of its supervisor (Save), whose workers go on, and
-	// RestoreLink makes a worker's link of what Portable.Save returned there. nil: nothing.
+	// RestoreLink makes the link of a worker, by its pid, of what Portable.Save returned there. nil: nothing.
 	Resume      *reexec.Bundle
-	RestoreLink func(Seat, json.RawMessage) (Portable, error)
+	RestoreLink func(Seat, int, json.RawMessage) (Portable, error)
 
 	OnEvent func(Event)  // nil: nobody; called from Run, must not wait
 	Logger  hclog.Logger // nil: none

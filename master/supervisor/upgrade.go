@@ -181,7 +181,7 @@ func (s *Supervisor) restoreWorker(entry savedWorker) (err error) {
 	w.process = adopt(entry.PID)
 	ours.Unlock()
 	if len(entry.Link) > 0 && string(entry.Link) != "null" {
-		if w.link, err = s.cfg.RestoreLink(entry.Seat, entry.Link); err != nil {
+		if w.link, err = s.cfg.RestoreLink(entry.Seat, entry.PID, entry.Link); err != nil {
 			return err
 		}
 		if launcher, ok := w.link.(Launcher); ok {

@@ -99,7 +99,7 @@ func (s *Supervisor) spawn(sl *slot, generation int) error {
 	if err != nil {
 		s.closeLink(w.link)
 		w.over(err)
-		s.emit(Event{Kind: WorkerStartFailed, Seat: seat, Err: err})
+		s.emit(Event{Kind: WorkerStartFailed, Seat: seat, Link: w.link, Err: err})
 		return err
 	}
 	if launches {
@@ -269,8 +269,11 @@ func (s *Supervisor) ended(w *worker, exit Exit, rest []int) {
 	if len(rest) == 0 {
 		s.gone(w)
 	}
-	if before {
-		return // the program that left it to us has seen to it
+	if before { // the program that left it to us has seen to it
+		if len(rest) == 0 {
+			s.emit(w.event(WorkerGone))
+		}
+		return
 	}
 	s.emit(e)
 	s.vacate(w, whyExited(w, e))

@@ -1,0 +1,340 @@
+package master
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/master/steer"
+	"github.com/handfast/handfast/master/supervisor"
+)
+
+const (
+	// handshakeTime is how long a worker goes on accepting when its slot's clients are led elsewhere:
+	// those whose first packet had come before may be under way for so long.
+	handshakeTime = time.Second
+	// coolingTime is how long a berth is kept for its slot: who comes even later comes to the right
+	// slot at least.
+	coolingTime = 10 * time.Second
+)
+
+// berth is a listener on each address: the members of that number of all groups. A worker that
+// lives has one, and shares it with nobody, except that a worker which takes the place of one
+// that has died, or has left, takes its berth over, and with it those who wait there.
+//
+//	                          its slot is filled  its slot is empty  no slot's clients come to it
+//	its worker accepts        –                                      wait
+//	its worker does not       now                                    wait
+//	its worker is not ready                       wait               –
+//	it has none                                   wait               now, unless nobody ever came
+//
+// That is when the master accepts from it: never, at once, or when those who wait there have done
+// so for long (steered.attend).
+type berth struct {
+	number  int
+	slot    int                   // whose workers have it, or had it last
+	leases  []*lease              // of workers that live
+	accepts map[*steer.Group]bool // the worker that fills the slot, where
+	used    bool                  // clients have come since it was new, or clean
+	spoiled bool                  // nobody may get it any more
+	left    time.Time             // when its slot's clients were led elsewhere
+	duty    duty
+}
+
+// lease is the right of a worker to a berth, until its process has ended.
+type lease struct {
+	berth *berth
+	slot  int
+	link  supervisor.Link // nil: of a worker that the program before was about to end
+	pid   int             // 0: it was not started yet
+	over  bool            // it was told to end: it will not be ready
+}
+
+// duty is when the master accepts from a berth's listeners.
+type duty int
+
+const (
+	dutyNone   duty = iota // never
+	dutyServes             // at once, where the worker that fills its slot does not
+	dutyWait               // from those who have waited for long
+	dutyNow                // at once
+)
+
+// lend gives the next worker of a slot a berth: that of its slot, with all who wait there, if the
+// slot is empty; otherwise one that nobody has.
+func (s *steered) lend(slot int) (*lease, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b, err := s.choose(slot)
+	if err != nil {
+		return nil, err
+	}
+	if slot < len(s.at) && s.filled[slot] == nil && s.at[slot] != b {
+		s.lead(slot, b)
+		s.steer()
+	}
+	if len(b.leases) == 0 && !slices.Contains(s.at, b) {
+		b.used, b.left = false, time.Time{}
+	}
+	l := &lease{berth: b, slot: slot}
+	b.slot = slot
+	b.leases = append(b.leases, l)
+	s.assign()
+	return l, nil
+}
+
+// choose returns a berth for a slot's next worker.
+func (s *steered) choose(slot int) (*berth, error) {
+	isEmpty := slot < len(s.at) && s.filled[slot] == nil
+	if isEmpty && s.isFit(s.at[slot]) {
+		return s.at[slot], nil
+	}
+	b, err := s.vacant(slot)
+	if err != nil && slot < len(s.at) && !s.at[slot].spoiled {
+		s.log.Warn("a worker shares its slot's listener with the one that it replaces, since another cannot be opened", "slot", slot, "err", err)
+		return s.at[slot], nil
+	}
+	return b, err
+}
+
+// isFit tells whether a berth can be lent, as far as what its workers have set is concerned.
+func (s *steered) isFit(b *berth) bool {
+	if !b.spoiled && len(b.leases) == 0 {
+		s.clean(b)
+	}
+	return !b.spoiled
+}
+
+// vacant returns a berth that nobody has, and opens one if there is none.
+func (s *steered) vacant(slot int) (*berth, error) {
+	isVacant := func(b *berth) bool {
+		return len(b.leases) == 0 && !slices.Contains(s.at, b) && s.queued(b) == 0 && s.isFit(b)
+	}
+	ofSlot := func(b *berth) bool { return b.slot == slot && isVacant(b) }
+	ofOthers := func(b *berth) bool { return (!b.used || time.Since(b.left) > coolingTime) && isVacant(b) }
+	for _, suits := range []func(*berth) bool{ofSlot, ofOthers} {
+		if i := slices.IndexFunc(s.berths, suits); i >= 0 {
+			return s.berths[i], nil
+		}
+	}
+	for _, g := range s.groups {
+		if err := g.Grow(len(s.berths) + 1); err != nil {
+			return nil, err
+		}
+	}
+	b := &berth{number: len(s.berths), slot: slot}
+	s.berths = append(s.berths, b)
+	s.clean(b)
+	return b, nil
+}
+
+// clean makes a berth's listeners what they were, when no worker has them any more.
+func (s *steered) clean(b *berth) {
+	for _, g := range s.groups {
+		err := g.Clean(b.number, s.blocking)
+		switch {
+		case errors.Is(err, steer.ErrSpoiled):
+			s.spoil(b, g)
+		case err != nil:
+			s.log.Error("a slot's listener is not what it was", "slot", b.slot, "address", g.Addr().String(), "err", err)
+		}
+	}
+}
+
+// spoil has nobody get a berth any more.
+func (s *steered) spoil(b *berth, g *steer.Group) {
+	if b.spoiled {
+		return
+	}
+	b.spoiled = true
+	s.log.Warn("a worker has locked a socket filter on its slot's listener: if the filter keeps clients away, nobody can change that; the slot's next worker gets another listener",
+		"slot", b.slot, "address", g.Addr().String(), "remedy", "have the program set no SO_LOCK_FILTER; replace its worker: handfast reload --slot")
+}
+
+// lead has the clients of a slot come to a berth, once steer is called.
+func (s *steered) lead(slot int, to *berth) {
+	if from := s.at[slot]; from != nil && from != to {
+		from.left = time.Now()
+	}
+	s.at[slot] = to
+	to.slot, to.used, to.left = slot, true, time.Time{}
+}
+
+// steer tells the kernel where slots' clients belong.
+func (s *steered) steer() {
+	numbers := make([]int, len(s.at))
+	for slot, b := range s.at {
+		numbers[slot] = b.number
+	}
+	for _, g := range s.groups {
+		if err := g.Steer(numbers); err != nil {
+			s.log.Error("the kernel does not give clients to their slots", "address", g.Addr().String(), "slots", len(numbers), "err", err)
+		}
+	}
+}
+
+// assign sees to it that the master accepts where it should.
+func (s *steered) assign() {
+	for _, b := range s.berths {
+		if d := s.dutyAt(b); d != b.duty {
+			b.duty = d
+			for _, g := range s.groups {
+				s.attend(b, g)
+			}
+		}
+	}
+}
+
+func (s *steered) dutyAt(b *berth) duty {
+	slot := slices.Index(s.at, b)
+	switch {
+	case slot >= 0 && s.filled[slot] != nil:
+		return dutyServes
+	case slot >= 0:
+		return dutyWait
+	case !b.used: // nobody has come
+		return dutyNone
+	case len(b.leases) > 0:
+		return dutyWait
+	default:
+		return dutyNow
+	}
+}
+
+// attend accepts from a berth's listener as its duty says.
+func (s *steered) attend(b *berth, g *steer.Group) {
+	ln, slot := g.Listener(b.number), b.slot
+	d := b.duty
+	if d == dutyServes && !b.accepts[g] {
+		d = dutyNow
+	}
+	switch {
+	case d == dutyNone, d == dutyServes:
+		s.attendance.end(ln)
+	case d == dutyNow && s.handsOff:
+		s.attendance.begin(ln, s.balancer.Attend)
+	case d == dutyNow: // nobody else will accept
+		s.attendance.begin(ln, s.refuser.refuseOverdue(s.tick, func(waiting int) int { return waiting }))
+	case s.handsOff:
+		s.attendance.begin(ln, attend(s.balancer.Attend).after(queueTime))
+	default:
+		s.attendance.begin(ln, s.refuser.refuseOverdue(s.tick, func(int) int { return s.clock.overdue(g.Addr(), slot, s.patience) }))
+	}
+}
+
+// letTo lends a worker a berth and makes its link.
+func (s *steered) letTo(seat supervisor.Seat, open func(*lease) (supervisor.Link, error)) (supervisor.Link, error) {
+	if s == nil {
+		return open(nil)
+	}
+	l, err := s.lend(seat.Slot)
+	if err != nil {
+		return nil, err
+	}
+	link, err := open(l) // without our lock, since it asks for the listeners
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		s.release(l)
+		return nil, err
+	}
+	l.link = link
+	return link, nil
+}
+
+// leaseOf returns the lease of a worker, by its link or else its process; nil if it has none.
+func (s *steered) leaseOf(link supervisor.Link, pid int) *lease {
+	for _, b := range s.berths {
+		for _, l := range b.leases {
+			if link != nil && l.link == link || pid != 0 && l.pid == pid {
+				return l
+			}
+		}
+	}
+	return nil
+}
+
+// release ends a lease: its worker is no more, or never was.
+func (s *steered) release(l *lease) {
+	b := l.berth
+	b.leases = slices.DeleteFunc(b.leases, func(other *lease) bool { return other == l })
+	if len(b.leases) == 0 && !b.spoiled {
+		s.clean(b)
+	}
+	s.assign()
+}
+
+// listener is one of a berth's.
+type listener struct {
+	*os.File // borrowed
+	addr     netip.AddrPort
+}
+
+// listeners returns those of a worker's berth, and none when the master routes. They are borrowed
+// until Close.
+func (s *steered) listeners(l *lease) (all []listener) {
+	if s == nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, g := range s.groups {
+		all = append(all, listener{g.Listener(l.berth.number), g.Addr().AddrPort()})
+	}
+	return all
+}
+
+// listener returns a worker's listener on one address, or nil. It is borrowed until Close.
+func (s *steered) listener(l *lease, addr netip.AddrPort) *os.File {
+	for _, ln := range s.listeners(l) {
+		if ln.addr == addr {
+			return ln.File
+		}
+	}
+	return nil
+}
+
+// files returns a worker's listeners. They are borrowed until Close.
+func (s *steered) files(l *lease) (files []*os.File) {
+	for _, ln := range s.listeners(l) {
+		files = append(files, ln.File)
+	}
+	return files
+}
+
+// offer returns a worker's listeners as they are offered to it.
+func (s *steered) offer(l *lease) (offer []fdpass.Handoff) {
+	for _, ln := range s.listeners(l) {
+		h := fdpass.Handoff{FD: -1, Client: ln.addr}
+		controlFile(ln.File, func(fd int) error { h.FD = fd; return nil })
+		offer = append(offer, h)
+	}
+	return offer
+}
+
+// idle tells whether nobody waits at a worker's berth, nor can be about to.
+func (s *steered) idle(l *lease) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := l.berth
+	return (b.left.IsZero() || time.Since(b.left) > handshakeTime) && s.queued(b) == 0
+}
+
+// queued returns how many connections wait at a berth.
+func (s *steered) queued(b *berth) (sum int) {
+	for _, g := range s.groups {
+		waiting, _, _ := g.Queue(b.number) // nobody waits where nobody listens
+		sum += waiting
+	}
+	return sum
+}
+
+// block makes a listener so.
+func block(file *os.File) error {
+	return controlFile(file, func(fd int) error { return unix.SetNonblock(fd, false) })
+}

@@ -1,0 +1,104 @@
+package master
+
+import (
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/master/sockdiag"
+)
+
+const (
+	// clockLook is the shortest time between two looks at who waits.
+	clockLook = 50 * time.Millisecond
+	// clockMemory is how long a look is remembered. If the next one is later, all are new.
+	clockMemory = 10 * time.Second
+)
+
+// waitClock knows since when connections wait that nobody has accepted. The queue of a listener
+// tells only how many there are, and if others accept from it, too, not even how many have come.
+// But the kernel lists the connections, and those that nobody has accepted are recognised by
+// that (package sockdiag). So it looks again and again, while there is somebody to look for, and
+// notes when it has seen each for the first time.
+type waitClock struct {
+	slotOf func(netip.Addr) int
+
+	mu    sync.Mutex
+	ports map[int]*waiters
+}
+
+// waiters are the connections to a port that nobody has accepted.
+type waiters struct {
+	looked time.Time
+	known  map[waiterKey]waiter
+}
+
+// waiterKey tells connections apart.
+type waiterKey struct {
+	cookie        uint64
+	local, remote netip.AddrPort
+}
+
+type waiter struct {
+	since  time.Time
+	slot   int // where it belonged then
+	family uint8
+}
+
+func newWaitClock(slotOf func(netip.Addr) int) *waitClock {
+	return &waitClock{slotOf: slotOf, ports: make(map[int]*waiters)}
+}
+
+// overdue returns how many have waited at an address for a slot for as long as patience, as far as was
+// looked. Call it every now and then while somebody may wait there. Where nothing can be seen,
+// nobody is overdue.
+func (c *waitClock) overdue(at *net.TCPAddr, slot int, patience time.Duration) (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	w := c.ports[at.Port]
+	if w == nil || now.Sub(w.looked) > clockMemory {
+		w = &waiters{known: make(map[waiterKey]waiter)}
+		c.ports[at.Port] = w
+	}
+	if now.Sub(w.looked) >= clockLook {
+		all, err := sockdiag.List(uint16(at.Port), sockdiag.Established, sockdiag.CloseWait)
+		if err != nil {
+			return 0
+		}
+		w.note(all, now, c.slotOf)
+	}
+	for key, who := range w.known {
+		if who.slot == slot && now.Sub(who.since) >= patience && who.comesTo(at, key.local.Addr()) {
+			n++
+		}
+	}
+	return n
+}
+
+// note brings the waiters up to date.
+func (w *waiters) note(all []sockdiag.Socket, now time.Time, slotOf func(netip.Addr) int) {
+	known := make(map[waiterKey]waiter)
+	for _, s := range all {
+		if s.Accepted() {
+			continue
+		}
+		key := waiterKey{s.Cookie, s.Local, s.Remote}
+		who, ok := w.known[key]
+		if !ok {
+			who = waiter{now, slotOf(s.Remote.Addr()), s.Family}
+		}
+		known[key] = who
+	}
+	w.looked, w.known = now, known
+}
+
+// comesTo tells whether a connection to a local address comes to a listener's.
+func (who *waiter) comesTo(at *net.TCPAddr, local netip.Addr) bool {
+	listener, _ := netip.AddrFromSlice(at.IP)
+	four := listener.Unmap().Is4()
+	return four == (who.family == unix.AF_INET) && (listener.IsUnspecified() || listener.Unmap() == local)
+}
