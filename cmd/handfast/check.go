@@ -51,7 +51,7 @@ func tryMachine(c *cli.Context, a asked) error {
 		fmt.Fprintf(c.App.Writer, "%-36s %s\n", what, answer)
 	}
 	try("--route kernel", tryKernel(c))
-	try("--worker-link any", trap.Check())
+	try("--worker-link any", checkFilter())
 	try("--worker-link any, the master routes", trap.CheckInjection())
 	for _, address := range a.addresses() {
 		try("--listen "+address, tryAddress(address, a.plan.opens.free))

@@ -3,12 +3,16 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/handfast/handfast/master"
 	"github.com/handfast/handfast/master/nodeipc"
 	"github.com/handfast/handfast/master/programs"
+	"github.com/handfast/handfast/master/steer"
 	"github.com/handfast/handfast/master/trap"
 )
 
@@ -50,13 +54,58 @@ func (f facts) choose() (choice, error) {
 	if f.mailbox() {
 		return choice{master.LinkNative, "the command names HANDFAST_FD"}, nil
 	}
-	if f.route != nil {
+	return f.chooseServer()
+}
+
+// chooseServer decides for what neither is Node nor names HANDFAST_FD.
+func (f facts) chooseServer() (choice, error) {
+	server, known := f.program.Server()
+	tooMany, isTooMany := errors.AsType[tooManySlots](f.route)
+	switch {
+	case f.route == nil:
+	case isTooMany:
+		return choice{}, usagef("--workers %d: %w; if the command knows handfast say --worker-link native", tooMany.slots, tooMany)
+	case known:
+		return choice{}, usagef("%s knows nothing of handfast, and cannot be given listeners (%w); say %s", server.Name, f.route, experimental)
+	default:
 		return choice{master.LinkNative, "it must know of handfast, since " + f.route.Error() + "; else say " + experimental}, nil
 	}
-	if err := f.filter(); err != nil {
-		return choice{master.LinkNative, "it must know of handfast: " + err.Error()}, nil
+	err := f.filter()
+	switch {
+	case errors.Is(err, errNoProc):
+		return choice{}, err
+	case err == nil:
+		return choice{master.LinkAny, "the command neither is Node nor names HANDFAST_FD: it is served as a server that listens by itself; if it is a wrapper of a worker that knows handfast say --worker-link native"}, nil
+	case server.Inherits != "":
+		return choice{master.LinkActivation, server.Name + " takes inherited listeners by " + server.Inherits + "; it cannot be given one when it binds: " + withoutRemedy(err)}, nil
+	default:
+		return choice{}, fmt.Errorf("%w; if the command knows handfast say --worker-link native", err)
 	}
-	return choice{master.LinkAny, "the command neither is Node nor names HANDFAST_FD: it is served as a server that listens by itself; if it is a wrapper of a worker that knows handfast say --worker-link native"}, nil
+}
+
+// errNoProc: workers of links any and activation cannot be started, nor seen to be ready.
+var errNoProc = errors.New("there is no /proc, by which workers are started and seen to be ready: mount it (mount -t proc proc /proc), or use --worker-link node, or native with a program that knows handfast")
+
+// checkProc returns errNoProc where that is so.
+func checkProc() error {
+	if _, err := os.Stat("/proc/self/exe"); err != nil {
+		return errNoProc
+	}
+	return nil
+}
+
+// checkFilter says why a server cannot be given a listener when it binds.
+func checkFilter() error {
+	if err := checkProc(); err != nil {
+		return err
+	}
+	return trap.Check()
+}
+
+// withoutRemedy is an error of trap's for those who need none.
+func withoutRemedy(err error) string {
+	text, _, _ := strings.Cut(err.Error(), "; without it")
+	return text
 }
 
 // cannotListen says why servers that listen by themselves cannot be served.
@@ -87,16 +136,45 @@ func quoteCommand(command []string) string {
 	return strings.Join(words, " ")
 }
 
+// tooManySlots is why the kernel cannot route if that is all. It says what would do.
+type tooManySlots struct{ slots int }
+
+func (e tooManySlots) Error() string {
+	return fmt.Sprintf("%d slots are more than the %[2]d that the kernel's program can tell apart; use --workers %[2]d or fewer", e.slots, steer.MaxSlots)
+}
+
+// maxDefaultWorkers is the most slots that there are by default: what both routes can do.
+const maxDefaultWorkers = steer.MaxSlots
+
+// defaultWorkers is how many slots there are if nobody says, and where the number comes from. The Go
+// runtime knows of CPU affinity (NumCPU) and of a cgroup's quota, which it rounds up, to 2 at least
+// (GOMAXPROCS).
+func defaultWorkers() (n int, origin string) {
+	n = runtime.GOMAXPROCS(0)
+	switch {
+	case os.Getenv("GOMAXPROCS") == strconv.Itoa(n):
+		origin = "GOMAXPROCS"
+	case n < runtime.NumCPU():
+		origin = "the cgroup's CPU quota"
+	default:
+		origin = "number of CPUs"
+	}
+	if n > maxDefaultWorkers {
+		n, origin = maxDefaultWorkers, fmt.Sprintf("%s (%d), at most %d", origin, n, maxDefaultWorkers)
+	}
+	return n, "default: " + origin
+}
+
 // chooseLink decides by the command.
 func (p plan) chooseLink(config *master.Config, cannot error) error {
 	command := config.Supervisor.Command
-	f := facts{program: programs.See(command), filter: trap.Check}
+	f := facts{program: programs.See(command), filter: checkFilter}
 	f.mailbox = func() bool { return namesMailbox(command) || namesMailbox(f.program.Args) }
 	switch {
 	case p.route == routeMaster:
 		f.route = errors.New("with --route master the master hands connections off")
 	case cannot != nil:
-		f.route = fmt.Errorf("the kernel cannot route: %w", cannot)
+		f.route = fmt.Errorf("the kernel cannot route: %w", cannot) // tooManySlots among others
 	case config.Balancer.WhenDown == master.Next:
 		f.route = errors.New("with --when-down next connections are handed off")
 	}

@@ -1,23 +1,33 @@
 package main
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/handfast/handfast/examples/trial"
 	"github.com/handfast/handfast/master"
 	"github.com/handfast/handfast/master/programs"
 )
 
 // TestChoose walks what --worker-link auto decides by.
-// Rows C1 and C2.
+// Rows C1, C2, D4 and D5.
 func TestChoose(t *testing.T) {
 	proxy, busy := errors.New("with --behind-proxy"), errors.New("EBUSY")
+	many := fmt.Errorf("the kernel cannot route: %w", tooManySlots{200})
 	const starts = "npm starts the program"
 	app := []string{"node", "an app.js"}
 	for _, test := range []struct {
 		kind    programs.Kind
 		instead []string
+		args    string // of the program
 		mailbox bool
 		route   error
 		filter  error
@@ -39,9 +49,21 @@ func TestChoose(t *testing.T) {
 		{mailbox: true, route: proxy, filter: busy, want: master.LinkNative, says: "HANDFAST_FD"},
 		{want: master.LinkAny, says: "listens by itself"},
 		{route: proxy, want: master.LinkNative, says: "behind-proxy"},
+
+		{route: proxy, args: "gunicorn", fails: true, says: "gunicorn knows nothing of handfast"},
+		{route: many, fails: true, says: "--workers 200: 200 slots are more than the 128"},
+		{route: many, args: "gunicorn", fails: true, says: "use --workers 128 or fewer"},
+		{route: many, mailbox: true, want: master.LinkNative},
+		{route: many, kind: programs.Node, want: master.LinkNode},
+		{filter: busy, args: "gunicorn", want: master.LinkActivation, says: "LISTEN_FDS; it cannot be given one when it binds: EBUSY"},
+		{filter: busy, args: "uvicorn", fails: true, says: "EBUSY"},
+		{filter: busy, fails: true, says: "if the command knows handfast say --worker-link native"},
+		{filter: errNoProc, args: "gunicorn", fails: true, says: "mount -t proc"},
+		{filter: errNoProc, mailbox: true, want: master.LinkNative},
+		{filter: errNoProc, kind: programs.Node, want: master.LinkNode},
 	} {
 		f := facts{
-			program: programs.Command{Kind: test.kind, Instead: test.instead, Why: starts},
+			program: programs.Command{Kind: test.kind, Instead: test.instead, Why: starts, Args: strings.Fields(test.args)},
 			mailbox: func() bool { return test.mailbox },
 			route:   test.route,
 			filter:  func() error { return test.filter },
@@ -50,7 +72,7 @@ func TestChoose(t *testing.T) {
 		says := got.why
 		if err != nil {
 			says = err.Error()
-			if usage := (usageError{}); !errors.As(err, &usage) {
+			if usage := (usageError{}); test.route != nil && !errors.As(err, &usage) {
 				t.Errorf("%+v: %v is no usage error", test, err)
 			}
 		}
@@ -58,4 +80,70 @@ func TestChoose(t *testing.T) {
 			t.Errorf("%+v: %v, %v", test, got, err)
 		}
 	}
+}
+
+// TestDefaultWorkers: there are no more slots by default than either route can do, and check tells
+// where the number comes from.
+// Row D4.
+func TestDefaultWorkers(t *testing.T) {
+	before := runtime.GOMAXPROCS(0)
+	defer runtime.GOMAXPROCS(before)
+	for _, test := range []struct {
+		cpus, want int
+		env        string
+		origin     string
+	}{
+		{runtime.NumCPU(), runtime.NumCPU(), "", "default: number of CPUs"},
+		{256, 128, "", "default: number of CPUs (256), at most 128"},
+		{256, 128, "256", "default: GOMAXPROCS (256), at most 128"},
+		{1, 1, "", "default: the cgroup's CPU quota"},
+	} {
+		if test.cpus == 1 && runtime.NumCPU() == 1 {
+			continue
+		}
+		t.Setenv("GOMAXPROCS", test.env)
+		runtime.GOMAXPROCS(test.cpus)
+		if n, origin := defaultWorkers(); n != test.want || origin != test.origin {
+			t.Errorf("%d CPUs: %d, %q", test.cpus, n, origin)
+		}
+	}
+	t.Setenv("GOMAXPROCS", "")
+	runtime.GOMAXPROCS(256)
+	var out bytes.Buffer
+	run(t.Context(), []string{"handfast", "check", "--listen", "127.0.0.1:0"}, &out, io.Discard)
+	if want := "workers: 128 # default: number of CPUs (256), at most 128\n"; !strings.Contains(out.String(), want) {
+		t.Errorf("check says %s", out.String())
+	}
+}
+
+// TestNested: where somebody has the filter's notifications already, a server that is known to inherit
+// listeners does so, and others are refused at once, with what would do.
+// Row D5.
+func TestNested(t *testing.T) {
+	trial.Need(t, "gunicorn", "gunicorn")
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	nested := func(command ...string) *balancer {
+		outer := []string{self, "run", "--stop-timeout", "1s", "--kill-timeout", "1s", "--workers", "1", "--worker-link", "any", "--backoff-min", "30s", "--backoff-max", "30s", "--listen", trial.FreeAddress(t), "--"}
+		return runsUnder(t, outer, slices.Concat([]string{"--workers", "2"}, command)...)
+	}
+	t.Run("inherits", func(t *testing.T) {
+		address := trial.FreeAddress(t)
+		b := nested("--listen", address, "--", "gunicorn", "-b", address, "wsgiref.simple_server:demo_app")
+		b.says("worker link chosen", `"link":"activation"`, "LISTEN_FDS", "by seccomp notifications already")
+		b.awaitCount("worker ready", 2)
+		response, err := http.Get("http://" + address)
+		if err != nil || response.StatusCode != http.StatusOK {
+			t.Fatal(response, err)
+		}
+		response.Body.Close()
+	})
+	t.Run("does not", func(t *testing.T) {
+		b := nested("--listen", "127.0.0.1:0", "--", "python3", "-m", "http.server")
+		if line := b.hears("handfast: trap:", 1)[0]; !strings.Contains(line, "by seccomp notifications already") || !strings.Contains(line, "--worker-link activation") {
+			t.Error(line)
+		}
+	})
 }

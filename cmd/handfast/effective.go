@@ -17,6 +17,9 @@ func writeEffective(w io.Writer, c *cli.Context, a asked) error {
 		if origin == "" {
 			origin = "default"
 		}
+		if _, from := defaultWorkers(); name == "workers" && origin == "default" {
+			origin = from
+		}
 		if value.Kind == yaml.SequenceNode && len(value.Content) == 0 {
 			origin = "none"
 		}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"runtime"
 	"strings"
 	"time"
 
@@ -32,9 +31,10 @@ func stringFlag(name, value, usage string) cli.Flag {
 }
 
 func workersFlag() cli.Flag {
+	n, _ := defaultWorkers()
 	return &cli.IntFlag{
 		Name: "workers", Aliases: []string{"n"}, EnvVars: env("workers"),
-		Value: runtime.NumCPU(), DefaultText: "number of CPUs",
+		Value: n, DefaultText: "number of CPUs, or a cgroup's quota of them; at most 128",
 		Usage: "number of slots, each with one worker",
 	}
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 
 	"golang.org/x/sys/unix"
@@ -160,7 +159,7 @@ func kernelCannot(config *master.Config, passed bool) error {
 	case passed:
 		return errors.New("what a service manager passed is one listener, not one for each slot")
 	case config.Supervisor.Workers > steer.MaxSlots:
-		return fmt.Errorf("%d slots are more than the %d that its program can tell apart", config.Supervisor.Workers, steer.MaxSlots)
+		return tooManySlots{config.Supervisor.Workers}
 	}
 	return nil
 }
@@ -197,12 +196,18 @@ func (p plan) settleLink(config *master.Config, cannot error) error {
 		}
 		return nil
 	case linkActivation:
+		if err := checkProc(); err != nil {
+			return err
+		}
 		config.Link = master.LinkActivation
 	case linkAny:
+		if _, tooMany := errors.AsType[tooManySlots](cannot); tooMany && p.route == routeAuto {
+			return usagef("--worker-link any: %w", cannot)
+		}
 		if p.route != routeKernel && (p.route == routeMaster || cannot != nil || config.Balancer.WhenDown == master.Next) {
 			return injects(config)
 		}
-		if err := trap.Check(); err != nil {
+		if err := checkFilter(); err != nil {
 			return err
 		}
 		config.Link = master.LinkAny
@@ -224,6 +229,9 @@ func (p plan) settleLink(config *master.Config, cannot error) error {
 // injects has servers that listen by themselves handed connections, where the kernel does not give
 // clients to slots.
 func injects(config *master.Config) error {
+	if err := checkProc(); err != nil {
+		return err
+	}
 	if err := trap.CheckInjection(); err != nil {
 		return err
 	}
