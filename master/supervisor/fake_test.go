@@ -41,6 +41,7 @@ type world struct {
 	s   *Supervisor
 
 	linkErr, startErr error // why nothing can be started now
+	plain             bool  // links are no more than a Link
 
 	made   map[int]int // number of workers made for a slot
 	fakes  []*fake
@@ -296,6 +297,9 @@ func (w *world) newLink(seat Seat) (Link, error) {
 	}
 	w.made[seat.Slot]++
 	w.fakes = append(w.fakes, f)
+	if w.plain {
+		return plain{f}, nil
+	}
 	return f, nil
 }
 
@@ -320,7 +324,10 @@ func (w *world) Resize(n int) {
 }
 
 func (w *world) Fill(slot int, link Link) {
-	f := link.(*fake)
+	f, ok := link.(*fake)
+	if !ok {
+		f = link.(plain).Link.(*fake)
+	}
 	w.write("fill %v", f)
 	if f.seat.Slot != slot || f.draining {
 		w.Errorf("slot %d was filled with %v; draining: %v", slot, f, f.draining)
@@ -376,6 +383,9 @@ type fake struct {
 	pings         int
 	closed        int // how often its link was closed
 }
+
+// plain hides what a fake can besides.
+type plain struct{ Link }
 
 var errLeft = errors.New("had enough")
 

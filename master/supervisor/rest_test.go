@@ -78,6 +78,21 @@ func TestRestOfAWorkerThatDrains(t *testing.T) {
 	})
 }
 
+// Links that do not signal the group have told the first process alone: the others hear of it now.
+func TestRestOfAWorkerThatDrainsAlone(t *testing.T) {
+	play(t, func(w *world) {
+		w.plain = true
+		w.serve(1)
+		r := w.reload()
+		w.ready("0b")
+		r.succeeds()
+		w.expect("0b starts", "fill 0b", "0a drains")
+		w.exitsAlone("0a", Exit{}, 101)
+		w.expect("0a TERM")
+		w.after(w.cfg.KillTimeout, "0a KILL")
+	})
+}
+
 func TestRestOfAWorkerThatWasNotReady(t *testing.T) {
 	play(t, func(w *world) {
 		w.run()

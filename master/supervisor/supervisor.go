@@ -456,8 +456,7 @@ func (s *Supervisor) logEvent(e Event) {
 	}
 }
 
-// logRest says whom a worker has left behind. Of one that drains that is no surprise: they were told
-// to finish, too, and have as long as it had.
+// logRest says whom a worker has left behind. Of one that drains that is no surprise.
 func (s *Supervisor) logRest(e Event, where []any) {
 	where = append(where, "pids", e.Rest)
 	switch {
@@ -465,6 +464,6 @@ func (s *Supervisor) logRest(e Event, where []any) {
 	case e.Was == Starting || e.Was == Serving:
 		s.log.Warn("worker has left processes behind, which are told to finish, and then killed", append(where, "timeout", s.cfg.KillTimeout.String())...)
 	default:
-		s.log.Info("worker has left processes behind, which go on finishing", where...)
+		s.log.Info("worker has left processes behind, which finish", where...)
 	}
 }

@@ -257,7 +257,7 @@ func (s *Supervisor) left(w *worker) {
 }
 
 // ended: the first process has. Who is left of its group has what it had, as its slot's listeners:
-// they are told to finish, and do not outlive KillTimeout if the worker was not draining anyway.
+// they are told to finish, and do not outlive KillTimeout, unless they were told before.
 func (s *Supervisor) ended(w *worker, exit Exit, rest []int) {
 	e := w.event(WorkerExited)
 	e.Exit, e.Was, e.Rest = exit, w.state, rest
@@ -279,12 +279,19 @@ func (s *Supervisor) ended(w *worker, exit Exit, rest []int) {
 	s.vacate(w, whyExited(w, e))
 	switch {
 	case len(rest) == 0:
-	case e.Was == Starting:
+	case e.Was == Starting, e.Was == Draining && !drainsBySignal(w.link):
 		s.terminate(w)
 	case e.Was == Serving || e.Was == Standby:
 		w.enter(Stopping, max(s.cfg.KillTimeout, 1))
 		w.link.Drain()
 	}
+}
+
+// drainsBySignal tells whether a link's Drain signals the whole group. It does for programs that know
+// nothing of us; others are told by their mailbox or channel, which their children do not hear.
+func drainsBySignal(link Link) bool {
+	_, launches := link.(Launcher)
+	return launches
 }
 
 // whyExited says how a worker has ended, and what its link knows of that.
