@@ -35,7 +35,7 @@ func (b *Balancer) identify(batch []arrival, buffer []byte) (known []arrival) {
 // awaitSession takes ownership of a connection whose request may name a session, if there
 // is room to wait for it: nobody is refused for a session that it does not have.
 func (b *Balancer) awaitSession(a arrival) bool {
-	p, err := b.enter(a, nowhere, b.half())
+	p, err := b.enter(a, b.nowhere(&a), b.half())
 	if err != nil {
 		return false
 	}
@@ -51,7 +51,7 @@ func (b *Balancer) parkUnknown(a arrival, why error) {
 		b.gone.Add(1)
 		b.tell(&a, noSlot, nil, why)
 	case clientip.ErrSilent, clientip.ErrPartial:
-		if p, err := b.enter(a, nowhere, b.half()); err == nil {
+		if p, err := b.enter(a, b.nowhere(&a), b.half()); err == nil {
 			go b.awaitClient(p)
 		} else if why == clientip.ErrSilent {
 			b.turnAway(a, noSlot, errCrowdedSilent)
@@ -113,7 +113,7 @@ func (b *Balancer) hasClient(p *parked, file *os.File, client clientip.Client) (
 	}
 	// It keeps its place in the lot, so that it can have the last one.
 	slots := b.table.Len()
-	home := place{b.cfg.Strategy.Slot(p.client, slots, 0), p.client.Key}
+	home := place{slot: b.cfg.Strategy.Slot(p.client, slots, 0), client: p.client.Key}
 	if err := b.lot.move(p, home, b.share(slots)); err != nil {
 		b.lot.leave(p)
 		b.turnAway(p.arrival, home.slot, err)

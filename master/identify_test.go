@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/forwarded"
 
 	"github.com/handfast/handfast/master/clientip"
 )
@@ -203,5 +204,55 @@ func TestRetryAfter(t *testing.T) {
 		if got := string(answerTo(why)); strings.Contains(got, header) != want {
 			t.Errorf("%v: %q", why, got)
 		}
+	}
+}
+
+// TestStrangersBesideProxies: peers that are no trusted proxy and say too little fill their share of the lot;
+// a trusted proxy whose header comes in two pieces has places of its own.
+//
+// Row A10: with half of the room full of strangers, all proxies were reset.
+func TestStrangersBesideProxies(t *testing.T) {
+	for name, v := range map[string]struct {
+		change       func(*BalancerConfig)
+		sessions     bool
+		first, later string
+	}{
+		"PROXY protocol": {func(c *BalancerConfig) { c.Clients.ProxyProtocol = true }, false, "PROXY TCP4 203.0.113", ".9 127.0.0.1 1 2\r\n"},
+		// Strangers wait, too, where a request may name a session.
+		"header and sessions": {behindProxy, true, "GET / HTTP/1.1\r\nX-Forwarded-For: 203.0.113", ".9\r\n\r\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			const proxy, proxies, strangers = 200, 20, 60
+			table := NewTable(1)
+			table.Fill(0, busyWorker("served"))
+			b, dial, _ := serveTest(t, table, func(c *BalancerConfig) {
+				v.change(c)
+				c.MaxParked = 4 * proxies
+				c.Clients.HeaderTimeout = testPatience
+				c.Clients.Rules.Trusted, _ = forwarded.ParseTrust("127.0.0.200")
+			})
+			if v.sessions {
+				table.Claim(sessionA, busyWorker("owner"))
+			}
+			for i := range strangers {
+				io.WriteString(dial(byte(1+i)), "P")
+			}
+			if !soon(func() bool { return b.Stats().Accepted == strangers && b.lot.len() == proxies }) {
+				t.Fatalf("%+v, %d wait, want %d", b.Stats(), b.lot.len(), proxies)
+			}
+			var conns []net.Conn
+			for range proxies {
+				conn := dial(proxy)
+				io.WriteString(conn, v.first)
+				conns = append(conns, conn)
+			}
+			if !soon(func() bool { return b.lot.len() == 2*proxies }) {
+				t.Errorf("%+v, %d wait, want %d", b.Stats(), b.lot.len(), 2*proxies)
+			}
+			for _, conn := range conns {
+				io.WriteString(conn, v.later)
+				begins(t, conn, "served")
+			}
+		})
 	}
 }

@@ -22,6 +22,7 @@ type lot struct {
 	perClient int // 0: as many as there is room for
 	parked    map[*parked]struct{}
 	bySlot    map[int]int
+	strangers int              // of those whose slot is not known yet
 	byClient  map[hash.Key]int // only if perClient bounds them
 	empty     *sync.Cond       // signalled when nothing is parked any more
 }
@@ -36,12 +37,15 @@ type parked struct {
 
 // place is one in the lot.
 type place struct {
-	slot   int      // noSlot: it is not known yet
-	client hash.Key // whom the connection is from, if the slot is known
+	slot     int      // noSlot: it is not known yet
+	client   hash.Key // whom the connection is from, if the slot is known
+	stranger bool     // the slot is not known yet, and the peer is no trusted proxy though others are
 }
 
 // nowhere is the place of a connection whose client is not known yet.
-var nowhere = place{slot: noSlot}
+func (b *Balancer) nowhere(a *arrival) place {
+	return place{slot: noSlot, stranger: b.clients.IsStranger(&a.Handoff)}
+}
 
 func newLot(room, perClient int) *lot {
 	l := &lot{room: room, perClient: perClient, parked: make(map[*parked]struct{}), bySlot: make(map[int]int), byClient: make(map[hash.Key]int)}
@@ -50,7 +54,8 @@ func newLot(room, perClient int) *lot {
 }
 
 // enter parks a connection at a place of whose slot share may be there. The error is why there is
-// no room.
+// no room. While slots are not known yet, strangers may have half of the share: who is slow to say who it
+// is must not take the places of trusted proxies, which may be slow, too.
 func (l *lot) enter(a arrival, at place, share int) (*parked, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -80,18 +85,24 @@ func (l *lot) move(p *parked, to place, share int) error {
 func (l *lot) note(p place, share int) error {
 	bounded := l.perClient > 0 && p.slot != noSlot
 	switch {
-	case l.bySlot[p.slot] >= share:
+	case l.bySlot[p.slot] >= share, p.stranger && l.strangers >= (share+1)/2:
 		return errCrowded
 	case bounded && l.byClient[p.client] >= l.perClient:
 		return errGreedy
 	case bounded:
 		l.byClient[p.client]++
 	}
+	if p.stranger {
+		l.strangers++
+	}
 	l.bySlot[p.slot]++
 	return nil
 }
 
 func (l *lot) forget(p place) {
+	if p.stranger {
+		l.strangers--
+	}
 	if l.bySlot[p.slot]--; l.bySlot[p.slot] == 0 {
 		delete(l.bySlot, p.slot)
 	}
@@ -166,7 +177,7 @@ func (b *Balancer) enter(a arrival, at place, share int) (*parked, error) {
 // lasts, in a goroutine, if there is room.
 func (b *Balancer) enterLot(a arrival, life func(*parked)) {
 	slots := b.table.Len()
-	at := place{b.cfg.Strategy.Slot(a.client, slots, 0), a.client.Key}
+	at := place{slot: b.cfg.Strategy.Slot(a.client, slots, 0), client: a.client.Key}
 	p, err := b.enter(a, at, b.share(slots))
 	if err != nil {
 		b.turnAway(a, at.slot, err)

@@ -271,7 +271,7 @@ func (b *Balancer) readmitParked(conns []savedParked) {
 			waiting = append(waiting, a)
 			continue
 		}
-		p, err := b.overflow.enter(a, nowhere, maxOverflow)
+		p, err := b.overflow.enter(a, place{slot: noSlot}, maxOverflow)
 		if err != nil {
 			fdpass.CloseConnections(c.FD)
 			continue

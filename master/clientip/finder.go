@@ -121,6 +121,13 @@ func (f *Finder) Peeks() bool {
 
 func (f *Finder) looksForSessions() bool { return f.cfg.Sessions != nil && f.cfg.Sessions() }
 
+// IsStranger tells whether a connection whose client is not known yet is of a peer that is no trusted
+// proxy, although clients are named by such.
+func (f *Finder) IsStranger(h *fdpass.Handoff) bool {
+	byProxies := f.cfg.ProxyProtocol || f.cfg.Rules.Header != ""
+	return byProxies && h.Flags&fdpass.FlagProxied == 0 && !f.cfg.Rules.Trusted.Contains(h.Client.Addr())
+}
+
 // Timeout is how long Wait may take.
 func (f *Finder) Timeout() time.Duration {
 	if !f.Peeks() && f.cfg.Sessions == nil {
