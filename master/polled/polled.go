@@ -117,6 +117,18 @@ func Socket(pid, fd int) uint64 {
 	return n
 }
 
+// Process returns the process of a thread, or 0 if that has ended.
+func Process(tid int) int {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", tid))
+	if err != nil {
+		return 0
+	}
+	_, after, _ := strings.Cut(string(text), "\nTgid:")
+	number, _, _ := strings.Cut(after, "\n")
+	pid, _ := strconv.Atoi(strings.TrimSpace(number))
+	return pid
+}
+
 // descendants returns the roots and all processes below them.
 func descendants(roots []int) []int {
 	all := slices.Clone(roots)

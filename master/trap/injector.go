@@ -242,7 +242,7 @@ func (l *Injector) bind(n *notification, who target) {
 	}
 	flags := who.flags()
 	unix.SetNonblock(d.fd, flags&unix.O_NONBLOCK != 0)
-	errno := l.asked.replace(n.id, d.fd, who.fd, flags&unix.O_CLOEXEC != 0)
+	errno := l.substitute(n, who, d.fd, flags&unix.O_CLOEXEC != 0)
 	if errno == 0 {
 		l.mu.Lock()
 		l.doors = append(l.doors, d)

@@ -484,6 +484,19 @@ func TestInjectMasterEnds(t *testing.T) {
 	a.does("s.accept()", "Function not implemented")
 }
 
+// Row D2, where connections are handed over: a door is known to the epoll instances that knew the
+// socket.
+func TestInjectRegisteredBeforeBind(t *testing.T) {
+	a := inject(t, "127.0.0.1")
+	a.does("s = socket(); e = select.epoll(); e.register(s, 0); s.setblocking(False)", "None")
+	a.listens("s.bind(('127.0.0.1', port))")
+	a.does("e.modify(s, select.EPOLLIN)", "None")
+	eventually(t, "ready", func() bool { return isClosed(a.Ready()) })
+	a.give("127.0.0.5")
+	a.does("e.poll(30) == [(s.fileno(), select.EPOLLIN)]", "True")
+	a.does("s.accept()[1][0]", "127.0.0.5")
+}
+
 // Row B2, where connections are handed over.
 func TestInjectNarrower(t *testing.T) {
 	a := inject(t, "")

@@ -82,7 +82,7 @@ func (l *Link) swap(n *notification, who target, ln *listener) {
 		if flags&unix.O_NONBLOCK != 0 {
 			unix.SetNonblock(int(fd), true)
 		}
-		errno = l.asked.replace(n.id, int(fd), who.fd, flags&unix.O_CLOEXEC != 0)
+		errno = l.substitute(n, who, int(fd), flags&unix.O_CLOEXEC != 0)
 	})
 	if errno != 0 && l.asked.waiting(n.id) {
 		l.leave(fmt.Errorf("trap: the slot's listener cannot be given to process %d: %w", who.tid, os.NewSyscallError("ioctl", errno)))

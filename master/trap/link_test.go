@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -354,6 +355,51 @@ func TestSeveralListeners(t *testing.T) {
 	a.has("s[2]", six)
 	a.does("e.register(s[2])", "None")
 	eventually(t, "ready", func() bool { return isClosed(a.Ready()) })
+}
+
+// Row D2: a socket that epoll instances know before it is bound, as with Netty's epoll transport, is
+// known to them afterwards, too, also where their numbers are taken in this process, and if a thread
+// that is not the first one binds.
+func TestRegisteredBeforeBind(t *testing.T) {
+	file, port := listen(t, "127.0.0.1", 0)
+	a := act(t, Config{Listeners: []*os.File{file}}, port)
+	files := openFiles(t) + 3                 // the runtime's poller
+	for number := 20; number < 50; number++ { // some of them are taken here, one will be the epoll instance's
+		a.does(fmt.Sprintf("n = %d; e = [select.epoll(), select.epoll()]; f = socket(); os.dup2(f.fileno(), n); f.close(); s = socket(fileno=n)", number), "None")
+		a.does("e[0].register(n, 0), e[1].register(n, select.EPOLLIN | select.EPOLLET)", "(None, None)")
+		a.does("b = threading.Thread(target=s.bind, args=(('127.0.0.1', port),)); b.start(); b.join()", "None")
+		a.has("s", file)
+		a.does("s.listen(), e[0].modify(n, select.EPOLLIN)", "(None, None)")
+		c, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", port))
+		check(t, err)
+		a.does("[x.poll(30) == [(n, select.EPOLLIN)] for x in e]", "[True, True]")
+		a.does("s.accept()[1][0]", "127.0.0.1")
+		c.Close()
+		a.does("e[1].unregister(n), e[0].unregister(n), e[0].close(), e[1].close(), s.close()", "(None, None, None, None, None)")
+		eventually(t, "end of descriptors", func() bool { return openFiles(t) <= files })
+	}
+	if a.warned["the worker has registered its socket with epoll before it was bound, and that is lost"] {
+		t.Error("it is said to be lost")
+	}
+}
+
+// The data of an entry may be anything: Netty's is a number, Go's a pointer.
+func TestParseInterest(t *testing.T) {
+	const text = "pos:\t0\nflags:\t02\n" +
+		"tfd:        5 events:       19 data:                5  pos:0 ino:1ce13 sdev:9\n" +
+		"tfd:        6 events: 80002019 data: ffffffff00000006  pos:0 ino:1ce14 sdev:9\n"
+	if got, ok := parseInterest(text, 6, 0x1ce14); !ok || got.events != 0x80002019 || got.data != 0xffffffff00000006 {
+		t.Errorf("%+v, %v", got, ok)
+	}
+	event := interest{data: 0xffffffff00000006}.event()
+	if *(*uint64)(unsafe.Pointer(&event.Fd)) != 0xffffffff00000006 {
+		t.Errorf("%+v", event)
+	}
+	for fd, inode := range map[int]uint64{5: 0x1ce14, 6: 0x1ce13, 7: 0x1ce14} {
+		if got, ok := parseInterest(text, fd, inode); ok {
+			t.Errorf("%d: %+v", fd, got)
+		}
+	}
 }
 
 // Children of the worker, whatever became of their parents, are asked like it.
