@@ -30,6 +30,9 @@ import (
 )
 
 const (
+	// filesPerOutput is how many it holds for what a worker prints, if it reads that.
+	filesPerOutput = 2
+
 	// filesPerProcess is how many descriptors the master holds for each worker
 	// process, also one that drains: both ends of its mailbox, the ears of ours, and its pidfd.
 	filesPerProcess = 4
@@ -148,7 +151,13 @@ func (c *Config) Files() int {
 }
 
 // filesPerWorker is how many of them it needs for each worker process.
-func (c *Config) filesPerWorker() int { return filesPerProcess + len(c.Groups) }
+func (c *Config) filesPerWorker() int {
+	n := filesPerProcess + len(c.Groups)
+	if c.Supervisor.NewOutput != nil {
+		n += filesPerOutput
+	}
+	return n
+}
 
 // New checks the configuration; Run starts everything.
 func New(cfg Config) (*Master, error) {

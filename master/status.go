@@ -84,6 +84,7 @@ type End struct {
 	Generation int       `json:"generation"`
 	At         time.Time `json:"at"`
 	Why        string    `json:"why"`
+	LastWords  string    `json:"last_words"` // lines that it had written last; empty if nobody reads along
 }
 
 // ReloadStatus is one rolling replacement of all workers.
@@ -227,7 +228,7 @@ func slotStatus(slot int, snapshot *supervisor.Snapshot) SlotStatus {
 		s.State = w.State
 	}
 	if end := sl.LastEnd; end != nil {
-		s.LastEnd = &End{end.PID, end.Generation, end.At.UTC(), end.Why}
+		s.LastEnd = &End{end.PID, end.Generation, end.At.UTC(), end.Why, end.LastWords}
 	}
 	return s
 }

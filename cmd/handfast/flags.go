@@ -117,6 +117,7 @@ func runFlags() []cli.Flag {
 			Usage: "the master itself becomes --user, too, as soon as all is open that it listens on"},
 		&cli.BoolFlag{Name: "no-new-privs", EnvVars: env("no-new-privs"),
 			Usage: "workers gain no rights by set-user-ID programs, such as sudo"},
+		stringFlag("worker-output", "auto", "`HOW` what workers print is written: prefix (each line behind its slot), json (an object for each line, with slot, pid, generation and stream), raw (as it is; workers write to handfast's own standard output and error), or auto: json with --log-json, prefix if standard error is a terminal, else raw"),
 		stringFlag("log-level", "info", "`LEVEL`: trace, debug, info, warn or error"),
 		&cli.BoolFlag{Name: "log-json", EnvVars: env("log-json"), Usage: "log JSON, one object a line"},
 	)

@@ -79,6 +79,8 @@ type logLine struct {
 	HandedOff  int    `json:"handed_off"`
 	TakenBack  int    `json:"taken_back"`
 	Refused    int    `json:"refused"`
+	Stream     string `json:"stream"`
+	LastWords  string `json:"last_words"`
 }
 
 // options changes how a balancer is started.
@@ -167,6 +169,9 @@ func (b *balancer) readLog(r io.Reader) {
 	for scanner.Scan() {
 		line := logLine{text: scanner.Text()}
 		json.Unmarshal(scanner.Bytes(), &line) // a line that is not ours stays text
+		if line.Stream != "" {                 // and so does a worker's
+			line.text, line.Message = line.Message, ""
+		}
 		b.mu.Lock()
 		b.lines = append(b.lines, line)
 		close(b.changed)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -9,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -25,7 +27,7 @@ func startBlind(t *testing.T, stderr *os.File, worker string, flags ...string) *
 	b := &balancer{t: t, admin: socketPath(t), addr: trial.FreeAddress(t), exited: make(chan struct{})}
 	args := append([]string{"run", "--listen", b.addr, "--workers", "1", "--admin", b.admin, "--log-level", "trace"}, flags...)
 	b.cmd = exec.Command(trial.Build(t, "github.com/handfast/handfast/cmd/handfast"), append(args, "--", trial.Build(t, testWorker), worker)...)
-	b.cmd.Stderr = stderr
+	b.cmd.Stdout, b.cmd.Stderr = stderr, stderr
 	if err := b.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -199,5 +201,112 @@ func TestLogOnFullDisk(t *testing.T) {
 	b.signal(unix.SIGTERM)
 	if <-b.exited; b.cmd.ProcessState.ExitCode() != exitOK {
 		t.Errorf("%v, want exit status 0", b.cmd.ProcessState)
+	}
+}
+
+// TestWorkerOutputJSON: with --log-json each line of a worker is an object that says whose it is; its last words are in the log when it fails,
+// in the error of the reload, and in the status. By an upgrade nothing of it is lost. Row C14: plain text inside --log-json.
+func TestWorkerOutputJSON(t *testing.T) {
+	broken := filepath.Join(t.TempDir(), "broken")
+	b := start(t, 1, options{lean: true, flags: []string{"--min-uptime", "0s"}, worker: []string{"talks", broken}})
+	b.hears("talks", 1)
+	b.mu.Lock()
+	for _, l := range b.lines {
+		if l.text == "talks" && (l.Stream != "stderr" || l.PID == 0 || l.Generation != 1 || l.Level != "info") {
+			t.Errorf("%+v", l)
+		}
+	}
+	b.mu.Unlock()
+	b.upgrades(1)
+	b.mustGet(source(0), "/")
+	b.hears("asked", 1) // by the worker, after the upgrade
+	if err := os.WriteFile(broken, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if text := b.begin("reload").ends(exitFailure); !strings.Contains(text, "it wrote last:\ntalks\nbroken: no such thing") {
+		t.Errorf("reload says %q", text)
+	}
+	if l := b.await("worker exited"); l.LastWords != "talks\nbroken: no such thing" {
+		t.Errorf("the log says %+v", l)
+	}
+	kill(t, b.worker(0))
+	b.awaitStatus("last words", func(s *master.Status) bool {
+		return s.Slots[0].LastEnd != nil && strings.Contains(s.Slots[0].LastEnd.LastWords, "no such thing")
+	})
+}
+
+// TestWorkerOutputTerminal: on a terminal each line of a worker comes behind its slot, and the worker has a terminal, too. What it prints
+// in its last moment is there, an upgrade changes nothing, and closing the terminal does not keep the master from stopping. Row C14.
+func TestWorkerOutputTerminal(t *testing.T) {
+	ours, theirs := openTerminal(t)
+	b := startBlind(t, theirs, "talks", "--worker-link", "native")
+	var mu sync.Mutex
+	var screen strings.Builder
+	go func() {
+		buffer := make([]byte, 4096)
+		for {
+			n, err := ours.Read(buffer)
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			screen.Write(buffer[:n])
+			mu.Unlock()
+		}
+	}()
+	shows := func(text string) {
+		t.Helper()
+		if !eventually(func() bool { mu.Lock(); defer mu.Unlock(); return strings.Contains(screen.String(), text) }) {
+			t.Fatalf("the screen does not show %q: %q", text, screen.String())
+		}
+	}
+	shows("slot 0 | talks, to a terminal\r\n")
+	b.tell("upgrade")
+	b.awaitStatus("an upgrade", func(s *master.Status) bool { return s.Ready && s.Upgrade.Count == 1 })
+	b.mustGet(source(0), "/")
+	shows("slot 0 | asked\r\n")
+	b.signal(unix.SIGTERM)
+	<-b.exited
+	shows("slot 0 | bye\r\n")
+	shows("stopped")
+}
+
+// openTerminal returns both ends of a terminal that turns line feeds into carriage returns and line feeds, as most do.
+func openTerminal(t *testing.T) (ours, theirs *os.File) {
+	t.Helper()
+	ours, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ours.Close() })
+	number := 0
+	raw, _ := ours.SyscallConn()
+	raw.Control(func(fd uintptr) {
+		unix.IoctlSetPointerInt(int(fd), unix.TIOCSPTLCK, 0)
+		number, err = unix.IoctlGetInt(int(fd), unix.TIOCGPTN)
+	})
+	if err == nil {
+		theirs, err = os.OpenFile(fmt.Sprint("/dev/pts/", number), os.O_RDWR|unix.O_NOCTTY, 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { theirs.Close() })
+	return ours, theirs
+}
+
+// TestOutputMode: what auto takes. Row C14.
+func TestOutputMode(t *testing.T) {
+	for _, c := range []struct {
+		word              string
+		terminal, logJSON bool
+		want              string
+	}{
+		{"auto", true, false, "prefix"}, {"auto", false, false, "raw"}, {"auto", true, true, "json"}, {"auto", false, true, "json"},
+		{"raw", true, true, "raw"}, {"prefix", false, true, "prefix"}, {"json", false, false, "json"},
+	} {
+		if got := outputMode(c.word, c.terminal, c.logJSON); got != c.want {
+			t.Errorf("%+v: %s", c, got)
+		}
 	}
 }

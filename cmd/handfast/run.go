@@ -65,6 +65,7 @@ type asked struct {
 	plan   plan
 	listen []string // addresses; none: what a service manager passes, or the default
 	access string   // file of the access log; empty: none
+	output string   // one of outputWords
 	json   bool     // logs are
 
 	answers answering
@@ -131,7 +132,7 @@ func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 	if unknown := v.variables(); v.err == nil && len(unknown) > 0 {
 		config.Logger.Warn("variables in the environment that no flag reads", "names", strings.Join(unknown, " "))
 	}
-	return asked{config, p, listen, c.String("access-log"), c.Bool("log-json"), answers, c.Bool("drop-root"), from}, v.err
+	return asked{config, p, listen, c.String("access-log"), outputWords[max(v.choice("worker-output", outputWords...), 0)], c.Bool("log-json"), answers, c.Bool("drop-root"), from}, v.err
 }
 
 // serve runs a master until a signal stops it.
@@ -172,6 +173,7 @@ func serve(ctx context.Context, a asked, log *logging.Queue) error {
 			return err
 		}
 	}
+	defer collectOutput(a, &config, before, log)()
 	counts := metrics.New()
 	counts.LinesLeftOut("log", log.LeftOut)
 	if access.Queue != nil {

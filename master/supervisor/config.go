@@ -58,10 +58,15 @@ type Config struct {
 	Slots   Slots                       // told of every change; required
 	Start   func(Spec) (Process, error) // nil: a process of this machine (StartProcess)
 
+	// NewOutput says where a worker writes. nil: where the master does.
+	NewOutput func(Seat) (Output, error)
+
 	// Resume has what the program before has left of its supervisor (Save), whose workers go on, and
 	// RestoreLink makes the link of a worker, by its pid, of what Portable.Save returned there. nil: nothing.
 	Resume      *reexec.Bundle
 	RestoreLink func(Seat, int, json.RawMessage) (Portable, error)
+	// RestoreOutput does the same for what Output.Save returned. nil: what such workers write is lost.
+	RestoreOutput func(seat Seat, pid int, state json.RawMessage) (Output, error)
 
 	OnEvent func(Event)  // nil: nobody; called from Run, must not wait
 	Logger  hclog.Logger // nil: none

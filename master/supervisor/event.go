@@ -41,6 +41,10 @@ type Event struct {
 	Rest []int // processes of its group that go on
 	Err  error
 
+	// LastWords are the last lines that the worker has written, of WorkerExited and WorkerNotReady; empty if nobody
+	// reads along (Config.NewOutput).
+	LastWords string
+
 	Silent   time.Time // when it was heard last
 	Replaced bool      // it is killed for that, and gets a successor
 }

@@ -24,6 +24,7 @@ func play(t *testing.T, script func(w *world)) {
 		w.cfg.Workers = 1
 		w.cfg.NewLink, w.cfg.Start, w.cfg.Slots, w.cfg.OnEvent = w.newLink, w.start, w, w.hear
 		w.cfg.Probation = 0 // unless the script has another
+		w.cfg.NewOutput = w.newOutput
 		defer w.end()
 		script(w)
 	})
@@ -40,8 +41,11 @@ type world struct {
 	cfg Config
 	s   *Supervisor
 
-	linkErr, startErr error // why nothing can be started now
-	plain             bool  // links are no more than a Link
+	linkErr, startErr error  // why nothing can be started now
+	plain             bool   // links are no more than a Link
+	words             string // what workers write
+
+	outputs int // that are open
 
 	made   map[int]int // number of workers made for a slot
 	fakes  []*fake
@@ -96,6 +100,9 @@ func (w *world) end() {
 		f.end(Exit{})
 	}
 	synctest.Wait()
+	if w.outputs != 0 {
+		w.Errorf("%d outputs were not closed", w.outputs)
+	}
 	for _, f := range w.fakes {
 		if f.closed != 1 {
 			w.Errorf("the link of %s was closed %d times, want once", f.name, f.closed)
@@ -470,3 +477,17 @@ func (f *fake) Close() {
 	}
 	f.closed++
 }
+
+// output is that of a fake.
+type output struct {
+	inherited
+	w *world
+}
+
+func (w *world) newOutput(Seat) (Output, error) {
+	w.outputs++
+	return output{w: w}, nil
+}
+
+func (o output) LastWords(time.Duration) string { return o.w.words }
+func (o output) Close()                         { o.w.outputs-- }

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"cmp"
 	"math"
 	"os"
 	"os/exec"
@@ -24,6 +25,8 @@ type Spec struct {
 	Env       []string   // added to, and replacing, the master's environment
 	Files     []*os.File // borrowed; become descriptors 3 and up
 	Rights    Rights
+
+	Stdout, Stderr *os.File // borrowed; nil: the master's own
 }
 
 // Rights are what a worker may do on this machine. The zero value: what the master may.
@@ -55,13 +58,13 @@ type process struct {
 	reaped bool // its pid may be somebody else's soon
 }
 
-// StartProcess starts a worker. It inherits standard output and error and the
+// StartProcess starts a worker. It gets standard output and error and the
 // files of spec, and no other descriptor; its standard input is /dev/null. It
 // ignores no signal, also if we were started so. Its limit of open files is the
 // one that we were started with: the Go runtime gives it back to a child.
 func StartProcess(spec Spec) (Process, error) {
 	cmd := exec.Command(spec.Command[0], spec.Command[1:]...)
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.Stdout, cmd.Stderr = cmp.Or(spec.Stdout, os.Stdout), cmp.Or(spec.Stderr, os.Stderr)
 	cmd.Env = append(environ(), spec.Env...)
 	cmd.Dir = spec.Directory
 	cmd.ExtraFiles = spec.Files

@@ -59,7 +59,7 @@ func (s *Supervisor) startReplace(slot int, result chan error) error {
 // tell answers who waits for a worker's start. why is nil if it has taken its slot over.
 func (s *Supervisor) tell(w *worker, why error) {
 	if why != nil && len(w.waiting) > 0 {
-		why = fmt.Errorf("supervisor: slot %d keeps what it had: %w", w.seat.Slot, why)
+		why = fmt.Errorf("supervisor: slot %d keeps what it had: %w%s", w.seat.Slot, why, quote(why))
 	}
 	for _, result := range w.waiting {
 		s.answer(result, why)
@@ -195,7 +195,7 @@ func (s *Supervisor) failReload(slot int, why error) {
 			kept = append(kept, i)
 		}
 	}
-	err := fmt.Errorf("slot %d: %w; %s", slot, why, keep(kept))
+	err := fmt.Errorf("slot %d: %w; %s%s", slot, why, keep(kept), quote(why))
 	if r.slot < len(s.slots) && s.slots[r.slot].current != nil {
 		s.dismiss(s.slots[r.slot], why)
 	}

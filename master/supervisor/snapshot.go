@@ -46,6 +46,7 @@ type End struct {
 	Generation int
 	At         time.Time
 	Why        string
+	LastWords  string // lines that the worker had written last; empty if nobody reads along
 }
 
 // ReloadStatus is one rolling replacement of all workers.

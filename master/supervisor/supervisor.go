@@ -419,7 +419,7 @@ func (s *Supervisor) logEvent(e Event) {
 	case WorkerReady:
 		s.log.Info("worker ready", where...)
 	case WorkerNotReady:
-		s.log.Error("worker is not ready in time; it must accept connections or say ready", append(where, "timeout", s.cfg.ReadyTimeout.String())...)
+		s.log.Error("worker is not ready in time; it must accept connections or say ready", withWords(append(where, "timeout", s.cfg.ReadyTimeout.String()), e)...)
 	case WorkerLeft:
 		s.log.Warn("worker takes no more connections", append(where, "err", e.Err)...)
 	case WorkerHung:
@@ -437,7 +437,11 @@ func (s *Supervisor) logEvent(e Event) {
 		if e.Failed() {
 			level = hclog.Warn
 		}
-		s.log.Log(level, "worker exited", append(slices.Clone(where), "exit", e.Exit.String())...)
+		fields := append(slices.Clone(where), "exit", e.Exit.String())
+		if e.Failed() {
+			fields = withWords(fields, e)
+		}
+		s.log.Log(level, "worker exited", fields...)
 		s.logRest(e, where)
 	case WorkerStandby:
 		s.log.Debug("worker stands by, while its successor is on probation", where...)
@@ -454,6 +458,14 @@ func (s *Supervisor) logEvent(e Event) {
 	case Scaled:
 		s.log.Info("number of slots changed", "slots", e.Slots)
 	}
+}
+
+// withWords adds what a worker wrote last, if that is known.
+func withWords(fields []any, e Event) []any {
+	if e.LastWords != "" {
+		fields = append(fields, "last_words", e.LastWords)
+	}
+	return fields
 }
 
 // logRest says whom a worker has left behind. Of one that drains that is no surprise.

@@ -59,7 +59,8 @@ type savedWorker struct {
 
 	Since, Started, ReadyAt, Deadline time.Time
 
-	Link json.RawMessage // null: it was not ready, and will not be any more
+	Link   json.RawMessage // null: it was not ready, and will not be any more
+	Output json.RawMessage // null: it writes where we do
 }
 
 // Hold calls f, in Run's goroutine, while nothing that belongs to workers moves: no process is
@@ -126,6 +127,13 @@ func (s *Supervisor) Save(b *reexec.Bundle, forGood bool) error {
 				return fmt.Errorf("supervisor: %w", err)
 			}
 		}
+		output, err := w.output.Save(b)
+		if err == nil {
+			entry.Output, err = json.Marshal(output)
+		}
+		if err != nil {
+			return fmt.Errorf("supervisor: %w", err)
+		}
 		state.Workers = append(state.Workers, entry)
 	}
 	return b.Put(part, state)
@@ -180,6 +188,9 @@ func (s *Supervisor) restoreWorker(entry savedWorker) (err error) {
 	ours.Lock()
 	w.process = adopt(entry.PID)
 	ours.Unlock()
+	if w.output, err = s.restoreOutput(entry.Seat, entry.PID, entry.Output); err != nil {
+		return err
+	}
 	if len(entry.Link) > 0 && string(entry.Link) != "null" {
 		if w.link, err = s.cfg.RestoreLink(entry.Seat, entry.PID, entry.Link); err != nil {
 			return err
@@ -211,6 +222,7 @@ func (s *Supervisor) resume() {
 		if link, ok := w.link.(Portable); ok {
 			link.Resume()
 		}
+		w.output.Resume()
 		if w.state == Serving {
 			s.watchOver(w)
 		}

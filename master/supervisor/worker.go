@@ -33,6 +33,7 @@ type worker struct {
 	since    time.Time // it is in this state
 	link     Link
 	process  Process
+	output   Output
 	started  time.Time
 	readyAt  time.Time
 	deadline time.Time     // when the state has lasted too long; zero: never
@@ -80,6 +81,12 @@ func (s *Supervisor) spawn(sl *slot, generation int) error {
 		s.emit(Event{Kind: WorkerStartFailed, Seat: seat, Err: err})
 		return err
 	}
+	if w.output, err = s.openOutput(seat); err != nil {
+		s.closeLink(w.link)
+		w.over(err)
+		s.emit(Event{Kind: WorkerStartFailed, Seat: seat, Err: err})
+		return err
+	}
 	command := seat.expand(s.cfg.Command)
 	launcher, launches := w.link.(Launcher)
 	if launches {
@@ -89,19 +96,24 @@ func (s *Supervisor) spawn(sl *slot, generation int) error {
 			command[0] = path
 		}
 	}
+	stdout, stderr := w.output.Files()
 	w.process, err = s.cfg.Start(Spec{
 		Command:   command,
 		Directory: s.cfg.Setting.Directory,
 		Env:       slices.Concat(s.cfg.Rights.Env, variables, seat.env(), w.link.Env(), s.cfg.Env),
 		Files:     w.link.Files(),
 		Rights:    s.cfg.Rights,
+		Stdout:    stdout,
+		Stderr:    stderr,
 	})
 	if err != nil {
 		s.closeLink(w.link)
+		w.output.Close()
 		w.over(err)
 		s.emit(Event{Kind: WorkerStartFailed, Seat: seat, Link: w.link, Err: err})
 		return err
 	}
+	w.output.Started(w.process.PID())
 	if launches {
 		launcher.Started(w.process)
 	}
@@ -154,6 +166,7 @@ const (
 // cannot be killed would keep Run from returning.
 func (s *Supervisor) reap(w *worker) {
 	exit := w.process.Await()
+	words := w.output.LastWords(wordsPatience)
 	close(w.exited)
 	rest, poll := w.process.Rest(), restPoll
 	for waited := time.Duration(0); len(rest) > 0 && waited < restDelay; waited += poll {
@@ -161,7 +174,7 @@ func (s *Supervisor) reap(w *worker) {
 		rest = w.process.Rest()
 	}
 	first := rest
-	if s.post(func() { s.ended(w, exit, first) }) && len(rest) == 0 {
+	if s.post(func() { s.ended(w, exit, first, words) }) && len(rest) == 0 {
 		return
 	}
 	for len(rest) > 0 {
@@ -258,9 +271,9 @@ func (s *Supervisor) left(w *worker) {
 
 // ended: the first process has. Who is left of its group has what it had, as its slot's listeners:
 // they are told to finish, and do not outlive KillTimeout, unless they were told before.
-func (s *Supervisor) ended(w *worker, exit Exit, rest []int) {
+func (s *Supervisor) ended(w *worker, exit Exit, rest []int, words string) {
 	e := w.event(WorkerExited)
-	e.Exit, e.Was, e.Rest = exit, w.state, rest
+	e.Exit, e.Was, e.Rest, e.LastWords = exit, w.state, rest, words
 	before := w.ended
 	w.ended, w.finished = true, e.Was == Serving && !e.Failed()
 	if w.left && exit == (Exit{}) {
@@ -307,7 +320,7 @@ func whyExited(w *worker, e Event) error {
 		}
 	default:
 	}
-	return why
+	return w.saying(why, e.LastWords)
 }
 
 // gone: nobody is left of the worker. It is reaped in the loop: what is not reaped yet, another
@@ -323,6 +336,7 @@ func (s *Supervisor) release(w *worker) {
 	if _, ok := s.workers[w]; ok {
 		delete(s.workers, w)
 		s.closeLink(w.link)
+		w.output.Close()
 	}
 }
 
@@ -339,9 +353,11 @@ func (s *Supervisor) closeLink(link Link) {
 func (s *Supervisor) late(w *worker) {
 	switch w.state {
 	case Starting:
-		s.emit(w.event(WorkerNotReady))
+		e := w.event(WorkerNotReady)
+		e.LastWords = w.output.LastWords(0)
+		s.emit(e)
 		s.terminate(w)
-		s.vacate(w, fmt.Errorf("worker was not ready within %v", s.cfg.ReadyTimeout))
+		s.vacate(w, w.saying(fmt.Errorf("worker was not ready within %v", s.cfg.ReadyTimeout), e.LastWords))
 	case Standby:
 		s.proved(w.slot)
 		s.stepReload()
@@ -421,7 +437,7 @@ func (s *Supervisor) vacate(w *worker, why error) {
 
 // over writes down why a worker's time in its slot, or before, has ended.
 func (w *worker) over(why error) {
-	end := &End{Generation: w.seat.Generation, At: time.Now(), Why: strings.TrimPrefix(why.Error(), "worker ")}
+	end := &End{Generation: w.seat.Generation, At: time.Now(), Why: strings.TrimPrefix(why.Error(), "worker "), LastWords: wordsOf(why)}
 	if w.process != nil {
 		end.PID = w.process.PID()
 	} else {

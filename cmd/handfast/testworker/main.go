@@ -4,6 +4,7 @@
 //	gate FILE    the same, but is ready only while FILE exists
 //	broken FILE  the same, but exits at once while FILE exists
 //	dies FILE    the same, but if FILE exists at its start it exits half a second later
+//	talks FILE   the same as broken, and prints what happens
 //	mute         never becomes ready
 //	exit N       exits with status N
 //	stubborn     is ready, takes nothing, and ignores drain and SIGTERM
@@ -58,6 +59,8 @@ func play(args []string) int {
 		if exists(args[1]) {
 			time.AfterFunc(time.Second/2, func() { os.Exit(4) })
 		}
+	case "talks":
+		return playTalks(args)
 	case "receives":
 		listeners, err := takeListeners()
 		if err != nil {
