@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"golang.org/x/net/netutil"
 
 	"github.com/handfast/handfast/master"
 	"github.com/handfast/handfast/master/supervisor"
@@ -117,6 +116,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		ErrorLog:          s.log.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 	}
+	host(srv)
 	ended := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(ended)
@@ -126,7 +126,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 			srv.Close()
 		}
 	})
-	err := srv.Serve(netutil.LimitListener(ln, maxConnections))
+	err := srv.Serve(newGuests(ln, maxConnections))
 	if stop() { // it was not ctx that ended it
 		srv.Close()
 		return fmt.Errorf("admin: %w", err)

@@ -325,21 +325,6 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// TestSilentClients: those who connect and say nothing are turned out, and until then others wait.
-func TestSilentClients(t *testing.T) {
-	ln, _ := serve(t, newFake(1), Address{"tcp", "127.0.0.1:0"})
-	for range maxConnections {
-		conn, err := net.Dial("tcp", ln.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-	}
-	if status, _, _ := ask(t, ln, "GET", "/healthz", "", nil); status != 200 {
-		t.Errorf("status %d", status)
-	}
-}
-
 // TestClientLeaves: what was begun goes on.
 func TestClientLeaves(t *testing.T) {
 	f := newFake(1)
