@@ -1,14 +1,27 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/hash"
+	"github.com/handfast/handfast/master"
+	"github.com/handfast/handfast/master/admin"
 	"github.com/handfast/handfast/master/steer"
+	"github.com/handfast/handfast/master/supervisor"
 	"github.com/handfast/handfast/master/trap"
 )
 
@@ -19,12 +32,14 @@ var errLacking = errors.New("something is missing on this machine")
 func checkCommand(logs io.Writer) *cli.Command {
 	return &cli.Command{
 		Name:      "check",
-		Usage:     "read the configuration, and try what this machine can do",
+		Usage:     "say what run would do here, and what would keep it from that",
 		ArgsUsage: "[-- COMMAND [ARG...]]",
 		Description: "Takes what run takes, and starts nothing. Prints all settings and where each comes\n" +
 			"from, in the form of a configuration file; then tries as this user, for real, what\n" +
-			"they may need. Says of what is missing or too small what it needs and what else\n" +
-			"would work, and then exits with status 1; 2 if the configuration makes no sense.",
+			"they need, and says what they do not need but what is good to know.\n\n" +
+			"Exit status: 0 run would start; 1 it would not, or something is missing or too small\n" +
+			"that it would soon want; 2 the configuration makes no sense. All that is wrong is\n" +
+			"named at once.",
 		Flags: runFlags(),
 		Action: func(c *cli.Context) error {
 			a, err := readAll(c, logs)
@@ -34,48 +49,258 @@ func checkCommand(logs io.Writer) *cli.Command {
 			if err := writeEffective(c.App.Writer, c, a); err != nil {
 				return err
 			}
-			return tryMachine(c, a)
+			fmt.Fprintln(c.App.Writer)
+			t := checking{w: c.App.Writer, asked: a}
+			t.routes(c.Context)
+			t.addresses(c.Context)
+			t.machine()
+			t.workers()
+			if t.wrong == nil && t.lacking {
+				return errLacking
+			}
+			return t.wrong
 		},
 	}
 }
 
-// tryMachine tries what the settings may need, and prints what came of it.
-func tryMachine(c *cli.Context, a asked) error {
-	fmt.Fprintln(c.App.Writer)
-	lacking := false
-	try := func(what string, err error) {
-		answer := "ok"
-		if err != nil {
-			answer, lacking = err.Error(), true
+// checking tries what the settings may need, and prints what came of it.
+type checking struct {
+	w io.Writer
+	asked
+	link    master.LinkKind // of workers
+	lacking bool
+	wrong   error // the settings make no sense
+}
+
+func (t *checking) say(what, answer string) { fmt.Fprintf(t.w, "%-36s %s\n", what, answer) }
+
+// try prints how something that is needed is.
+func (t *checking) try(what string, err error) {
+	if err == nil {
+		t.say(what, "ok")
+		return
+	}
+	t.say(what, err.Error())
+	t.lacking = true
+}
+
+// note prints what nobody needs to change.
+func (t *checking) note(what, text string) { t.say(what, "note: "+text) }
+
+// routes tries both routes and what their links need, and says what would be taken. Without a
+// command all of them may be wanted.
+func (t *checking) routes(ctx context.Context) {
+	kernel, any, injection := tryKernel(ctx), checkFilter(), trap.CheckInjection()
+	needs := []bool{true, true, true}
+	chosen := ""
+	var undecided error
+	if len(t.config.Supervisor.Command) > 0 {
+		config := t.config
+		config.Logger = hclog.NewNullLogger()
+		if t.access != "" {
+			config.AccessLog = config.Logger
 		}
-		fmt.Fprintf(c.App.Writer, "%-36s %s\n", what, answer)
+		config.Supervisor.Command = config.Supervisor.Setting.Located(config.Supervisor.Command)
+		routes, cannot, err := t.plan.decide(&config, kernelCannot(&config, false))
+		t.link, undecided = config.Link, err
+		needs = []bool{routes == must, config.Link == master.LinkAny, config.Link == master.LinkInject}
+		switch {
+		case routes == may && kernel != nil:
+			cannot = kernel
+			fallthrough
+		case routes == never && cannot != nil:
+			chosen = fmt.Sprintf("--route master, --worker-link %v; the kernel cannot: %v", config.Link, cannot)
+		case routes == never:
+			chosen = fmt.Sprintf("--route master, --worker-link %v", config.Link)
+		default:
+			chosen = fmt.Sprintf("--route kernel, --worker-link %v", config.Link)
+		}
 	}
-	try("--route kernel", tryKernel(c))
-	try("--worker-link any", checkFilter())
-	try("--worker-link any, the master routes", trap.CheckInjection())
-	for _, address := range a.addresses() {
-		try("--listen "+address, tryAddress(address, a.plan.opens.free))
+	for i, c := range []struct {
+		what string
+		err  error
+	}{{"--route kernel", kernel}, {"--worker-link any", any}, {"--worker-link any, the master routes", injection}} {
+		if c.err != nil && !needs[i] {
+			t.note(c.what, c.err.Error())
+			continue
+		}
+		t.try(c.what, c.err)
 	}
-	try("open files", tryFiles(&a.config))
-	try("backlog", tryBacklog())
-	if setting := a.config.Supervisor.Setting; setting.Directory != "" || len(setting.EnvFiles) > 0 {
-		try("directory, variables", setting.Check(a.config.Supervisor.Rights))
+	if _, usage := errors.AsType[usageError](undecided); usage {
+		t.wrong = undecided
+	} else if undecided != nil {
+		t.try("how workers get connections", undecided)
+	} else if chosen != "" {
+		t.say("run takes", chosen)
 	}
-	if command := a.config.Supervisor.Command; len(command) > 0 {
-		_, err := a.config.Supervisor.Setting.Find(command[0])
-		try("command", err)
-	}
-	if lacking {
-		return errLacking
-	}
-	return nil
 }
 
 // tryKernel opens the largest group of listeners that there may be, on a free port.
-func tryKernel(c *cli.Context) error {
-	g, err := steer.Listen(c.Context, "127.0.0.1:0", hash.DefaultConfig(), steer.MaxSlots)
+func tryKernel(ctx context.Context) error {
+	g, err := steer.Listen(ctx, "127.0.0.1:0", hash.DefaultConfig(), steer.MaxSlots)
 	if err != nil {
 		return fmt.Errorf("%w; without it use --route master", err)
 	}
 	return g.Close()
+}
+
+// addresses tries all that would be listened on, and the name.
+func (t *checking) addresses(ctx context.Context) {
+	all := t.asked.addresses()
+	for i, address := range all {
+		err := tryAddress(ctx, address, t.plan.opens.free)
+		if err == nil {
+			err = twice(address, all[:i])
+		}
+		t.try("--listen "+address, err)
+	}
+	if t.answers.byName {
+		switch err := admin.Try(admin.ByName(t.answers.name)); {
+		case errors.Is(err, admin.ErrInUse):
+			t.try("--name "+t.answers.name, err)
+		case err != nil:
+			t.note("--name "+t.answers.name, "run goes on without a socket for status and commands: "+err.Error())
+		default:
+			t.try("--name "+t.answers.name, nil)
+		}
+	}
+	for _, a := range t.answers.addresses {
+		err := admin.Try(a)
+		if a.Network != "unix" {
+			if err = tryAddress(ctx, a.Address, false); err == nil {
+				err = twice(a.Address, all)
+			}
+		}
+		t.try("--admin "+a.Address, err)
+	}
+	if t.access != "" {
+		t.try("--access-log "+t.access, tryAccessLog(t.access))
+	}
+	if t.config.Balancer.Clients.Hash.Seed == 0 && slices.ContainsFunc(all, isPublic) {
+		t.note("--hash-seed 0", "anybody can compute which addresses share a slot, and fill one of them; if those who can connect are not to be trusted with that, give a number that they do not know")
+	}
+}
+
+// isPublic tells whether others than this machine and private networks may reach an address.
+func isPublic(address string) bool {
+	addr, err := net.ResolveTCPAddr("tcp", address)
+	if err != nil {
+		return false
+	}
+	ip := addr.AddrPort().Addr().Unmap()
+	return !ip.IsLoopback() && !ip.IsPrivate() && !ip.IsLinkLocalUnicast()
+}
+
+// twice tells whether one of the others is in the way of an address.
+func twice(address string, others []string) error {
+	addr, err := net.ResolveTCPAddr("tcp", address)
+	if err != nil || addr.Port == 0 {
+		return nil
+	}
+	for _, other := range others {
+		o, err := net.ResolveTCPAddr("tcp", other)
+		if err != nil || o.Port != addr.Port {
+			continue
+		}
+		a, b := addr.AddrPort().Addr().Unmap(), o.AddrPort().Addr().Unmap()
+		if (!a.IsValid() || !b.IsValid() || a.Is4() == b.Is4()) && steer.Overlap(a, b) { // [::] is IPv6 only
+			return fmt.Errorf("is the same port as %s, which comes before it", other)
+		}
+	}
+	return nil
+}
+
+// tryAccessLog tells whether the file can be written. It does not make one.
+func tryAccessLog(path string) error {
+	if path == "-" {
+		return nil
+	}
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|unix.O_NONBLOCK, 0)
+	switch {
+	case err == nil:
+		return file.Close()
+	case errors.Is(err, unix.ENXIO): // a FIFO that nobody reads yet
+		return nil
+	case !errors.Is(err, os.ErrNotExist):
+		return err
+	}
+	dir := filepath.Dir(path)
+	if err := unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK|unix.X_OK, unix.AT_EACCESS); err != nil {
+		return &os.PathError{Op: "create a file in", Path: dir, Err: err}
+	}
+	if info, err := os.Stat(dir); err == nil && !info.IsDir() {
+		return &os.PathError{Op: "create a file in", Path: dir, Err: unix.ENOTDIR}
+	}
+	return nil
+}
+
+// machine tries what is too small.
+func (t *checking) machine() {
+	t.try("open files", tryFiles(&t.config))
+	t.try("backlog", tryBacklog())
+}
+
+// workers tries what a worker needs to be started, as whom it would be.
+func (t *checking) workers() {
+	s := &t.config.Supervisor
+	if s.Setting.Directory != "" || len(s.Setting.EnvFiles) > 0 {
+		t.try("directory, variables", s.Setting.Check(s.Rights))
+	}
+	if len(s.Command) == 0 {
+		return
+	}
+	path, err := s.Setting.Find(s.Command[0])
+	if err == nil {
+		err = runnable(path, s)
+	}
+	t.try("command", err)
+	self, err := os.Executable()
+	if err == nil && s.Rights.User != nil && (t.link == master.LinkAny || t.link == master.LinkActivation) {
+		t.try("handfast itself", runnable(self, s))
+	}
+}
+
+// runnable tells whether workers, who may be another user, can run a program.
+func runnable(path string, s *supervisor.Config) error {
+	if s.Rights.User == nil {
+		return nil // it was found
+	}
+	test := exec.Command("test", "-x", path) // access(2) itself, with all that the kernel looks at
+	test.Dir = s.Setting.Directory
+	test.SysProcAttr = &syscall.SysProcAttr{Credential: s.Rights.User}
+	if _, no := errors.AsType[*exec.ExitError](test.Run()); no {
+		return fmt.Errorf("%s: user %d, group %d cannot run it: chmod a+rx it and each directory above, or choose another --user", path, s.Rights.User.Uid, s.Rights.User.Gid)
+	}
+	return nil
+}
+
+// listenError says more about why an address cannot be listened on, and what to do.
+func listenError(ctx context.Context, address string, err error) error {
+	switch {
+	case errors.Is(err, unix.EADDRINUSE):
+		return fmt.Errorf("%s: %w %s", address, unix.EADDRINUSE, inWay(ctx, address))
+	case errors.Is(err, unix.EACCES):
+		return fmt.Errorf("%s: %w: not permitted: run as root, or with CAP_NET_BIND_SERVICE, or have systemd listen (ListenStream=%[1]s)", address, unix.EACCES)
+	}
+	return err
+}
+
+// inWay says who listens on an address, and what to do about it.
+func inWay(ctx context.Context, address string) string {
+	addr, err := net.ResolveTCPAddr("tcp", address)
+	if err != nil {
+		return ""
+	}
+	owners, _ := steer.Owners(addr.AddrPort())
+	if len(owners) == 0 {
+		return fmt.Sprintf("by whom cannot be seen from here: as root, ss -ltnp 'sport = :%d' tells", addr.Port)
+	}
+	var names, pids []string
+	for _, owner := range owners {
+		if name := admin.NameOf(ctx, owner.PID); name != "" {
+			return fmt.Sprintf("by the handfast --name %s, pid %d: handfast stop --name %[1]s ends it, handfast upgrade --name %[1]s has it read its configuration again", name, owner.PID)
+		}
+		names, pids = append(names, owner.String()), append(pids, fmt.Sprint(owner.PID))
+	}
+	return fmt.Sprintf("by %s; if it is left from an earlier run, end it: kill %s", strings.Join(names, ", "), strings.Join(pids, " "))
 }

@@ -149,7 +149,7 @@ func TestCheckMachine(t *testing.T) {
 		}
 	}
 	b := start(t, 1, options{})
-	if err := tryAddress(b.addr, false); err == nil || !strings.Contains(err.Error(), "in use") {
+	if err := tryAddress(t.Context(), b.addr, false); err == nil || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("does not say that the port is in use: %v", err)
 	}
 	for _, port := range []int{8080, 9148, 9149, 9150} {

@@ -6,6 +6,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/handfast/handfast/master/admin"
 )
 
 // writeEffective writes all settings and where each comes from, in the form of a
@@ -47,6 +49,9 @@ func (a asked) valueOf(c *cli.Context, f cli.Flag) *yaml.Node {
 	case *cli.StringSliceFlag:
 		if name == "listen" {
 			return list(a.addresses())
+		}
+		if name == "admin" && a.answers.byName {
+			return list(append([]string{admin.ByName(a.answers.name).Address}, c.StringSlice(name)...))
 		}
 		v := values{Context: c}
 		return list(v.list(name))

@@ -44,7 +44,7 @@ func hashFlags() []cli.Flag {
 	config := hash.DefaultConfig()
 	return []cli.Flag{
 		&cli.Uint64Flag{Name: "hash-seed", EnvVars: env("hash-seed"), Value: uint64(config.Seed),
-			Usage: "`NUMBER`, 0 to 4294967295; machines with the same one place clients alike"},
+			Usage: "`NUMBER`, 0 to 4294967295; machines with the same one place clients alike, and who knows it can compute which clients share a slot"},
 		intFlag("ipv4-prefix", config.IPv4Prefix, "`BITS` of an IPv4 address that tell clients apart"),
 		intFlag("ipv6-prefix", config.IPv6Prefix, "`BITS` of an IPv6 address that tell clients apart"),
 		stringFlag("key", forwarded.KeyAddress, "`WHAT` clients are recognised by: address, or header:NAME for the value of a header that the proxy sets, with --behind-proxy"),

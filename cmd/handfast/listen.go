@@ -52,7 +52,7 @@ func (o opener) groups(ctx context.Context, config *master.Config, addresses []s
 				g.Close()
 			}
 			config.Groups = nil
-			return err
+			return listenError(ctx, address, err)
 		}
 	}
 	return nil
@@ -74,7 +74,7 @@ func (o opener) listeners(ctx context.Context, config *master.Config, addresses 
 		})
 		if err != nil {
 			closeAll(config.Listeners)
-			return err
+			return listenError(ctx, address, err)
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -44,7 +45,7 @@ func tryBacklog() error {
 
 // tryAddress tells whether an address can be bound now; free: also if the machine does not have
 // it yet. It does not listen.
-func tryAddress(address string, free bool) error {
+func tryAddress(ctx context.Context, address string, free bool) error {
 	addr, err := net.ResolveTCPAddr("tcp", address)
 	if err != nil {
 		return err
@@ -63,6 +64,9 @@ func tryAddress(address string, free bool) error {
 		return os.NewSyscallError("socket", err)
 	}
 	defer unix.Close(fd)
+	if _, ok := sockaddr.(*unix.SockaddrInet6); ok && addr.IP != nil {
+		unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
+	}
 	// As the listener does: connections that linger are no hindrance.
 	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
 	if free {
@@ -73,10 +77,8 @@ func tryAddress(address string, free bool) error {
 	switch err := unix.Bind(fd, sockaddr); err {
 	case nil:
 		return tryPort(addr.Port)
-	case unix.EADDRINUSE:
-		return fmt.Errorf("in use, if not by handfast itself: ss -ltnp 'sport = :%d' shows by whom", addr.Port)
-	case unix.EACCES:
-		return fmt.Errorf("not permitted: run as root, or with CAP_NET_BIND_SERVICE, or have systemd listen (ListenStream=%s)", address)
+	case unix.EADDRINUSE, unix.EACCES:
+		return listenError(ctx, address, err)
 	case unix.EADDRNOTAVAIL:
 		why, _ := absent(address)
 		return fmt.Errorf("%w: %s; run tries for %v, --freebind listens all the same", os.NewSyscallError("bind", err), why, addressPatience)

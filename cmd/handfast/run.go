@@ -129,10 +129,11 @@ func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 	config.Name, config.Version = c.String("name"), version()
 	answers := v.answering()
 	listen := v.listens()
+	output := outputWords[max(v.choice("worker-output", outputWords...), 0)]
 	if unknown := v.variables(); v.err == nil && len(unknown) > 0 {
 		config.Logger.Warn("variables in the environment that no flag reads", "names", strings.Join(unknown, " "))
 	}
-	return asked{config, p, listen, c.String("access-log"), outputWords[max(v.choice("worker-output", outputWords...), 0)], c.Bool("log-json"), answers, c.Bool("drop-root"), from}, v.err
+	return asked{config, p, listen, c.String("access-log"), output, c.Bool("log-json"), answers, c.Bool("drop-root"), from}, v.err
 }
 
 // serve runs a master until a signal stops it.

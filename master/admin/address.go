@@ -55,6 +55,10 @@ func CheckName(name string) error {
 	return nil
 }
 
+// ByName returns where a master of this name listens that is started by this user: as
+// DefaultAddress, but nothing is made.
+func ByName(name string) Address { return socketIn(directories()[0], name) }
+
 // DefaultAddress returns where a master of this name listens, and makes the directory: the
 // service manager's $RUNTIME_DIRECTORY, else /run/handfast for root, and for others a directory
 // in $XDG_RUNTIME_DIR or for want of that in the one for temporary files.

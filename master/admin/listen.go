@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -44,6 +45,41 @@ func Listen(ctx context.Context, a Address) (net.Listener, error) {
 		return nil, fmt.Errorf("admin: %w", err)
 	}
 	return ln, nil
+}
+
+// Try tells whether Listen can make a socket. It makes nothing. Of a TCP address it tells nothing.
+func Try(a Address) error {
+	if a.Network != "unix" {
+		return nil
+	}
+	path, err := absolute(a.Address)
+	if err != nil {
+		return err
+	}
+	dir := filepath.Dir(path)
+	if a == ByName(strings.TrimSuffix(filepath.Base(path), suffix)) {
+		err := checkPrivate(dir)
+		if errors.Is(err, fs.ErrNotExist) { // which is made
+			dir = filepath.Dir(dir)
+		} else if err != nil {
+			return err
+		}
+	}
+	if err := unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK|unix.X_OK, unix.AT_EACCESS); err != nil {
+		return fmt.Errorf("admin: %s: %w", dir, os.NewSyscallError("access", err))
+	}
+	return checkFree(path)
+}
+
+func absolute(path string) (string, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", fmt.Errorf("admin: %w", err)
+	}
+	if len(path) > maxPath {
+		return "", fmt.Errorf("admin: %s: the path of a socket may have %d bytes, not %d", path, maxPath, len(path))
+	}
+	return path, nil
 }
 
 // unixListener is a listener whose socket is removed when it is closed.
@@ -93,12 +129,9 @@ func (l *unixListener) Close() error {
 }
 
 func listenUnix(path string) (net.Listener, error) {
-	path, err := filepath.Abs(path)
+	path, err := absolute(path)
 	if err != nil {
-		return nil, fmt.Errorf("admin: %w", err)
-	}
-	if len(path) > maxPath {
-		return nil, fmt.Errorf("admin: %s: the path of a socket may have %d bytes, not %d", path, maxPath, len(path))
+		return nil, err
 	}
 	unlock, err := lock(filepath.Dir(path))
 	if err != nil {

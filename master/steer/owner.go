@@ -85,7 +85,7 @@ func readSockets(table string, addr netip.AddrPort, listening, others map[string
 			continue
 		}
 		bound, ok := sockdiag.ParseHex(fields[local])
-		if !ok || bound.Port() != addr.Port() || !overlap(bound.Addr(), addr.Addr()) {
+		if !ok || bound.Port() != addr.Port() || !Overlap(bound.Addr(), addr.Addr()) {
 			continue
 		}
 		if fields[inode] == "0" { // nobody's, such as TIME_WAIT
@@ -100,9 +100,9 @@ func readSockets(table string, addr netip.AddrPort, listening, others map[string
 	return lines.Err()
 }
 
-// overlap tells whether sockets of the same port may be in each other's way. An address that
+// Overlap tells whether sockets of the same port may be in each other's way. An address that
 // is not valid is that of no host in particular.
-func overlap(a, b netip.Addr) bool {
+func Overlap(a, b netip.Addr) bool {
 	a, b = a.Unmap().WithZone(""), b.Unmap().WithZone("")
 	all := func(a, b netip.Addr) bool { // that a is all addresses, of which b is one
 		return !a.IsValid() || a == netip.IPv6Unspecified() || a == netip.IPv4Unspecified() && b.Is4()

@@ -1,0 +1,162 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/handfast/handfast/examples/trial"
+)
+
+// answerOf is what check says of one thing.
+func answerOf(t *testing.T, out, what string) string {
+	t.Helper()
+	m := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(what) + ` +(.*)$`).FindStringSubmatch(out)
+	if m == nil {
+		t.Fatalf("nothing of %s in %s", what, out)
+	}
+	return m[1]
+}
+
+// Row C8: TestCheckIsRun: what check refuses run refuses, all of it at once; and what check
+// lets pass run does.
+func TestCheckIsRun(t *testing.T) {
+	dir := inRuntimeDirectory(t)
+	b := start(t, 1, options{noAdmin: true})
+	pid := fmt.Sprintf("pid %d", b.cmd.Process.Pid)
+	stranger, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stranger.Close()
+	taken := stranger.Addr().String()
+	out, status := runCheck(t, "--listen", b.addr, "--listen", taken, "--listen", taken, "--admin", taken, "--access-log", "/nowhere/access.log", "--", "no-such-program")
+	if status != exitFailure {
+		t.Errorf("status %d: %s", status, out)
+	}
+	for what, says := range map[string][]string{
+		"--listen " + b.addr:                   {pid, "handfast stop --name handfast", "handfast upgrade"},
+		"--listen " + taken:                    {fmt.Sprintf("pid %d", os.Getpid())},
+		"--admin " + taken:                     {fmt.Sprintf("pid %d", os.Getpid())},
+		"--name handfast":                      {"in use by " + pid, "--admin off"},
+		"--access-log /nowhere/access.log":     {"no such file"},
+		"command":                              {"not found"},
+		"admin: [" + dir + "/handfast.sock, '": {""},
+	} {
+		if strings.HasPrefix(what, "admin") {
+			if !strings.Contains(out, what) {
+				t.Errorf("no %q in %s", what, out)
+			}
+			continue
+		}
+		answer := answerOf(t, out, what)
+		for _, want := range says {
+			if !strings.Contains(answer, want) {
+				t.Errorf("%s: no %q in %s", what, want, answer)
+			}
+		}
+		if strings.Contains(answer, "kill") && strings.Contains(answer, pid) {
+			t.Errorf("to kill a handfast that runs: %s", answer)
+		}
+	}
+	// Each by itself, in run.
+	for _, c := range []struct{ flags, says string }{
+		{"--name a --listen " + b.addr + " --route master", "handfast stop --name handfast ends it"},
+		{"--name a --listen " + b.addr + " --route kernel", "handfast stop --name handfast ends it"},
+		{"--name a --listen " + taken + " --route master", fmt.Sprintf("pid %d", os.Getpid())},
+		{"--name a --listen " + taken + " --route kernel", fmt.Sprintf("pid %d", os.Getpid())},
+		{"--name a --listen 127.0.0.1:0 --access-log /nowhere/access.log", "no such file"},
+	} {
+		text := begin(t, append(append([]string{"run"}, strings.Fields(c.flags)...), "--", "true")...).ends(exitFailure)
+		if !strings.Contains(text, c.says) || !strings.Contains(text, "no such file") && !strings.Contains(text, "address already in use") {
+			t.Errorf("%s: no %q in %s", c.flags, c.says, text)
+		}
+	}
+	log := filepath.Join(t.TempDir(), "access.log")
+	if out, status := runCheck(t, "--name", "a", "--listen", "127.0.0.1:0", "--access-log", log, "--", trial.Build(t, testWorker)); status != exitOK {
+		t.Errorf("status %d: %s", status, out)
+	} else if answer := answerOf(t, out, "run takes"); !strings.Contains(answer, "--route master, --worker-link native; the kernel cannot: with --access-log") {
+		t.Error(answer)
+	}
+	if _, err := os.Stat(log); err == nil {
+		t.Error("check has made the access log")
+	}
+	for _, c := range []struct{ listens, says string }{
+		{":7 127.0.0.1:7", "is the same port as :7"}, {"127.0.0.1:7 127.0.0.1:7", "is the same port"}, {"0.0.0.0:7 127.0.0.1:7", "is the same port"},
+		{"[::]:7 0.0.0.0:7", ""}, {"127.0.0.1:7 127.0.0.2:7", ""}, {":7 :8", ""}, {"127.0.0.1:0 127.0.0.1:0", ""},
+	} {
+		listens := strings.Fields(c.listens)
+		if err := twice(listens[1], listens[:1]); (err == nil) != (c.says == "") || err != nil && !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v, want %q", c.listens, err, c.says)
+		}
+	}
+	if out, status := runCheck(t, "--name", "a", "--listen", "127.0.0.1:0", "--route", "kernel", "--behind-proxy", "--", "true"); status != exitUsage || !strings.Contains(out, "use --route master") || !strings.Contains(out, "backlog") {
+		t.Errorf("status %d: %s", status, out)
+	}
+}
+
+// Row C8: TestCheckRights: what is asked for another user is tried as that one, and a port that may
+// not be bound is named as run names it.
+func TestCheckRights(t *testing.T) {
+	asRoot(t)
+	inRuntimeDirectory(t)
+	mine := filepath.Join(t.TempDir(), "mine")
+	if err := os.WriteFile(mine, []byte("#!/bin/sh\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	out, status := runCheck(t, "--listen", "127.0.0.1:0", "--user", fmt.Sprint(nobody), "--worker-link", "native", "--", mine)
+	if answer := answerOf(t, out, "command"); status != exitFailure || !strings.Contains(answer, fmt.Sprintf("user %d", nobody)) || !strings.Contains(answer, "chmod") {
+		t.Errorf("status %d: %s", status, out)
+	}
+	if out, _ := runCheck(t, "--listen", "127.0.0.1:0", "--user", fmt.Sprint(nobody), "--worker-link", "native", "--", "true"); answerOf(t, out, "command") != "ok" {
+		t.Error(out)
+	}
+	// As somebody who may not: no port below 1024, no directory for the socket.
+	self := everybodys(t, trial.Build(t, "github.com/handfast/handfast/cmd/handfast"))
+	both := map[string]string{}
+	for _, command := range []string{"check", "run"} {
+		both[command] = asUser(t, nobody, self, command, "--listen", "127.0.0.1:7", "--", "true")
+		if !strings.Contains(both[command], "not permitted: run as root, or with CAP_NET_BIND_SERVICE") {
+			t.Errorf("%s: %s", command, both[command])
+		}
+	}
+	if !strings.Contains(both["check"], "note: run goes on without a socket") || !strings.Contains(both["run"], "no admin socket") {
+		t.Errorf("%v", both)
+	}
+}
+
+// Row B5: TestCheckSeed: that anybody can compute who shares a slot is said where it may matter.
+func TestCheckSeed(t *testing.T) {
+	for _, c := range []struct {
+		flags string
+		noted bool
+	}{
+		{"--listen 127.0.0.1:0", false}, {"--listen 10.1.2.3:0", false}, {"--listen :0", true}, {"--listen 192.0.2.1:0", true},
+		{"--listen :0 --hash-seed 7", false},
+	} {
+		out, status := runCheck(t, strings.Fields(c.flags)...)
+		if status == exitUsage || strings.Contains(out, "note: anybody can compute") != c.noted {
+			t.Errorf("%s: status %d: %s", c.flags, status, out)
+		}
+	}
+}
+
+// asUser runs a command as another user, without a directory of its own, and returns what it says.
+func asUser(t *testing.T, uid uint32, path string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(path, args...)
+	cmd.Env = append(os.Environ(), "RUNTIME_DIRECTORY=", "XDG_RUNTIME_DIR=/nowhere", "HANDFAST_ADMIN=")
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	out, err := cmd.CombinedOutput()
+	if err == nil {
+		t.Errorf("%q succeeds", args)
+	}
+	return string(out)
+}
