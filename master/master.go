@@ -503,7 +503,17 @@ func (m *Master) Stats() Stats {
 	return stats
 }
 
+// logSummary says what is known of all connections. Where workers accept for themselves that is what the master
+// refused, and what it accepted while a slot was empty.
 func (m *Master) logSummary() {
 	s := m.Stats()
-	m.log.Info("stopped", "accepted", s.Accepted, "handed_off", s.HandedOff, "taken_back", s.TakenBack, "refused", s.Refused, "gone", s.Gone)
+	fields := []any{"accepted", s.Accepted, "handed_off", s.HandedOff, "taken_back", s.TakenBack, "refused", s.Refused, "gone", s.Gone}
+	switch {
+	case m.steered == nil:
+	case s.Accepted == 0:
+		fields = []any{"refused", s.Refused}
+	default:
+		fields[0] = "accepted_by_master"
+	}
+	m.log.Info("stopped", fields...)
 }
