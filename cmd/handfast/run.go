@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -19,6 +18,7 @@ import (
 	"github.com/handfast/handfast/master/logging"
 	"github.com/handfast/handfast/master/metrics"
 	"github.com/handfast/handfast/master/notify"
+	"github.com/handfast/handfast/master/output"
 	"github.com/handfast/handfast/master/reexec"
 	"github.com/handfast/handfast/master/supervisor"
 )
@@ -33,8 +33,10 @@ func runCommand(stderr io.Writer) *cli.Command {
 		Usage:     "start workers and hand connections to them",
 		ArgsUsage: "-- COMMAND [ARG...]",
 		Description: "Starts COMMAND once per slot. Signals: SIGUSR2 replaces all workers one by one,\n" +
-			"SIGHUP the master's own program (see upgrade), SIGTTIN and SIGTTOU add and remove a slot, SIGUSR1 opens the access log\n" +
-			"anew, SIGTERM and SIGINT finish what is open and stop, a second one stops at once.\n\n" +
+			"SIGHUP the master's own program (see upgrade; where standard input is a terminal, which\n" +
+			"closes then, it stops), SIGTTIN and SIGTTOU add and remove a slot, SIGUSR1 opens the access\n" +
+			"log anew, SIGTERM and SIGINT finish what is open and stop, a second one, at least a second\n" +
+			"later, stops at once.\n\n" +
 			"Behind nginx, HAProxy or another HTTP proxy clients are told apart only with\n" +
 			"--behind-proxy, behind a TCP proxy only with --proxy-protocol.\n\n" +
 			"Exit status: 0 stopped as asked; 1 could not start, could not go on, or was\n" +
@@ -195,7 +197,7 @@ func serve(ctx context.Context, a asked, log *logging.Queue) error {
 	defer kill(nil)
 	signals := reexec.Notify(unix.SIGUSR2, unix.SIGHUP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGTERM, unix.SIGINT, unix.SIGUSR1)
 	defer signal.Stop(signals)
-	go handleSignals(ctx, signals, m, next, config.Logger, kill)
+	go handleSignals(ctx, signals, output.IsTerminal(os.Stdin), m, next, config.Logger, kill)
 	defer notifyManager(ctx, m, config.Logger)()
 	defer serveAdmin(m, next, counts, sockets, config.Logger.Named("admin"))()
 	if os.Getpid() == 1 { // of a container
@@ -222,52 +224,4 @@ func notifyManager(ctx context.Context, m *master.Master, log hclog.Logger) (sto
 		notifier.Follow(ctx, m, func(err error) { log.Warn("the service manager was not told", "err", err) })
 	}()
 	return func() { cancel(); <-ended }
-}
-
-// errForced: somebody did not want to wait.
-var errForced = errors.New("stopped at once by a second signal")
-
-// handleSignals turns signals into actions until ctx ends.
-func handleSignals(ctx context.Context, signals <-chan os.Signal, m *master.Master, next *successor, log hclog.Logger, kill context.CancelCauseFunc) {
-	stopping := false
-	for {
-		select {
-		case sig := <-signals:
-			log.Debug("signal received", "signal", sig.String())
-			switch sig {
-			case unix.SIGUSR2:
-				go reload(ctx, log, m)
-			case unix.SIGHUP:
-				go next.take(ctx, func() {})
-			case unix.SIGUSR1:
-				next.access.reopen()
-			case unix.SIGTTIN:
-				report(log, m.ScaleBy(1))
-			case unix.SIGTTOU:
-				report(log, m.ScaleBy(-1))
-			case unix.SIGTERM, unix.SIGINT:
-				if stopping {
-					kill(errForced)
-					return
-				}
-				stopping = true
-				m.Stop()
-			}
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// reload waits for a reload. How it ends is logged by the supervisor, if it begins.
-func reload(ctx context.Context, log hclog.Logger, m *master.Master) {
-	if err := m.Reload(ctx); errors.Is(err, supervisor.ErrStopped) {
-		log.Warn("no reload: stopping")
-	}
-}
-
-func report(log hclog.Logger, err error) {
-	if err != nil {
-		log.Warn("number of slots not changed", "err", err)
-	}
 }

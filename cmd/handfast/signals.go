@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/master"
+	"github.com/handfast/handfast/master/supervisor"
+)
+
+// errForced: somebody did not want to wait.
+var errForced = errors.New("stopped at once by a second signal")
+
+// sameStop is how long after the first one a signal that stops is the same one, which came by another way: timeout(1) and
+// wrappers such as npm send it to a process and to its group, and a terminal sends it to all of them. On a busy machine the
+// second comes late. A person who presses Ctrl-C twice within that time has to press it once more.
+const sameStop = time.Second
+
+// stops tells what a signal that stops means: to begin to stop, to stop at once, or nothing new.
+type stops struct{ began time.Time }
+
+type stopWish int
+
+const (
+	stopBegin stopWish = iota
+	stopSame
+	stopAtOnce
+)
+
+func (s *stops) hear(sig os.Signal, now time.Time) stopWish {
+	switch {
+	case s.began.IsZero():
+		s.began = now
+		return stopBegin
+	case sig == unix.SIGHUP, now.Sub(s.began) < sameStop: // a terminal that is closed is no impatience
+		return stopSame
+	default:
+		return stopAtOnce
+	}
+}
+
+// handleSignals turns signals into actions until ctx ends. attended: standard input is a terminal.
+func handleSignals(ctx context.Context, signals <-chan os.Signal, attended bool, m *master.Master, next *successor, log hclog.Logger, kill context.CancelCauseFunc) {
+	var stopping stops
+	for {
+		select {
+		case sig := <-signals:
+			log.Debug("signal received", "signal", sig.String())
+			switch sig {
+			case unix.SIGUSR2:
+				go reload(ctx, log, m)
+				continue
+			case unix.SIGUSR1:
+				next.access.reopen()
+				continue
+			case unix.SIGTTIN:
+				report(log, m.ScaleBy(1))
+				continue
+			case unix.SIGTTOU:
+				report(log, m.ScaleBy(-1))
+				continue
+			case unix.SIGHUP:
+				if !attended {
+					go next.take(ctx, func() {})
+					continue
+				}
+			}
+			switch stopping.hear(sig, time.Now()) {
+			case stopBegin:
+				if sig == unix.SIGHUP {
+					log.Info("the terminal is closed (SIGHUP); to upgrade where standard input is a terminal say handfast upgrade")
+				}
+				m.Stop()
+			case stopSame:
+				log.Debug("the same signal by another way", "signal", sig.String(), "within", sameStop.String())
+			case stopAtOnce:
+				kill(errForced)
+				return
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// reload waits for a reload. How it ends is logged by the supervisor, if it begins.
+func reload(ctx context.Context, log hclog.Logger, m *master.Master) {
+	if err := m.Reload(ctx); errors.Is(err, supervisor.ErrStopped) {
+		log.Warn("no reload: stopping")
+	}
+}
+
+func report(log hclog.Logger, err error) {
+	if err != nil {
+		log.Warn("number of slots not changed", "err", err)
+	}
+}
