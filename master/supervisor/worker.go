@@ -166,8 +166,8 @@ const (
 // cannot be killed would keep Run from returning.
 func (s *Supervisor) reap(w *worker) {
 	exit := w.process.Await()
-	words := w.output.LastWords(wordsPatience)
 	close(w.exited)
+	words := w.output.LastWords(wordsPatience)
 	rest, poll := w.process.Rest(), restPoll
 	for waited := time.Duration(0); len(rest) > 0 && waited < restDelay; waited += poll {
 		time.Sleep(poll)
