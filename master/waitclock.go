@@ -6,8 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/handfast/handfast/master/sockdiag"
 )
 
@@ -43,9 +41,9 @@ type waiterKey struct {
 }
 
 type waiter struct {
-	since  time.Time
-	slot   int // where it belonged then
-	family uint8
+	sockdiag.Socket
+	since time.Time
+	slot  int // where it belonged then
 }
 
 func newWaitClock(slotOf func(netip.Addr) int) *waitClock {
@@ -71,8 +69,9 @@ func (c *waitClock) overdue(at *net.TCPAddr, slot int, patience time.Duration) (
 		}
 		w.note(all, now, c.slotOf)
 	}
-	for key, who := range w.known {
-		if who.slot == slot && now.Sub(who.since) >= patience && who.comesTo(at, key.local.Addr()) {
+	listener := at.AddrPort().Addr()
+	for _, who := range w.known {
+		if who.slot == slot && now.Sub(who.since) >= patience && who.ComesTo(listener) {
 			n++
 		}
 	}
@@ -89,16 +88,9 @@ func (w *waiters) note(all []sockdiag.Socket, now time.Time, slotOf func(netip.A
 		key := waiterKey{s.Cookie, s.Local, s.Remote}
 		who, ok := w.known[key]
 		if !ok {
-			who = waiter{now, slotOf(s.Remote.Addr()), s.Family}
+			who = waiter{s, now, slotOf(s.Remote.Addr())}
 		}
 		known[key] = who
 	}
 	w.looked, w.known = now, known
-}
-
-// comesTo tells whether a connection to a local address comes to a listener's.
-func (who *waiter) comesTo(at *net.TCPAddr, local netip.Addr) bool {
-	listener, _ := netip.AddrFromSlice(at.IP)
-	four := listener.Unmap().Is4()
-	return four == (who.family == unix.AF_INET) && (listener.IsUnspecified() || listener.Unmap() == local)
 }

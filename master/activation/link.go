@@ -41,7 +41,7 @@ const firstListener = 3
 type Link struct {
 	*launch.Drainer
 	control *launch.Control
-	sockets []uint64 // inodes
+	sockets []polled.Listener
 	env     []string
 	log     hclog.Logger
 	ready   chan struct{}
@@ -57,12 +57,12 @@ func Open(cfg Config) (*Link, error) {
 	var addresses []string
 	nonBlocking := cfg.NonBlocking || isNginx(cfg.Command)
 	for _, file := range cfg.Listeners {
-		inode, address, err := prepare(file, nonBlocking)
+		socket, err := prepare(file, nonBlocking)
 		if err != nil {
 			return nil, fmt.Errorf("activation: listener: %w", err)
 		}
-		l.sockets = append(l.sockets, inode)
-		addresses = append(addresses, address)
+		l.sockets = append(l.sockets, socket)
+		addresses = append(addresses, socket.Addr.String())
 	}
 	l.env = environ(cfg.Command, addresses)
 	control, err := launch.Open(launch.Activate, cfg.Listeners...)
@@ -88,14 +88,14 @@ func newLink(cfg Config) *Link {
 	return l
 }
 
-// prepare returns a listener's inode, and its address as php-fpm writes it.
-func prepare(file *os.File, nonBlocking bool) (inode uint64, address string, err error) {
-	if inode, err = polled.Inode(file); err != nil {
-		return 0, "", err
+// prepare returns a listener's socket. Its address is as php-fpm writes it.
+func prepare(file *os.File, nonBlocking bool) (socket polled.Listener, err error) {
+	if socket.Inode, err = polled.Inode(file); err != nil {
+		return socket, err
 	}
 	raw, err := file.SyscallConn()
 	if err != nil {
-		return 0, "", err
+		return socket, err
 	}
 	var at unix.Sockaddr
 	raw.Control(func(fd uintptr) {
@@ -106,11 +106,11 @@ func prepare(file *os.File, nonBlocking bool) (inode uint64, address string, err
 	})
 	switch at := at.(type) {
 	case *unix.SockaddrInet4:
-		address = netip.AddrPortFrom(netip.AddrFrom4(at.Addr), uint16(at.Port)).String()
+		socket.Addr = netip.AddrPortFrom(netip.AddrFrom4(at.Addr), uint16(at.Port))
 	case *unix.SockaddrInet6:
-		address = netip.AddrPortFrom(netip.AddrFrom16(at.Addr), uint16(at.Port)).String()
+		socket.Addr = netip.AddrPortFrom(netip.AddrFrom16(at.Addr), uint16(at.Port))
 	}
-	return inode, address, os.NewSyscallError("getsockname", err)
+	return socket, os.NewSyscallError("getsockname", err)
 }
 
 // isNginx: it takes what it inherits for what it had opened itself, and so for non-blocking. Else
@@ -147,7 +147,7 @@ func (l *Link) Files() []*os.File { return l.control.Files() }
 // Env returns what the worker looks for. LISTEN_PID is the launch's to say.
 func (l *Link) Env() []string { return l.env }
 
-// Ready is closed when a process of the worker waits for connections on every listener.
+// Ready is closed when processes of the worker wait for connections on every listener, or have accepted some.
 func (l *Link) Ready() <-chan struct{} { return l.ready }
 
 // Left is closed when the listeners could not be passed. Err tells why.
@@ -177,7 +177,7 @@ func (l *Link) run() {
 		return
 	}
 	hidden := func(err error) { l.log.Warn("cannot tell whether the worker is ready", "err", err) }
-	if polled.Wait(l.ended, func() []int { return []int{pid} }, func() []uint64 { return l.sockets }, hidden) {
+	if polled.Wait(l.ended, func() []int { return []int{pid} }, func() []polled.Listener { return l.sockets }, hidden) {
 		close(l.ready)
 	}
 }

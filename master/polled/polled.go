@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -11,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/master/sockdiag"
 )
 
 const (
@@ -23,11 +26,17 @@ const (
 	maxWatched = 4096
 )
 
-// Wait looks again and again until processes below roots wait on all the sockets, given by
-// their inodes (Inode), and returns true then; or until stop is closed. Roots and sockets
+// Listener is a listening socket.
+type Listener struct {
+	Inode uint64         // see Inode
+	Addr  netip.AddrPort // where it listens; the zero value: connections of it are not looked for
+}
+
+// Wait looks again and again until processes below roots wait on all the sockets, or have accepted
+// from them, and returns true then; or until stop is closed. Roots and sockets
 // are asked for anew each time; nothing can be ready while there are no sockets. OnHidden, if
 // not nil, is called once when processes must not be looked into and nothing was seen.
-func Wait(stop <-chan struct{}, roots func() []int, sockets func() []uint64, onHidden func(error)) bool {
+func Wait(stop <-chan struct{}, roots func() []int, sockets func() []Listener, onHidden func(error)) bool {
 	delay := soon
 	timer := time.NewTimer(delay)
 	defer timer.Stop()
@@ -50,25 +59,44 @@ func Wait(stop <-chan struct{}, roots func() []int, sockets func() []uint64, onH
 	}
 }
 
-// Listening tells whether processes below roots wait on all the sockets now. An error says
-// that there are processes that must not be looked into; the answer is about the others.
-func Listening(roots []int, sockets []uint64) (bool, error) {
+// Listening tells whether processes below roots wait on all the sockets now, or have connections
+// that they have accepted from them. An error says that there are processes that must not be looked
+// into; the answer is about the others.
+func Listening(roots []int, sockets []Listener) (bool, error) {
 	if len(sockets) == 0 {
 		return false, nil
 	}
 	var hidden error
 	missing := slices.Clone(sockets)
+	var held []uint64 // other sockets, of all processes
 	for _, pid := range descendants(roots) {
-		waits, err := look(pid, missing)
+		waits, others, err := look(pid, missing)
 		if errors.Is(err, fs.ErrPermission) && hidden == nil {
 			hidden = fmt.Errorf("polled: process %d: %w", pid, err)
 		}
-		missing = slices.DeleteFunc(missing, func(socket uint64) bool { return slices.Contains(waits, socket) })
+		missing = slices.DeleteFunc(missing, func(s Listener) bool { return slices.Contains(waits, s.Inode) })
 		if len(missing) == 0 {
 			return true, nil
 		}
+		held = append(held, others...)
 	}
-	return false, hidden
+	if len(held) == 0 {
+		return false, hidden
+	}
+	missing = slices.DeleteFunc(missing, func(s Listener) bool { return s.hasAccepted(held) })
+	return len(missing) == 0, hidden
+}
+
+// hasAccepted tells whether one of these sockets was accepted from a listener: it is a connection
+// to its address.
+func (s Listener) hasAccepted(held []uint64) bool {
+	if !s.Addr.IsValid() {
+		return false
+	}
+	connections, err := sockdiag.List(s.Addr.Port(), sockdiag.Established, sockdiag.CloseWait)
+	return err == nil && slices.ContainsFunc(connections, func(c sockdiag.Socket) bool {
+		return c.ComesTo(s.Addr.Addr()) && slices.Contains(held, c.Inode)
+	})
 }
 
 // Holding returns those of the sockets that processes below roots have open. The error is as for
@@ -165,12 +193,12 @@ func numbers(folder string) []int {
 	return all
 }
 
-// look returns those of the sockets that a process waits on.
-func look(pid int, sockets []uint64) (waits []uint64, err error) {
+// look returns those of the sockets that a process waits on, and what other sockets it has.
+func look(pid int, sockets []Listener) (waits, others []uint64, err error) {
 	folder := fmt.Sprintf("/proc/%d/", pid)
 	entries, err := os.ReadDir(folder + "fd")
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	// Only sockets that it has open count: an epoll instance remembers those that it has
 	// closed while others have them (man 7 epoll).
@@ -184,12 +212,18 @@ func look(pid int, sockets []uint64) (waits []uint64, err error) {
 		name, err := os.Readlink(folder + "fd/" + entry.Name())
 		if err == nil && name == "anon_inode:[eventpoll]" {
 			epolls = append(epolls, fd)
-		} else if inode := Socket(pid, fd); inode != 0 && slices.Contains(sockets, inode) {
+			continue
+		}
+		switch inode := Socket(pid, fd); {
+		case inode == 0:
+		case slices.ContainsFunc(sockets, func(s Listener) bool { return s.Inode == inode }):
 			own[fd] = inode
+		default:
+			others = append(others, inode)
 		}
 	}
 	if len(own) == 0 {
-		return nil, nil
+		return nil, others, nil
 	}
 	for _, fd := range epolls {
 		text, err := os.ReadFile(fmt.Sprint(folder, "fdinfo/", fd))
@@ -217,7 +251,7 @@ func look(pid int, sockets []uint64) (waits []uint64, err error) {
 			}
 		}
 	}
-	return waits, nil
+	return waits, others, nil
 }
 
 // readMemory reads a process's memory and returns how much it could.

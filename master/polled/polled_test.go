@@ -3,9 +3,12 @@ package polled
 import (
 	"bufio"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -69,19 +72,27 @@ func check(t testing.TB, err error) {
 	}
 }
 
-func inode(t *testing.T, file *os.File) uint64 {
+func inode(t *testing.T, file *os.File) Listener {
 	t.Helper()
 	n, err := Inode(file)
 	check(t, err)
-	return n
+	raw, err := file.SyscallConn()
+	check(t, err)
+	s := Listener{Inode: n}
+	raw.Control(func(fd uintptr) {
+		name, _ := unix.Getsockname(int(fd))
+		at := name.(*unix.SockaddrInet4)
+		s.Addr = netip.AddrPortFrom(netip.AddrFrom4(at.Addr), uint16(at.Port))
+	})
+	return s
 }
 
 // waits waits until somebody below a process waits on a socket.
-func waits(pid int, sockets ...uint64) bool {
+func waits(pid int, sockets ...Listener) bool {
 	stop := make(chan struct{})
 	timer := time.AfterFunc(patience, func() { close(stop) })
 	defer timer.Stop()
-	return Wait(stop, func() []int { return []int{pid} }, func() []uint64 { return sockets }, nil)
+	return Wait(stop, func() []int { return []int{pid} }, func() []Listener { return sockets }, nil)
 }
 
 // Every way in which programs wait for connections is seen, and not before they do.
@@ -103,14 +114,14 @@ func TestWaysToWait(t *testing.T) {
 			t.Parallel()
 			file := listen(t)
 			pid, goOn := start(t, how, file)
-			if seen, err := Listening([]int{pid}, []uint64{inode(t, file)}); seen || err != nil {
+			if seen, err := Listening([]int{pid}, []Listener{inode(t, file)}); seen || err != nil {
 				t.Errorf("it is seen to wait before it does: error %v", err)
 			}
 			goOn()
 			if !waits(pid, inode(t, file)) {
 				t.Errorf("not seen within %v", patience)
 			}
-			if seen, _ := Listening([]int{pid}, []uint64{inode(t, listen(t))}); seen {
+			if seen, _ := Listening([]int{pid}, []Listener{inode(t, listen(t))}); seen {
 				t.Error("another listener is seen")
 			}
 		})
@@ -145,7 +156,7 @@ func TestNoWaiting(t *testing.T) {
 				}
 			}
 			for range 10 {
-				if seen, err := Listening([]int{pid}, []uint64{inode(t, file)}); seen || err != nil {
+				if seen, err := Listening([]int{pid}, []Listener{inode(t, file)}); seen || err != nil {
 					t.Fatalf("seen %v, error %v", seen, err)
 				}
 			}
@@ -163,14 +174,14 @@ func TestWhoWaits(t *testing.T) {
 		t.Fatal("the old worker is not seen")
 	}
 	next, goOn := start(t, "s.accept()", a)
-	if seen, _ := Listening([]int{next}, []uint64{inode(t, a)}); seen {
+	if seen, _ := Listening([]int{next}, []Listener{inode(t, a)}); seen {
 		t.Error("the new worker is taken for the old one")
 	}
 	goOn()
 	if !waits(next, inode(t, a)) {
 		t.Error("the new worker is not seen")
 	}
-	if seen, _ := Listening([]int{next}, []uint64{inode(t, a), inode(t, b)}); seen {
+	if seen, _ := Listening([]int{next}, []Listener{inode(t, a), inode(t, b)}); seen {
 		t.Error("it is said to wait on a listener that it has not")
 	}
 	if seen, _ := Listening([]int{next, old}, nil); seen {
@@ -182,7 +193,82 @@ func TestWhoWaits(t *testing.T) {
 func TestNobodyThere(t *testing.T) {
 	cmd := exec.Command("true")
 	check(t, cmd.Run())
-	if seen, err := Listening([]int{cmd.Process.Pid}, []uint64{1}); seen || err != nil {
+	if seen, err := Listening([]int{cmd.Process.Pid}, []Listener{{Inode: 1}}); seen || err != nil {
 		t.Errorf("seen %v, error %v", seen, err)
+	}
+}
+
+// A server that never waits, since there is always somebody to be served: it has accepted from the
+// listener. Row A1.
+func TestBusyServer(t *testing.T) {
+	for name, how := range map[string]string{
+		"accepts": `
+s.setblocking(True)
+while True:
+    c, _ = s.accept()
+    for end in [time.monotonic() + 0.02]:
+        while time.monotonic() < end: pass
+    c.close()
+`,
+		"hands over to a child": `
+s.setblocking(True)
+r, w = socket.socketpair()
+if os.fork():
+    r.close()
+    while True:
+        c, _ = s.accept()
+        socket.send_fds(w, [b'x'], [c.fileno()])
+        c.close()
+s.close(); w.close()
+while True:
+    _, [fd], _, _ = socket.recv_fds(r, 1, 1)
+    for end in [time.monotonic() + 0.02]:
+        while time.monotonic() < end: pass
+    os.close(fd)
+`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			file := listen(t)
+			socket := inode(t, file)
+			pid, goOn := start(t, how, file)
+			over := make(chan struct{})
+			var clients sync.WaitGroup
+			for range 8 {
+				clients.Go(func() {
+					for {
+						conn, err := net.Dial("tcp", socket.Addr.String())
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						conn.SetDeadline(time.Now().Add(patience))
+						conn.Read(make([]byte, 1))
+						conn.Close()
+						select {
+						case <-over:
+							return
+						default:
+						}
+					}
+				})
+			}
+			defer clients.Wait()
+			defer close(over)
+			for range 3 {
+				if seen, err := Listening([]int{pid}, []Listener{socket}); seen || err != nil {
+					t.Errorf("it is seen to accept before it does: error %v", err)
+				}
+			}
+			goOn()
+			began := time.Now()
+			if !waits(pid, socket) || time.Since(began) > patience/3 {
+				t.Errorf("not seen within %v", time.Since(began))
+			}
+			other := inode(t, listen(t))
+			if seen, _ := Listening([]int{pid}, []Listener{other}); seen {
+				t.Error("another listener is seen")
+			}
+		})
 	}
 }

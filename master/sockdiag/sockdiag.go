@@ -38,6 +38,13 @@ type Socket struct {
 // another state than Established and CloseWait.
 func (s *Socket) Accepted() bool { return s.Inode != 0 }
 
+// ComesTo tells whether a connection may have come to a listener at an address: if that is "::", to
+// one of both families or of IPv6 alone.
+func (s *Socket) ComesTo(listener netip.Addr) bool {
+	listener = listener.Unmap().WithZone("")
+	return listener.Is4() == (s.Family == unix.AF_INET) && (listener.IsUnspecified() || listener == s.Local.Addr())
+}
+
 // List returns the sockets with this local port that are in one of the states.
 func List(port uint16, states ...State) ([]Socket, error) {
 	var mask uint32

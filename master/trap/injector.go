@@ -349,8 +349,8 @@ func (l *Injector) nowReady() { l.isReady.Do(func() { close(l.ready) }) }
 func (l *Injector) await() {
 	for {
 		for _, inode := range l.inodes() {
-			socket := func() []uint64 { return []uint64{inode} }
-			if seen, err := polled.Listening(l.roots(), socket()); seen {
+			socket := []polled.Listener{{Inode: inode}}
+			if seen, err := polled.Listening(l.roots(), socket); seen {
 				l.nowReady()
 				return
 			} else if err != nil {

@@ -125,15 +125,15 @@ func (l *Link) isOurs(inode uint64) bool {
 
 // awaited returns the sockets that the worker must wait on in order to be ready; none until
 // it has taken one.
-func (l *Link) awaited() []uint64 {
+func (l *Link) awaited() []polled.Listener {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var all []uint64
+	var all []polled.Listener
 	some := false
 	for _, ln := range l.listeners {
 		some = some || ln.taken
 		if ln.taken || !ln.replaced {
-			all = append(all, ln.inode)
+			all = append(all, polled.Listener{Inode: ln.inode, Addr: ln.AddrPort})
 		}
 	}
 	if !some {
