@@ -1,0 +1,162 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/examples/trial"
+)
+
+// busyApp takes 20 ms for a request.
+const busyApp = `
+import time
+def app(environ, start_response):
+    time.sleep(0.02)
+    start_response('200 OK', [('Content-Length', '3')])
+    return [b'ok\n']
+`
+
+// busyLoop is a server that accepts, serves, and accepts again.
+const busyLoop = `
+import os, socket, sys, time
+if os.environ.get('LISTEN_FDS'):
+    s = socket.socket(fileno=3)
+else:
+    s = socket.create_server((sys.argv[1].split(':')[0], int(sys.argv[1].split(':')[1])), backlog=100)
+while True:
+    c, _ = s.accept()
+    c.recv(65536)
+    time.sleep(0.02)
+    c.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nok\n')
+    c.close()
+`
+
+// Rows A1 and A3: servers that are never seen to wait, since eight clients come again as soon as
+// they were served, one at a time. When such a worker is killed its successor is ready before
+// long, and so is each new one of a reload; and no client is refused that has not waited for as long
+// as it may.
+func TestBusyServers(t *testing.T) {
+	python := trial.Need(t, "python3", "python3")
+	for name, server := range map[string]func(t *testing.T, address string) []string{
+		"gunicorn, any": func(t *testing.T, address string) []string {
+			dir := t.TempDir()
+			put(t, dir, "busy.py", busyApp)
+			return []string{trial.Need(t, "gunicorn", "gunicorn"), "--chdir", dir, "-b", address, "busy:app"}
+		},
+		"gunicorn, activation": func(t *testing.T, address string) []string {
+			dir := t.TempDir()
+			put(t, dir, "busy.py", busyApp)
+			return []string{trial.Need(t, "gunicorn", "gunicorn"), "--chdir", dir, "busy:app"}
+		},
+		"php, any": func(t *testing.T, address string) []string {
+			dir := t.TempDir()
+			put(t, dir, "index.php", `<?php usleep(20000); header("Content-Length: 3"); echo "ok\n";`)
+			return []string{trial.Need(t, "php", "php-cli"), "-q", "-S", address, "-t", dir, dir + "/index.php"}
+		},
+		"loop, any":        func(t *testing.T, address string) []string { return []string{python, "-c", busyLoop, address} },
+		"loop, activation": func(t *testing.T, address string) []string { return []string{python, "-c", busyLoop, address} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // it is a wait
+			address := trial.FreeAddress(t)
+			link := "any"
+			if name[len(name)-3:] != link {
+				link = "activation"
+			}
+			b := start(t, 1, options{
+				flags:  []string{"--listen", address, "--worker-link", link, "--route", "kernel", "--retry-delay", "20ms", "--max-retries", "250"},
+				change: instead(server(t, address)...),
+			})
+			const mayWait = 5 * time.Second
+			served, stop := b.closedLoop(8, mayWait)
+			advance := func(what string, n int64) {
+				t.Helper()
+				before := served.Load()
+				if !eventually(func() bool { return served.Load() >= before+n || t.Failed() }) {
+					t.Fatalf("%s: %d of %d are served", what, served.Load()-before, n)
+				}
+			}
+			advance("at first", 20)
+
+			began := time.Now()
+			unix.Kill(-b.worker(0), unix.SIGKILL)
+			b.awaitCount("worker ready", 2)
+			if took := time.Since(began); took > mayWait {
+				t.Errorf("the successor is ready after %v", took)
+			}
+			advance("after the kill", 20)
+
+			for i := range 2 {
+				began = time.Now()
+				b.signal(unix.SIGUSR2)
+				b.awaitCount("reload finished", i+1)
+				if took := time.Since(began); took > mayWait {
+					t.Errorf("reloaded after %v", took)
+				}
+				advance("after the reload", 20)
+			}
+			stop()
+			if n := len(b.log("reload failed")) + len(b.log("worker is not ready in time; it must accept connections or say ready")); n > 0 {
+				t.Errorf("%d failures", n)
+			}
+		})
+	}
+}
+
+// closedLoop is clients who come again as soon as they were served, until stop, and fails the test
+// for each that is refused before it has waited for so long. Some are reset when their worker is
+// killed.
+func (b *balancer) closedLoop(clients int, mayWait time.Duration) (served *atomic.Int64, stop func()) {
+	served = new(atomic.Int64)
+	over := make(chan struct{})
+	var running sync.WaitGroup
+	for i := range clients {
+		running.Go(func() {
+			for {
+				select {
+				case <-over:
+					return
+				default:
+				}
+				began := time.Now()
+				status, err := b.once(i)
+				switch waited := time.Since(began); {
+				case err != nil: // the worker was killed
+				case status == http.StatusOK:
+					served.Add(1)
+				case waited < mayWait:
+					b.t.Errorf("a client is answered %d after %v", status, waited)
+				}
+			}
+		})
+	}
+	stop = sync.OnceFunc(func() { close(over); running.Wait() })
+	b.t.Cleanup(stop)
+	return served, stop
+}
+
+// once makes one request and returns the status of the answer.
+func (b *balancer) once(i int) (int, error) {
+	conn, err := b.dial(source(i))
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	if _, err := fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"); err != nil {
+		return 0, err
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		return 0, err
+	}
+	_, err = io.Copy(io.Discard, resp.Body)
+	return resp.StatusCode, err
+}
