@@ -160,3 +160,56 @@ func (b *balancer) once(i int) (int, error) {
 	_, err = io.Copy(io.Discard, resp.Body)
 	return resp.StatusCode, err
 }
+
+// deafServer hears no signal, and ends with status 3 if a connection that it was woken for is gone.
+const deafServer = `
+import os, select, signal, socket, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+host, port = sys.argv[1].split(':')
+s = socket.create_server((host, int(port)), backlog=100)
+s.setblocking(False)
+while True:
+    select.select([s], [], [])
+    try:
+        c, _ = s.accept()
+    except BlockingIOError:
+        os._exit(3)
+    c.setblocking(True)
+    c.recv(65536)
+    body = b'slot=0 pid=%d generation=1 client=%s\n' % (os.getpid(), c.getpeername()[0].encode())
+    c.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s' % (len(body), body))
+    c.close()
+`
+
+// Row D11: a worker that was replaced gets no connection any more, though it hears nothing of that,
+// and it and the new one do not take connections from each other.
+func TestReplacedGetsNothing(t *testing.T) {
+	t.Parallel() // it is a wait
+	address := trial.FreeAddress(t)
+	b := start(t, 1, options{
+		flags:  []string{"--listen", address, "--worker-link", "any", "--route", "kernel", "--drain-timeout", "1h", "--stop-timeout", "500ms", "--kill-timeout", "100ms"},
+		change: instead(trial.Need(t, "python3", "python3"), "-c", deafServer, address),
+	})
+	served, stop := b.closedLoop(8, time.Hour)
+	for i := range 3 {
+		before := served.Load()
+		old := b.worker(0)
+		b.signal(unix.SIGUSR2)
+		b.awaitCount("reload finished", i+1)
+		if !alive(old) {
+			t.Errorf("worker %d is gone", old)
+		}
+		for range 20 {
+			if a := b.mustGet(source(0), "/"); a.pid == old {
+				t.Fatalf("worker %d answers, which was replaced", old)
+			}
+		}
+		if !eventually(func() bool { return served.Load() > before+50 }) {
+			t.Fatal("nothing is served")
+		}
+	}
+	stop()
+	for _, l := range b.log("worker exited") {
+		t.Errorf("a worker was woken for nothing: %s", l.text)
+	}
+}
