@@ -88,7 +88,7 @@ func (w *elsewhere) look(ctx context.Context, e supervisor.Event) {
 // or the one for IPv4 beside one of both families. Who listens there has taken no listener of ours,
 // or will be ready soon.
 func (m *Master) listensOn(at netip.AddrPort) bool {
-	return slices.ContainsFunc(m.addresses, func(own netip.AddrPort) bool {
+	return slices.ContainsFunc(m.listensAt(), func(own netip.AddrPort) bool {
 		return own == at || own.Port() == at.Port() && own.Addr() == netip.IPv6Unspecified() && at.Addr() == netip.IPv4Unspecified()
 	})
 }
@@ -97,7 +97,7 @@ func (m *Master) listensOn(at netip.AddrPort) bool {
 func (m *Master) warnElsewhere(e supervisor.Event, at []netip.AddrPort) {
 	slices.SortFunc(at, netip.AddrPort.Compare)
 	m.log.Warn("worker listens elsewhere", "slot", e.Slot, "pid", e.PID, "generation", e.Generation,
-		"worker", addressList(at), "handfast", addressList(m.addresses), "remedy", m.remedyElsewhere(at[0]))
+		"worker", addressList(at), "handfast", addressList(m.listensAt()), "remedy", m.remedyElsewhere(at[0]))
 }
 
 func (m *Master) remedyElsewhere(at netip.AddrPort) string {
@@ -108,8 +108,8 @@ func (m *Master) remedyElsewhere(at netip.AddrPort) string {
 	case LinkActivation:
 		remedy += ", and --worker-link any if it takes no socket from systemd (LISTEN_FDS)"
 	}
-	if len(m.addresses) > 0 {
-		remedy += fmt.Sprintf("; or have it listen on port %d", m.addresses[0].Port())
+	if own := m.listensAt(); len(own) > 0 {
+		remedy += fmt.Sprintf("; or have it listen on port %d", own[0].Port())
 	}
 	return remedy
 }

@@ -362,6 +362,14 @@ func (m *Master) own(l *lease) func(netip.AddrPort) *os.File {
 	return func(addr netip.AddrPort) *os.File { return m.steered.listener(l, addr) }
 }
 
+// listensAt returns the addresses that clients come to now.
+func (m *Master) listensAt() []netip.AddrPort {
+	if m.steered != nil {
+		return m.steered.addresses()
+	}
+	return m.addresses
+}
+
 // environ tells workers how we recognise clients, and where the first of our listeners is.
 func environ(clients *clientip.Config, addresses []netip.AddrPort) []string {
 	env := clients.Rules.Environ()

@@ -151,7 +151,7 @@ func (m *Master) Status() Status {
 			s.Upgrade.Error = u.Err.Error()
 		}
 	}
-	for _, addr := range m.addresses {
+	for _, addr := range m.listensAt() {
 		s.Addresses = append(s.Addresses, addr.String())
 	}
 	for i := range snapshot.Slots {

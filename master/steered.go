@@ -1,11 +1,9 @@
 package master
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -55,8 +53,9 @@ type steered struct {
 	at         []*berth          // by slot: where its clients come to
 	filled     []supervisor.Link // by slot: its worker; nil: it is empty
 	groups     []*steer.Group
-	ipv4       map[*steer.Group]*steer.Group // of one for both families: the one for IPv4 beside it
-	served     bool                          // some slot was filled, once
+	ipv4       map[*steer.Group]*steer.Group // of one for both families: the one for IPv4 in its place
+	closed     bool
+	served     bool // some slot was filled, once
 	attendance attendance
 }
 
@@ -106,44 +105,6 @@ func (s *steered) slotOf(client netip.Addr) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.balancer.cfg.Clients.Hash.Key(client).Slot(max(len(s.at), 1))
-}
-
-// errFamilies: see onlyIPv4.
-var errFamilies = errors.New("the workers that served first listen on both families, this one on IPv4 only; restart handfast, or give --listen an IPv4 address (0.0.0.0:PORT)")
-
-// onlyIPv4 returns a worker's listener for IPv4 alone, in place of one for both families. The
-// first call opens them, for all berths: from then on they get all clients of IPv4. So only
-// the workers that serve first can decide that: those of a later generation may not stay.
-func (s *steered) onlyIPv4(l *lease, both *os.File) (*os.File, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	of := slices.IndexFunc(s.groups, func(g *steer.Group) bool { return g.Listener(l.berth.number) == both })
-	if of < 0 {
-		return nil, net.ErrClosed
-	}
-	four, opened := s.ipv4[s.groups[of]]
-	if !opened {
-		if s.served {
-			return nil, errFamilies
-		}
-		var err error
-		if four, err = s.groups[of].OnlyIPv4(); err != nil || four == nil {
-			return nil, cmp.Or(err, net.ErrClosed)
-		}
-		s.ipv4[s.groups[of]] = four
-		s.groups = append(s.groups, four)
-		for _, b := range s.berths {
-			if s.blocking {
-				err = errors.Join(err, block(four.Listener(b.number)))
-			}
-			s.attend(b, four)
-		}
-		s.log.Info("listening", "address", four.Addr().String(), "route", "kernel", "why", "workers listen on IPv4 only")
-		if err != nil {
-			return nil, err
-		}
-	}
-	return four.Listener(l.berth.number), nil
 }
 
 // Resize implements supervisor.Slots. Whoever waits in the queue of a slot that is no more
@@ -376,6 +337,9 @@ func (s *steered) each(f func(listener *os.File, waiting int) error) (err error)
 // Close refuses those whom nobody accepted, and closes the listeners. Call it when the
 // workers have ended.
 func (s *steered) Close(ctx context.Context) {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
 	s.attendance.endAll()
 	s.each(func(listener *os.File, waiting int) (err error) {
 		if waiting > 0 {

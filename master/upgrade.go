@@ -354,6 +354,7 @@ func (s *steered) resume(state *savedSteered) error {
 	for i, entry := range state.Groups {
 		if of := entry.IPv4Of; of >= 0 && of < len(s.groups) {
 			s.ipv4[s.groups[of]] = s.groups[i]
+			s.retireSoon()
 		}
 	}
 	s.berths = nil

@@ -1,0 +1,145 @@
+package master
+
+import (
+	"cmp"
+	"errors"
+	"maps"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/master/steer"
+	"github.com/handfast/handfast/master/supervisor"
+)
+
+// errFamilies: see onlyIPv4.
+var errFamilies = errors.New("the workers that served first listen on both families, this one on IPv4 only; restart handfast, or give --listen an IPv4 address (0.0.0.0:PORT)")
+
+// onlyIPv4 returns a worker's listener for IPv4 alone, in place of one for both families. The
+// first call opens them, for all berths: from then on they get all clients of IPv4, and those for
+// both families go away (retire). So only the workers that serve first can decide that: those of a
+// later generation may not stay. If these listen on both families, they are served by IPv4.
+func (s *steered) onlyIPv4(l *lease, both *os.File) (*os.File, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	isIts := func(g *steer.Group) bool { return g.Listener(l.berth.number) == both }
+	of := slices.IndexFunc(s.groups, isIts)
+	group := (*steer.Group)(nil)
+	if of >= 0 {
+		group = s.groups[of]
+	}
+	for g := range s.ipv4 { // the worker was started before it went away
+		if isIts(g) {
+			group = g
+		}
+	}
+	if group == nil {
+		return nil, net.ErrClosed
+	}
+	four, opened := s.ipv4[group]
+	if !opened {
+		if s.served {
+			return nil, errFamilies
+		}
+		var err error
+		if four, err = group.OnlyIPv4(); err != nil || four == nil {
+			return nil, cmp.Or(err, net.ErrClosed)
+		}
+		s.ipv4[group] = four
+		err = s.join(four)
+		s.log.Info("listening", "address", four.Addr().String(), "route", "kernel", "why", "workers listen on IPv4 only")
+		s.retireSoon()
+		if err != nil {
+			return nil, err
+		}
+	}
+	return four.Listener(l.berth.number), nil
+}
+
+// join adds a group, for all berths.
+func (s *steered) join(g *steer.Group) (err error) {
+	s.groups = append(slices.Clone(s.groups), g)
+	for _, b := range s.berths {
+		if s.blocking {
+			err = errors.Join(err, block(g.Listener(b.number)))
+		}
+		s.attend(b, g)
+	}
+	return err
+}
+
+// retireSoon calls retire when handshakes are over that are under way.
+func (s *steered) retireSoon() { time.AfterFunc(lastGrace, s.retire) }
+
+// retire closes groups for both families in whose place there are others, for IPv4 alone: where no
+// worker listens nobody does. So the kernel refuses clients of IPv6, which then try IPv4, as
+// browsers do for localhost. Whoever waits there is refused with an answer. One that a worker
+// accepts from stays, since not all of them listen on IPv4 only.
+func (s *steered) retire() {
+	s.mu.Lock()
+	groups := slices.Collect(maps.Keys(s.ipv4))
+	var links []supervisor.Link
+	for _, b := range s.berths {
+		for _, l := range b.leases {
+			links = append(links, l.link)
+		}
+	}
+	s.mu.Unlock()
+	for _, g := range groups {
+		if !slices.ContainsFunc(links, func(l supervisor.Link) bool {
+			worker, ok := l.(accepting) // asked without our lock
+			return ok && worker.Accepts(g.Addr().AddrPort())
+		}) {
+			s.leave(g)
+		}
+	}
+}
+
+// leave closes a group.
+func (s *steered) leave(g *steer.Group) {
+	if !s.forget(g) {
+		return
+	}
+	// Without our lock, since this may wait for a program to be replaced.
+	for i := range g.Members() {
+		ln := g.Listener(i)
+		if waiting, _, err := g.Queue(i); err == nil && waiting > 0 {
+			if err := s.refuser.takeBacklog(ln); err != nil {
+				s.log.Error("whoever waits at an address that is no more is not refused", "address", g.Addr().String(), "err", err)
+			}
+		}
+		// An accept that waits, since the listener is a blocking one, ends only so.
+		controlFile(ln, func(fd int) error { return unix.Shutdown(fd, unix.SHUT_RD) })
+	}
+	g.Close()
+	s.log.Info("not listening on IPv6 any more", "address", g.Addr().String(), "why", "workers listen on IPv4 only: clients that try IPv6 first are refused by the kernel, and go on to IPv4")
+}
+
+// forget has a group be none of ours any more, and tells whether it was.
+func (s *steered) forget(g *steer.Group) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.Index(s.groups, g)
+	if i < 0 || s.closed {
+		return false
+	}
+	s.groups = slices.Delete(slices.Clone(s.groups), i, i+1)
+	for i := range g.Members() {
+		s.attendance.end(g.Listener(i))
+	}
+	return true
+}
+
+// addresses returns those that the kernel gives clients of to slots.
+func (s *steered) addresses() (all []netip.AddrPort) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, g := range s.groups {
+		all = append(all, g.Addr().AddrPort())
+	}
+	return all
+}
