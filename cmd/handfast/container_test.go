@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/handfast/handfast/examples/trial"
+	"github.com/handfast/handfast/master"
 )
 
 // TestContainer runs what the image of examples/container runs, with its environment, files and
@@ -83,6 +84,7 @@ func TestContainer(t *testing.T) {
 func TestStatusReady(t *testing.T) {
 	gate := t.TempDir() + "/gate"
 	b := start(t, 1, options{worker: []string{"gate", gate}, notReady: true})
+	b.awaitStatus("a slot", func(s *master.Status) bool { return len(s.Slots) == 1 })
 	if text := b.begin("status", "--ready").ends(exitFailure); !strings.Contains(text, "SLOT") || !strings.Contains(text, "handfast: not ready: slot 0 is starting") {
 		t.Error(text)
 	}

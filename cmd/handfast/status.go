@@ -25,7 +25,7 @@ func statusCommand() *cli.Command {
 			"Exit status: 0 it runs; 1 it does not answer, or with --ready a slot has no worker that is\n" +
 			"ready, which is what GET /readyz tells probes.",
 		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "show it again and again, in place"},
+			&cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "show it again and again, in place on a terminal: q or Ctrl-C leaves, arrows or j, k, h and l scroll"},
 			&cli.DurationFlag{Name: "interval", Value: time.Second, Usage: "between two looks, with --watch"},
 			&cli.BoolFlag{Name: "json", Usage: "for programs: the answer of GET /v1/status; with --watch one a line"},
 			&cli.BoolFlag{Name: "ready", Usage: "exit with status 1 unless each slot has a worker that is ready"},
@@ -34,28 +34,28 @@ func statusCommand() *cli.Command {
 		if c.Duration("interval") < 10*time.Millisecond {
 			return usagef("--interval %v: want at least 10ms", c.Duration("interval"))
 		}
-		watch := c.Bool("watch")
-		if watch && c.Bool("ready") {
+		again := c.Bool("watch")
+		if again && c.Bool("ready") {
 			return usagef("--ready, and --watch: want one of them")
 		}
-		if watch && !c.Bool("json") {
-			fmt.Fprint(c.App.Writer, clearScreen)
+		if again && !c.Bool("json") {
+			return watch(c.Context, c.App.Writer, c.Duration("interval"), m.Status)
 		}
 		for {
 			status, err := m.Status(c.Context)
 			switch {
-			case err != nil && watch && c.Context.Err() != nil:
+			case err != nil && again && c.Context.Err() != nil:
 				return nil // seen enough
 			case err != nil:
 				return err
 			}
-			if err := printStatus(c.App.Writer, &status, c.Bool("json"), watch); err != nil {
+			if err := printStatus(c.App.Writer, &status, c.Bool("json"), again); err != nil {
 				return err
 			}
 			if why := status.NotReady(); why != "" && c.Bool("ready") {
 				return fmt.Errorf("not ready: %s", why)
 			}
-			if !watch {
+			if !again {
 				return nil
 			}
 			select {
@@ -67,14 +67,6 @@ func statusCommand() *cli.Command {
 	})
 }
 
-// Control sequences of terminals (ECMA-48).
-const (
-	clearScreen = "\x1b[2J"
-	home        = "\x1b[H"
-	clearLine   = "\x1b[K" // from here to its end
-	clearRest   = "\x1b[J" // of the screen
-)
-
 func printStatus(w io.Writer, s *master.Status, asJSON, again bool) error {
 	if asJSON {
 		encoder := json.NewEncoder(w)
@@ -83,15 +75,14 @@ func printStatus(w io.Writer, s *master.Status, asJSON, again bool) error {
 		}
 		return encoder.Encode(s)
 	}
-	text := statusText(s)
-	if again { // in one write, so that nothing flickers
-		text = home + strings.ReplaceAll(text, "\n", clearLine+"\n") + clearRest
-	}
-	_, err := io.WriteString(w, text)
+	_, err := io.WriteString(w, statusText(s))
 	return err
 }
 
-func statusText(s *master.Status) string {
+func statusText(s *master.Status) string { return statusTextIn(s, 2) }
+
+// statusTextIn has so many spaces between the columns of the table.
+func statusTextIn(s *master.Status, padding int) string {
 	var b strings.Builder
 	state := "ready"
 	if why := s.NotReady(); why != "" {
@@ -100,8 +91,8 @@ func statusText(s *master.Status) string {
 	fmt.Fprintf(&b, "%s %s, pid %d, up %s, %s\n", s.Name, s.Version, s.PID, age(s, s.Started), state)
 	fmt.Fprintf(&b, "%s, route %s, link %s, by %s\n", strings.Join(s.Addresses, " "), s.Route, s.Link, s.Key)
 	fmt.Fprintf(&b, "%s%s%s\n\n", generationText(s), reloadText(s), upgradeText(s))
-	printTable(&b, slotTable(s))
-	return b.String()
+	printTable(&b, slotTable(s), padding)
+	return printable(b.String())
 }
 
 // generationText is what the slots run.
@@ -217,7 +208,7 @@ func figure[T uint64 | int](n *T) string {
 }
 
 // printTable leaves out columns without anything below their title.
-func printTable(w io.Writer, rows [][]string) {
+func printTable(w io.Writer, rows [][]string, padding int) {
 	var columns []int
 	for column := range rows[0] {
 		for _, row := range rows[1:] {
@@ -228,7 +219,7 @@ func printTable(w io.Writer, rows [][]string) {
 		}
 	}
 	var text strings.Builder
-	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	table := tabwriter.NewWriter(&text, 0, 0, padding, ' ', 0)
 	for _, row := range rows {
 		cells := make([]string, len(columns))
 		for i, column := range columns {
