@@ -256,6 +256,7 @@ func newMaster(cfg Config) (*Master, error) {
 			GiveUp:    balancer.GiveUp,
 			Patience:  cfg.Balancer.patience(),
 			Sessions:  sessions{table},
+			User:      cfg.Supervisor.Rights.User,
 			Logger:    cfg.Logger.Named("node"),
 		}
 		m.primary = nodeipc.NewPrimary(node)

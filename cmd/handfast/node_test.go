@@ -66,6 +66,7 @@ type nodeOptions struct {
 	depends  string   // the module that the program and its package.json name
 	notReady bool
 	lean     bool // as in options
+	change   func(*exec.Cmd)
 }
 
 // startNode runs a script in n workers, as start does. PORT is the balancer's, OTHER
@@ -99,6 +100,9 @@ func startNode(t *testing.T, n int, script string, o nodeOptions) *balancer {
 			cmd.Args = append(cmd.Args[:slices.Index(cmd.Args, "--")+1], worker...)
 			cmd.Env = append(cmd.Env, "PORT="+port, "NODE_OPTIONS=", "NODE_ENV=")
 			cmd.Env = append(cmd.Env, o.env...)
+			if o.change != nil {
+				o.change(cmd)
+			}
 		},
 	})
 }

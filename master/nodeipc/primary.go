@@ -1,13 +1,12 @@
 package nodeipc
 
 import (
-	"context"
 	"encoding/json"
-	"net"
 	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -39,7 +38,9 @@ type Config struct {
 	Readmit, GiveUp func([]fdpass.Handoff)
 	Patience        time.Duration // 0: one refusal is enough
 	Sessions        Sessions      // is told which worker keeps which
-	Logger          hclog.Logger
+	// User is whom workers run as; nil: as the master does. What they listen on is opened with their rights.
+	User   *syscall.Credential
+	Logger hclog.Logger
 }
 
 // Primary is what all Node workers of a master have in common.
@@ -55,7 +56,8 @@ type Primary struct {
 	mu     sync.Mutex
 	data   map[string]json.RawMessage // per listener: the first worker's TLS ticket keys
 	shared map[string]*os.File        // listeners that are not the balancer's
-	paths  []string                   // of those on Unix paths
+	names  []socketName               // of those on Unix paths
+	stuck  atomic.Bool                // a worker's path leads where nothing answers
 }
 
 // NewPrimary serves workers of a balancer.
@@ -97,10 +99,11 @@ func (p *Primary) Close() {
 		file.Close()
 	}
 	clear(p.shared)
-	for _, path := range p.paths {
-		os.Remove(path) // as Node's primary does
+	names := p.names
+	p.names = nil
+	if len(names) > 0 {
+		p.remove(names...) // as Node's primary does
 	}
-	p.paths = nil
 }
 
 // balancer returns the balancer's listeners on the port that a worker asks for.
@@ -148,79 +151,13 @@ func (p *Primary) share(q *query) (*os.File, error) {
 		p.log.Warn("workers listen on too much", "limit", maxShared, "refused", key)
 		return nil, unix.EMFILE
 	}
-	file, err := open(q)
+	s, err := p.open(q)
 	if err != nil {
 		return nil, err
 	}
-	p.shared[key] = file
-	if q.kind() == "-1" {
-		p.paths = append(p.paths, *q.Address)
+	p.shared[key] = s.file
+	if s.name.dir != nil {
+		p.names = append(p.names, s.name)
 	}
-	return file, nil
-}
-
-// ipv6Only is a flag of libuv (UV_TCP_IPV6ONLY).
-const ipv6Only = 1
-
-// open opens what a worker wants to listen on. The caller owns the file.
-func open(q *query) (file *os.File, err error) {
-	address := ""
-	if q.Address != nil {
-		address = *q.Address
-	}
-	type filer interface {
-		File() (*os.File, error)
-		Close() error
-	}
-	var opened any
-	hostPort := net.JoinHostPort(address, itoa(q.Port))
-	switch q.kind() {
-	case "4", "6", "udp4", "udp6":
-		// Node has resolved names. We do not: that could take long, and others wait.
-		if _, err := netip.ParseAddr(address); err != nil && address != "" {
-			return nil, unix.EINVAL
-		}
-	}
-	switch q.kind() {
-	case "4", "6":
-		network := "tcp"
-		if q.Address != nil && (address != "::" || q.Flags&ipv6Only != 0) {
-			network += q.kind()
-		}
-		var config net.ListenConfig
-		config.SetMultipathTCP(false)
-		opened, err = config.Listen(context.Background(), network, hostPort)
-	case "udp4", "udp6":
-		opened, err = net.ListenPacket(q.kind(), hostPort)
-	case "-1":
-		if address == "" {
-			return nil, unix.EINVAL
-		}
-		var ln *net.UnixListener
-		ln, err = net.ListenUnix("unix", &net.UnixAddr{Name: address, Net: "unix"})
-		if err == nil {
-			ln.SetUnlinkOnClose(false)
-		}
-		opened = ln
-	default:
-		return nil, unix.EAFNOSUPPORT
-	}
-	if err != nil {
-		return nil, err
-	}
-	socket := opened.(filer)
-	defer socket.Close() // the file is a duplicate
-	if file, err = socket.File(); err != nil {
-		return nil, err
-	}
-	// File has made it blocking, and Node's event loop needs it otherwise.
-	raw, err := file.SyscallConn()
-	if err == nil {
-		raw.Control(func(fd uintptr) { err = unix.SetNonblock(int(fd), true) })
-	}
-	if err != nil {
-		file.Close()
-		return nil, err
-	}
-	return file, nil
+	return s.file, nil
 }

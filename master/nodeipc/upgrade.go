@@ -24,7 +24,14 @@ type savedPrimary struct {
 	LastID int64
 	Data   map[string]json.RawMessage
 	Shared map[string]int // descriptors
-	Paths  []string
+	Names  []savedName
+}
+
+// savedName is a socketName.
+type savedName struct {
+	Dir      int // a descriptor
+	Base     string
+	Dev, Ino uint64
 }
 
 // Save puts into the bundle what the next program needs, besides its links. Call it from
@@ -32,9 +39,12 @@ type savedPrimary struct {
 func (p *Primary) Save(b *reexec.Bundle) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s := savedPrimary{LastID: p.lastID.Load(), Data: p.data, Shared: make(map[string]int), Paths: p.paths}
+	s := savedPrimary{LastID: p.lastID.Load(), Data: p.data, Shared: make(map[string]int)}
 	for key, file := range p.shared {
 		s.Shared[key] = b.KeepFile(file)
+	}
+	for _, name := range p.names {
+		s.Names = append(s.Names, savedName{b.KeepFile(name.dir), name.base, name.dev, name.ino})
 	}
 	return b.Put(part, s)
 }
@@ -56,7 +66,13 @@ func (p *Primary) Restore(b *reexec.Bundle) error {
 		}
 		p.shared[key] = file
 	}
-	p.paths = s.Paths
+	for _, name := range s.Names {
+		dir, err := b.TakeBehind(name.Dir, name.Base)
+		if err != nil {
+			return fmt.Errorf("nodeipc: %w", err)
+		}
+		p.names = append(p.names, socketName{dir, name.Base, name.Dev, name.Ino})
+	}
 	return nil
 }
 

@@ -39,11 +39,17 @@ func (p testPrimary) upgrade(t testing.TB, ls ...*Link) (testPrimary, []*Link) {
 	for key, fd := range common.Shared {
 		common.Shared[key] = keepCopy(t, next, fd)
 	}
+	for i := range common.Names {
+		common.Names[i].Dir = keepCopy(t, next, common.Names[i].Dir)
+	}
 	next.Put(part, common)
 	for _, l := range ls {
 		l.end()
 	}
-	p.paths = nil
+	for _, name := range p.names {
+		name.dir.Close()
+	}
+	p.names = nil
 	p.Close()
 
 	successor := testPrimary{NewPrimary(p.cfg)}
