@@ -130,6 +130,7 @@ type Master struct {
 	drainSignal syscall.Signal
 	addresses   []netip.AddrPort
 	elsewhere   *elsewhere
+	several     *several
 
 	listeners []net.Listener
 	retired   []net.Listener // to be accepted from for the last time
@@ -205,6 +206,7 @@ func newMaster(cfg Config) (*Master, error) {
 	}
 	m.upgraded.Store(new(Upgrade))
 	m.elsewhere = newElsewhere(m.listensOn, m.warnElsewhere)
+	m.several = newSeveral(m.sharing, m.warnSeveral)
 	cfg.Balancer.Logger = cfg.Logger.Named("balancer")
 	balancer, err := NewBalancer(cfg.Balancer, table)
 	if err != nil {
@@ -228,6 +230,7 @@ func newMaster(cfg Config) (*Master, error) {
 		}
 		m.spare(e)
 		m.elsewhere.hear(e)
+		m.several.hear(e)
 		if cfg.OnEvent != nil {
 			cfg.OnEvent(e)
 		}
@@ -452,6 +455,7 @@ func (m *Master) Run(ctx context.Context) error {
 	m.supervisor.Stop()
 	err := <-supervising
 	m.elsewhere.close()
+	m.several.close()
 	cancel()
 	if m.steered != nil {
 		m.steered.Close(waiting)

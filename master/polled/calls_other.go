@@ -2,8 +2,9 @@
 
 package polled
 
-// Newer architectures have only ppoll and pselect6.
+// Newer architectures have only ppoll, pselect6 and epoll_pwait.
 const (
-	sysPoll   = -1
-	sysSelect = -2
+	sysPoll      = -1
+	sysSelect    = -2
+	sysEpollWait = -3
 )
