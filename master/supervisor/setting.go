@@ -75,7 +75,7 @@ func (s Setting) variables(seat Seat) (env []string, err error) {
 // another one is in the PATH that the worker has.
 func (s Setting) Find(command string) (string, error) {
 	if strings.Contains(command, "/") {
-		if !filepath.IsAbs(command) {
+		if s.Directory != "" && !filepath.IsAbs(command) { // else ./server would become server, which is looked for elsewhere
 			command = filepath.Join(s.Directory, command)
 		}
 		return exec.LookPath(command)

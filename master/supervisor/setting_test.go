@@ -157,6 +157,7 @@ func TestSettingFind(t *testing.T) {
 	if err := os.Chmod(program, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	t.Chdir(dir)
 	inPath := Setting{Env: []string{"PATH=.:/none:" + dir}}
 	for _, test := range []struct {
 		setting       Setting
@@ -168,6 +169,9 @@ func TestSettingFind(t *testing.T) {
 		{inPath, "program", program},
 		{inPath, "sh", ""},
 		{Setting{Directory: dir}, "./none", ""},
+		{Setting{}, "./program", "./program"},
+		{inPath, "./program", "./program"},
+		{Setting{}, "./sh", ""},
 	} {
 		if got, err := test.setting.Find(test.command); got != test.want || (err == nil) != (test.want != "") {
 			t.Errorf("%+v, %s: %q, %v; want %q", test.setting, test.command, got, err, test.want)
