@@ -16,15 +16,26 @@ import (
 
 // Errors of sending and receiving.
 var (
-	// ErrFull: the other side does not keep up, or too many descriptors of this
-	// user are in flight (ETOOMANYREFS, man 7 unix). Nothing was sent; try later.
+	// ErrFull: the other side does not keep up. Nothing was sent; try later.
 	ErrFull = errors.New("fdpass: mailbox full")
+	// ErrInFlight is an ErrFull that is not the other side's fault: descriptors that this user's processes
+	// have sent, to whomever, and that have not been received are as many as one process may
+	// have open (ETOOMANYREFS, man 7 unix).
+	ErrInFlight error = errInFlight{}
 	// ErrNoFiles: this process is at its limit of open files. The message is still
 	// in the mailbox; receive again when descriptors have been closed.
 	ErrNoFiles = errors.New("fdpass: no free file descriptors")
 	// ErrClosed: nobody will receive this any more.
 	ErrClosed = errors.New("fdpass: mailbox closed")
 )
+
+type errInFlight struct{}
+
+func (errInFlight) Error() string {
+	return "fdpass: too many descriptors of this user are in flight, since some worker does not take what it is sent; the limit is that of open files: raise it with ulimit -n or LimitNOFILE=, or give the master CAP_SYS_RESOURCE, or use --route kernel"
+}
+
+func (errInFlight) Is(target error) bool { return target == ErrFull }
 
 // Conn is one end of a mailbox. Its methods may be called at the same time.
 type Conn struct {
@@ -172,8 +183,10 @@ func (o *outgoing) sendmsg(fd uintptr) bool {
 				return false
 			}
 			o.err = ErrFull
-		case unix.ETOOMANYREFS, unix.ENOBUFS, unix.ENOMEM:
+		case unix.ENOBUFS, unix.ENOMEM:
 			o.err = ErrFull
+		case unix.ETOOMANYREFS:
+			o.err = ErrInFlight
 		case unix.EPIPE, unix.ECONNRESET, unix.ENOTCONN:
 			o.err = ErrClosed
 		default:

@@ -186,8 +186,8 @@ func TestInFlight(t *testing.T) {
 	for ours.TrySend(TypeHandoff, numbered(fd, 30*n, 30)) == nil {
 		n++
 	}
-	if err := ours.TrySend(TypeHandoff, numbered(fd, 30*n, 30)); !errors.Is(err, ErrFull) || n > most {
-		t.Errorf("%d batches of 30 are in flight, error %v; want at most %d, ErrFull", n, err, most)
+	if err := ours.TrySend(TypeHandoff, numbered(fd, 30*n, 30)); err != ErrInFlight || !errors.Is(err, ErrFull) || n > most {
+		t.Errorf("%d batches of 30 are in flight, error %v; want at most %d, ErrInFlight", n, err, most)
 	}
 	wantPorts(t, theirs, 0, 30*n-1)
 	for start := time.Now(); ours.TrySend(TypeHandoff, numbered(fd, 0, 30)) != nil; { // others may be in flight

@@ -32,6 +32,7 @@ var reasons = map[error]string{
 	errNoFile:                  "no_file_descriptor",
 	mailbox.ErrLimit:           "too_many_open",
 	fdpass.ErrFull:             "mailbox_full",
+	fdpass.ErrInFlight:         "too_many_in_flight",
 	fdpass.ErrClosed:           "mailbox_closed",
 	fdpass.ErrNoFiles:          "no_file_descriptor",
 	clientip.ErrSilent:         "no_request",

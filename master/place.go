@@ -142,7 +142,7 @@ func (b *Balancer) deliver(w Worker, c *counts, conns []fdpass.Handoff) (n int, 
 func (b *Balancer) count(c *counts, n int, err error) {
 	b.handedOff.Add(uint64(n))
 	c.handedOff.Add(uint64(n))
-	if err != nil && errors.Is(err, fdpass.ErrFull) {
+	if errors.Is(err, fdpass.ErrFull) && err != fdpass.ErrInFlight { // which is another one's fault
 		c.full.Add(1)
 	}
 }

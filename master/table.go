@@ -15,7 +15,8 @@ type Worker interface {
 	// Deliver takes ownership of the first n of conns; the caller still owns the
 	// others and may deliver them again, here or elsewhere. It must not wait and
 	// must not keep the slice. err says why not all were taken: fdpass.ErrFull
-	// when the worker does not keep up, mailbox.ErrLimit when they are to be refused at once.
+	// when the worker does not keep up, fdpass.ErrInFlight when another one does not,
+	// mailbox.ErrLimit when they are to be refused at once.
 	Deliver(conns []fdpass.Handoff) (n int, err error)
 }
 

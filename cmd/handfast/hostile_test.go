@@ -1,6 +1,14 @@
 package main
 
 import (
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -28,5 +36,53 @@ func TestHostileDescriptors(t *testing.T) {
 			b.signal(unix.SIGTERM)
 			b.exit()
 		})
+	}
+}
+
+// TestInFlight: a worker of an unprivileged master that takes nothing fills what this user may have in flight. The
+// clients of others are refused for that, by name, and not for a mailbox that is full.
+//
+// Row A11: the reason was "mailbox full", of a worker that kept up.
+func TestInFlight(t *testing.T) {
+	asRoot(t)
+	const user, limit = nobody + 11, 256 // nobody else's, since the limit is the user's
+	b := start(t, 2, options{
+		lean:  true,
+		flags: []string{"--max-retries", "2", "--retry-delay", "10ms"},
+		change: func(cmd *exec.Cmd) {
+			cmd.Path = everybodys(t, cmd.Path)
+			last := len(cmd.Args) - 2 // before "http"
+			cmd.Args[last] = everybodys(t, cmd.Args[last])
+			admin := cmd.Args[slices.Index(cmd.Args, "--admin")+1]
+			if err := os.Chown(filepath.Dir(admin), user, user); err != nil {
+				t.Fatal(err)
+			}
+			cmd.Args = append([]string{"sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$@"`, limit), "sh", cmd.Path}, cmd.Args[1:]...)
+			cmd.Path = "/bin/sh"
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: user, Gid: user}}
+		},
+	})
+	stalled, other := sourceIn(0, 2, 0), sourceIn(1, 2, 0)
+	b.mustGet(other, "/")
+	freeze(t, b.worker(0))
+	b.open(stalled, limit+1)
+	if !eventually(func() bool {
+		a, err := b.get(other, "/")
+		return err == nil && a.status == http.StatusBadGateway
+	}) {
+		t.Fatal("the others are served")
+	}
+	if refused := b.await("connection refused"); !strings.Contains(refused.text, "in flight") || !strings.Contains(refused.text, "ulimit -n") {
+		t.Errorf("the log says %s", refused.text)
+	}
+	if s := b.status(); *s.Slots[1].MailboxFull != 0 {
+		t.Errorf("slot 1's mailbox was full %d times", *s.Slots[1].MailboxFull)
+	}
+	unix.Kill(b.worker(0), unix.SIGKILL) // what it has not taken is its successor's
+	if !eventually(func() bool {
+		a, err := b.get(other, "/")
+		return err == nil && a.status == http.StatusOK
+	}) {
+		t.Error("the others are not served when there is room")
 	}
 }

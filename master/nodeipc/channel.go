@@ -66,7 +66,9 @@ func newChannel(file *os.File) (*channel, error) {
 // Errors of sending.
 var (
 	errFull = errors.New("nodeipc: channel full")
-	errGone = errors.New("nodeipc: channel closed")
+	// errInFlight: there is room, but not for a descriptor (fdpass.ErrInFlight).
+	errInFlight = errors.New("nodeipc: too many descriptors in flight")
+	errGone     = errors.New("nodeipc: channel closed")
 )
 
 // send sends as much of text as there is room for, and returns how much that was. fd,
@@ -79,8 +81,10 @@ func (c *channel) send(text []byte, fd int) (n int, err error) {
 		return 0, errGone
 	case err == nil:
 		return n, nil
-	case err == unix.EAGAIN, err == unix.ENOBUFS, err == unix.ENOMEM, err == unix.ETOOMANYREFS, err == unix.EINTR:
+	case err == unix.EAGAIN, err == unix.ENOBUFS, err == unix.ENOMEM, err == unix.EINTR:
 		return 0, errFull
+	case err == unix.ETOOMANYREFS:
+		return 0, errInFlight
 	default:
 		return 0, errGone
 	}

@@ -83,12 +83,14 @@ type Link struct {
 	queue   []waiting // to be sent
 	flight  []sent    // sent and not acknowledged, in that order
 	lost    []sent    // shared listeners to be sent again after the pause
-	paused  bool      // after a NACK, or a refusal
-	over    bool      // it gets no more connections: it drains, has left or ended
-	drained bool      // it was told to, or told us so
-	leaving bool      // it will be told when its last session has ended
-	missed  int       // messages of other workers that it missed, not reported yet
-	leftErr error
+	paused  bool      // after a NACK, or a refusal, or while too many descriptors are in flight
+	// inFlight: what was sent last was not, for too many descriptors of this user are in flight.
+	inFlight bool
+	over     bool // it gets no more connections: it drains, has left or ended
+	drained  bool // it was told to, or told us so
+	leaving  bool // it will be told when its last session has ended
+	missed   int  // messages of other workers that it missed, not reported yet
+	leftErr  error
 
 	sessions map[clientip.Session]string // that it keeps, and their names
 	warned   map[string]bool
@@ -205,10 +207,14 @@ func (l *Link) Deliver(conns []fdpass.Handoff) (n int, err error) {
 		l.queue = append(l.queue, waiting{Handoff: h})
 	}
 	l.pump()
-	if n < len(conns) {
+	switch {
+	case n == len(conns):
+		return n, nil
+	case l.inFlight:
+		return n, fdpass.ErrInFlight
+	default:
 		return n, fdpass.ErrFull
 	}
-	return n, nil
 }
 
 // Drain tells the worker to finish, as recluster and Node's primary do. What it was not

@@ -118,6 +118,10 @@ func (l *Link) trySend() (done bool) {
 		switch {
 		case err == errFull:
 			return false
+		case err == errInFlight: // nobody tells when that is over
+			l.inFlight = true
+			l.pauses()
+			return true
 		case err != nil: // then listen sees to it
 			l.outbox = outbox{}
 			return true
@@ -183,6 +187,7 @@ func (l *Link) sendConnection() error {
 	if err != nil {
 		return err
 	}
+	l.inFlight = false
 	l.queue = l.queue[1:]
 	l.flight = append(l.flight, sent{seq: l.next(), handoff: w, cluster: offer.cluster})
 	if n < len(l.text) {
