@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -145,6 +146,8 @@ func (c *Control) Hello() (pid int, notifications *os.File, err error) {
 		err = fmt.Errorf("launch: the descriptor of the notifications did not arrive: %w", unix.EMFILE)
 	case len(fds) > want:
 		err = fmt.Errorf("launch: %d descriptors, want %d: %w", len(fds), want, unix.EPROTO)
+	case want == 1 && !isFilter(fds[0]):
+		err = fmt.Errorf("launch: the descriptor is none of a filter: %w", unix.EPROTO)
 	case want == 1:
 		unix.SetNonblock(fds[0], true)
 		return pid, os.NewFile(uintptr(fds[0]), "seccomp notifications"), nil
@@ -153,6 +156,13 @@ func (c *Control) Hello() (pid int, notifications *os.File, err error) {
 	}
 	new(fdpass.Bin).Discard(fds...) // the child is the worker's user's, and so may be who says this
 	return 0, nil, err
+}
+
+// isFilter tells whether a descriptor is that of a filter's notifications (kernel/seccomp.c). The child is the
+// worker's user's already, so it may be anything, of which nothing must be asked that it could answer otherwise.
+func isFilter(fd int) bool {
+	name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+	return err == nil && strings.HasPrefix(name, "anon_inode:seccomp notify")
 }
 
 // Close ends Hello. The child, should it live still, goes on. There may be no Control, if the

@@ -288,7 +288,7 @@ func TestHelloOfStrangers(t *testing.T) {
 	null, err := os.Open(os.DevNull)
 	check(t, err)
 	defer null.Close()
-	for text, fds := range map[string]int{"pid 1": 0, "pid 2": 2, "pid x": 1, "": 0, "error seccomp 0": 0, "error seccomp 22": 1} {
+	for text, fds := range map[string]int{"pid 1": 0, "pid 2": 2, "pid 3": 1, "pid x": 1, "": 0, "error seccomp 0": 0, "error seccomp 22": 1} {
 		c := open(t, Trap)
 		before := openFiles(t)
 		check(t, unix.Sendmsg(descriptor(t, c.theirs), []byte(text), unix.UnixRights(slices.Repeat([]int{descriptor(t, null)}, fds)...), nil, 0))

@@ -124,7 +124,7 @@ func (l *Injector) tryGive(w *waiter, conn fdpass.Handoff) unix.Errno {
 		if v6 {
 			l.warnOnce("the worker listens on IPv4 only, and does not see addresses of IPv6 clients", "client", conn.Client.String())
 		}
-		if errno := w.write(name[:], size); errno != 0 {
+		if errno := w.write(name[:], size, func() bool { return l.asked.waiting(w.id) }); errno != 0 {
 			return errno
 		}
 	}
@@ -144,9 +144,21 @@ func (l *Injector) tryGive(w *waiter, conn fdpass.Handoff) unix.Errno {
 
 // write writes a peer's address to where the call wants it, cut to the room that there is,
 // and its size.
-func (w *waiter) write(name []byte, size int) unix.Errno {
+//
+// The process may end at any moment, and its number be another's, of another user. So it is the memory that is
+// opened, and not the number that is written to: if the call still waits when it is open, it is the caller's,
+// and stays that (man 2 seccomp_unotify).
+func (w *waiter) write(name []byte, size int, waiting func() bool) unix.Errno {
+	memory, err := unix.Open(fmt.Sprintf("/proc/%d/mem", w.tid), unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return refused(err)
+	}
+	defer unix.Close(memory)
+	if !waiting() {
+		return unix.ESRCH
+	}
 	var room [4]byte
-	if got, err := w.read(w.nameSize, len(room)); err != nil || copy(room[:], got) < len(room) {
+	if got, err := unix.Pread(memory, room[:], int64(w.nameSize)); err != nil || got < len(room) {
 		return refused(err)
 	}
 	n := int(int32(binary.NativeEndian.Uint32(room[:])))
@@ -155,11 +167,10 @@ func (w *waiter) write(name []byte, size int) unix.Errno {
 	}
 	n = min(n, size)
 	binary.NativeEndian.PutUint32(room[:], uint32(size))
-	local := []unix.Iovec{{Base: &name[0]}, {Base: &room[0]}}
-	local[0].SetLen(n)
-	local[1].SetLen(len(room))
-	remote := []unix.RemoteIovec{{Base: uintptr(w.name), Len: n}, {Base: uintptr(w.nameSize), Len: len(room)}}
-	if got, err := unix.ProcessVMWritev(w.tid, local, remote, 0); err != nil || got < n+len(room) {
+	if got, err := unix.Pwrite(memory, name[:n], int64(w.name)); err != nil || got < n {
+		return refused(err)
+	}
+	if got, err := unix.Pwrite(memory, room[:], int64(w.nameSize)); err != nil || got < len(room) {
 		return refused(err)
 	}
 	return 0
@@ -167,7 +178,7 @@ func (w *waiter) write(name []byte, size int) unix.Errno {
 
 // refused is what accept is answered when its caller's memory cannot be used.
 func refused(err error) unix.Errno {
-	if errors.Is(err, unix.EPERM) {
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
 		return unix.EPERM
 	}
 	return unix.EFAULT

@@ -45,16 +45,30 @@ func (t target) isTCP(family uint16) (bool, error) {
 // protocol returns the name of the socket's protocol, "TCP" or "UDPv6", without opening
 // a copy of it, as pidfd_getfd would, which containers often refuse. It is empty when there is
 // no such socket.
+//
+// The descriptor may be a file of a file system that never answers when it is asked for anything, and may become
+// one while we look. So what is asked is a path's descriptor of our own (O_PATH, man 2 open, of which no file
+// system hears), once we have seen that it is a socket's.
 func (t target) protocol() (string, error) {
-	name := make([]byte, 32)
-	n, err := unix.Getxattr(fmt.Sprintf("/proc/%d/fd/%d", t.tid, t.fd), "system.sockprotoname", name)
+	at, err := unix.Open(fmt.Sprintf("/proc/%d/fd/%d", t.tid, t.fd), unix.O_PATH|unix.O_CLOEXEC, 0)
 	switch err {
 	case nil:
-		return strings.TrimRight(string(name[:n]), "\x00"), nil
+		defer unix.Close(at)
 	case unix.EACCES, unix.EPERM:
-		return "", os.NewSyscallError("getxattr", err)
+		return "", os.NewSyscallError("open", err)
+	default:
+		return "", nil
 	}
-	return "", nil
+	own := fmt.Sprintf("/proc/self/fd/%d", at)
+	if link, err := os.Readlink(own); err != nil || !strings.HasPrefix(link, "socket:[") {
+		return "", nil
+	}
+	name := make([]byte, 32)
+	n, err := unix.Getxattr(own, "system.sockprotoname", name)
+	if err != nil {
+		return "", nil
+	}
+	return strings.TrimRight(string(name[:n]), "\x00"), nil
 }
 
 // flags returns the flags of the descriptor and its file, O_CLOEXEC among them.

@@ -1,0 +1,57 @@
+package trap
+
+import (
+	"net"
+	"os"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestWriteTooLate: whose call does not wait any more is not written to: its number may be another process's.
+//
+// Row B1: root wrote to whatever process had the number of one that had ended.
+func TestWriteTooLate(t *testing.T) {
+	name, want := []byte("12345678"), make([]byte, 8)
+	for _, waits := range []bool{false, true} {
+		buf, size := make([]byte, 8), uint32(8)
+		w := waiter{target: target{tid: os.Getpid()}, name: uint64(uintptr(unsafe.Pointer(&buf[0]))), nameSize: uint64(uintptr(unsafe.Pointer(&size)))}
+		errno := w.write(name, len(name), func() bool { return waits })
+		if waits {
+			want = name
+		}
+		if string(buf) != string(want) || (errno == 0) != waits {
+			t.Errorf("waits %v: %q, %v", waits, buf, errno)
+		}
+	}
+}
+
+// TestProtocolOfFiles: what is no socket is not asked for anything; whose server is gone would never answer.
+func TestProtocolOfFiles(t *testing.T) {
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pipe[0])
+	defer unix.Close(pipe[1])
+	ln, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	file, err := ln.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	for fd, want := range map[int]string{pipe[0]: "", int(file.Fd()): "TCP", 1 << 20: ""} {
+		got, err := target{tid: os.Getpid(), fd: fd}.protocol()
+		if want == "TCP" && got == "MPTCP" { // Go's own listeners
+			got = want
+		}
+		if got != want || err != nil {
+			t.Errorf("descriptor %d: %q, %v, want %q", fd, got, err, want)
+		}
+	}
+}
