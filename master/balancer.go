@@ -15,6 +15,7 @@ import (
 	"github.com/handfast/handfast/fdpass/forwarded"
 	"github.com/handfast/handfast/master/clientip"
 	"github.com/handfast/handfast/master/files"
+	"github.com/handfast/handfast/master/logging"
 )
 
 // WhenDown says what happens to the clients of a slot that stays empty.
@@ -103,14 +104,13 @@ const (
 type Balancer struct {
 	cfg   BalancerConfig
 	table *Table
-	log   hclog.Logger
+	log   hclog.Logger // limited, since clients cause what it says
 
 	clients  *clientip.Finder
 	lot      *lot            // parked for their head or their slot, or being refused
 	overflow *lot            // being refused since the lot is full
 	hurry    context.Context // ended when nothing may be parked any longer
 	hurryUp  context.CancelFunc
-	refusals refusals
 
 	serving   sync.Mutex
 	acceptors map[*acceptor]struct{} // of Serve
@@ -139,7 +139,7 @@ func NewBalancer(cfg BalancerConfig, table *Table) (*Balancer, error) {
 	return &Balancer{
 		cfg:      cfg,
 		table:    table,
-		log:      cfg.Logger,
+		log:      logging.Limit(cfg.Logger, logging.Few),
 		clients:  clients,
 		lot:      newLot(cfg.MaxParked, cfg.MaxClient),
 		overflow: newLot(min(maxOverflow, files.Limit()/8), 0),
@@ -164,7 +164,7 @@ func (b *Balancer) Serve(ctx context.Context, ln net.Listener) error {
 	}
 	b.serves(a, true)
 	defer b.serves(a, false)
-	b.log.Info("listening", "address", ln.Addr().String())
+	b.cfg.Logger.Info("listening", "address", ln.Addr().String())
 	return a.run(ctx)
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/hash"
 	"github.com/handfast/handfast/master/clientip"
+	"github.com/handfast/handfast/master/logging"
 )
 
 const testPatience = 20 * time.Second
@@ -283,9 +284,9 @@ func TestResetWhileParked(t *testing.T) {
 	}
 }
 
-// TestRefusalsAreLoggedOnce: the first one at once, then at most one a second with
-// the number that was left out.
-func TestRefusalsAreLoggedOnce(t *testing.T) {
+// TestRefusalsAreLimited: the first few at once, then at most one a second with
+// the number that was left out. Row B4.
+func TestRefusalsAreLimited(t *testing.T) {
 	var out bytes.Buffer
 	log := hclog.New(&hclog.LoggerOptions{Output: &out, JSONFormat: true, Mutex: new(sync.Mutex)})
 	b, dial, stop := serveTest(t, NewTable(1), func(c *BalancerConfig) { c.MaxRetries = 0; c.Logger = log })
@@ -293,10 +294,10 @@ func TestRefusalsAreLoggedOnce(t *testing.T) {
 		reads(t, dial(byte(1+i)), "HTTP/1.1 502 ")
 	}
 	stop()
-	if n := strings.Count(out.String(), "connection refused"); n < 1 || n > 3 {
+	if n := strings.Count(out.String(), "connection refused"); n < logging.Few.Burst || n > logging.Few.Burst+3 {
 		t.Errorf("%d lines for %d refusals:\n%s", n, b.Stats().Refused, &out)
 	}
-	for _, want := range []string{`"peer":"127.0.0.1:`, `"client":"127.0.0.1"`, `"slot":0`, `"reason":"slot empty"`, `"left_out":0`} {
+	for _, want := range []string{`"peer":"127.0.0.1:`, `"client":"127.0.0.1"`, `"slot":0`, `"reason":"slot empty"`} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the log has no %s:\n%s", want, &out)
 		}

@@ -96,7 +96,7 @@ func (m *Master) listensOn(at netip.AddrPort) bool {
 // warnElsewhere says where a worker listens that is not ready, and what would be right.
 func (m *Master) warnElsewhere(e supervisor.Event, at []netip.AddrPort) {
 	slices.SortFunc(at, netip.AddrPort.Compare)
-	m.log.Warn("worker listens elsewhere", "slot", e.Slot, "pid", e.PID, "generation", e.Generation,
+	m.few.Warn("worker listens elsewhere", "slot", e.Slot, "pid", e.PID, "generation", e.Generation,
 		"worker", addressList(at), "handfast", addressList(m.listensAt()), "remedy", m.remedyElsewhere(at[0]))
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/handfast/handfast/master/clientip"
 	"github.com/handfast/handfast/master/files"
 	"github.com/handfast/handfast/master/launch"
+	"github.com/handfast/handfast/master/logging"
 	"github.com/handfast/handfast/master/mailbox"
 	"github.com/handfast/handfast/master/nodeipc"
 	"github.com/handfast/handfast/master/steer"
@@ -40,6 +41,9 @@ const (
 	// baseFiles is what it holds besides: standard streams, poller, listeners.
 	baseFiles = 16
 )
+
+// supervisorRate leaves room for all that operators do with a slot, and bounds what its workers cause.
+var supervisorRate = logging.Rate{Burst: 100, Every: 200 * time.Millisecond, By: "slot"}
 
 // Config is what a Master needs. Supervisor's NewLink and Slots, and the loggers of
 // both parts, are the Master's to set.
@@ -135,7 +139,8 @@ type Master struct {
 	listeners []net.Listener
 	retired   []net.Listener // to be accepted from for the last time
 	access    hclog.Logger   // nil: none
-	log       hclog.Logger
+	log       hclog.Logger   // of what an operator causes
+	few       hclog.Logger   // of what workers can cause again and again
 	stop      chan struct{}
 	stopOnce  sync.Once
 
@@ -199,6 +204,7 @@ func newMaster(cfg Config) (*Master, error) {
 		retired:   cfg.retired,
 		access:    cfg.AccessLog,
 		log:       cfg.Logger,
+		few:       logging.Limit(cfg.Logger, logging.Few),
 		stop:      make(chan struct{}),
 	}
 	if m.access != nil {
@@ -212,7 +218,7 @@ func newMaster(cfg Config) (*Master, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg.Supervisor.Logger = cfg.Logger.Named("supervisor")
+	cfg.Supervisor.Logger = logging.Limit(cfg.Logger.Named("supervisor"), supervisorRate)
 	m.addresses = cfg.addresses()
 	cfg.Supervisor.Env = append(environ(&cfg.Balancer.Clients, m.addresses), cfg.Supervisor.Env...)
 	m.balancer = balancer
@@ -260,7 +266,7 @@ func newMaster(cfg Config) (*Master, error) {
 			Patience:  cfg.Balancer.patience(),
 			Sessions:  sessions{table},
 			User:      cfg.Supervisor.Rights.User,
-			Logger:    cfg.Logger.Named("node"),
+			Logger:    m.few.Named("node"),
 		}
 		m.primary = nodeipc.NewPrimary(node)
 	}
@@ -309,7 +315,7 @@ func (m *Master) spare(e supervisor.Event) {
 	}
 	if len(without) > 0 {
 		m.spared = e.Generation
-		m.log.Warn("worker cannot be held to everything", "slot", e.Slot, "pid", e.PID, "generation", e.Generation, "without", strings.Join(without, "; "))
+		m.few.Warn("worker cannot be held to everything", "slot", e.Slot, "pid", e.PID, "generation", e.Generation, "without", strings.Join(without, "; "))
 	}
 }
 
@@ -322,7 +328,7 @@ func (m *Master) activation(l *lease) activation.Config {
 		Listeners: m.steered.files(l),
 		Command:   m.command,
 		Drain:     m.drain(l),
-		Logger:    m.log.Named("activation"),
+		Logger:    m.few.Named("activation"),
 	}
 }
 
@@ -335,7 +341,7 @@ func (m *Master) trap(l *lease) trap.Config {
 		Listeners: m.steered.files(l),
 		IPv4:      func(both *os.File) (*os.File, error) { return m.steered.onlyIPv4(l, both) },
 		Drain:     m.drain(l),
-		Logger:    m.log.Named("trap"),
+		Logger:    m.few.Named("trap"),
 	}
 }
 
@@ -344,7 +350,7 @@ func (m *Master) newInjector(supervisor.Seat) (supervisor.Link, error) {
 		Addresses: m.addresses,
 		Readmit:   m.balancer.Readmit,
 		Drain:     launch.Drain{Signal: m.drainSignal},
-		Logger:    m.log.Named("trap"),
+		Logger:    m.few.Named("trap"),
 	})
 }
 

@@ -5,10 +5,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"sync"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/master/clientip"
@@ -120,7 +118,7 @@ func end(file *os.File) {
 func (b *Balancer) sayWhy(fd int, a arrival, slot int, why error) (said bool) {
 	b.refused.Add(1)
 	b.table.counts(slot).refused.Add(1)
-	b.refusals.log(b.log, a, slot, why)
+	b.logRefusal(a, slot, why)
 	b.tell(&a, slot, nil, why)
 	answer := answerTo(why)
 	return answer != nil && b.cfg.Refuse != RefuseClose && say(fd, answer)
@@ -134,28 +132,11 @@ func say(fd int, answer []byte) (sent bool) {
 	return err == nil && n == len(answer)
 }
 
-// refusals bounds how often refusals are logged.
-type refusals struct {
-	mu      sync.Mutex
-	last    time.Time
-	leftOut int
-}
-
-// refusalLogInterval is the shortest time between two logged refusals.
-const refusalLogInterval = time.Second
-
-func (r *refusals) log(log hclog.Logger, a arrival, slot int, why error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	now := time.Now()
-	if now.Sub(r.last) < refusalLogInterval {
-		r.leftOut++
-		return
-	}
+// logRefusal says why a connection is refused.
+func (b *Balancer) logRefusal(a arrival, slot int, why error) {
 	fields := []any{"peer", a.Client.String()}
 	if slot != noSlot {
 		fields = append(fields, "client", a.client.Addr.String(), "slot", slot)
 	}
-	log.Warn("connection refused", append(fields, "reason", why.Error(), "left_out", r.leftOut)...)
-	r.last, r.leftOut = now, 0
+	b.log.Warn("connection refused", append(fields, "reason", why.Error())...)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/master/logging"
 	"github.com/handfast/handfast/master/steer"
 	"github.com/handfast/handfast/master/supervisor"
 )
@@ -84,7 +85,7 @@ func newSteered(groups []*steer.Group, table *Table, balancer *Balancer, cfg Bal
 		tick:       cfg.RetryDelay,
 		handsOff:   kind.handsOff(),
 		blocking:   kind == LinkActivation || kind == LinkAny,
-		log:        cfg.Logger,
+		log:        logging.Limit(cfg.Logger, logging.Few),
 		attendance: attendance{current: make(map[*os.File]visit)},
 	}
 	s.attendance.failed = func(err error) { s.log.Error("cannot accept for a slot", "err", err) }
@@ -276,7 +277,7 @@ func (s *steered) meet(stranger steer.Stranger, address string) {
 func (s *steered) Serve(accepting, killed context.Context, patience time.Duration) error {
 	s.mu.Lock()
 	for _, g := range s.groups {
-		s.log.Info("listening", "address", g.Addr().String(), "route", "kernel")
+		s.balancer.cfg.Logger.Info("listening", "address", g.Addr().String(), "route", "kernel")
 	}
 	s.mu.Unlock()
 	for look := time.NewTicker(repairInterval); accepting.Err() == nil; {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/handfast/handfast/master"
 	"github.com/handfast/handfast/master/admin"
+	"github.com/handfast/handfast/master/logging"
 	"github.com/handfast/handfast/master/metrics"
 )
 
@@ -130,7 +131,7 @@ type adminSocket struct {
 
 // serveAdmin serves status and commands of a master until stop, which waits for the end.
 func serveAdmin(m *master.Master, next *successor, counts *metrics.Metrics, lns []net.Listener, log hclog.Logger) (stop func()) {
-	server := admin.NewServer(m, log)
+	server := admin.NewServer(m, logging.Limit(log, logging.Few)) // whoever can connect may ask
 	server.UpgradeBy(next.take)
 	server.Handle("GET /metrics", counts.Handler(m.Status))
 	ctx, cancel := context.WithCancel(context.Background())

@@ -76,6 +76,7 @@ type logLine struct {
 	PID        int    `json:"pid"`
 	Generation int    `json:"generation"`
 	Accepted   int    `json:"accepted"`
+	ByMaster   int    `json:"accepted_by_master"`
 	HandedOff  int    `json:"handed_off"`
 	TakenBack  int    `json:"taken_back"`
 	Refused    int    `json:"refused"`

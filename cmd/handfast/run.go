@@ -221,7 +221,8 @@ func notifyManager(ctx context.Context, m *master.Master, log hclog.Logger) (sto
 	go func() {
 		defer close(ended)
 		defer notifier.Close()
-		notifier.Follow(ctx, m, func(err error) { log.Warn("the service manager was not told", "err", err) })
+		few := logging.Limit(log, logging.Few)
+		notifier.Follow(ctx, m, func(err error) { few.Warn("the service manager was not told", "err", err) })
 	}()
 	return func() { cancel(); <-ended }
 }
