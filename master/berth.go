@@ -44,6 +44,7 @@ type berth struct {
 	spoiled bool                  // nobody may get it any more
 	left    time.Time             // when its slot's clients were led elsewhere
 	duty    duty
+	closed  closed
 }
 
 // lease is the right of a worker to a berth, until its process has ended.

@@ -291,6 +291,9 @@ func newMaster(cfg Config) (*Master, error) {
 	if err != nil {
 		return nil, err
 	}
+	if m.steered != nil {
+		m.steered.finishing = m.supervisor.Finishing
+	}
 	return m, nil
 }
 

@@ -58,6 +58,8 @@ type steered struct {
 	closed     bool
 	served     bool // some slot was filled, once
 	attendance attendance
+
+	finishing func(supervisor.Link) // told of workers that have closed their listeners
 }
 
 // accepting is a worker that may accept from its listeners. One that can be handed no
@@ -280,10 +282,17 @@ func (s *steered) Serve(accepting, killed context.Context, patience time.Duratio
 		s.balancer.cfg.Logger.Info("listening", "address", g.Addr().String(), "route", "kernel")
 	}
 	s.mu.Unlock()
-	for look := time.NewTicker(repairInterval); accepting.Err() == nil; {
+	look, closedLook := time.NewTicker(repairInterval), time.NewTicker(closedInterval)
+	defer look.Stop()
+	defer closedLook.Stop()
+	for accepting.Err() == nil {
 		select {
 		case <-look.C:
 			s.repair()
+		case <-closedLook.C:
+			for _, link := range s.lookForClosed() {
+				s.finishing(link)
+			}
 		case <-accepting.Done():
 		}
 	}

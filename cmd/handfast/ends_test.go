@@ -140,6 +140,60 @@ func TestWorkerThatHadEnough(t *testing.T) {
 	}
 }
 
+// finishesLast is a server that closes its listener when it is asked for /last, and takes its time to answer.
+const finishesLast = `
+import os, socket, sys, time
+host, port = sys.argv[1].split(':')
+s = socket.socket()
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind((host, int(port)))
+s.listen(100)
+while True:
+    conn, peer = s.accept()
+    last = b' /last ' in conn.recv(10000)
+    if last:
+        s.close()
+        time.sleep(6)
+    body = b'slot=0 pid=%d generation=1 client=%s\n' % (os.getpid(), peer[0].encode())
+    conn.sendall(b'HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n' % len(body) + body)
+    conn.close()
+    if last:
+        sys.exit(0)
+`
+
+// Row A13: the successor of a worker that had enough starts when that has closed its listener, not only
+// when it has answered its last request; and that is not disturbed.
+func TestWorkerThatFinishesLast(t *testing.T) {
+	t.Parallel() // it is a wait
+	address := trial.FreeAddress(t)
+	b := start(t, 1, options{
+		flags:  []string{"--listen", address, "--worker-link", "any", "--route", "kernel"},
+		change: instead(trial.Need(t, "python3", "python3"), "-c", finishesLast, address),
+	})
+	first := b.worker(0)
+	last := make(chan answer, 1)
+	go func() {
+		a, err := b.get(source(0), "/last")
+		if err != nil {
+			t.Error(err)
+		}
+		last <- a
+	}()
+	eventually(func() bool { return b.mustGet(source(0), "/").pid != first })
+	if len(last) > 0 {
+		t.Error("clients waited for the end of the last request")
+	}
+	if a := <-last; a.pid != first {
+		t.Errorf("the last request: %+v, want it from %d", a, first)
+	}
+	b.awaitCount("worker exited", 1)
+	for _, l := range append(b.log("worker exited"), b.log("worker takes no more connections")...) {
+		if l.Level != "info" || l.PID != first || l.Exit != "" && l.Exit != "status 0" {
+			t.Errorf("%s", l.text)
+		}
+	}
+}
+
 // Row C12: a program that throws tells its exit status, not that it disconnected; and a reload that
 // failed does not change the generation.
 func TestWorkerThatThrows(t *testing.T) {

@@ -104,11 +104,11 @@ func (m *Metrics) Outcome(o master.Outcome) {
 // Event counts what happens to workers and reloads (master.Config.OnEvent).
 func (m *Metrics) Event(e supervisor.Event) {
 	switch e.Kind {
-	case supervisor.WorkerExited:
+	case supervisor.WorkerExited, supervisor.WorkerLeft:
 		if e.Failed() {
 			m.ended.WithLabelValues(failures[e.Kind]).Inc()
 		}
-	case supervisor.WorkerStartFailed, supervisor.WorkerNotReady, supervisor.WorkerLeft:
+	case supervisor.WorkerStartFailed, supervisor.WorkerNotReady:
 		m.ended.WithLabelValues(failures[e.Kind]).Inc()
 	case supervisor.WorkerHung:
 		m.hung.Inc()

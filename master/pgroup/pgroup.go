@@ -31,6 +31,14 @@ func Living(pgid int) []int {
 	return latest.groups[pgid]
 }
 
+// All returns all processes that have not ended, those of the kernel left out.
+func All() (pids []int) {
+	for _, group := range survey() {
+		pids = append(pids, group...)
+	}
+	return pids
+}
+
 var (
 	begun     atomic.Uint64 // number of surveys
 	surveying sync.Mutex    // guards latest

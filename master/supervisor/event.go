@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"errors"
 	"strconv"
 	"time"
 )
@@ -14,7 +15,7 @@ const (
 	WorkerStartFailed                  // it could not be started: Err
 	WorkerReady                        // it is in its slot
 	WorkerNotReady                     // it was not ready in time, and is replaced
-	WorkerLeft                         // it takes no more work: Err
+	WorkerLeft                         // it takes no more work: Err, Was
 	WorkerHung                         // it has not answered for the time of the watchdog: Silent, Replaced
 	WorkerAnswers                      // it does again
 	WorkerDraining                     // it was told to finish
@@ -49,9 +50,13 @@ type Event struct {
 	Replaced bool      // it is killed for that, and gets a successor
 }
 
-// Failed tells, of WorkerExited, whether the end was nobody's wish. It was the worker's own if it had
-// been ready and ended with status 0, as servers do that serve so many requests and no more.
+// Failed tells, of WorkerExited and WorkerLeft, whether that was nobody's wish. It was the worker's own
+// if it had been ready and ended with status 0, or finishes, as servers do that serve so many requests
+// and no more.
 func (e *Event) Failed() bool {
+	if e.Kind == WorkerLeft {
+		return !errors.Is(e.Err, ErrFinishing)
+	}
 	return e.Was == Starting || e.Was == Serving && e.Exit != Exit{}
 }
 

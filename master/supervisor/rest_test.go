@@ -269,6 +269,25 @@ func TestWorkerThatLeavesAndFinishes(t *testing.T) {
 	})
 }
 
+// One that is seen to have closed its listeners is not told to finish, as that would be the second time.
+func TestFinishing(t *testing.T) {
+	play(t, func(w *world) {
+		w.serve(2)
+		w.s.Finishing(w.worker("0a"))
+		w.expect("empty 0", "0b starts")
+		w.s.Finishing(w.worker("0a")) // again
+		w.ready("0b")
+		w.expect("fill 0b")
+		w.shows("0b serving, 1a serving; 0a draining")
+		w.after(w.cfg.DrainTimeout, "0a drains", "0a TERM")
+		w.exits("0a", 0)
+		w.s.Finishing(w.worker("1a"))
+		w.expect("empty 1", "1b starts")
+		w.exits("1a", 0)
+		w.saw("left 0a: it has closed its listeners, and finishes", "left 1a: it has closed its listeners, and finishes", "exited 1a status 0")
+	})
+}
+
 // Row C12: a process that ends closes its link first; its exit is the reason.
 func TestExitIsTheReason(t *testing.T) {
 	play(t, func(w *world) {

@@ -421,7 +421,11 @@ func (s *Supervisor) logEvent(e Event) {
 	case WorkerNotReady:
 		s.log.Error("worker is not ready in time; it must accept connections or say ready", withWords(append(where, "timeout", s.cfg.ReadyTimeout.String()), e)...)
 	case WorkerLeft:
-		s.log.Warn("worker takes no more connections", append(where, "err", e.Err)...)
+		level := hclog.Info
+		if e.Failed() {
+			level = hclog.Warn
+		}
+		s.log.Log(level, "worker takes no more connections", append(where, "err", e.Err)...)
 	case WorkerHung:
 		s.log.Warn("worker does not answer the watchdog", append(where, "since", e.Silent.UTC().Format(time.RFC3339Nano), "replaced", e.Replaced)...)
 	case WorkerAnswers:

@@ -55,6 +55,7 @@ type savedWorker struct {
 	Standby bool // it comes back to its slot if the one there fails
 	Removed bool // its slot was removed; there may be another of that number
 	State   State
+	Unasked bool // it finishes by itself
 	Ended   bool // its first process has, others of its group have not
 
 	Since, Started, ReadyAt, Deadline time.Time
@@ -108,7 +109,7 @@ func (s *Supervisor) Save(b *reexec.Bundle, forGood bool) error {
 			continue
 		}
 		entry := savedWorker{
-			Seat: w.seat, PID: w.process.PID(), State: w.state, Ended: w.ended,
+			Seat: w.seat, PID: w.process.PID(), State: w.state, Ended: w.ended, Unasked: w.unasked,
 			Current: w.slot.current == w,
 			Standby: w.slot.standby == w,
 			Removed: w.slot.number >= len(s.slots) || s.slots[w.slot.number] != w.slot,
@@ -183,7 +184,7 @@ func (s *Supervisor) restoreWorker(entry savedWorker) (err error) {
 	}
 	w := &worker{
 		seat: entry.Seat, state: entry.State, since: entry.Since, started: entry.Started,
-		readyAt: entry.ReadyAt, deadline: entry.Deadline, ended: entry.Ended, exited: make(chan struct{}), link: noLink{},
+		readyAt: entry.ReadyAt, deadline: entry.Deadline, ended: entry.Ended, unasked: entry.Unasked, exited: make(chan struct{}), link: noLink{},
 	}
 	ours.Lock()
 	w.process = adopt(entry.PID)
@@ -226,7 +227,7 @@ func (s *Supervisor) resume() {
 		if w.state == Serving {
 			s.watchOver(w)
 		}
-		if w.state == Draining {
+		if w.state == Draining && !w.unasked {
 			w.link.Drain() // it may be about to tell the worker
 		}
 		s.follow(w)

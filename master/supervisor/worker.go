@@ -41,6 +41,7 @@ type worker struct {
 	ended    bool          // likewise; its link and number are kept until all of its group have
 	finished bool          // it was ready, and has ended by itself with status 0
 	left     bool          // it was ready, and has left by itself
+	unasked  bool          // likewise, and finishes without having been told to
 	shown    *WorkerStatus // as it was last shown; nil: something has changed since
 	waiting  []chan error  // who wants to know how its start ends
 
@@ -252,21 +253,44 @@ func (s *Supervisor) ready(w *worker) {
 	s.stepReload()
 }
 
+// ErrFinishing: a worker has closed its listeners by itself, and finishes (Finishing). It has not failed.
+var ErrFinishing = errors.New("it has closed its listeners, and finishes")
+
+// Finishing says that the worker with a link takes no more work and finishes by itself. Its slot gets
+// another; it is not told to finish, since some servers take being told again for an order to end at
+// once.
+func (s *Supervisor) Finishing(link Link) {
+	s.post(func() {
+		for w := range s.workers {
+			if w.link == link && (w.state == Serving || w.state == Standby) {
+				w.unasked = true
+				s.leave(w, ErrFinishing)
+				w.enter(Draining, max(s.cfg.DrainTimeout, 1))
+			}
+		}
+	})
+}
+
 // left: the worker lives, but takes no more work.
 func (s *Supervisor) left(w *worker) {
 	if w.state != Starting && w.state != Serving && w.state != Standby {
 		return
 	}
-	w.left = w.state == Serving
-	e := w.event(WorkerLeft)
-	e.Err = w.link.Err()
-	s.emit(e)
-	s.vacate(w, fmt.Errorf("worker left: %w", e.Err))
+	s.leave(w, w.link.Err())
 	if w.state == Starting {
 		s.terminate(w) // it was given nothing that it could finish
 	} else {
 		s.drain(w, s.cfg.DrainTimeout)
 	}
+}
+
+// leave gives the slot of a worker that takes no more work to another.
+func (s *Supervisor) leave(w *worker, why error) {
+	w.left = w.state == Serving
+	e := w.event(WorkerLeft)
+	e.Err, e.Was = why, w.state
+	s.emit(e)
+	s.vacate(w, fmt.Errorf("worker left: %w", why))
 }
 
 // ended: the first process has. Who is left of its group has what it had, as its slot's listeners:
