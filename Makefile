@@ -5,7 +5,7 @@ LISTEN  ?= 127.0.0.1:8080
 WORKERS ?= 4
 FUZZTIME ?= 30s
 RESULTS ?= cmd/bench/results/README.md
-TESTED_WITH = python3 node npm curl nginx haproxy apache2 gunicorn redis-server php javac chromium
+TESTED_WITH = python3 node npm curl nginx haproxy apache2 gunicorn redis-server php javac chromium puma lighttpd caddy sshd prosody
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .DEFAULT_GOAL := help
@@ -29,7 +29,7 @@ test: ## all tests, with the race detector (says what it skips for want of a pro
 	@PATH=$$PATH:/usr/sbin; for program in $(TESTED_WITH); do \
 		command -v $$program >/dev/null || echo "make test: skips what needs $$program; apt-get install $$program" | sed 's/install node$$/install nodejs/'; \
 	done
-	$(GO) test -race -shuffle=on -timeout 15m ./...
+	$(GO) test -race -shuffle=on -timeout 30m ./...
 
 soak: ## the trials with real processes, again and again (SOAK=20 times), and a million injected connections
 	HANDFAST_SOAK_CONNECTIONS=$${HANDFAST_SOAK_CONNECTIONS:-1000000} $(GO) test -timeout 2h -v -run '^TestInjectSoak$$' ./cmd/handfast

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,13 +26,14 @@ import (
 )
 
 const (
-	slots    = 3
-	clients  = 200
-	rounds   = 5
-	parallel = 8                    // clients that ask at the same time
-	pause    = 5 * time.Millisecond // of each client under load: the CPU is to start servers, too
-	timeout  = time.Minute          // bounds what takes seconds
-	nobody   = 65534
+	slots      = 3
+	clients    = 200
+	fewClients = 30
+	rounds     = 5
+	parallel   = 8                    // clients that ask at the same time
+	pause      = 5 * time.Millisecond // of each client under load: the CPU is to start servers, too
+	timeout    = time.Minute          // bounds what takes seconds
+	nobody     = 65534
 	// port is what files and commands here say.
 	port = "8080"
 )
@@ -50,6 +52,10 @@ type server struct {
 	// log the file of it, if that is not standard error.
 	logged, log string
 	replace     [2]string // in configurations
+
+	env   []string // besides the usual
+	light bool     // is tried with fewer clients, and no request is left half sent over a reload
+	alone bool     // what it keeps is locked by one process: a reload fails, and the old ones go on
 }
 
 // ending is what a server does with what it has when it is told to finish.
@@ -68,12 +74,26 @@ type stage struct {
 	dir       string
 	address   string
 	rounds    int // of all clients
+	clients   int
 	process   *trial.Process
 	processes sync.Map // the places of those that have answered, by pid
 }
 
 func TestServers(t *testing.T) {
 	for _, s := range servers {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			s.try(t, nil)
+		})
+	}
+}
+
+// TestOthers: what is promised of servers holds for all that were tried.
+func TestOthers(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("some start only as root")
+	}
+	for _, s := range others {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
 			s.try(t, nil)
@@ -125,7 +145,11 @@ func (s *server) try(t *testing.T, user *syscall.Credential) {
 // end: all is as it was before, but for the generation.
 func (st *stage) end() {
 	st.t.Helper()
-	st.sticky(2, 1)
+	if st.alone {
+		st.sticky(1, 1)
+	} else {
+		st.sticky(2, 1)
+	}
 	if st.logged != "" {
 		st.seesClients()
 	}
@@ -133,11 +157,14 @@ func (st *stage) end() {
 }
 
 // start runs handfast with a server in each slot.
-func (s *server) start(t *testing.T, user *syscall.Credential) *stage {
+func (s *server) start(t *testing.T, user *syscall.Credential, more ...string) *stage {
 	for _, need := range s.needs {
 		trial.Need(t, need[0], need[1])
 	}
-	st := &stage{server: s, t: t, dir: folder(t, user), rounds: rounds}
+	st := &stage{server: s, t: t, dir: folder(t, user), rounds: rounds, clients: clients}
+	if s.light {
+		st.rounds, st.clients = 1, fewClients
+	}
 	number := freePort(t)
 	st.address = "127.0.0.1:" + number
 	st.copyFiles(number)
@@ -147,13 +174,16 @@ func (s *server) start(t *testing.T, user *syscall.Credential) *stage {
 	handfast := trial.Build(t, "github.com/handfast/handfast/cmd/handfast")
 	args := []string{"run", "--admin", "off", "--workers", strconv.Itoa(slots), "--log-json", "--log-level", "debug", "--max-retries", "600"}
 	args = append(args, strings.Fields(s.flags)...)
-	args = append(append(args, "--"), strings.Fields(s.command)...)
+	args = append(append(append(args, more...), "--"), strings.Fields(s.command)...)
 	for i := range args {
-		args[i] = strings.ReplaceAll(args[i], port, number)
+		args[i] = strings.NewReplacer(port, number, "$PWD", st.dir).Replace(args[i])
 	}
 	cmd := exec.Command(handfast, args...)
 	cmd.Dir = st.dir
 	cmd.Env = append(os.Environ(), "PATH=/usr/bin:/bin:/usr/sbin:/sbin:"+os.Getenv("PATH"), "HOME="+st.dir, trial.LightJava)
+	for _, v := range s.env {
+		cmd.Env = append(cmd.Env, strings.ReplaceAll(v, "$DIR", st.dir))
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: user}
 	st.process = trial.StartCmd(t, cmd)
 	t.Cleanup(func() {
@@ -178,7 +208,7 @@ func (st *stage) copyFiles(number string) {
 	if st.replace[0] == "" {
 		replace = strings.NewReplacer(port, number)
 	}
-	for _, pattern := range []string{"*.conf", "*.cfg", "*.js"} {
+	for _, pattern := range []string{"*.conf", "*.cfg", "*.js", "*.lua", "Caddyfile", "tomcat/conf/*.xml"} {
 		paths, _ := filepath.Glob(filepath.Join(st.dir, pattern))
 		for _, path := range paths {
 			text, err := os.ReadFile(path)
@@ -215,7 +245,7 @@ func (st *stage) sticky(generation, rounds int) {
 				}
 			})
 		}
-		for i := range clients {
+		for i := range st.clients {
 			next <- source(i)
 		}
 		close(next)
@@ -224,8 +254,8 @@ func (st *stage) sticky(generation, rounds int) {
 		}
 	}
 	for slot := range spread {
-		if n := int(spread[slot].Load()); n < clients*rounds/slots/2 {
-			st.t.Errorf("slot %d has answered %d of %d", slot, n, clients*rounds)
+		if n := int(spread[slot].Load()); n < st.clients*rounds/slots/2 {
+			st.t.Errorf("slot %d has answered %d of %d", slot, n, st.clients*rounds)
 		}
 	}
 }
@@ -266,6 +296,12 @@ func (st *stage) reload() {
 		finish = st.begin()
 	}
 	st.process.Process.Signal(syscall.SIGUSR2)
+	if st.alone {
+		st.await("reload failed", 1)
+		load.awaitAnswers("after the reload", 5, func(who answer) bool { return who.generation == 1 })
+		load.stop(func(int) int { return 0 })
+		return
+	}
 	st.await("reload finished", 1)
 	finish()
 	st.await("worker exited", exited+slots)
@@ -283,7 +319,7 @@ func (st *stage) reload() {
 func (st *stage) begin() (finish func()) {
 	st.t.Helper()
 	switch {
-	case st.ask != nil,
+	case st.ask != nil, st.light,
 		st.name == "go",       // waits 5 s for the end of a first request (net/http, closeIdleConns)
 		st.name == "java",     // counts a request from its end on
 		st.name == "gunicorn": // reads one request after the other
@@ -355,7 +391,7 @@ func (st *stage) load() *load {
 			for !l.ended.Load() {
 				who, err := st.get(client)
 				l.mu.Lock()
-				if errors.Is(err, errGone) {
+				if errors.Is(err, errGone) || errors.Is(err, errNotYet) {
 					// Somebody has answered.
 				} else if err != nil {
 					count.errs = append(count.errs, err)
@@ -485,16 +521,17 @@ func (st *stage) processIs(pid int) (who answer, err error) {
 	if found, ok := st.processes.Load(pid); ok {
 		return found.(answer), nil
 	}
-	group, err := syscall.Getpgid(pid) // which begins with the worker
-	if err != nil {
-		return who, fmt.Errorf("%w: %d: %w", errGone, pid, err)
+	above := ancestors(pid) // one of them is the worker
+	if !slices.Contains(above, st.process.Process.Pid) {
+		return who, fmt.Errorf("%w: %d, or who has started it", errGone, pid)
 	}
 	for end := time.Now().Add(timeout); time.Now().Before(end); time.Sleep(pause) {
 		if st.events("worker started", func(e entry) bool {
-			if e.PID == group {
+			found := slices.Contains(above, e.PID)
+			if found {
 				who = answer{e.Slot, e.Generation}
 			}
-			return e.PID == group
+			return found
 		}) > 0 {
 			st.processes.Store(pid, who)
 			return who, nil
@@ -546,7 +583,7 @@ func (st *stage) await(message string, n int) {
 // seesClients: the server logs the address of each client, perhaps a moment after its answer.
 func (st *stage) seesClients() {
 	st.t.Helper()
-	for i := range clients {
+	for i := range st.clients {
 		line := fmt.Sprintf(st.logged, source(i))
 		trial.Eventually(st.t, fmt.Sprint(line, st.countLogged(line)), func() bool { return st.countLogged(line) == st.rounds+1 })
 	}
@@ -594,3 +631,6 @@ func freePort(t *testing.T) string {
 	t.Fatal("no port is free")
 	return ""
 }
+
+// errRefused: handfast has answered, for want of a worker.
+var errRefused = errors.New("502 Bad Gateway")

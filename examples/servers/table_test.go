@@ -10,9 +10,13 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/handfast/handfast/examples/trial"
@@ -32,7 +36,7 @@ var servers = []*server{
 	{
 		name: "uvicorn", flags: "--listen :8080", link: "any", ends: hasty,
 		command: "/usr/bin/python3 -m uvicorn --port 8080 --host 0.0.0.0 --no-access-log asgi:app", needs: [][2]string{python},
-		build: needUvicorn,
+		build: needModule("uvicorn"),
 	},
 	{
 		name: "nginx", flags: "--listen :8080", link: "any",
@@ -97,7 +101,7 @@ var inherit = []*server{
 	{
 		name: "uvicorn", flags: activation, link: "activation", ends: hasty,
 		command: "/usr/bin/python3 -m uvicorn --fd 3 --no-access-log asgi:app", needs: [][2]string{python},
-		build: needUvicorn,
+		build: needModule("uvicorn"),
 	},
 	{
 		name: "nginx", flags: activation, link: "activation",
@@ -123,6 +127,184 @@ var inherit = []*server{
 	},
 }
 
+// others are tried with fewer clients.
+var others = []*server{
+	{
+		name: "puma", flags: v4, link: "any", light: true,
+		command: "puma -b tcp://0.0.0.0:8080 -t 1:5 --quiet config.ru", needs: [][2]string{{"puma", "puma"}},
+	},
+	{
+		name: "thin", flags: v4, link: "any", light: true,
+		command: "thin -a 0.0.0.0 -p 8080 -R config.ru start", needs: [][2]string{{"thin", "thin"}},
+	},
+	{
+		name: "unicorn", flags: v4, link: "any", light: true,
+		command: "unicorn -l 0.0.0.0:8080 config.ru", needs: [][2]string{{"unicorn", "unicorn"}},
+	},
+	{
+		name: "starman", flags: v4, link: "any", light: true,
+		command: "starman --listen 0.0.0.0:8080 --workers 2 app.psgi", needs: [][2]string{{"starman", "starman"}},
+	},
+	{
+		name: "mojolicious", flags: v4, link: "any", light: true,
+		command: "perl mojo.pl daemon -l http://0.0.0.0:8080", needs: [][2]string{{"mojo", "libmojolicious-perl"}},
+	},
+	{
+		name: "hypercorn", flags: v4, link: "any", light: true,
+		command: "hypercorn -b 0.0.0.0:8080 asgi:app", needs: [][2]string{{"hypercorn", "python3-hypercorn"}},
+	},
+	{
+		name: "daphne", flags: v4, link: "any", light: true, env: here,
+		command: "daphne -b 0.0.0.0 -p 8080 asgi:app", needs: [][2]string{{"daphne", "daphne"}},
+	},
+	{
+		name: "waitress", flags: v4, link: "any", light: true,
+		command: "waitress-serve --listen=0.0.0.0:8080 app:app", needs: [][2]string{{"waitress-serve", "python3-waitress"}}, env: here,
+	},
+	{
+		name: "tornado", flags: v4, link: "any", light: true,
+		command: "/usr/bin/python3 tornado_app.py 8080", needs: [][2]string{python}, build: needModule("tornado"),
+	},
+	{
+		name: "aiohttp", flags: v4, link: "any", light: true,
+		command: "/usr/bin/python3 aiohttp_app.py 8080", needs: [][2]string{python}, build: needModule("aiohttp"),
+	},
+	{
+		name: "twisted", flags: v4, link: "any", light: true, env: here,
+		command: "twistd3 -n --pidfile= web --listen tcp:8080 --wsgi app.app", needs: [][2]string{{"twistd3", "python3-twisted"}},
+	},
+	{
+		name: "uwsgi", flags: v4, link: "any", light: true,
+		command: "uwsgi --http-socket 0.0.0.0:8080 --plugin python3 --master --processes 1 --wsgi app:app --die-on-term",
+		needs:   [][2]string{{"uwsgi", "uwsgi-plugin-python3"}},
+	},
+	{
+		name: "lighttpd", flags: v4, link: "any", light: true,
+		command: "lighttpd -D -f lighttpd.conf", needs: [][2]string{{"lighttpd", "lighttpd"}}, ask: askKept,
+	},
+	{
+		name: "caddy", flags: "--listen :8080", link: "any", light: true,
+		command: "caddy run --config Caddyfile", needs: [][2]string{{"caddy", "caddy"}}, ask: askKept,
+	},
+	{
+		name: "h2o", flags: v4, link: "any", light: true,
+		command: "h2o -m worker -c h2o.conf", needs: [][2]string{{"h2o", "h2o"}}, ask: askKept,
+	},
+	{
+		name: "tomcat", flags: v4, link: "any", light: true,
+		command: "/usr/share/tomcat10/bin/catalina.sh run", needs: [][2]string{{"/usr/share/tomcat10/bin/catalina.sh", "tomcat10"}},
+		env: []string{"CATALINA_BASE=$DIR/tomcat"}, ask: askKept,
+		build: putTomcat,
+	},
+	{
+		name: "jetty", flags: v4, link: "any", light: true,
+		command: "java -jar /usr/share/jetty9/start.jar jetty.home=/usr/share/jetty9 jetty.base=$PWD --module=http jetty.http.host=0.0.0.0 jetty.http.port=8080",
+		needs:   [][2]string{{"java", "default-jre-headless"}}, ask: askKept,
+		build: needFile("/usr/share/jetty9/start.jar", "jetty9"),
+	},
+	{
+		name: "memcached", flags: v4, link: "any", light: true, ends: abrupt,
+		command: "memcached -u nobody -l 0.0.0.0 -p 8080", needs: [][2]string{{"memcached", "memcached"}}, ask: askMemcached,
+	},
+	{
+		name: "mosquitto", flags: v4, link: "any", light: true, ends: abrupt,
+		command: "mosquitto -c mosquitto.conf", needs: [][2]string{{"mosquitto", "mosquitto"}}, ask: askMQTT,
+	},
+	{
+		name: "nats", flags: v4, link: "any", light: true, ends: abrupt,
+		command: "nats-server -a 0.0.0.0 -p 8080", needs: [][2]string{{"nats-server", "nats-server"}}, ask: askNATS,
+	},
+	{
+		name: "dovecot", flags: v4, link: "any", light: true, ends: abrupt,
+		command: "dovecot -F -c dovecot.conf -o base_dir=$PWD/dovecot-{slot}-{generation}", needs: [][2]string{{"dovecot", "dovecot-imapd"}}, ask: askIMAP,
+	},
+	{
+		name: "sshd", flags: v4, link: "any", light: true,
+		command: "/usr/sbin/sshd -D -e -f sshd.conf -h $PWD/host_key", needs: [][2]string{{"sshd", "openssh-server"}, {"ssh-keygen", "openssh-client"}}, ask: askSSH,
+		build: putHostKey,
+	},
+	{
+		name: "postgresql", flags: v4 + " --user postgres", link: "any", light: true, alone: true,
+		command: "/usr/lib/postgresql/15/bin/postgres -D data{slot} -h 0.0.0.0 -p 8080 -k .", needs: [][2]string{{"/usr/lib/postgresql/15/bin/postgres", "postgresql"}},
+		ask: askPostgres, build: putDatabases,
+	},
+	{
+		name: "prosody", flags: v4, link: "any", light: true, ends: abrupt,
+		command: "prosody -F --config prosody.cfg.lua", needs: [][2]string{{"prosody", "prosody"}}, ask: askXMPP,
+	},
+	{
+		name: "iperf3", flags: v4, link: "any", light: true, ends: abrupt,
+		command: "iperf3 -s -4 -p 8080", needs: [][2]string{{"iperf3", "iperf3"}}, ask: askIperf,
+	},
+}
+
+// v4 is for servers that listen on IPv4 only.
+const v4 = "--listen 0.0.0.0:8080"
+
+// here is where modules are looked for.
+var here = []string{"PYTHONPATH=$DIR"}
+
+func needModule(name string) func(*testing.T, string) {
+	return func(t *testing.T, _ string) {
+		if exec.Command(python[0], "-c", "import "+name).Run() != nil {
+			missing(t, name+" is not installed; apt-get install python3-"+name)
+		}
+	}
+}
+
+func needFile(path, pkg string) func(*testing.T, string) {
+	return func(t *testing.T, _ string) {
+		if _, err := os.Stat(path); err != nil {
+			missing(t, path+" is not there; apt-get install "+pkg)
+		}
+	}
+}
+
+// missing ends a test that lacks a program, which continuous integration must not.
+func missing(t *testing.T, what string) {
+	t.Helper()
+	if os.Getenv("CI") != "" {
+		t.Fatal(what)
+	}
+	t.Skip(what)
+}
+
+// putTomcat makes the folders of a CATALINA_BASE.
+func putTomcat(t *testing.T, dir string) {
+	for _, name := range []string{"logs", "temp", "webapps", "work"} {
+		check(t, os.MkdirAll(filepath.Join(dir, "tomcat", name), 0o755))
+	}
+}
+
+// putHostKey makes the key of a host, and the folder that sshd wants to be there.
+func putHostKey(t *testing.T, dir string) {
+	check(t, exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(dir, "host_key")).Run())
+	check(t, os.MkdirAll("/run/sshd", 0o755))
+}
+
+// putDatabases makes one for each slot.
+func putDatabases(t *testing.T, dir string) {
+	postgres, err := user.Lookup("postgres")
+	check(t, err)
+	uid, _ := strconv.Atoi(postgres.Uid)
+	gid, _ := strconv.Atoi(postgres.Gid)
+	check(t, os.Chown(dir, uid, gid))
+	for slot := range slots {
+		data := filepath.Join(dir, fmt.Sprint("data", slot))
+		init := exec.Command("/usr/lib/postgresql/15/bin/initdb", "-D", data, "-A", "trust", "--no-sync")
+		init.Dir = dir
+		init.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
+		if text, err := init.CombinedOutput(); err != nil {
+			t.Fatalf("initdb: %v\n%s", err, text)
+		}
+		rules, err := os.OpenFile(filepath.Join(data, "pg_hba.conf"), os.O_APPEND|os.O_WRONLY, 0)
+		check(t, err)
+		_, err = rules.WriteString("host all all 127.0.0.0/8 trust\n")
+		check(t, err)
+		check(t, rules.Close())
+	}
+}
+
 const activation = "--listen 0.0.0.0:8080 --worker-link activation"
 
 func check(t *testing.T, err error) {
@@ -146,6 +328,9 @@ func readHTTP(c net.Conn) (string, error) {
 		return "", err
 	}
 	defer response.Body.Close()
+	if response.StatusCode == http.StatusBadGateway {
+		return "", errRefused
+	}
 	body, err := io.ReadAll(io.LimitReader(response.Body, 1<<16))
 	if who := response.Header.Get("X-Who"); who != "" {
 		return who, err
@@ -227,16 +412,6 @@ func askFastCGI(c net.Conn) (string, error) {
 	}
 }
 
-func needUvicorn(t *testing.T, _ string) {
-	if exec.Command(python[0], "-c", "import uvicorn").Run() == nil {
-		return
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatal("no uvicorn here")
-	}
-	t.Skip("uvicorn is not installed; apt-get install python3-uvicorn")
-}
-
 func TestMain(m *testing.M) { os.Exit(trial.Main(m)) }
 
 func putGo(t *testing.T, dir string) {
@@ -256,7 +431,7 @@ func putJava(t *testing.T, dir string) {
 func TestReadme(t *testing.T) {
 	text, err := os.ReadFile("README.md")
 	check(t, err)
-	for _, s := range append(servers, inherit...) {
+	for _, s := range slices.Concat(servers, inherit, others) {
 		if !strings.Contains(string(text), "`"+s.command+"`") {
 			t.Errorf("README.md does not say `%s`", s.command)
 		}
