@@ -96,10 +96,10 @@ func (m *Master) warnSeveral(e supervisor.Event, pids []int) {
 	server, _ := program.Server()
 	switch {
 	case server.Forks:
-		m.log.Info(message, append(args, "note", "what they keep in memory about a client is not sticky")...)
+		m.few.Info(message, append(args, "note", "what they keep in memory about a client is not sticky")...)
 	case server.One != "":
-		m.log.Warn(message, append(args, "note", "what they keep in memory about a client is not sticky", "remedy", fmt.Sprintf("%s %s, and handfast --workers N for more processes", server.Name, server.One))...)
+		m.few.Warn(message, append(args, "note", "what they keep in memory about a client is not sticky", "remedy", fmt.Sprintf("%s %s, and handfast --workers N for more processes", server.Name, server.One))...)
 	default:
-		m.log.Warn(message, append(args, "note", "what they keep in memory about a client is not sticky", "remedy", "have the server run one process, and handfast --workers N for more")...)
+		m.few.Warn(message, append(args, "note", "what they keep in memory about a client is not sticky", "remedy", "have the server run one process, and handfast --workers N for more")...)
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/handfast/handfast/hash"
 	"github.com/handfast/handfast/master"
 	"github.com/handfast/handfast/master/admin"
+	"github.com/handfast/handfast/master/output"
 	"github.com/handfast/handfast/master/steer"
 	"github.com/handfast/handfast/master/supervisor"
 	"github.com/handfast/handfast/master/trap"
@@ -236,7 +237,11 @@ func tryAccessLog(path string) error {
 
 // machine tries what is too small.
 func (t *checking) machine() {
-	t.try("open files", tryFiles(&t.config))
+	config := t.config
+	if t.outputMode() != "raw" { // run would read what workers print
+		config.Supervisor.NewOutput = output.New(output.Config{}).NewOutput
+	}
+	t.try("open files", tryFiles(&config))
 	t.try("backlog", tryBacklog())
 }
 

@@ -25,11 +25,16 @@ func outputMode(word string, terminal, logJSON bool) string {
 	}
 }
 
+// outputMode settles it for this process.
+func (a asked) outputMode() string {
+	return outputMode(a.output, output.IsTerminal(os.Stderr), a.json)
+}
+
 // collectOutput says where workers print: beside the master's log, through which their lines go unless the mode is raw. Call stop when
 // they have ended.
 func collectOutput(a asked, config *master.Config, before *predecessor, log *logging.Queue) (stop func()) {
 	terminal := output.IsTerminal(os.Stderr)
-	mode := outputMode(a.output, terminal, a.json)
+	mode := a.outputMode()
 	same := output.Same(os.Stdout, os.Stderr)
 	c := output.Config{Stdout: log, Stderr: log, Owner: config.Supervisor.Rights.User}
 	out := log
