@@ -28,6 +28,7 @@ func TestSeveral(t *testing.T) {
 		ready := func(slot, generation int) {
 			s.hear(supervisor.Event{Kind: supervisor.WorkerReady, Seat: supervisor.Seat{Slot: slot, Generation: generation}, PID: generation*10 + slot})
 			time.Sleep(time.Minute)
+			synctest.Wait()
 		}
 		ready(1, 1)
 		ready(0, 1) // no more looks
