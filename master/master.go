@@ -135,6 +135,7 @@ type Master struct {
 	addresses   []netip.AddrPort
 	elsewhere   *elsewhere
 	several     *several
+	advice      *advice
 
 	listeners []net.Listener
 	retired   []net.Listener // to be accepted from for the last time
@@ -213,6 +214,7 @@ func newMaster(cfg Config) (*Master, error) {
 	m.upgraded.Store(new(Upgrade))
 	m.elsewhere = newElsewhere(m.listensOn, m.warnElsewhere)
 	m.several = newSeveral(m.sharing, m.warnSeveral)
+	m.advice = newAdvice(m.adviseSlow, m.adviseFailed)
 	cfg.Balancer.Logger = cfg.Logger.Named("balancer")
 	balancer, err := NewBalancer(cfg.Balancer, table)
 	if err != nil {
@@ -237,6 +239,7 @@ func newMaster(cfg Config) (*Master, error) {
 		m.spare(e)
 		m.elsewhere.hear(e)
 		m.several.hear(e)
+		m.advice.hear(e)
 		if cfg.OnEvent != nil {
 			cfg.OnEvent(e)
 		}
@@ -465,6 +468,7 @@ func (m *Master) Run(ctx context.Context) error {
 	err := <-supervising
 	m.elsewhere.close()
 	m.several.close()
+	m.advice.close()
 	cancel()
 	if m.steered != nil {
 		m.steered.Close(waiting)

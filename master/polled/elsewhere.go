@@ -32,9 +32,14 @@ func Listens(root int) (all []netip.AddrPort) {
 	return all
 }
 
-// readListeners adds the listening sockets of a table (proc_net_tcp in the kernel's documentation),
-// by inode.
+// readListeners adds the listening sockets of a table, by inode.
 func readListeners(table string, sockets map[uint64]netip.AddrPort) {
+	readSockets(table, false, sockets)
+}
+
+// readSockets adds the sockets of a table (proc_net_tcp in the kernel's documentation), by inode: all, or
+// those that listen.
+func readSockets(table string, all bool, sockets map[uint64]netip.AddrPort) {
 	file, err := os.Open(table)
 	if err != nil {
 		return
@@ -43,7 +48,7 @@ func readListeners(table string, sockets map[uint64]netip.AddrPort) {
 	for lines := bufio.NewScanner(file); lines.Scan(); {
 		const local, state, inode, listen = 1, 3, 9, "0A"
 		fields := strings.Fields(lines.Text())
-		if len(fields) <= inode || fields[state] != listen {
+		if len(fields) <= inode || !all && fields[state] != listen {
 			continue
 		}
 		n, err := strconv.ParseUint(fields[inode], 10, 64)
@@ -66,4 +71,29 @@ func parseSocket(s string) (netip.AddrPort, bool) {
 	addr, ok := netip.AddrFromSlice(b)
 	n, err := strconv.ParseUint(port, 16, 16)
 	return netip.AddrPortFrom(addr.Unmap(), uint16(n)), ok && err == nil
+}
+
+// Holds tells whether a process below a root has a socket on a port, in the root's network namespace: of
+// network udp any, of tcp one that listens.
+func Holds(root int, network string, port uint16) bool {
+	sockets := make(map[uint64]netip.AddrPort)
+	for _, table := range []string{network, network + "6"} {
+		readSockets(fmt.Sprintf("/proc/%d/net/%s", root, table), network == "udp", sockets)
+	}
+	for inode, at := range sockets {
+		if at.Port() != port {
+			delete(sockets, inode)
+		}
+	}
+	if len(sockets) == 0 {
+		return false
+	}
+	for _, pid := range descendants([]int{root}) {
+		for _, fd := range numbers(fmt.Sprintf("/proc/%d/fd", pid)) {
+			if _, ok := sockets[Socket(pid, fd)]; ok {
+				return true
+			}
+		}
+	}
+	return false
 }

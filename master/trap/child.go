@@ -2,8 +2,10 @@ package trap
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/hashicorp/go-hclog"
@@ -30,6 +32,7 @@ type child struct {
 
 	mu      sync.Mutex
 	pids    []int
+	own     []OwnAddress
 	leftErr error
 	hidden  error // why a process could not be looked into
 	warned  map[string]bool
@@ -172,5 +175,40 @@ func (l *child) warnOnce(message string, args ...any) {
 	if !l.warned[message] {
 		l.warned[message] = true
 		l.log.Warn(message, args...)
+	}
+}
+
+// OwnAddress is an address other than the balancer's that a worker has asked for; whether it got it,
+// nobody knows.
+type OwnAddress struct {
+	Network string // "tcp" or "udp"
+	netip.AddrPort
+}
+
+// maxOwn is how many of those are remembered.
+const maxOwn = 32
+
+// OwnAddresses returns those that the worker has asked for, in this order.
+func (l *child) OwnAddresses() []OwnAddress {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.own)
+}
+
+// noteOwn remembers an address that a thread asks for.
+func (l *child) noteOwn(bound netip.AddrPort, who target) {
+	if bound.Port() == 0 {
+		return
+	}
+	protocol, _ := who.protocol()
+	protocol = strings.TrimSuffix(strings.TrimPrefix(protocol, "MP"), "v6")
+	if protocol != "TCP" && protocol != "UDP" {
+		return
+	}
+	at := OwnAddress{strings.ToLower(protocol), bound}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.own) < maxOwn && !slices.Contains(l.own, at) {
+		l.own = append(l.own, at)
 	}
 }

@@ -53,9 +53,11 @@ func (l *Link) standIn(n *notification, who target) (*listener, error) {
 	}
 	ln := l.choose(address{AddrPort: bound})
 	if ln == nil {
+		l.noteOwn(bound, who)
 		return nil, nil
 	}
 	if ok, err := who.isTCP(family); err != nil || !ok {
+		l.noteOwn(bound, who)
 		return nil, err
 	}
 	if !ln.taken {

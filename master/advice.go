@@ -1,0 +1,159 @@
+package master
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/handfast/handfast/master/polled"
+	"github.com/handfast/handfast/master/programs"
+	"github.com/handfast/handfast/master/supervisor"
+	"github.com/handfast/handfast/master/trap"
+)
+
+const (
+	// adviceAfter is how long a worker may take until the log says what it is waited for.
+	adviceAfter = 5 * time.Second
+	// adviceInterval is the time between two lines of advice at least.
+	adviceInterval = 10 * time.Second
+)
+
+// advice says what would help workers that fail for a reason that we know, and, of the first one of each
+// generation, what a worker that is not ready is waited for. A goroutine runs for each such worker;
+// all end with close.
+type advice struct {
+	ctx     context.Context
+	end     context.CancelFunc
+	looking sync.WaitGroup
+
+	// Of the supervisor's loop.
+	generation int                // of the last worker that is, or was, waited for
+	waiting    int                // its pid
+	stop       context.CancelFunc // and ends that
+	failedAt   time.Time          // when a failure was looked into last
+
+	slow, failed func(supervisor.Event)
+}
+
+func newAdvice(slow, failed func(supervisor.Event)) *advice {
+	a := &advice{slow: slow, failed: failed, stop: func() {}}
+	a.ctx, a.end = context.WithCancel(context.Background())
+	return a
+}
+
+// hear is told what happens to workers.
+func (a *advice) hear(e supervisor.Event) {
+	switch e.Kind {
+	case supervisor.WorkerStarted:
+		if e.Generation > a.generation {
+			a.stop()
+			a.generation, a.waiting = e.Generation, e.PID
+			ctx, stop := context.WithCancel(a.ctx)
+			a.stop = stop
+			a.looking.Go(func() { a.wait(ctx, e) })
+		}
+	case supervisor.WorkerReady, supervisor.WorkerNotReady, supervisor.WorkerLeft, supervisor.WorkerTerminated, supervisor.WorkerExited:
+		if e.PID == a.waiting {
+			a.stop()
+		}
+		if e.Kind == supervisor.WorkerExited && e.Failed() && time.Since(a.failedAt) >= adviceInterval {
+			a.failedAt = time.Now()
+			a.looking.Go(func() { a.failed(e) })
+		}
+	}
+}
+
+func (a *advice) wait(ctx context.Context, e supervisor.Event) {
+	select {
+	case <-time.After(adviceAfter):
+		a.slow(e)
+	case <-ctx.Done():
+	}
+}
+
+func (a *advice) close() {
+	a.end()
+	a.looking.Wait()
+}
+
+// adviseSlow says what a worker is waited for that is served by a link which it may know nothing of.
+// Of other links the log says where the worker listens instead (elsewhere).
+func (m *Master) adviseSlow(e supervisor.Event) {
+	if link, ok := e.Link.(served); ok && link.Served() {
+		return
+	}
+	var waits, remedy string
+	switch m.link {
+	case LinkNative:
+		waits, remedy = "its word by the mailbox (package worker, fdpass/doc.go)", "--worker-link any if it knows nothing of handfast and listens by itself"
+	case LinkNode:
+		waits = "that it listens on handfast's port, or says so by Node's channel"
+		remedy = "if it starts another program, which listens, run that itself, or say --worker-link any"
+	case LinkActivation:
+		waits, remedy = "that it accepts from the inherited listeners (LISTEN_FDS)", "--worker-link any if it takes no socket from systemd"
+	default:
+		return
+	}
+	m.log.Info("worker is not ready yet", "slot", e.Slot, "pid", e.PID, "generation", e.Generation, "link", m.link.String(), "waits for", waits, "remedy", remedy)
+}
+
+// adviseFailed says which address a worker could not have, if it failed for that.
+func (m *Master) adviseFailed(e supervisor.Event) {
+	where := []any{"slot", e.Slot, "pid", e.PID, "generation", e.Generation}
+	command := programs.See(m.command)
+	port, inUse := programs.AddressInUse(e.LastWords)
+	for _, at := range m.wanted(e.Link, port) {
+		if other := m.holder(e, at); other != nil {
+			m.log.Warn("worker cannot have an address of its own that another one has", append(where, "network", at.Network, "address", listenFlag(at.AddrPort),
+				"other slot", other.Slot, "other pid", other.PID, "remedy", command.OwnAddress(at.Network, at.Port()))...)
+			return
+		}
+	}
+	ours := func(at netip.AddrPort) bool { return at.Port() == port }
+	switch {
+	case !inUse:
+	case (m.link == LinkNative || m.link == LinkNode || m.link == LinkActivation) && slices.ContainsFunc(m.addresses, ours):
+		m.log.Warn("worker binds the port beside its link", append(where, "link", m.link.String(), "port", port,
+			"remedy", "--worker-link any if it listens by itself")...)
+	default:
+		remedy := command.OwnAddress("tcp", port)
+		if m.link != LinkAny && m.link != LinkInject {
+			remedy = "--worker-link any if it listens by itself on handfast's port; else " + remedy
+		}
+		m.log.Warn("worker cannot have an address that is in use", append(where, "port", port, "remedy", remedy)...)
+	}
+}
+
+// wanted returns addresses that a worker may have failed to get, the likeliest first: those with the port
+// that it named, and those that it has asked for, the last one first.
+func (m *Master) wanted(link supervisor.Link, port uint16) (all []trap.OwnAddress) {
+	if link, ok := link.(interface{ OwnAddresses() []trap.OwnAddress }); ok {
+		all = link.OwnAddresses()
+	}
+	slices.Reverse(all)
+	named := func(at trap.OwnAddress) int { return int(min(at.Port()^port, 1)) }
+	slices.SortStableFunc(all, func(a, b trap.OwnAddress) int { return named(a) - named(b) })
+	ours := func(at netip.AddrPort) bool { return at.Port() == port }
+	if len(all) == 0 && port != 0 && !slices.ContainsFunc(m.addresses, ours) {
+		all = []trap.OwnAddress{
+			{Network: "tcp", AddrPort: netip.AddrPortFrom(netip.IPv6Unspecified(), port)},
+			{Network: "udp", AddrPort: netip.AddrPortFrom(netip.IPv6Unspecified(), port)},
+		}
+	}
+	return all
+}
+
+// holder returns another worker that has a socket there; nil: none.
+func (m *Master) holder(e supervisor.Event, at trap.OwnAddress) *supervisor.WorkerStatus {
+	snapshot, _ := m.supervisor.Snapshot()
+	for _, slot := range snapshot.Slots {
+		for _, w := range []*supervisor.WorkerStatus{slot.Worker, slot.Next, slot.Standby} {
+			if w != nil && w.PID != e.PID && polled.Holds(w.PID, at.Network, at.Port()) {
+				return w
+			}
+		}
+	}
+	return nil
+}
