@@ -196,6 +196,10 @@ func lock(dir string) (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("admin: %w", err)
 	}
+	if err := checkOurs(file); err != nil {
+		file.Close()
+		return nil, err
+	}
 	for deadline := time.Now().Add(lockTime); ; time.Sleep(10 * time.Millisecond) {
 		err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
@@ -210,6 +214,22 @@ func lock(dir string) (unlock func(), err error) {
 
 // otherwise is what to do about a socket that is in use.
 const otherwise = "stop that, or give this one another --name or --admin; --admin off is none, and then status, reload and the like cannot ask it"
+
+// checkOurs refuses root a directory in which somebody else could put another file, or a link to another
+// directory, where root's socket is: root would make, rename and remove files there. In one for all, such as /tmp,
+// nobody can touch what is another's (the sticky bit).
+func checkOurs(dir *os.File) error {
+	info, err := dir.Stat()
+	if err != nil {
+		return fmt.Errorf("admin: %w", err)
+	}
+	owner := info.Sys().(*syscall.Stat_t).Uid
+	shared := info.Mode().Perm()&0o022 != 0 && info.Mode()&fs.ModeSticky == 0
+	if os.Geteuid() != 0 || owner == 0 && !shared {
+		return nil
+	}
+	return fmt.Errorf("admin: %s belongs to user %d (mode %#o), so that others could put something else in the socket's place; choose another --admin, such as %s, or have it belong to root", dir.Name(), owner, info.Mode().Perm(), filepath.Join(systemDirectory, DefaultName+suffix))
+}
 
 // checkFree tells whether a socket may be made at a path: nothing is there, or the socket of a
 // process that is dead.
