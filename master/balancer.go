@@ -199,7 +199,7 @@ func (b *Balancer) takeBack(conns []fdpass.Handoff) (known []arrival) {
 	b.takenBack.Add(uint64(len(conns)))
 	arrivals := make([]arrival, len(conns))
 	for i, h := range conns {
-		arrivals[i].Handoff = h
+		arrivals[i].Handoff = b.believe(h)
 	}
 	return b.identify(arrivals, b.clients.Buffer())
 }

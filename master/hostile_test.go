@@ -2,6 +2,7 @@ package master
 
 import (
 	"net"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -52,6 +53,38 @@ func TestLingeringReadmitted(t *testing.T) {
 			case <-over:
 			case <-time.After(testPatience):
 				t.Fatal("the lock is held")
+			}
+		})
+	}
+}
+
+// TestReadmittedClient: whom a connection is from that comes back is not for the worker to say, which could place a
+// client of its choice in any slot.
+func TestReadmittedClient(t *testing.T) {
+	for name, v := range map[string]struct {
+		proxied bool // the master reads PROXY headers
+		flags   fdpass.Flags
+		want    string
+	}{
+		"its own word":                  {false, 0, "127.0.0.1"},
+		"said to be a proxy's":          {false, fdpass.FlagProxied, "127.0.0.1"},
+		"its own word, behind a proxy":  {true, 0, "127.0.0.1"},
+		"of a PROXY header, as we know": {true, fdpass.FlagProxied, "203.0.113.9"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := DefaultBalancerConfig()
+			cfg.Clients.ProxyProtocol = v.proxied
+			b, err := NewBalancer(cfg, NewTable(1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn, client := tcpPair(t)
+			defer client.Close()
+			defer conn.Close()
+			h := fdpass.Handoff{FD: duplicate(t, conn), Client: netip.MustParseAddrPort("203.0.113.9:1"), Flags: v.flags}
+			defer unix.Close(h.FD)
+			if got := b.believe(h); got.Client.Addr().String() != v.want || got.FD != h.FD {
+				t.Errorf("%+v, want a client %s", got, v.want)
 			}
 		})
 	}

@@ -1,7 +1,9 @@
 package master
 
 import (
+	"net/netip"
 	"os"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -82,6 +84,31 @@ func (b *Balancer) awaitClient(p *parked) {
 	case stays:
 		b.awaitSlot(p)
 	}
+}
+
+// believe returns a connection that has come back with what is true of it: a worker that gives one back says from whom
+// it is, and could say that of any. Only what a PROXY header has said is the record's alone.
+func (b *Balancer) believe(h fdpass.Handoff) fdpass.Handoff {
+	if !b.cfg.Clients.ProxyProtocol {
+		h.Flags &^= fdpass.FlagProxied
+	}
+	if h.Flags&fdpass.FlagProxied == 0 {
+		if peer := peerOf(h.FD); peer.IsValid() { // else it is gone
+			h.Client = peer
+		}
+	}
+	return h
+}
+
+// peerOf returns a connection's peer; it is invalid when there is none any more.
+func peerOf(fd int) netip.AddrPort {
+	var peer unix.RawSockaddrInet6 // large enough for both families
+	size := uint32(unix.SizeofSockaddrInet6)
+	_, _, errno := unix.RawSyscall(unix.SYS_GETPEERNAME, uintptr(fd), uintptr(unsafe.Pointer(&peer)), uintptr(unsafe.Pointer(&size)))
+	if errno != 0 {
+		return netip.AddrPort{}
+	}
+	return peerAddress(&peer)
 }
 
 // isGone ends a connection that its client has ended.
