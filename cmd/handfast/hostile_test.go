@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/examples/trial"
 )
 
 // TestHostileDescriptors: a worker that sends the master connections whose last close waits for 6,000 s
@@ -84,5 +86,58 @@ func TestInFlight(t *testing.T) {
 		return err == nil && a.status == http.StatusOK
 	}) {
 		t.Error("the others are not served when there is room")
+	}
+}
+
+// TestWorkerOfAnotherUser: a worker that runs as somebody else than root's master can do nothing to that, nor with its
+// rights, however it gets its connections. One of the same user can, which shows that it tries in earnest.
+func TestWorkerOfAnotherUser(t *testing.T) {
+	asRoot(t)
+	all := []string{"signals", "environment", "memory", "descriptors", "a copy of one", "admin socket", "files", "low port"}
+	for _, v := range []struct {
+		route, link string
+		user        int
+		could       []string
+	}{
+		{"master", "native", nobody, nil},
+		{"kernel", "native", nobody, nil},
+		{"kernel", "any", nobody, nil},
+		{"kernel", "native", 0, append(slices.Clone(all), "others' clients")},
+	} {
+		t.Run(fmt.Sprintf("%s/%s/user %d", v.route, v.link, v.user), func(t *testing.T) {
+			t.Setenv("HANDFAST_ROUTE", v.route)
+			dir := t.TempDir()
+			address := trial.FreeAddress(t)
+			var could []string
+			if could = v.could; could == nil && mayBindLow(t) {
+				could = []string{"low port"}
+			}
+			b := start(t, 1, options{
+				lean: true, worker: []string{"burgles"},
+				flags: []string{"--user", fmt.Sprint(v.user), "--worker-link", v.link, "--listen", address},
+				change: func(cmd *exec.Cmd) {
+					last := len(cmd.Args) - 2 // before "burgles"
+					cmd.Args[last] = everybodys(t, cmd.Args[last])
+					admin := cmd.Args[slices.Index(cmd.Args, "--admin")+1]
+					os.Chmod(filepath.Dir(admin), 0o755)
+					os.Chmod(dir, 0o700)
+					cmd.Env = append(cmd.Env, "HANDFAST_TEST_BURGLE="+dir, "HANDFAST_TEST_ADMIN="+admin)
+					if v.link == "any" { // what it binds there is its slot's
+						cmd.Env = append(cmd.Env, "HANDFAST_TEST_LISTEN="+address)
+					} else {
+						cmd.Env = append(cmd.Env, "HANDFAST_TEST_AT="+address)
+					}
+				},
+			})
+			b.hears("burgles no more", 1)
+			var got []string
+			for _, line := range b.said("burgled: ") {
+				got = append(got, strings.TrimPrefix(line, "burgled: "))
+			}
+			if !slices.Equal(got, could) {
+				t.Errorf("it could reach %q, want %q", got, could)
+			}
+			b.mustGet(source(0), "/")
+		})
 	}
 }

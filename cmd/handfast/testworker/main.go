@@ -12,6 +12,7 @@
 //	hoards       never becomes ready, and holds the slot's listeners, whatever happens
 //	old          the same as http, without reports and answers to pings, as an earlier version
 //	activated    the same as http, on the listener that it inherits as descriptor 3
+//	burgles      the same as http, but tries what only the master's user may
 //	hostile      sends the master what must not be closed; in slot 0 the same as http
 //	raw          answers a connection's first bytes with the line of http and those bytes
 //	accepts N    the same as http, with N threads that wait in accept; for --worker-link any
@@ -90,6 +91,8 @@ func play(args []string) int {
 		os.Unsetenv("HANDFAST_PING")
 	case "raw":
 		return playRaw()
+	case "burgles":
+		burgle()
 	case "hostile":
 		if self, _ := worker.Self(); self.Slot > 0 {
 			return playHostile()
