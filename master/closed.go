@@ -19,6 +19,7 @@ const (
 type closed struct {
 	holder polled.Holder // of its processes, that had one open
 	looks  int           // in a row, in which none had
+	hidden *lease        // of the worker, if its processes must not be looked into
 }
 
 // lookForClosed returns the workers that have closed their listeners while clients wait there, as
@@ -47,7 +48,7 @@ func (s *steered) lookForClosed() (links []supervisor.Link) {
 // have, as far as can be seen.
 func (s *steered) holdsListener(b *berth, link supervisor.Link) bool {
 	l := s.leaseOf(link, 0)
-	if l == nil || l.pid == 0 || b.closed.holder.Holds() {
+	if l == nil || l.pid == 0 || l == b.closed.hidden || b.closed.holder.Holds() {
 		return true
 	}
 	var sockets []uint64
@@ -62,6 +63,8 @@ func (s *steered) holdsListener(b *berth, link supervisor.Link) bool {
 	if err == nil && !holder.Holds() { // a daemon may have left family and group
 		holder, _ = polled.FindHolder(pgroup.All(), sockets) // of other users it is not
 	}
-	b.closed.holder = holder
+	if b.closed.holder = holder; err != nil {
+		b.closed.hidden = l
+	}
 	return err != nil || holder.Holds()
 }
