@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -128,17 +129,51 @@ func (d *door) clear() (some bool) {
 
 // take accepts a connection from the backlog and closes it, if there is one.
 func (d *door) take() bool {
-	// The socket may be a blocking one, but nobody else accepts from it.
 	poll := []unix.PollFd{{Fd: int32(d.fd), Events: unix.POLLIN}}
 	if unix.Poll(poll, 0); poll[0].Revents&unix.POLLIN == 0 {
 		return false
 	}
-	fd, _, err := unix.Accept4(d.fd, unix.SOCK_CLOEXEC)
+	fd, err := d.accept()
 	if err != nil {
 		return false
 	}
 	fdpass.CloseConnections(fd) // what the worker sets on its socket this has, too
 	return true
+}
+
+// accept accepts a connection that was there. The socket may be a blocking one, and a process that the worker has passed it to,
+// and that has no filter, may be faster: then this would wait for the next one, with all locks held. So after a
+// while we come ourselves, again and again.
+func (d *door) accept() (fd int, err error) {
+	done := make(chan struct{})
+	defer close(done)
+	defer time.AfterFunc(wakeTime, func() {
+		for {
+			d.come()
+			select {
+			case <-done:
+				return
+			case <-time.After(wakeTime):
+			}
+		}
+	}).Stop()
+	fd, _, err = unix.Accept4(d.fd, unix.SOCK_CLOEXEC)
+	return fd, err
+}
+
+// wakeTime is how long accept waits for what is gone.
+const wakeTime = 10 * time.Millisecond
+
+// come connects, and leaves at once, with a byte for who waits for that (TCP_DEFER_ACCEPT).
+func (d *door) come() {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	if err := unix.Connect(fd, &d.at); err == nil || err == unix.EINPROGRESS {
+		unix.SendmsgN(fd, []byte{0}, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	}
 }
 
 // forget closes our ends of the n oldest knocks.

@@ -4,6 +4,7 @@ import (
 	"net"
 	"os"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -52,6 +53,37 @@ func TestProtocolOfFiles(t *testing.T) {
 		}
 		if got != want || err != nil {
 			t.Errorf("descriptor %d: %q, %v, want %q", fd, got, err, want)
+		}
+	}
+}
+
+// TestDoorIsEmptied: somebody else accepts from a door that blocks, between our look and our accept. It does not wait for
+// the next one.
+func TestDoorIsEmptied(t *testing.T) {
+	for _, family := range []uint16{unix.AF_INET, unix.AF_INET6} {
+		d, err := openDoor(family)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.close()
+		accepted := make(chan error, 1)
+		go func() {
+			fd, err := d.accept()
+			if err == nil {
+				err = unix.Close(fd)
+			}
+			accepted <- err
+		}()
+		select {
+		case err := <-accepted:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("accept waits")
+		}
+		if d.take() && d.take() {
+			t.Error("it goes on coming")
 		}
 	}
 }
