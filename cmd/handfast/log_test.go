@@ -85,7 +85,11 @@ func (b *balancer) healthy() error {
 func TestLogThatNobodyReads(t *testing.T) {
 	byRoutes(t, func(t *testing.T, route string) {
 		w, r := fullPipe(t)
-		b := startBlind(t, w, "http")
+		worker, flags := "http", []string(nil)
+		if route == "master" { // what workers print waits, too
+			worker, flags = "talks", []string{"--log-json"}
+		}
+		b := startBlind(t, w, worker, flags...)
 		w.Close()
 		dead := b.status().Slots[0].Worker.PID
 		kill(t, dead)

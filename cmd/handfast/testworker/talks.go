@@ -25,6 +25,7 @@ func playTalks(args []string) int {
 		fmt.Fprintln(os.Stderr, "asked")
 		answerWith(w, r)
 	})
+	http.HandleFunc("/ws", echo)
 	if err := worker.Serve(new(http.Server)); err != nil {
 		fmt.Fprintln(os.Stderr, "worker:", err)
 		return 1
