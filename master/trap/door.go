@@ -162,7 +162,7 @@ func (d *door) accept() (fd int, err error) {
 }
 
 // wakeTime is how long accept waits for what is gone.
-const wakeTime = 10 * time.Millisecond
+const wakeTime = 100 * time.Millisecond
 
 // come connects, and leaves at once, with a byte for who waits for that (TCP_DEFER_ACCEPT).
 func (d *door) come() {
@@ -171,7 +171,9 @@ func (d *door) come() {
 		return
 	}
 	defer unix.Close(fd)
-	if err := unix.Connect(fd, &d.at); err == nil || err == unix.EINPROGRESS {
+	// Not &d.at, in which Connect writes: others knock meanwhile.
+	at := &unix.SockaddrInet4{Port: d.at.Port, Addr: d.at.Addr}
+	if err := unix.Connect(fd, at); err == nil || err == unix.EINPROGRESS {
 		unix.SendmsgN(fd, []byte{0}, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 	}
 }

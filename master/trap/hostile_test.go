@@ -87,3 +87,24 @@ func TestDoorIsEmptied(t *testing.T) {
 		}
 	}
 }
+
+// TestDoorComeAndKnock: both may happen at the same time. The race detector says whether they may.
+func TestDoorComeAndKnock(t *testing.T) {
+	d, err := openDoor(unix.AF_INET)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.close()
+	came := make(chan struct{})
+	go func() {
+		defer close(came)
+		for range 10 {
+			d.come()
+		}
+	}()
+	for range 10 {
+		d.knock(1 << 20)
+	}
+	<-came
+	d.clear()
+}
