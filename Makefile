@@ -5,7 +5,7 @@ LISTEN  ?= 127.0.0.1:8080
 WORKERS ?= 4
 FUZZTIME ?= 30s
 RESULTS ?= cmd/bench/results/README.md
-TESTED_WITH = python3 node npm curl nginx haproxy apache2 gunicorn redis-server php javac chromium puma lighttpd caddy sshd prosody
+TESTED_WITH = python3 node npm curl nginx haproxy apache2 gunicorn redis-server php javac chromium puma lighttpd caddy sshd prosody mandoc
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .DEFAULT_GOAL := help

@@ -34,6 +34,12 @@ func usagef(format string, args ...any) error {
 // run is the whole command; args[0] is the program's name.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	app := newApp(stdout, stderr)
+	if last := len(args) - 1; last > 0 && args[last] == completionFlag {
+		for _, word := range complete(ctx, app, args[1:last]) {
+			fmt.Fprintln(stdout, word)
+		}
+		return exitOK
+	}
 	args = operandsLast(app, args)
 	app.Metadata[metaArgs] = args
 	err := app.RunContext(ctx, args)
@@ -72,10 +78,9 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Writer:   stdout,
 		Metadata: map[string]any{},
 
-		EnableBashCompletion: true,
-		SliceFlagSeparator:   "\n", // a comma may be in a value; see values.list
-		ErrWriter:            stderr,
-		OnUsageError:         usage,
+		SliceFlagSeparator: "\n", // a comma may be in a value; see values.list
+		ErrWriter:          stderr,
+		OnUsageError:       usage,
 		// Errors are reported by run, which tells usage errors from others.
 		ExitErrHandler: func(*cli.Context, error) {},
 		Commands: []*cli.Command{
@@ -91,7 +96,9 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 	}
 	for _, command := range app.Commands {
 		command.OnUsageError = usage
+		command.CustomHelpTemplate = literal(commandHelp(command))
 	}
+	app.CustomAppHelpTemplate = literal(appHelp(app))
 	return app
 }
 

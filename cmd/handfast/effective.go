@@ -3,6 +3,7 @@ package main
 import (
 	"io"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 	"go.yaml.in/yaml/v3"
@@ -56,14 +57,7 @@ func (a asked) valueOf(c *cli.Context, f cli.Flag) *yaml.Node {
 		v := values{Context: c}
 		return list(v.list(name))
 	case *cli.DurationFlag:
-		text := c.Duration(name).String()
-		if strings.HasSuffix(text, "m0s") {
-			text = strings.TrimSuffix(text, "0s")
-		}
-		if strings.HasSuffix(text, "h0m") {
-			text = strings.TrimSuffix(text, "0m")
-		}
-		value.SetString(text)
+		value.SetString(durationText(c.Duration(name)))
 	case *cli.StringFlag:
 		value.SetString(c.String(name))
 	default: // numbers and truths have only one form
@@ -80,4 +74,16 @@ func list(values []string) *yaml.Node {
 		node.Content = append(node.Content, value)
 	}
 	return node
+}
+
+// durationText is short: 1h and not 1h0m0s.
+func durationText(d time.Duration) string {
+	text := d.String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
 }

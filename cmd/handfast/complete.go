@@ -1,0 +1,189 @@
+package main
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/handfast/handfast/master/admin"
+)
+
+// completionFlag, at the end, asks what the last word before it may become.
+const completionFlag = "--generate-bash-completion"
+
+// completionTimeout bounds what a running master is asked for.
+const completionTimeout = time.Second
+
+// Completion scripts: the program itself knows what may follow. The last word that they pass is the
+// one that is being typed, which may be empty. Where there is nothing to say files are offered.
+const (
+	bashCompletion = `_handfast() {
+	local cur=${COMP_WORDS[COMP_CWORD]}
+	mapfile -t COMPREPLY < <(compgen -W "$("${COMP_WORDS[@]:0:COMP_CWORD+1}" --generate-bash-completion 2>/dev/null)" -- "${cur#=}")
+}
+complete -o bashdefault -o default -F _handfast handfast
+`
+	zshCompletion = `#compdef handfast
+_handfast() {
+	local -a found
+	found=("${(@f)$("${(@)words[1,CURRENT]}" --generate-bash-completion 2>/dev/null)}")
+	[[ -n ${found[1]} ]] && compadd -a found || _files
+}
+compdef _handfast handfast
+`
+	fishCompletion = `function __handfast_complete
+	set -l words (commandline -opc) (commandline -ct)
+	set -l found ($words --generate-bash-completion 2>/dev/null)
+	if test (count $found) -gt 0
+		printf '%s\n' $found
+	else
+		__fish_complete_path (commandline -ct)
+	end
+end
+complete -c handfast -f -a '(__handfast_complete)'
+`
+)
+
+// choices are the words that flags take; of some, not the only ones.
+var choices = map[string][]string{
+	"route":           routeWords,
+	"worker-link":     linkWords,
+	"worker-output":   outputWords,
+	"ready-when":      readyWords,
+	"when-down":       {"wait", "next"},
+	"refuse":          {"http", "close"},
+	"when-hung":       {"report", "replace"},
+	"log-level":       {"trace", "debug", "info", "warn", "error"},
+	"drain-signal":    {"auto", "TERM", "INT", "QUIT", "WINCH", "USR1", "USR2", "HUP"},
+	"key":             {"address", "header:"},
+	"proxy-header":    {"X-Forwarded-For", "X-Real-IP", "CF-Connecting-IP", "Forwarded"},
+	"trusted-proxies": {"loopback", "private", "link-local"},
+	"admin":           {adminOff},
+}
+
+// complete returns what the last of the words may be, nothing where it knows nothing.
+func complete(ctx context.Context, app *cli.App, words []string) []string {
+	if len(words) == 0 {
+		return nil
+	}
+	before, typed := words[:len(words)-1], words[len(words)-1]
+	if len(before) == 0 {
+		if strings.HasPrefix(typed, "-") {
+			return []string{"--help", "--version"}
+		}
+		return strings.Split(commandNames(app)+", help", ", ")
+	}
+	command := app.Command(before[0])
+	if command == nil {
+		return nil
+	}
+	if command.Name == "help" {
+		return strings.Split(commandNames(app), ", ")
+	}
+	// bash makes words of their own of equals signs.
+	before = before[1:]
+	if last := len(before) - 1; typed == "=" && last >= 0 {
+		typed = ""
+	} else if last >= 1 && before[last] == "=" {
+		before = before[:last]
+	}
+	if name, value, ok := strings.Cut(typed, "="); ok && strings.HasPrefix(typed, "-") { // zsh and fish do not
+		var all []string
+		for _, word := range valuesOf(ctx, command, before, name) {
+			if strings.HasPrefix(word, value) {
+				all = append(all, name+"="+word)
+			}
+		}
+		return all
+	}
+	operands, pending := scan(command, before)
+	switch {
+	case pending != "":
+		return valuesOf(ctx, command, before, pending)
+	case operands < 0, command.Name == "run" && operands > 0:
+		return nil // it belongs to COMMAND
+	case strings.HasPrefix(typed, "-"):
+		var all []string
+		for _, name := range flagNames(command.Flags) {
+			if len(name) > 1 {
+				all = append(all, "--"+name)
+			}
+		}
+		return all
+	case command.Name == "completion" && operands == 0:
+		return []string{"bash", "zsh", "fish"}
+	case command.Name == "drain" && operands == 0:
+		return slotNames(ctx, before)
+	}
+	return nil
+}
+
+// scan reads the words that follow a command: how many are operands, less than 0 behind --, and
+// the flag whose value comes next.
+func scan(command *cli.Command, words []string) (operands int, pending string) {
+	for _, word := range words {
+		switch {
+		case pending != "":
+			pending = ""
+		case word == "--":
+			return -1, ""
+		case !strings.HasPrefix(word, "-"):
+			operands++
+		case !strings.Contains(word, "=") && takesValue(command, word):
+			pending = word
+		}
+		if command.Name == "run" && operands > 0 {
+			return operands, ""
+		}
+	}
+	return operands, pending
+}
+
+// valuesOf returns the values of a flag, as it is typed.
+func valuesOf(ctx context.Context, command *cli.Command, before []string, flag string) []string {
+	f := flagOf(command.Flags, strings.TrimLeft(flag, "-"))
+	if f == nil {
+		return nil
+	}
+	name := f.Names()[0]
+	if name == "name" && command.Name != "run" && command.Name != "check" {
+		ctx, cancel := context.WithTimeout(ctx, completionTimeout)
+		defer cancel()
+		return admin.Running(ctx)
+	}
+	return choices[name]
+}
+
+// slotNames are those of the master that --name, or --admin, names among words.
+func slotNames(ctx context.Context, words []string) (slots []string) {
+	ctx, cancel := context.WithTimeout(ctx, completionTimeout)
+	defer cancel()
+	given := func(flag string) (value string) {
+		for i, word := range words {
+			if name, text, ok := strings.Cut(strings.TrimLeft(word, "-"), "="); ok && name == flag {
+				value = text
+			} else if name == flag && i+1 < len(words) {
+				value = words[i+1]
+			}
+		}
+		return value
+	}
+	var m *admin.Client
+	if addr, err := admin.ParseAddress(given("admin")); err == nil {
+		m = admin.NewClient(addr)
+	} else if m, err = admin.Find(ctx, given("name")); err != nil {
+		return nil
+	}
+	status, err := m.Status(ctx)
+	if err != nil {
+		return nil
+	}
+	for _, slot := range status.Slots {
+		slots = append(slots, strconv.Itoa(slot.Slot))
+	}
+	return slices.Compact(slots)
+}
