@@ -2,7 +2,9 @@ package master
 
 import (
 	"cmp"
+	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"net"
 	"net/netip"
@@ -12,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/master/asuser"
 	"github.com/handfast/handfast/master/steer"
 	"github.com/handfast/handfast/master/supervisor"
 )
@@ -58,6 +61,70 @@ func (s *steered) onlyIPv4(l *lease, both *os.File) (*os.File, error) {
 		}
 	}
 	return four.Listener(l.berth.number), nil
+}
+
+// follow returns a worker's listener on an address that it binds, where handfast listens from then on
+// for all slots. As with onlyIPv4, the workers that serve first decide where that is: what one of
+// a later generation binds elsewhere is its own, and the file is nil.
+func (s *steered) follow(l *lease, bound netip.AddrPort, onlyIPv6 bool) (*os.File, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if bound.Addr() == netip.IPv6Unspecified() && !onlyIPv6 { // or it cannot be known
+		onlyIPv6 = slices.ContainsFunc(s.groups, func(g *steer.Group) bool {
+			return g.Addr().AddrPort() == netip.AddrPortFrom(netip.IPv4Unspecified(), bound.Port())
+		})
+	}
+	for _, g := range s.groups {
+		if at := g.Addr().AddrPort(); netip.AddrPortFrom(at.Addr().Unmap(), at.Port()) == bound {
+			return g.Listener(l.berth.number), nil
+		}
+	}
+	if s.served {
+		return nil, nil
+	}
+	address := bound.String()
+	if bound.Addr() == netip.IPv6Unspecified() && !onlyIPv6 {
+		address = fmt.Sprintf(":%d", bound.Port())
+	}
+	if err := asuser.Do(s.user, func() error { return tryBind(bound) }); err != nil {
+		return nil, fmt.Errorf("a worker may not listen there by itself; say --listen if handfast is to: %w", err)
+	}
+	at := make([]int, len(s.at))
+	for slot, b := range s.at {
+		at[slot] = b.number
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	g, err := steer.ListenFor(ctx, address, s.balancer.cfg.Clients.Hash, at, len(s.berths))
+	if err != nil {
+		return nil, err
+	}
+	s.log.Info("listening", "address", g.Addr().String(), "route", "kernel", "why", "workers listen there, and --listen was left out")
+	if err := s.join(g); err != nil {
+		return nil, err
+	}
+	return g.Listener(l.berth.number), nil
+}
+
+// tryBind tells whether a socket can be bound to an address.
+func tryBind(at netip.AddrPort) error {
+	family, name := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: int(at.Port()), Addr: at.Addr().As16()})
+	if at.Addr().Is4() {
+		family, name = unix.AF_INET, &unix.SockaddrInet4{Port: int(at.Port()), Addr: at.Addr().As4()}
+	}
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	defer unix.Close(fd)
+	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	if family == unix.AF_INET6 {
+		unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
+	}
+	if err := unix.Bind(fd, name); err != unix.EADDRINUSE { // by whom is found out below
+		return os.NewSyscallError("bind", err)
+	}
+	return nil
 }
 
 // join adds a group, for all berths.

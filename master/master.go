@@ -51,8 +51,13 @@ var supervisorRate = logging.Rate{Burst: 100, Every: 200 * time.Millisecond, By:
 // With Groups in place of Listeners the kernel gives clients to slots (package steer); it
 // knows nothing but their addresses.
 type Config struct {
-	Listeners  []net.Listener // of which the Master takes ownership, also on error
-	Groups     []*steer.Group // likewise
+	Listeners []net.Listener // of which the Master takes ownership, also on error
+	Groups    []*steer.Group // likewise
+
+	// Follow has the master listen where workers of LinkAny do, and the kernel route: there may be no
+	// Groups yet.
+	Follow bool
+
 	Balancer   BalancerConfig
 	Supervisor supervisor.Config
 	Link       LinkKind          // how workers get their connections
@@ -80,6 +85,17 @@ type Config struct {
 
 	resume  *saved         // what the program before has left (Adopt); nil: nothing
 	retired []net.Listener // of it, that are not wanted any more (Retire)
+}
+
+// kernelRoutes tells whether the kernel gives clients to slots.
+func (c *Config) kernelRoutes() bool { return len(c.Groups) > 0 || c.Follow }
+
+// groups is how many there may be, as a rule.
+func (c *Config) groups() int {
+	if c.Follow {
+		return max(len(c.Groups), 2)
+	}
+	return len(c.Groups)
 }
 
 // addresses returns those that the balancer listens on.
@@ -154,12 +170,12 @@ type Master struct {
 // parked.
 func (c *Config) Files() int {
 	// A reload doubles the number of processes if the old ones take their time.
-	return baseFiles + files.Spare + len(c.Groups) + 2*c.filesPerWorker()*c.Supervisor.Workers
+	return baseFiles + files.Spare + c.groups() + 2*c.filesPerWorker()*c.Supervisor.Workers
 }
 
 // filesPerWorker is how many of them it needs for each worker process.
 func (c *Config) filesPerWorker() int {
-	n := filesPerProcess + len(c.Groups)
+	n := filesPerProcess + c.groups()
 	if c.Supervisor.NewOutput != nil {
 		n += filesPerOutput
 	}
@@ -191,7 +207,7 @@ func newMaster(cfg Config) (*Master, error) {
 	}
 	cfg.Supervisor.MaxProcesses = (files.Limit() - baseFiles - files.Spare) / cfg.filesPerWorker()
 	cfg.Supervisor.MaxWorkers = min(hash.MaxSlots, cfg.Supervisor.MaxProcesses/2)
-	if len(cfg.Groups) > 0 {
+	if cfg.kernelRoutes() {
 		cfg.Supervisor.MaxWorkers = min(steer.MaxSlots, cfg.Supervisor.MaxWorkers)
 	}
 	table := NewTable(1)
@@ -226,10 +242,14 @@ func newMaster(cfg Config) (*Master, error) {
 	m.balancer = balancer
 	m.patience = min(balancer.patience()+time.Second, cfg.Supervisor.StopTimeout)
 	cfg.Supervisor.Slots = slots{table}
-	if len(cfg.Groups) > 0 {
+	if cfg.Follow && cfg.Link != LinkAny {
+		return nil, fmt.Errorf("master: workers of link %v do not say where they listen: Groups or Listeners are required", cfg.Link)
+	}
+	if cfg.kernelRoutes() {
 		if m.steered, err = newSteered(cfg.Groups, table, balancer, cfg.Balancer, cfg.Link); err != nil {
 			return nil, err
 		}
+		m.steered.follows, m.steered.user = cfg.Follow, cfg.Supervisor.Rights.User
 		cfg.Supervisor.Slots = m.steered
 	}
 	cfg.Supervisor.OnEvent = func(e supervisor.Event) {
@@ -343,12 +363,18 @@ func (m *Master) newTrap(seat supervisor.Seat) (supervisor.Link, error) {
 }
 
 func (m *Master) trap(l *lease) trap.Config {
-	return trap.Config{
+	cfg := trap.Config{
 		Listeners: m.steered.files(l),
 		IPv4:      func(both *os.File) (*os.File, error) { return m.steered.onlyIPv4(l, both) },
 		Drain:     m.drain(l),
 		Logger:    m.few.Named("trap"),
 	}
+	if m.steered.follows {
+		cfg.Follow = func(bound netip.AddrPort, onlyIPv6 bool) (*os.File, error) {
+			return m.steered.follow(l, bound, onlyIPv6)
+		}
+	}
+	return cfg
 }
 
 func (m *Master) newInjector(supervisor.Seat) (supervisor.Link, error) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -55,6 +56,8 @@ type steered struct {
 	filled     []supervisor.Link // by slot: its worker; nil: it is empty
 	groups     []*steer.Group
 	ipv4       map[*steer.Group]*steer.Group // of one for both families: the one for IPv4 in its place
+	follows    bool                          // there are groups where workers listen
+	user       *syscall.Credential           // whom they run as; nil: as we do
 	closed     bool
 	served     bool // some slot was filled, once
 	attendance attendance
@@ -92,8 +95,10 @@ func newSteered(groups []*steer.Group, table *Table, balancer *Balancer, cfg Bal
 	}
 	s.attendance.failed = func(err error) { s.log.Error("cannot accept for a slot", "err", err) }
 	s.clock = newWaitClock(s.slotOf)
-	for i := range groups[0].Members() {
-		s.berths = append(s.berths, &berth{number: i, slot: i})
+	if len(groups) > 0 {
+		for i := range groups[0].Members() {
+			s.berths = append(s.berths, &berth{number: i, slot: i})
+		}
 	}
 	s.at = slices.Clone(s.berths)
 	s.filled = make([]supervisor.Link, len(s.at))

@@ -346,7 +346,7 @@ func (s *savedSteered) restore(b *reexec.Bundle, config hash.Config) (groups []*
 // resume puts back what was known of the groups, which newSteered was given.
 func (s *steered) resume(state *savedSteered) error {
 	n := len(state.Berths)
-	if len(state.Groups) == 0 || n == 0 || slices.ContainsFunc(state.Groups, func(g savedGroup) bool { return len(g.Members) != n }) ||
+	if len(state.Groups) == 0 && !s.follows || n == 0 || slices.ContainsFunc(state.Groups, func(g savedGroup) bool { return len(g.Members) != n }) ||
 		len(state.At) == 0 || slices.Min(state.At) < 0 || slices.Max(state.At) >= n {
 		return fmt.Errorf("master: %d listeners for slots at %v: that cannot be", n, state.At)
 	}

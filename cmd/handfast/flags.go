@@ -70,7 +70,7 @@ func runFlags() []cli.Flag {
 	balancer, super := master.DefaultBalancerConfig(), supervisor.DefaultConfig()
 	flags := []cli.Flag{
 		&cli.StringSliceFlag{
-			Name: "listen", Aliases: []string{"l"}, EnvVars: env("listen"), DefaultText: "\":8080\", or what systemd passes",
+			Name: "listen", Aliases: []string{"l"}, EnvVars: env("listen"), DefaultText: "what systemd passes; else where the first workers listen (--worker-link any), or \":8080\"",
 			Usage: "`ADDRESS` to listen on, repeatable: \":80\" is all IPv4 and IPv6, \"0.0.0.0:80\" all IPv4, \"[::]:80\" all IPv6",
 		},
 		&cli.BoolFlag{Name: "freebind", EnvVars: env("freebind"),

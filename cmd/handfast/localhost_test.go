@@ -144,6 +144,11 @@ func TestLocalhostInBrowser(t *testing.T) {
 		{":PORT", "php -S 0.0.0.0:PORT -t DIR"},
 		{":PORT", "puma -b tcp://0.0.0.0:PORT DIR/config.ru"},
 		{":PORT", "node -e require('http').createServer((q,r)=>{r.end('ok')}).listen(PORT)"},
+		{"", "gunicorn --chdir DIR -b :PORT wsgi:app"},
+		{"", "gunicorn --chdir DIR -b 127.0.0.1:PORT wsgi:app"},
+		{"", "gunicorn --chdir DIR -b [::]:PORT wsgi:app"},
+		{"", "gunicorn --chdir DIR -b [::1]:PORT wsgi:app"},
+		{"", "php -S localhost:PORT -t DIR"},
 		{"localhost:PORT", "node -e require('http').createServer((q,r)=>{r.end('ok')}).listen(PORT,'localhost')"},
 	} {
 		t.Run(test.listen+" "+test.command, func(t *testing.T) {

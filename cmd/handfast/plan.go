@@ -59,10 +59,6 @@ func (p plan) settle(ctx context.Context, config *master.Config, addresses []str
 		return on, err
 	}
 	on.passed = len(config.Listeners) > 0 || before != nil && before.Passed
-	if !on.passed && len(addresses) == 0 {
-		addresses = []string{defaultListen}
-	}
-	on.addresses = addresses
 	command := config.Supervisor.Command
 	config.Supervisor.Command = config.Supervisor.Setting.Located(command)
 	kernel, cannot, err := p.decide(config, kernelCannot(config, on.passed))
@@ -71,8 +67,20 @@ func (p plan) settle(ctx context.Context, config *master.Config, addresses []str
 		closeAll(config.Listeners)
 		return on, err
 	}
+	switch {
+	case on.passed || len(addresses) > 0:
+	case config.Link == master.LinkAny:
+		config.Follow = true // the port that the server binds is the one that the world sees
+	default:
+		addresses = []string{defaultListen}
+	}
+	on.addresses = addresses
 	if before != nil {
 		return on, before.listen(ctx, config, p.opens, addresses, kernel, cannot)
+	}
+	if config.Follow {
+		config.Logger.Info("handfast listens where the first worker does, since --listen was left out")
+		return on, nil
 	}
 	if kernel != never {
 		err := p.opens.groups(ctx, config, addresses)

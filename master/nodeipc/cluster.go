@@ -7,6 +7,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/master/polled"
 )
 
 func itoa(n int) string { return strconv.Itoa(n) }
@@ -107,6 +109,11 @@ func (l *Link) queryServer(m *message) {
 		addr, err := l.listens(key, q, listeners)
 		if err != nil {
 			answer.Errno = -errnoOf(err)
+			if _, narrower := errors.AsType[*polled.NarrowerError](err); narrower && !l.drained && len(l.refused) == 0 {
+				l.refused = append(l.refused, packet{text: line(answer)}) // or it ends before anybody has heard why
+				l.leave(err)
+				return
+			}
 			break
 		}
 		if file := l.ownListener(addr); file != nil {

@@ -91,6 +91,7 @@ type Link struct {
 	leaving  bool // it will be told when its last session has ended
 	missed   int  // messages of other workers that it missed, not reported yet
 	leftErr  error
+	refused  []packet // answers that wait until it is told to finish
 
 	sessions map[clientip.Session]string // that it keeps, and their names
 	warned   map[string]bool
@@ -233,6 +234,10 @@ func (l *Link) Drain() {
 func (l *Link) finishDrain() {
 	if !l.drained { // Node does not like to hear it twice
 		l.drained = true
+		for _, answer := range l.refused {
+			l.post(answer)
+		}
+		l.refused = nil
 		l.post(packet{text: []byte(`{"cmd":"disconnect"}` + "\n")})
 		l.post(packet{text: line(map[string]any{"cmd": cmdCluster, "act": "disconnect", "seq": l.next()})})
 	}

@@ -77,8 +77,7 @@ func (l *Link) listens(key string, q *query, listeners []netip.AddrPort) (netip.
 	}
 	s.of = listeners[max(at, 0)]
 	if err := narrower(q, s.of); err != nil {
-		l.leave(err)
-		return netip.AddrPort{}, unix.EADDRNOTAVAIL
+		return netip.AddrPort{}, err
 	}
 	l.servers = append(l.servers, s)
 	l.shut = false

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/hashicorp/go-hclog"
@@ -51,7 +52,17 @@ func TestServers(t *testing.T) {
 			for text := range strings.FieldsSeq(test.balancer) {
 				p.ports[port] = append(p.ports[port], netip.AddrPortFrom(netip.MustParseAddr(text), port))
 			}
-			_, w := p.openLink(t)
+			l, w := p.openLink(t)
+			over := make(chan struct{})
+			var told sync.WaitGroup
+			told.Go(func() { // what is refused is answered when the worker is told to finish
+				select {
+				case <-l.Left():
+					l.Drain()
+				case <-over:
+				}
+			})
+			t.Cleanup(func() { close(over); told.Wait() })
 			var got []string
 			for i, text := range strings.Fields(test.servers) {
 				got = append(got, answered(w.asks(i, text)))

@@ -83,6 +83,17 @@ func listenAlone(ctx context.Context, address string, config hash.Config, slots 
 	return open(ctx, fdpass.ListenNetwork(address), address, config, inOrder(slots), slots, prepare)
 }
 
+// ListenFor is Listen for slots whose clients come to these members, of so many.
+func ListenFor(ctx context.Context, address string, config hash.Config, at []int, members int) (*Group, error) {
+	if err := config.Validate(); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(checkSlots(len(at)), checkSlots(members)); err != nil {
+		return nil, err
+	}
+	return open(ctx, fdpass.ListenNetwork(address), address, config, at, members, silence)
+}
+
 // open opens a group. prepare sees its first socket before that is bound.
 func open(ctx context.Context, network, address string, config hash.Config, at []int, members int, prepare func(fd int) error) (*Group, error) {
 	first, addr, err := listen(ctx, network, address, "listener of nobody", prepare)

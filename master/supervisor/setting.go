@@ -1,20 +1,18 @@
 package supervisor
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/master/asuser"
 )
 
 // Setting is where a worker's command runs, and with which variables. It is looked at anew at each
@@ -162,42 +160,11 @@ func (r Rights) enter(directory string) error {
 	if directory == "" {
 		return nil
 	}
-	look := func() error {
+	return asuser.Do(r.User, func() error {
 		fd, err := unix.Open(directory+"/.", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return err
 		}
 		return unix.Close(fd)
-	}
-	if r.User == nil {
-		return look()
-	}
-	return asUser(r.User, look)
-}
-
-// asUser calls f on a thread whose rights to files are a user's (man 2 setfsuid). The thread ends
-// with that.
-func asUser(user *syscall.Credential, f func() error) error {
-	result := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked
-		if unix.Gettid() == unix.Getpid() {
-			defer runtime.UnlockOSThread()
-			result <- asUser(user, f) // on another one: the first thread does not end
-			return
-		}
-		result <- func() error {
-			groups := make([]uint32, max(1, len(user.Groups)))
-			copy(groups, user.Groups)
-			// Of this thread alone, unlike syscall.Setgroups.
-			if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(user.Groups)), uintptr(unsafe.Pointer(&groups[0])), 0); errno != 0 {
-				return os.NewSyscallError("setgroups", errno)
-			}
-			if err := errors.Join(unix.Setfsgid(int(user.Gid)), unix.Setfsuid(int(user.Uid))); err != nil {
-				return err
-			}
-			return f()
-		}()
-	}()
-	return <-result
+	})
 }

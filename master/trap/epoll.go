@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/master/polled"
 )
 
@@ -93,7 +94,7 @@ func (t target) register(all []interest, source int) error {
 			return os.NewSyscallError("pidfd_getfd", err)
 		}
 		err = i.register(epoll, t.fd, source)
-		unix.Close(epoll)
+		new(fdpass.Bin).Discard(epoll) // it is what the process says it is
 		if err != nil {
 			return err
 		}

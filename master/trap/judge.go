@@ -19,9 +19,13 @@ func (l *Link) judge(n *notification) {
 	case unix.SYS_BIND:
 		ln, err := l.standIn(n, who)
 		var narrower *polled.NarrowerError
+		var cannot *followError
 		switch {
 		case !l.asked.waiting(n.id):
 			// It was not this process that we have looked into.
+		case errors.As(err, &cannot):
+			l.log.Error("cannot listen where a worker does", "listen", cannot.at.String(), "err", cannot.err)
+			l.asked.finish(n.id, cannot.errno())
 		case errors.As(err, &narrower):
 			l.refuse(n.id, err)
 		case err != nil:
@@ -44,21 +48,32 @@ func (l *Link) judge(n *notification) {
 }
 
 // standIn returns the listener that is to take the place of the socket in a call of bind, or nil.
-// The error is a *polled.NarrowerError if it must not, or says that the process must not be looked
-// into.
+// The error is a *polled.NarrowerError if it must not, a *followError, or says that the process must
+// not be looked into.
 func (l *Link) standIn(n *notification, who target) (*listener, error) {
 	bound, family, ok, err := who.binds(n)
 	if err != nil || !ok {
 		return nil, err
 	}
 	ln := l.choose(address{AddrPort: bound})
-	if ln == nil {
+	follows := l.follow != nil && bound.Port() != 0 && !ln.serves(bound)
+	if ln == nil && !follows {
 		l.noteOwn(bound, who)
 		return nil, nil
 	}
 	if ok, err := who.isTCP(family); err != nil || !ok {
 		l.noteOwn(bound, who)
 		return nil, err
+	}
+	if follows {
+		at, err := l.followTo(bound, family == unix.AF_INET6 && who.onlyIPv6())
+		if at != nil || err != nil {
+			return at, err
+		}
+		if ln == nil {
+			l.noteOwn(bound, who)
+			return nil, nil
+		}
 	}
 	if !ln.taken {
 		if err := polled.Narrower(bound, ln.AddrPort); err != nil {

@@ -3,6 +3,7 @@ package trap
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 
@@ -22,7 +23,11 @@ type Config struct {
 	// binds a socket of IPv4 and the listener that fits is one of IPv6 that takes IPv4 as
 	// well. The file is borrowed until Close. Where such a listener is bound beside one of
 	// both families, it gets all of IPv4. nil: the server gets the one that there is.
-	IPv4   func(both *os.File) (*os.File, error)
+	IPv4 func(both *os.File) (*os.File, error)
+	// Follow returns a listener of the slot on an address that a server binds and none of Listeners is
+	// on, or nil if there is none: the balancer listens where servers do. onlyIPv6: the server's
+	// socket takes no IPv4. The file is borrowed until Close. nil: there is none.
+	Follow func(bound netip.AddrPort, onlyIPv6 bool) (*os.File, error)
 	Drain  launch.Drain
 	Logger hclog.Logger // nil: none
 }
@@ -33,6 +38,7 @@ type Config struct {
 type Link struct {
 	child
 	ipv4      func(both *os.File) (*os.File, error)
+	follow    func(bound netip.AddrPort, onlyIPv6 bool) (*os.File, error)
 	listeners []*listener // under mu
 }
 
@@ -54,7 +60,7 @@ func open(cfg Config, mode launch.Mode) (*Link, error) {
 }
 
 func newLink(cfg Config) (*Link, error) {
-	l := &Link{child: newChild(cfg.Drain, cfg.Logger), ipv4: cfg.IPv4}
+	l := &Link{child: newChild(cfg.Drain, cfg.Logger), ipv4: cfg.IPv4, follow: cfg.Follow}
 	for _, file := range cfg.Listeners {
 		ln, err := newListener(file)
 		if err != nil {

@@ -1,6 +1,7 @@
 package trap
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -56,6 +57,11 @@ func (ln *listener) yieldsTo(other *listener) bool {
 		other.Addr() == netip.IPv4Unspecified() && other.Port() == ln.Port()
 }
 
+// serves tells whether a listener is where a server binds, or, for IPv4, on both families.
+func (ln *listener) serves(bound netip.AddrPort) bool {
+	return ln != nil && (ln.AddrPort == bound || bound.Addr().Is4() && ln.Addr().Is6() && ln.Addr().IsUnspecified())
+}
+
 // choose returns the listener that fits an address best, or nil.
 func (l *Link) choose(bound address) *listener {
 	l.mu.Lock()
@@ -92,6 +98,43 @@ func (l *Link) forIPv4(both *listener) *listener {
 	both.replaced = true
 	l.listeners = append(l.listeners, ln)
 	return ln
+}
+
+// followError is why the balancer cannot listen where a server does.
+type followError struct {
+	at  netip.AddrPort
+	err error
+}
+
+func (e *followError) Error() string { return e.err.Error() }
+
+// errno is what the server is told.
+func (e *followError) errno() unix.Errno {
+	var errno unix.Errno
+	if errors.As(e.err, &errno) {
+		return errno
+	}
+	return unix.EADDRNOTAVAIL
+}
+
+// followTo has the balancer listen where a server does, and returns the slot's listener there. It
+// returns nil where it does not.
+func (l *Link) followTo(bound netip.AddrPort, onlyIPv6 bool) (*listener, error) {
+	file, err := l.follow(bound, onlyIPv6)
+	if err == nil && file == nil {
+		return nil, nil
+	}
+	var ln *listener
+	if err == nil {
+		ln, err = newListener(file)
+	}
+	if err != nil {
+		return nil, &followError{bound, err}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.listeners = append(l.listeners, ln)
+	return ln, nil
 }
 
 // took notes that a thread's process has a listener.

@@ -9,6 +9,9 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/master/polled"
 )
 
 // target is a thread that waits in a system call, and the descriptor that the call is about.
@@ -69,6 +72,23 @@ func (t target) protocol() (string, error) {
 		return "", nil
 	}
 	return strings.TrimRight(string(name[:n]), "\x00"), nil
+}
+
+// onlyIPv6 tells whether a socket of IPv6 takes no IPv4, as far as can be known: a container may refuse
+// pidfd_getfd.
+func (t target) onlyIPv6() bool {
+	process, err := unix.PidfdOpen(polled.Process(t.tid), 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(process)
+	fd, err := unix.PidfdGetfd(process, t.fd, 0)
+	if err != nil {
+		return false
+	}
+	defer new(fdpass.Bin).Discard(fd) // it is what the process says it is
+	only, _ := unix.GetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY)
+	return only != 0
 }
 
 // flags returns the flags of the descriptor and its file, O_CLOEXEC among them.
