@@ -57,6 +57,9 @@ func (s *attendance) begin(listener *os.File, attend attend) {
 		if visited {
 			<-before.ended
 		}
+		if ctx.Err() != nil { // nobody is to be accepted any more
+			return
+		}
 		if err := attend(ctx, listener); err != nil && ctx.Err() == nil {
 			s.failed(err)
 		}
@@ -113,11 +116,13 @@ func (b *Balancer) refuseOverdue(tick time.Duration, overdue func(waiting int) i
 			if err != nil {
 				return err
 			}
+			late := 0
 			if waiting > 0 {
-				for range min(overdue(waiting), waiting) {
-					if err := a.acceptOne(ctx); err != nil {
-						return err
-					}
+				late = min(overdue(waiting), waiting)
+			}
+			for ; late > 0 && ctx.Err() == nil; late-- {
+				if err := a.acceptOne(ctx); err != nil {
+					return err
 				}
 			}
 			select {

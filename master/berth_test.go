@@ -38,15 +38,21 @@ type stage struct {
 	log     *strings.Builder
 }
 
-// newStage opens slots' listeners for workers of a kind.
+// newStage opens slots' listeners for workers of a kind. Nobody is refused for long.
 func newStage(t *testing.T, kind LinkKind, slots int) *stage {
 	t.Helper()
-	g, err := steer.Listen(t.Context(), "127.0.0.1:0", DefaultBalancerConfig().Clients.Hash, slots)
+	return newStageAt(t, "127.0.0.1:0", kind, slots, time.Hour, 1)
+}
+
+// newStageAt is newStage where clients have so much patience.
+func newStageAt(t *testing.T, address string, kind LinkKind, slots int, delay time.Duration, tries int) *stage {
+	t.Helper()
+	g, err := steer.Listen(t.Context(), address, DefaultBalancerConfig().Clients.Hash, slots)
 	if err != nil {
 		t.Fatal(err)
 	}
 	cfg := DefaultBalancerConfig()
-	cfg.RetryDelay, cfg.MaxRetries = time.Hour, 1
+	cfg.RetryDelay, cfg.MaxRetries = delay, tries
 	log := new(strings.Builder)
 	cfg.Logger = hclog.New(&hclog.LoggerOptions{Output: log})
 	table := NewTable(1)

@@ -56,22 +56,26 @@ func newWaitClock(slotOf func(netip.Addr) int) *waitClock {
 func (c *waitClock) overdue(at *net.TCPAddr, slot int, patience time.Duration) (n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	now := time.Now()
 	w := c.ports[at.Port]
-	if w == nil || now.Sub(w.looked) > clockMemory {
+	if w == nil || time.Since(w.looked) > clockMemory {
 		w = &waiters{known: make(map[waiterKey]waiter)}
 		c.ports[at.Port] = w
 	}
-	if now.Sub(w.looked) >= clockLook {
-		all, err := sockdiag.List(uint16(at.Port), sockdiag.Established, sockdiag.CloseWait)
-		if err != nil {
-			return 0
-		}
-		w.note(all, now, c.slotOf)
+	if time.Since(w.looked) < clockLook && w.overdue(at, slot, patience) == 0 {
+		return 0
 	}
+	all, err := sockdiag.List(uint16(at.Port), sockdiag.Established, sockdiag.CloseWait)
+	if err != nil {
+		return 0
+	}
+	w.note(all, time.Now(), c.slotOf)
+	return w.overdue(at, slot, patience)
+}
+
+func (w *waiters) overdue(at *net.TCPAddr, slot int, patience time.Duration) (n int) {
 	listener := at.AddrPort().Addr()
 	for _, who := range w.known {
-		if who.slot == slot && now.Sub(who.since) >= patience && who.ComesTo(listener) {
+		if who.slot == slot && time.Since(who.since) >= patience && who.ComesTo(listener) {
 			n++
 		}
 	}
