@@ -2,6 +2,7 @@ package master
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"slices"
@@ -45,6 +46,7 @@ type berth struct {
 	left    time.Time             // when its slot's clients were led elsewhere
 	duty    duty
 	closed  closed
+	warned  []string // of what its workers have done
 }
 
 // lease is the right of a worker to a berth, until its process has ended.
@@ -81,6 +83,9 @@ func (s *steered) lend(slot int) (*lease, error) {
 	}
 	if len(b.leases) == 0 && !slices.Contains(s.at, b) {
 		b.used, b.left = false, time.Time{}
+	}
+	if len(b.leases) == 0 {
+		b.warned = nil
 	}
 	l := &lease{berth: b, slot: slot}
 	b.slot = slot
@@ -153,8 +158,8 @@ func (s *steered) spoil(b *berth, g *steer.Group) {
 		return
 	}
 	b.spoiled = true
-	s.log.Warn("a worker has locked a socket filter on its slot's listener: if the filter keeps clients away, nobody can change that; the slot's next worker gets another listener",
-		"slot", b.slot, "address", g.Addr().String(), "remedy", "have the program set no SO_LOCK_FILTER; replace its worker: handfast reload --slot")
+	s.log.Warn("a worker has locked the socket filter of its slot's listener: if that keeps clients away, nobody can change it; the slot's next worker gets another listener",
+		"slot", b.slot, "address", g.Addr().String(), "remedy", fmt.Sprintf("replace it: handfast reload --slot %d; and have the program set no SO_LOCK_FILTER", b.slot))
 }
 
 // lead has the clients of a slot come to a berth, once steer is called.

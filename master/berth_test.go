@@ -356,7 +356,7 @@ func TestSpoiled(t *testing.T) {
 	s.expect("b is there", "-: now!; 0 b: serves")
 	s.start("c", 0, true)
 	s.expect("c gets a new one", "-: now!; 0 b: serves; - c: none")
-	if n := strings.Count(s.log.String(), "has locked a socket filter"); n != 1 || !strings.Contains(s.log.String(), "slot=0") {
+	if n := strings.Count(s.log.String(), "has locked the socket filter"); n != 1 || !strings.Contains(s.log.String(), "slot=0") {
 		t.Errorf("said %d times, want once and with the slot: %s", n, s.log)
 	}
 }

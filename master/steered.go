@@ -25,8 +25,14 @@ const (
 	// queueTime is how long clients of an empty slot wait in its queues before the master
 	// accepts: a worker that died has a successor by then.
 	queueTime = 100 * time.Millisecond
-	// repairInterval is how often to look what workers that live have done to their listeners.
-	repairInterval = time.Second
+	// repairMin and repairMax are the times between two looks at what workers that live have done to
+	// their listeners. A look takes 0.1 ms with two slots and 1 ms with 128, and repairShare times
+	// as long is the pause after it.
+	repairMin, repairMax = 100 * time.Millisecond, time.Second
+	repairShare          = 1000
+	// meetInterval is the shortest time between two lines about other processes that listen on our
+	// address.
+	meetInterval = time.Second
 )
 
 // steered is the slots of a Master whose clients the kernel gives to them (package steer). Each
@@ -61,6 +67,12 @@ type steered struct {
 	closed     bool
 	served     bool // some slot was filled, once
 	attendance attendance
+	failed     string // why listeners could not be put right in the latest look
+
+	howToShare string // what to do about workers that listen by themselves
+	meeting    sync.Mutex
+	met        time.Time // when a stranger was told of
+	unmet      int       // those who were not, since
 
 	finishing func(supervisor.Link) // told of workers that have closed their listeners
 }
@@ -92,6 +104,10 @@ func newSteered(groups []*steer.Group, table *Table, balancer *Balancer, cfg Bal
 		blocking:   kind == LinkActivation || kind == LinkAny,
 		log:        logging.Limit(cfg.Logger, logging.Few),
 		attendance: attendance{current: make(map[*os.File]visit)},
+	}
+	s.howToShare = "have it listen without SO_REUSEPORT, or say --worker-link any"
+	if kind == LinkNode {
+		s.howToShare = "have it listen without reusePort and exclusive, or say --worker-link any"
 	}
 	s.attendance.failed = func(err error) { s.log.Error("cannot accept for a slot", "err", err) }
 	s.clock = newWaitClock(s.slotOf)
@@ -229,54 +245,98 @@ func (s *steered) hear(e supervisor.Event) {
 	}
 }
 
-// repair puts right what workers did to their listeners.
+// repair puts right what workers did to their listeners. A worker may do it again at once, so each
+// is told of once.
 func (s *steered) repair() {
+	var joined []newcomer
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	for _, g := range s.groups {
 		found, err := g.Repair()
 		at := g.Addr().String()
 		for _, i := range found.Shut {
 			s.attendance.again(g.Listener(i))
+			s.warnOnce(i, "a worker has shut its slot's listener down, which resets who waits there; it listens again", at)
+		}
+		for _, i := range found.Filtered {
+			s.warnOnce(i, "a worker has set a socket filter on its slot's listener, which was removed", at)
 		}
 		for _, i := range found.Locked {
 			s.spoil(s.berths[i], g)
 		}
-		if len(found.Shut) > 0 {
-			s.log.Warn("a worker has shut its slot's listener down, which resets who waits there", "slots", s.slotsOf(found.Shut), "address", at)
-		}
-		if len(found.Filtered) > 0 {
-			s.log.Warn("a worker has set a socket filter on its slot's listener, which was removed", "slots", s.slotsOf(found.Filtered), "address", at)
-		}
 		for _, stranger := range found.Joined {
-			s.meet(stranger, at)
+			joined = append(joined, newcomer{stranger, at})
 		}
-		if err != nil {
+		if text := fmt.Sprint(err); err == nil {
+			s.failed = ""
+		} else if text != s.failed {
+			s.failed = text
 			s.log.Error("a slot's listener is not what it was", "err", err)
 		}
 	}
-}
-
-// slotsOf names the slots whose workers have the members of these numbers.
-func (s *steered) slotsOf(numbers []int) string {
-	slots := make([]int, len(numbers))
-	for i, number := range numbers {
-		slots[i] = s.berths[number].slot
+	s.mu.Unlock()
+	for _, n := range joined {
+		s.meet(n)
 	}
-	return fmt.Sprint(slots)
 }
 
-// meet tells of a process that listens on our address with a socket of its own.
-func (s *steered) meet(stranger steer.Stranger, address string) {
-	who := "cannot be seen from here"
-	if len(stranger.Owners) > 0 {
-		who = ""
-		for _, o := range stranger.Owners {
-			who += o.String() + " "
+// warnOnce tells of what the worker at a berth has done.
+func (s *steered) warnOnce(number int, message, address string) {
+	b := s.berths[number]
+	if slices.Contains(b.warned, message) {
+		return
+	}
+	b.warned = append(b.warned, message)
+	pid := 0
+	for _, l := range b.leases {
+		pid = l.pid
+	}
+	s.log.Warn(message, "slot", b.slot, "pid", pid, "address", address)
+}
+
+// newcomer is a stranger who listens at an address.
+type newcomer struct {
+	steer.Stranger
+	address string
+}
+
+// meet tells of a process that listens on our address with a socket of its own. It looks at all
+// processes, and anybody can have it do so: so not too often.
+func (s *steered) meet(n newcomer) {
+	s.meeting.Lock()
+	defer s.meeting.Unlock()
+	if time.Since(s.met) < meetInterval {
+		s.unmet++
+		return
+	}
+	s.met = time.Now()
+	const gets = "it gets no clients while handfast runs, and all of them after that"
+	owners := n.Owners()
+	fields := []any{"address", n.address, "left_out", s.unmet}
+	s.unmet = 0
+	if len(owners) == 0 {
+		s.log.Warn("another process, which cannot be seen from here, listens on the same address with a socket of its own (SO_REUSEPORT)", append(fields, "clients", gets)...)
+		return
+	}
+	for _, o := range owners {
+		if l := s.leaseOfGroup(o.PID); l != nil {
+			s.log.Warn("worker listens with a socket of its own (SO_REUSEPORT) beside its slot's listener; it gets no clients there, and is not ready by it",
+				append(fields, "slot", l.slot, "pid", o.PID, "command", o.Command, "remedy", s.howToShare)...)
+			return
 		}
 	}
-	s.log.Warn("another process listens on the same address with a socket of its own (SO_REUSEPORT); it gets no clients while handfast runs, but all of them after it",
-		"address", address, "who", who)
+	s.log.Warn("another process listens on the same address with a socket of its own (SO_REUSEPORT)",
+		append(fields, "clients", gets, "pid", owners[0].PID, "command", owners[0].Command, "remedy", "end it, or have it listen elsewhere")...)
+}
+
+// leaseOfGroup returns the lease of the worker whose process group a process belongs to.
+func (s *steered) leaseOfGroup(pid int) *lease {
+	group, err := unix.Getpgid(pid)
+	if err != nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.leaseOf(nil, group)
 }
 
 // Serve waits until accepting ends, and then, within the patience and until killed ends, until
@@ -287,13 +347,14 @@ func (s *steered) Serve(accepting, killed context.Context, patience time.Duratio
 		s.balancer.cfg.Logger.Info("listening", "address", g.Addr().String(), "route", "kernel")
 	}
 	s.mu.Unlock()
-	look, closedLook := time.NewTicker(repairInterval), time.NewTicker(closedInterval)
-	defer look.Stop()
+	closedLook := time.NewTicker(closedInterval)
 	defer closedLook.Stop()
-	for accepting.Err() == nil {
+	for look := time.NewTimer(repairMin); accepting.Err() == nil; {
 		select {
 		case <-look.C:
+			began := time.Now()
 			s.repair()
+			look.Reset(min(max(repairShare*time.Since(began), repairMin), repairMax))
 		case <-closedLook.C:
 			for _, link := range s.lookForClosed() {
 				s.finishing(link)

@@ -38,13 +38,13 @@ type Group struct {
 	bound   unix.Sockaddr // the same, for the kernel
 
 	mu       sync.Mutex
-	settings settings  // of a member that no process has had
-	own      *member   // no process but this one has it, no client comes to it, and it would not answer
-	members  []*member // all that were ever opened
-	sockets  []uint64  // inodes of the kernel's group, by place
-	at       []int     // by slot: the member that its clients come to
-	silenced bool      // by Silence
-	unknown  []uint64  // of sockets: others' that Repair has not told of yet
+	settings settings   // of a member that no process has had
+	own      *member    // no process but this one has it, no client comes to it, and it would not answer
+	members  []*member  // all that were ever opened
+	sockets  []uint64   // inodes of the kernel's group, by place
+	at       []int      // by slot: the member that its clients come to
+	silenced bool       // by Silence
+	unknown  []Stranger // of sockets: those that Repair has not told of yet
 }
 
 // member is one listener.

@@ -20,9 +20,13 @@ type Repaired struct {
 
 // Stranger is a listener of another process in the kernel's group. The program gives it no
 // client, but if the group is left, it gets some.
-type Stranger struct {
-	Inode  uint64
-	Owners []Owner // processes that have it; none if they cannot be seen
+type Stranger struct{ Inode uint64 }
+
+// Owners returns the processes that have the listener; none if they cannot be seen. It looks at all
+// processes.
+func (s Stranger) Owners() []Owner {
+	owners, _ := holders(map[string]bool{socketLink(s.Inode): true})
+	return owners
 }
 
 // Repair puts right what processes that have members have done to them, where it concerns
@@ -71,7 +75,7 @@ func (g *Group) Repair() (found Repaired, err error) {
 	if err := g.attach(); err != nil {
 		return found, err
 	}
-	found.Joined = g.introduce()
+	found.Joined, g.unknown = g.unknown, nil
 	if !certain {
 		return found, fmt.Errorf("steer: several listeners of %v were shut down or closed at a time by processes that share them; "+
 			"clients may be given to other slots than theirs until the master is restarted", g.addr)
@@ -115,7 +119,9 @@ func (g *Group) count(down ...int) (certain bool) {
 	joined = slices.DeleteFunc(joined, func(inode uint64) bool { return slices.Contains(g.sockets, inode) })
 	g.sockets, certain = leave(g.sockets, gone)
 	g.sockets = append(g.sockets, joined...)
-	g.unknown = append(g.unknown, joined...)
+	for _, inode := range joined {
+		g.unknown = append(g.unknown, Stranger{inode})
+	}
 	return certain
 }
 
@@ -161,16 +167,6 @@ func (g *Group) others() []uint64 {
 		}
 	}
 	return others
-}
-
-// introduce returns who has joined and was not told of.
-func (g *Group) introduce() (joined []Stranger) {
-	for _, inode := range g.unknown {
-		owners, _ := holders(map[string]bool{socketLink(inode): true})
-		joined = append(joined, Stranger{inode, owners})
-	}
-	g.unknown = nil
-	return joined
 }
 
 // unfilter removes a socket's filter, and tells whether there was one.

@@ -35,7 +35,6 @@ var (
 		{unix.IPPROTO_TCP, unix.TCP_SYNCNT},
 		{unix.IPPROTO_TCP, unix.TCP_LINGER2},
 		{unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT},
-		{unix.IPPROTO_TCP, unix.TCP_WINDOW_CLAMP},
 		{unix.IPPROTO_TCP, unix.TCP_QUICKACK},
 		{unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT},
 		{unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT},
@@ -72,6 +71,10 @@ var (
 
 // soBufLock tells which buffers have a size that was set (asm-generic/socket.h; since Linux 5.15).
 const soBufLock = 72
+
+// noClamp is the largest window of TCP, by which a listener's window is not bounded, either; 0, which
+// says that, is refused (do_tcp_setsockopt).
+const noClamp = 65535 << 14
 
 // settings are what readSettings has found. Those that the socket does not have are missing.
 type settings struct {
@@ -132,6 +135,9 @@ func (s settings) restore(fd int) error {
 		if value, ok := s.numbers[o]; ok && differs(o) {
 			errs = append(errs, o.check(unix.SetsockoptInt(fd, o.level, o.option, value/2))) // which is doubled (man 7 socket)
 		}
+	}
+	if clamp := (setting{unix.IPPROTO_TCP, unix.TCP_WINDOW_CLAMP}); differs(clamp) {
+		errs = append(errs, clamp.check(unix.SetsockoptInt(fd, clamp.level, clamp.option, noClamp)))
 	}
 	unix.SetsockoptInt(fd, unix.SOL_SOCKET, soBufLock, 0) // their sizes are the kernel's affair again
 	// A user's size of segments; 0 is none.
