@@ -10,5 +10,5 @@
 // longer; when nobody of the worker is left, they are read for another ten seconds.
 //
 // Bytes that were read and not yet written on, and the descriptors, go to the program that takes the place
-// of this one (package reexec).
+// of this one (package reexec). Nothing is lost then; a line that is being written in that very moment may come twice.
 package output
