@@ -167,9 +167,9 @@ func defaultWorkers() (n int, origin string) {
 
 // chooseLink decides by the command.
 func (p plan) chooseLink(config *master.Config, cannot error) error {
-	command := config.Supervisor.Command
-	f := facts{program: programs.See(command), filter: checkFilter}
-	f.mailbox = func() bool { return namesMailbox(command) || namesMailbox(f.program.Args) }
+	command, setting := config.Supervisor.Command, config.Supervisor.Setting
+	f := facts{program: programs.SeeIn(setting.Directory, command), filter: checkFilter}
+	f.mailbox = func() bool { return namesMailbox(setting, command) || namesMailbox(setting, f.program.Args) }
 	switch {
 	case p.route == routeMaster:
 		f.route = errors.New("with --route master the master hands connections off")
@@ -207,7 +207,7 @@ func chooseDialect(config *master.Config, script string) {
 
 // warnStarter says that a command for which --worker-link node was asked does not get the channel.
 func warnStarter(config *master.Config) {
-	program := programs.See(config.Supervisor.Command)
+	program := programs.SeeIn(config.Supervisor.Setting.Directory, config.Supervisor.Command)
 	if slices.Contains([]programs.Kind{programs.NodeStarter, programs.NodeNothing}, program.Kind) {
 		config.Logger.Warn("workers will not hear Node's channel", "reason", program.Why, "remedy", facts{program: program}.instead()+", or --worker-link any")
 	}

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"io"
 	"os"
-	"os/exec"
+	"path/filepath"
+
+	"github.com/handfast/handfast/master/supervisor"
 )
 
 // maxProgram is how much of a program, or of a script that it runs, is looked at.
@@ -13,14 +15,17 @@ const maxProgram = 256 << 20
 // namesMailbox tells whether a worker's program, or a file among its arguments, contains
 // the name of the variable by which workers find their mailbox: as programs with package
 // worker do, and scripts that follow fdpass/doc.go.
-func namesMailbox(command []string) bool {
+func namesMailbox(setting supervisor.Setting, command []string) bool {
 	if len(command) == 0 {
 		return false
 	}
-	if path, err := exec.LookPath(command[0]); err == nil && fileContains(path, []byte("HANDFAST_FD")) {
+	if path, err := setting.Find(command[0]); err == nil && fileContains(path, []byte("HANDFAST_FD")) {
 		return true
 	}
 	for _, arg := range command[1:] {
+		if !filepath.IsAbs(arg) {
+			arg = filepath.Join(setting.Directory, arg)
+		}
 		if fileContains(arg, []byte("HANDFAST_FD")) {
 			return true
 		}

@@ -45,8 +45,11 @@ type Command struct {
 // maxWrappers is how many wrappers around one another are looked through.
 const maxWrappers = 16
 
-// See looks through what is wrapped around a program.
-func See(command []string) Command { return seeIn("", command, 0) }
+// See looks through what is wrapped around a program, which runs in the working directory.
+func See(command []string) Command { return SeeIn("", command) }
+
+// SeeIn is See for a program that runs in another directory; empty: the working directory.
+func SeeIn(dir string, command []string) Command { return seeIn(dir, command, 0) }
 
 func seeIn(dir string, command []string, depth int) Command {
 	c := Command{Args: command, dir: dir, depth: depth}
@@ -139,7 +142,11 @@ func (c *Command) path(name string) string {
 }
 
 // enter changes the directory for what follows.
-func (c *Command) enter(dir string) { c.dir = c.path(dir) }
+func (c *Command) enter(dir string) {
+	if abs, err := filepath.Abs(c.path(dir)); err == nil { // else paths under it would be resolved again
+		c.dir = abs
+	}
+}
 
 // maxLine is how much of a script's first line the kernel reads (BINPRM_BUF_SIZE).
 const maxLine = 256

@@ -110,6 +110,7 @@ func TestSee(t *testing.T) {
 
 		{command: "env X=1 Y=2 node app.js", kind: Node, args: "node app.js"},
 		{command: "env -u X -C node_modules node ../app.js", kind: Node, args: "node ../app.js", script: "app.js"},
+		{command: "env -C node_modules ../start", kind: Node, args: "node DIR/start", script: "start"},
 		{command: "env -i node app.js", kind: NodeStarter, args: "node app.js", instead: "node app.js"},
 		{command: "setpriv --reset-env node app.js", kind: NodeStarter, args: "node app.js", instead: "node app.js"},
 		{command: "env|-S|X=1 node --watch app.js", kind: NodeStarter, args: "node --watch app.js", instead: "node app.js"},
@@ -172,6 +173,27 @@ func TestSee(t *testing.T) {
 	}
 	if c := See(nil); c.Kind != Other || c.Args != nil {
 		t.Errorf("no command: %+v", c)
+	}
+}
+
+// TestSeeIn: what a command names is looked for where it runs.
+func TestSeeIn(t *testing.T) {
+	dir := project(t)
+	for command, want := range map[string]string{
+		"node app.js":                     "node: app.js",
+		"./start":                         "node: start",
+		"env -C node_modules node ../app": "node: app.js",
+		"node_modules/.bin/npm start":     "node starter: env PORT=1 node app.js",
+		"nginx -c app.js":                 "other: ",
+	} {
+		c := SeeIn(dir, strings.Fields(command))
+		script, _ := strings.CutPrefix(c.Script, dir+"/")
+		if c.Kind == NodeStarter {
+			script = strings.Join(c.Instead, " ")
+		}
+		if got := c.Kind.String() + ": " + script; got != want {
+			t.Errorf("%s: %s, want %s", command, got, want)
+		}
 	}
 }
 

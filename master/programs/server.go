@@ -2,7 +2,6 @@ package programs
 
 import (
 	"bytes"
-	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -24,9 +23,9 @@ type Server struct {
 var servers = map[string]struct {
 	forks    bool
 	one      string
-	inherits func(args []string) string
+	inherits func(c *Command, args []string) string
 }{
-	"gunicorn":       {one: "-w 1", inherits: func([]string) string { return "LISTEN_FDS" }},
+	"gunicorn":       {one: "-w 1", inherits: func(*Command, []string) string { return "LISTEN_FDS" }},
 	"uvicorn":        {one: "--workers 1", inherits: option("--fd")},
 	"hypercorn":      {one: "-w 1", inherits: option("fd://")},
 	"granian":        {one: "--workers 1"},
@@ -40,8 +39,8 @@ var servers = map[string]struct {
 	"starman":        {one: "--workers 1"},
 	"hypnotoad":      {one: "workers => 1"},
 	"php":            {one: "PHP_CLI_SERVER_WORKERS=1"},
-	"nginx":          {forks: true, inherits: func([]string) string { return "NGINX, if it listens on just what --listen names" }},
-	"php-fpm":        {forks: true, inherits: func([]string) string { return "FPM_SOCKETS, if it listens on just what --listen names" }},
+	"nginx":          {forks: true, inherits: func(*Command, []string) string { return "NGINX, if it listens on just what --listen names" }},
+	"php-fpm":        {forks: true, inherits: func(*Command, []string) string { return "FPM_SOCKETS, if it listens on just what --listen names" }},
 	"haproxy":        {forks: true, inherits: option("fd@")},
 	"apache":         {forks: true},
 	"httpd":          {forks: true},
@@ -68,7 +67,7 @@ func (c *Command) Server() (s Server, ok bool) {
 	}
 	s = Server{Name: name, Forks: known.forks, One: known.one}
 	if known.inherits != nil {
-		s.Inherits = known.inherits(args)
+		s.Inherits = known.inherits(c, args)
 	}
 	return s, true
 }
@@ -105,10 +104,10 @@ func (c *Command) server() (name string, args []string) {
 const maxConfig = 1 << 20
 
 // option returns a function that tells whether a text is in an argument, or in a file that one names.
-func option(text string) func(args []string) string {
-	return func(args []string) string {
+func option(text string) func(c *Command, args []string) string {
+	return func(c *Command, args []string) string {
 		for _, arg := range args {
-			if strings.Contains(arg, text) || bytes.Contains(readStart(filepath.Clean(arg), maxConfig), []byte(text)) {
+			if strings.Contains(arg, text) || bytes.Contains(readStart(c.path(arg), maxConfig), []byte(text)) {
 				return text
 			}
 		}
