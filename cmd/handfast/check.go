@@ -148,6 +148,10 @@ func tryKernel(ctx context.Context) error {
 // addresses tries all that would be listened on, and the name.
 func (t *checking) addresses(ctx context.Context) {
 	all := t.asked.addresses()
+	if len(t.listen) == 0 && t.link == master.LinkAny {
+		t.note("--listen", "none, and what systemd passes does not count here: run listens where the first worker does, not on "+defaultListen)
+		all = nil
+	}
 	for i, address := range all {
 		err := tryAddress(ctx, address, t.plan.opens.free)
 		if err == nil {

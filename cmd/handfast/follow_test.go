@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"strings"
@@ -84,6 +85,15 @@ func TestFollow(t *testing.T) {
 			b.awaitCount("worker ready", 5)
 			look()
 		})
+	}
+}
+
+// Row C4: check says so.
+func TestFollowCheck(t *testing.T) {
+	var out bytes.Buffer
+	run(t.Context(), []string{"handfast", "check", "--", "python3", "-m", "http.server", "8000"}, &out, &out)
+	if !strings.Contains(out.String(), "run listens where the first worker does") || strings.Contains(out.String(), "--listen :8080") {
+		t.Error(out.String())
 	}
 }
 
