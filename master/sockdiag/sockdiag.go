@@ -18,6 +18,10 @@ const (
 	Established State = unix.BPF_TCP_ESTABLISHED
 	SynReceived State = unix.BPF_TCP_SYN_RECV // a handshake that is under way
 	CloseWait   State = unix.BPF_TCP_CLOSE_WAIT
+	FinWait1    State = unix.BPF_TCP_FIN_WAIT1
+	FinWait2    State = unix.BPF_TCP_FIN_WAIT2
+	LastAck     State = unix.BPF_TCP_LAST_ACK
+	Closing     State = unix.BPF_TCP_CLOSING
 	Listening   State = unix.BPF_TCP_LISTEN
 )
 
@@ -32,6 +36,8 @@ type Socket struct {
 	Cookie        uint64 // by which the kernel tells it from all others; 0 where we do not know
 	UID           uint32 // of its owner
 	Queue         int    // of a listener: connections that nobody has accepted
+
+	Traffic // of a connection, from ListTraffic
 }
 
 // Accepted tells whether a process has the connection. One that was accepted and closed is in
@@ -47,10 +53,7 @@ func (s *Socket) ComesTo(listener netip.Addr) bool {
 
 // List returns the sockets with this local port that are in one of the states.
 func List(port uint16, states ...State) ([]Socket, error) {
-	var mask uint32
-	for _, state := range states {
-		mask |= 1 << state
-	}
+	mask := maskOf(states)
 	all, err := ask(port, mask)
 	if err != nil { // no such module, or a sandbox
 		if all, procErr := readTables(port, mask); procErr == nil {
@@ -60,8 +63,18 @@ func List(port uint16, states ...State) ([]Socket, error) {
 	return all, err
 }
 
+func maskOf(states []State) (mask uint32) {
+	for _, state := range states {
+		mask |= 1 << state
+	}
+	return mask
+}
+
 // ask asks by netlink.
-func ask(port uint16, states uint32) (all []Socket, err error) {
+func ask(port uint16, states uint32) ([]Socket, error) { return askFor(port, states, 0) }
+
+// askFor asks for more than each socket's answer has anyway.
+func askFor(port uint16, states uint32, extensions uint8) (all []Socket, err error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
 		return nil, fmt.Errorf("sockdiag: %w", os.NewSyscallError("socket", err))
@@ -71,7 +84,7 @@ func ask(port uint16, states uint32) (all []Socket, err error) {
 	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 2})
 	buf := make([]byte, 32<<10)
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		if err := dump(fd, request(family, port, states), buf, func(s Socket) { all = append(all, s) }); err != nil {
+		if err := dump(fd, request(family, port, states, extensions), buf, func(s Socket) { all = append(all, s) }); err != nil {
 			if family == unix.AF_INET6 && errors.Is(err, unix.ENOENT) {
 				break // a kernel without IPv6
 			}
@@ -89,13 +102,13 @@ const (
 )
 
 // request is a struct inet_diag_req_v2 behind its header (linux/inet_diag.h).
-func request(family uint8, port uint16, states uint32) []byte {
+func request(family uint8, port uint16, states uint32, extensions uint8) []byte {
 	b := make([]byte, requestSize)
 	binary.NativeEndian.PutUint32(b, requestSize)
 	binary.NativeEndian.PutUint16(b[4:], sockDiagByFamily)
 	binary.NativeEndian.PutUint16(b[6:], unix.NLM_F_REQUEST|unix.NLM_F_DUMP)
 	r := b[unix.SizeofNlMsghdr:]
-	r[0], r[1] = family, unix.IPPROTO_TCP
+	r[0], r[1], r[2] = family, unix.IPPROTO_TCP, extensions
 	binary.NativeEndian.PutUint32(r[4:], states)
 	binary.BigEndian.PutUint16(r[8:], port)
 	return b
@@ -170,6 +183,7 @@ func parseSocket(b []byte) (s Socket, ok bool) {
 	s.Local = address(b[8:], b[4:])
 	if s.State != Listening {
 		s.Remote = address(b[24:], b[6:])
+		s.Unread, s.Unsent = int(binary.NativeEndian.Uint32(b[56:])), int(binary.NativeEndian.Uint32(b[60:]))
 	} else {
 		s.Queue = int(binary.NativeEndian.Uint32(b[56:]))
 	}
@@ -181,8 +195,11 @@ func parseSocket(b []byte) (s Socket, ok bool) {
 		if size < unix.SizeofRtAttr || size > len(b) {
 			break
 		}
-		if binary.NativeEndian.Uint16(b[2:]) == attrOnlyIPv6 && size > unix.SizeofRtAttr {
-			s.OnlyIPv6 = b[unix.SizeofRtAttr] != 0
+		switch value := b[unix.SizeofRtAttr:size]; binary.NativeEndian.Uint16(b[2:]) {
+		case attrOnlyIPv6:
+			s.OnlyIPv6 = len(value) > 0 && value[0] != 0
+		case attrInfo:
+			s.Traffic.parse(value)
 		}
 		b = b[min((size+3)&^3, len(b)):]
 	}
