@@ -1,7 +1,6 @@
 package master
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,10 +20,10 @@ import (
 	"github.com/handfast/handfast/master/activation"
 	"github.com/handfast/handfast/master/clientip"
 	"github.com/handfast/handfast/master/files"
-	"github.com/handfast/handfast/master/launch"
 	"github.com/handfast/handfast/master/logging"
 	"github.com/handfast/handfast/master/mailbox"
 	"github.com/handfast/handfast/master/nodeipc"
+	"github.com/handfast/handfast/master/openconns"
 	"github.com/handfast/handfast/master/steer"
 	"github.com/handfast/handfast/master/supervisor"
 	"github.com/handfast/handfast/master/trap"
@@ -68,8 +67,8 @@ type Config struct {
 	// connections; on others it has no effect, and that is logged.
 	MaxConnections int
 
-	// DrainSignal tells a worker of LinkActivation, LinkAny or LinkInject to finish. 0: the one that its
-	// program is known to take (launch.DrainSignal).
+	// DrainSignal tells a worker of LinkActivation, LinkAny or LinkInject to finish, or launch.NoSignal: it
+	// ends when its last connection has. 0: what is known of its program (programs.DrainSignal).
 	DrainSignal syscall.Signal
 	Dialect     nodeipc.Dialect // what Node workers wait for that do not listen
 	Name        string          // for people, in Status
@@ -148,10 +147,13 @@ type Master struct {
 
 	command     []string
 	drainSignal syscall.Signal
+	drainsTold  bool // drainSignal is one on which this program is known to finish
+	lossTold    bool // that it does not; of the supervisor
 	addresses   []netip.AddrPort
 	elsewhere   *elsewhere
 	several     *several
 	advice      *advice
+	connections *openconns.Finder // of workers
 
 	listeners []net.Listener
 	retired   []net.Listener // to be accepted from for the last time
@@ -260,12 +262,14 @@ func newMaster(cfg Config) (*Master, error) {
 		m.elsewhere.hear(e)
 		m.several.hear(e)
 		m.advice.hear(e)
+		m.noteLoss(e)
 		if cfg.OnEvent != nil {
 			cfg.OnEvent(e)
 		}
 	}
-	m.drainSignal = cmp.Or(cfg.DrainSignal, launch.DrainSignal(cfg.Supervisor.Command))
 	m.command = cfg.Supervisor.Command
+	m.connections = openconns.New(ports(m.addresses)...)
+	m.settleDraining(cfg.DrainSignal)
 	cfg.Supervisor.NewLink = [...]func(supervisor.Seat) (supervisor.Link, error){m.newMailbox, m.newNodeLink, m.newActivation, m.newTrap, m.newInjector}[cfg.Link]
 	if !cfg.Link.handsOff() && m.steered == nil {
 		return nil, fmt.Errorf("master: workers of link %v take listeners: Groups are required", cfg.Link)
@@ -289,6 +293,7 @@ func newMaster(cfg Config) (*Master, error) {
 			Patience:  cfg.Balancer.patience(),
 			Sessions:  sessions{table},
 			User:      cfg.Supervisor.Rights.User,
+			Open:      m.connections.Open,
 			Logger:    m.few.Named("node"),
 		}
 		m.primary = nodeipc.NewPrimary(node)
@@ -353,7 +358,7 @@ func (m *Master) activation(l *lease) activation.Config {
 	return activation.Config{
 		Listeners: m.steered.files(l),
 		Command:   m.command,
-		Drain:     m.drain(l),
+		Drain:     m.drain(func() bool { return m.steered.idle(l) }),
 		Logger:    m.few.Named("activation"),
 	}
 }
@@ -366,7 +371,7 @@ func (m *Master) trap(l *lease) trap.Config {
 	cfg := trap.Config{
 		Listeners: m.steered.files(l),
 		IPv4:      func(both *os.File) (*os.File, error) { return m.steered.onlyIPv4(l, both) },
-		Drain:     m.drain(l),
+		Drain:     m.drain(func() bool { return m.steered.idle(l) }),
 		Logger:    m.few.Named("trap"),
 	}
 	if m.steered.follows {
@@ -381,14 +386,9 @@ func (m *Master) newInjector(supervisor.Seat) (supervisor.Link, error) {
 	return trap.OpenInjector(trap.InjectorConfig{
 		Addresses: m.addresses,
 		Readmit:   m.balancer.Readmit,
-		Drain:     launch.Drain{Signal: m.drainSignal},
+		Drain:     m.drain(nil),
 		Logger:    m.few.Named("trap"),
 	})
-}
-
-// drain says how a worker that knows nothing of us is told to finish.
-func (m *Master) drain(l *lease) launch.Drain {
-	return launch.Drain{Signal: m.drainSignal, Idle: func() bool { return m.steered.idle(l) }}
 }
 
 func (m *Master) newNodeLink(seat supervisor.Seat) (supervisor.Link, error) {

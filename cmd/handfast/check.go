@@ -134,6 +134,10 @@ func (t *checking) routes(ctx context.Context) {
 	} else if chosen != "" {
 		t.say("run takes", chosen)
 	}
+	if t.config.DrainSignal == 0 && chosen != "" && t.link != master.LinkNative && t.link != master.LinkNode {
+		signal, why := master.ChooseDrainSignal(t.config.Supervisor.Command)
+		t.say("--drain-signal auto", signal+": "+why)
+	}
 }
 
 // tryKernel opens the largest group of listeners that there may be, on a free port.

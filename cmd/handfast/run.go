@@ -127,7 +127,7 @@ func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 		Output:     logs,
 	})
 	config.ReadyWhen, s.Probe = v.readyWhen()
-	config.DrainSignal = v.signal("drain-signal")
+	config.DrainSignal = v.drainSignal("drain-signal")
 	config.Name, config.Version = c.String("name"), version()
 	answers := v.answering()
 	listen := v.listens()

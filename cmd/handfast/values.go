@@ -17,6 +17,7 @@ import (
 	"github.com/handfast/handfast/fdpass/forwarded"
 	"github.com/handfast/handfast/hash"
 	"github.com/handfast/handfast/master/clientip"
+	"github.com/handfast/handfast/master/launch"
 	"github.com/handfast/handfast/master/nodeipc"
 	"github.com/handfast/handfast/master/probe"
 	"github.com/handfast/handfast/master/supervisor"
@@ -98,15 +99,19 @@ func or(words []string) string {
 	return strings.Join(words[:last], ", ") + " or " + words[last]
 }
 
-// signal returns a signal by its name, with or without SIG; 0 for auto.
-func (v *values) signal(name string) syscall.Signal {
+// drainSignal returns a signal by its name, with or without SIG; 0 for auto, launch.NoSignal for
+// none.
+func (v *values) drainSignal(name string) syscall.Signal {
 	text := v.String(name)
-	if text == "auto" {
+	switch text {
+	case "auto":
 		return 0
+	case "none":
+		return launch.NoSignal
 	}
 	signal := unix.SignalNum("SIG" + strings.TrimPrefix(strings.ToUpper(text), "SIG"))
 	if signal == 0 {
-		v.fail("--%s %q: want auto or the name of a signal, such as TERM or QUIT", name, text)
+		v.fail("--%s %q: want auto, none or the name of a signal, such as TERM or QUIT", name, text)
 	}
 	return signal
 }

@@ -161,7 +161,7 @@ func (l *Link) Close() {
 	close(l.ended)
 	l.control.Close()
 	l.done.Wait()
-	l.Wait()
+	l.End()
 }
 
 // run closes ready, or left.

@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -336,15 +335,4 @@ func FuzzHello(f *testing.F) {
 			}
 		}
 	})
-}
-
-func TestDrainSignal(t *testing.T) {
-	for command, want := range map[string]syscall.Signal{
-		"/usr/sbin/nginx": syscall.SIGQUIT, "php-fpm8.2": syscall.SIGQUIT, "php8.2": syscall.SIGINT,
-		"apache2": syscall.SIGWINCH, "httpd": syscall.SIGWINCH, "haproxy": syscall.SIGUSR1, "gunicorn": syscall.SIGTERM,
-	} {
-		if got := DrainSignal([]string{command}); got != want {
-			t.Errorf("%s: %v, want %v", command, got, want)
-		}
-	}
 }

@@ -42,6 +42,10 @@ func (l *Link) heard(text []byte) {
 		l.handleLost()
 	case cmdHandle:
 		l.post(packet{text: []byte(`{"cmd":"NODE_HANDLE_ACK"}` + "\n")}) // receive has closed it
+	case cmdNotifyClose: // or its server never closes
+		l.post(packet{text: line(socketsReply{Cmd: cmdAllClosed, Key: m.Key})})
+	case cmdGetCount:
+		l.post(packet{text: line(socketsReply{Cmd: cmdCount, Key: m.Key, Count: new(int)})})
 	case cmdCluster:
 		l.asked(&m)
 	case cmdReady:

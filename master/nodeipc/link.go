@@ -13,6 +13,7 @@ import (
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/master/clientip"
 	"github.com/handfast/handfast/master/reexec"
+	"github.com/handfast/handfast/master/supervisor"
 )
 
 const (
@@ -54,9 +55,9 @@ type hungUp struct{}
 func (hungUp) Error() string { return "nodeipc: the worker closed its channel" }
 func (hungUp) Unwrap() error { return io.EOF }
 
-// Link is the master's side of one worker's channel. It implements supervisor.Portable and
-// master.Worker. One goroutine hears the worker, one sends what there was no room for;
-// Close ends both.
+// Link is the master's side of one worker's channel. It implements supervisor.Portable, Observer and
+// Finisher, and master.Worker. One goroutine hears the worker, one sends what there was no room for,
+// and from Drain on one waits until the worker has finished; Close ends them.
 type Link struct {
 	primary *Primary
 	slot    int
@@ -71,7 +72,12 @@ type Link struct {
 	left  chan struct{}
 	full  chan struct{} // there is something to send, and no room
 	ended chan struct{} // closed by Close
+	gone  chan struct{} // the worker has closed its end
 	done  sync.WaitGroup
+
+	process  supervisor.Process // nil until Started
+	draining sync.Once
+	finished chan struct{}
 
 	mu      sync.Mutex
 	seq     int64
@@ -144,7 +150,9 @@ func (p *Primary) newLink(slot int, own func(netip.AddrPort) *os.File, id int64,
 		left:    make(chan struct{}),
 		full:    make(chan struct{}, 1),
 		ended:   make(chan struct{}),
+		gone:    make(chan struct{}),
 
+		finished: make(chan struct{}),
 		sessions: make(map[clientip.Session]string),
 		warned:   make(map[string]bool),
 	}
@@ -242,6 +250,7 @@ func (l *Link) finishDrain() {
 		l.post(packet{text: line(map[string]any{"cmd": cmdCluster, "act": "disconnect", "seq": l.next()})})
 	}
 	l.stopFlow()
+	l.draining.Do(func() { l.done.Go(l.awaitEnd) })
 }
 
 // Close ends the link, and gives back what the worker did not take. What it has taken it
@@ -292,6 +301,7 @@ func (l *Link) listen() {
 			l.leave(ErrHungUp)
 			l.takeBack() // it cannot acknowledge any more
 		})
+		close(l.gone)
 		return
 	}
 }

@@ -41,6 +41,12 @@ const (
 	cmdAck     = "NODE_HANDLE_ACK"
 	cmdNack    = "NODE_HANDLE_NACK"
 
+	// What Node says about sockets that a worker has sent (lib/internal/socket_list.js).
+	cmdNotifyClose = "NODE_SOCKET_NOTIFY_CLOSE" // tell me when they are closed
+	cmdAllClosed   = "NODE_SOCKET_ALL_CLOSED"
+	cmdGetCount    = "NODE_SOCKET_GET_COUNT" // how many are open?
+	cmdCount       = "NODE_SOCKET_COUNT"
+
 	cmdReady      = "ready"      // recluster's: the worker takes connections
 	cmdDisconnect = "disconnect" // recluster's: the worker wants to be replaced, or is to drain
 
@@ -93,6 +99,13 @@ type reply struct {
 	Sockname *sockname       `json:"sockname,omitempty"`
 	Data     json.RawMessage `json:"data,omitempty"`
 	Seq      int64           `json:"seq"`
+}
+
+// socketsReply answers for the sockets of one server that a worker has sent.
+type socketsReply struct {
+	Cmd   string `json:"cmd"`
+	Key   string `json:"key"`
+	Count *int   `json:"count,omitempty"`
 }
 
 // line is a message as it is sent.

@@ -41,6 +41,10 @@ type Config struct {
 	// User is whom workers run as; nil: as the master does. What they listen on is opened with their rights.
 	User   *syscall.Credential
 	Logger hclog.Logger
+
+	// Open tells whether a worker has connections open. nil: nobody knows, and a worker that does not
+	// exit by itself drains until it is late.
+	Open func(pid int) (bool, error)
 }
 
 // Primary is what all Node workers of a master have in common.

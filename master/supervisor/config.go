@@ -153,9 +153,23 @@ type Launcher interface {
 	// Launch returns the command of a program that does it and then becomes command
 	// (execve, so that the process stays the same).
 	Launch(command []string) []string
+	Observer
+}
+
+// Observer is a Link that wants to know its worker's process.
+type Observer interface {
+	Link
 	// Started is called with the process before anything else is asked of the link. It must
 	// not wait.
 	Started(Process)
+}
+
+// Finisher is a Link that can see when its worker has nothing left to finish. A worker that does not
+// exit then by itself is ended.
+type Finisher interface {
+	Link
+	// Finished is closed some time after Drain. It may never be.
+	Finished() <-chan struct{}
 }
 
 // Portable is a Link that the program which takes this one's place can go on with.

@@ -15,11 +15,11 @@
 //
 // One worker's life:
 //
-//	starting ──ready──► serving ──left──► draining ──deadline──► stopping ──deadline──► killed
-//	    │                │   ▲               ▲                      ▲
-//	    │        replaced▼   │successor fails│                      │
-//	    │                standby ────────────┘ successor lasts      │
-//	    └──────ready timeout, left, not needed──────────────────────┘
+//	starting ──ready──► serving ──left──► draining ──deadline, finished──► stopping ──deadline──► killed
+//	    │                │   ▲               ▲                                ▲
+//	    │        replaced▼   │successor fails│                                │
+//	    │                standby ────────────┘ successor lasts                │
+//	    └──────ready timeout, left, not needed────────────────────────────────┘
 //
 // from serving to killed, if it does not answer the watchdog (watchdog.go), and from any
 // state to exited, when the process has ended, and with it all of its process group: what the first

@@ -187,6 +187,14 @@ func (w *world) ready(name string) { w.Helper(); close(w.worker(name).readyc); s
 // leaves lets a worker leave and live on.
 func (w *world) leaves(name string) { w.Helper(); close(w.worker(name).leftc); w.pass(lastMoment) }
 
+// finishes lets a worker that drains have nothing left to do, and live on.
+func (w *world) finishes(name string) {
+	w.Helper()
+	w.inOrder()
+	close(w.worker(name).nothing)
+	synctest.Wait()
+}
+
 func (w *world) mute(name string, mute bool) { w.Helper(); w.inOrder(); w.worker(name).mute = mute }
 
 // exitsAlone ends the first process of a worker, of whose group others are left.
@@ -295,12 +303,13 @@ func (w *world) newLink(seat Seat) (Link, error) {
 		return nil, w.linkErr
 	}
 	f := &fake{
-		w:      w,
-		name:   fmt.Sprintf("%d%c", seat.Slot, 'a'+w.made[seat.Slot]),
-		seat:   seat,
-		readyc: make(chan struct{}),
-		leftc:  make(chan struct{}),
-		exit:   make(chan Exit, 1),
+		w:       w,
+		name:    fmt.Sprintf("%d%c", seat.Slot, 'a'+w.made[seat.Slot]),
+		seat:    seat,
+		readyc:  make(chan struct{}),
+		leftc:   make(chan struct{}),
+		nothing: make(chan struct{}),
+		exit:    make(chan Exit, 1),
 	}
 	w.made[seat.Slot]++
 	w.fakes = append(w.fakes, f)
@@ -381,6 +390,7 @@ type fake struct {
 	seat          Seat
 	spec          Spec
 	readyc, leftc chan struct{}
+	nothing       chan struct{} // is left to finish
 	exit          chan Exit
 	rest          []int // of its group, when it has ended
 	over          bool  // it has ended, or was never started
@@ -409,6 +419,9 @@ func (f *fake) end(exit Exit) {
 		f.exit <- exit
 	}
 }
+
+// Finished implements Finisher.
+func (f *fake) Finished() <-chan struct{} { return f.nothing }
 
 func (f *fake) PID() int   { return 1 + slices.Index(f.w.fakes, f) }
 func (f *fake) Wait() Exit { return <-f.exit }

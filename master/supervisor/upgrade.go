@@ -196,8 +196,8 @@ func (s *Supervisor) restoreWorker(entry savedWorker) (err error) {
 		if w.link, err = s.cfg.RestoreLink(entry.Seat, entry.PID, entry.Link); err != nil {
 			return err
 		}
-		if launcher, ok := w.link.(Launcher); ok {
-			launcher.Started(w.process)
+		if observer, ok := w.link.(Observer); ok {
+			observer.Started(w.process)
 		}
 	}
 	switch {

@@ -89,8 +89,7 @@ func (s *Supervisor) spawn(sl *slot, generation int) error {
 		return err
 	}
 	command := seat.expand(s.cfg.Command)
-	launcher, launches := w.link.(Launcher)
-	if launches {
+	if launcher, ok := w.link.(Launcher); ok {
 		command = launcher.Launch(command)
 	} else if _, ok := s.cfg.Setting.path(); ok { // which package os/exec knows nothing of
 		if path, err := s.cfg.Setting.Find(command[0]); err == nil {
@@ -115,8 +114,8 @@ func (s *Supervisor) spawn(sl *slot, generation int) error {
 		return err
 	}
 	w.output.Started(w.process.PID())
-	if launches {
-		launcher.Started(w.process)
+	if observer, ok := w.link.(Observer); ok {
+		observer.Started(w.process)
 	}
 	s.workers[w] = struct{}{}
 	sl.next = w
@@ -178,8 +177,11 @@ func (s *Supervisor) reap(w *worker) {
 	if s.post(func() { s.ended(w, exit, first, words) }) && len(rest) == 0 {
 		return
 	}
-	for len(rest) > 0 {
+	for finished := w.finishes(); len(rest) > 0; {
 		select {
+		case <-finished:
+			finished = nil
+			s.post(func() { s.nothingLeft(w) })
 		case <-time.After(poll):
 			poll = min(2*poll, maxRestPoll)
 			rest = w.process.Rest()
@@ -192,13 +194,22 @@ func (s *Supervisor) reap(w *worker) {
 	}
 }
 
+// finishes returns what is closed when it has nothing left; nil if its link cannot see that.
+func (w *worker) finishes() <-chan struct{} {
+	if f, ok := w.link.(Finisher); ok {
+		return f.Finished()
+	}
+	return nil
+}
+
 // watch passes on what the link reports, and that the worker is ready when it has also passed
 // the probe.
 func (s *Supervisor) watch(w *worker, ready <-chan struct{}, probed chan struct{}) {
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.ReadyTimeout)
 	defer cancel()
 	left, leaves := w.link.Left(), (<-chan time.Time)(nil)
-	for probed != nil || left != nil || leaves != nil {
+	finished := w.finishes()
+	for probed != nil || left != nil || leaves != nil || finished != nil {
 		select {
 		case <-ready:
 			ready = nil
@@ -212,6 +223,9 @@ func (s *Supervisor) watch(w *worker, ready <-chan struct{}, probed chan struct{
 		case <-leaves:
 			leaves = nil
 			s.post(func() { s.left(w) })
+		case <-finished:
+			finished = nil
+			s.post(func() { s.nothingLeft(w) })
 		case <-w.exited:
 			return
 		case <-s.done:
@@ -291,6 +305,13 @@ func (s *Supervisor) leave(w *worker, why error) {
 	e.Err, e.Was = why, w.state
 	s.emit(e)
 	s.vacate(w, fmt.Errorf("worker left: %w", why))
+}
+
+// nothingLeft: the worker has done all that it had, and goes on running.
+func (s *Supervisor) nothingLeft(w *worker) {
+	if w.state == Draining {
+		s.terminate(w)
+	}
 }
 
 // ended: the first process has. Who is left of its group has what it had, as its slot's listeners:

@@ -86,7 +86,7 @@ func (l *child) Close() {
 	l.mu.Unlock()
 	l.control.Close()
 	l.done.Wait()
-	l.Wait()
+	l.End()
 }
 
 // hello waits for the child, and has await run from then on.

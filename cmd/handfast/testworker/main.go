@@ -15,6 +15,7 @@
 //	burgles      the same as http, but tries what only the master's user may
 //	hostile      sends the master what must not be closed; in slot 0 the same as http
 //	raw          answers a connection's first bytes with the line of http and those bytes
+//	careless     the same as http, but with --worker-link any or activation: SIGTERM ends it at once
 //	accepts N    the same as http, with N threads that wait in accept; for --worker-link any
 //
 // With --worker-link any they know nothing of handfast, and listen where HANDFAST_TEST_LISTEN says.
@@ -100,6 +101,9 @@ func play(args []string) int {
 	}
 	http.HandleFunc("/", answerWith)
 	http.HandleFunc("/ws", echo)
+	if args[0] == "careless" {
+		return playCareless()
+	}
 	if args[0] == "activated" {
 		ln, err := net.FileListener(os.NewFile(3, "listener"))
 		if err != nil {
