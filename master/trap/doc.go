@@ -60,11 +60,11 @@
 //
 // # What a program must not rely on
 //
-// All processes that have a slot's listener share one socket, and what they set on it, they
+// All processes of a worker share one socket for each listener, and what they set on it, they
 // set for all: options, and O_NONBLOCK. That one is switched on for a server whose own socket
 // had it, and never off: an event loop that finds that another process was faster must not
-// stand still in accept. So where workers of several kinds have filled a slot one after
-// the other, one with a blocking accept may see EAGAIN.
+// stand still in accept. The listener that a worker is given is as new (steer.Group.Clean), except where a
+// worker before it has not ended.
 //
 // Nothing here keeps a hostile program from the port: it runs as the master's user, and what
 // the kernel goes on with may be changed after we have looked (seccomp_unotify(2), NOTES).
