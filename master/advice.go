@@ -89,8 +89,8 @@ func (m *Master) adviseSlow(e supervisor.Event) {
 	case LinkNative:
 		waits, remedy = "its word by the mailbox (package worker, fdpass/doc.go)", "--worker-link any if it knows nothing of handfast and listens by itself"
 	case LinkNode:
-		waits = "that it listens on handfast's port, or says so by Node's channel"
-		remedy = "if it starts another program, which listens, run that itself, or say --worker-link any"
+		waits = "that it listens on handfast's port, or sends {cmd: 'ready'}"
+		remedy = "if it is written for sticky-session: --worker-link sticky-session; for @socket.io/sticky: --ready-when started; if it starts another program, which listens, run that itself, or say --worker-link any"
 	case LinkActivation:
 		waits, remedy = "that it accepts from the inherited listeners (LISTEN_FDS)", "--worker-link any if it takes no socket from systemd"
 	default:

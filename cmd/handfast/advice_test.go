@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"strconv"
 	"testing"
 	"time"
@@ -57,5 +59,32 @@ func TestBesideLink(t *testing.T) {
 	b.says("worker is not ready yet", "package worker", "--worker-link any")
 	if took := time.Since(began); took < 4*time.Second {
 		t.Errorf("it was said after %v", took)
+	}
+}
+
+// TestWaitsFor is row C6: of a worker of sticky-session whose package.json is elsewhere the log says what it
+// is waited for, and the flag that helps.
+func TestWaitsFor(t *testing.T) {
+	t.Parallel()
+	script := filepath.Join(t.TempDir(), "server.js")
+	writeScript(t, script, "// of sticky-session\nprocess.on('message', () => {});")
+	b := runs(t, "--listen", "127.0.0.1:0", "--workers", "1", "--", findNode(t), script)
+	b.says("worker is not ready yet", "{cmd: 'ready'}", "--worker-link sticky-session", "--ready-when started")
+}
+
+// TestMasterAsWorker is row C5: a script that is itself a master of workers, as sticky-listen's cluster.js, is
+// named at once, with what to run instead.
+func TestMasterAsWorker(t *testing.T) {
+	t.Parallel()
+	script := filepath.Join(t.TempDir(), "cluster.js")
+	writeScript(t, script, "const recluster = () => {}, sticky = { createBalancer() { } };\nrecluster(); sticky.createBalancer();\nsetInterval(() => {}, 1000);")
+	b := runs(t, "--listen", "127.0.0.1:0", "--workers", "1", "--", findNode(t), script)
+	b.says("the script runs workers of its own: as a worker it has none, and its clients are refused", "recluster()", "script of its workers", "--worker-link any")
+}
+
+func writeScript(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -186,6 +186,10 @@ func (p plan) chooseLink(config *master.Config, cannot error) error {
 	config.Logger.Info("worker link chosen", "link", c.link.String(), "reason", c.why, "change with", "--worker-link")
 	if f.program.Kind == programs.Node {
 		chooseDialect(config, f.program.Script)
+		if names := nodeipc.NamesMaster(f.program.Script); names != "" {
+			config.Logger.Warn("the script runs workers of its own: as a worker it has none, and its clients are refused", "script", f.program.Script, "because", "it calls "+names,
+				"remedy", "run the script of its workers, which handfast then starts in its place; or say --worker-link any, and each slot has a master and its workers")
+		}
 	}
 	return nil
 }

@@ -57,6 +57,25 @@ func (p Project) namedIn(script string) Project {
 	return p
 }
 
+// masters are calls by which scripts start workers or hand them clients whether they are workers
+// themselves or not: those of recluster and sticky-listen. A script that asks cluster.isPrimary
+// first is a worker under us.
+var masters = []string{"recluster(", "createBalancer("}
+
+// NamesMaster returns the call by which a script is a master of workers of its own, "" if it has none.
+func NamesMaster(script string) string {
+	text, ok := readText(script)
+	if !ok || bytes.Contains(text, []byte("isMaster")) || bytes.Contains(text, []byte("isPrimary")) {
+		return ""
+	}
+	for _, call := range masters {
+		if bytes.Contains(text, []byte(call)) {
+			return call + ")"
+		}
+	}
+	return ""
+}
+
 // readProject returns false for what is no package.json with dependencies.
 func readProject(path string) (p Project, ok bool) {
 	text, ok := readText(path)
