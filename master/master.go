@@ -24,6 +24,7 @@ import (
 	"github.com/handfast/handfast/master/mailbox"
 	"github.com/handfast/handfast/master/nodeipc"
 	"github.com/handfast/handfast/master/openconns"
+	"github.com/handfast/handfast/master/programs"
 	"github.com/handfast/handfast/master/steer"
 	"github.com/handfast/handfast/master/supervisor"
 	"github.com/handfast/handfast/master/trap"
@@ -357,7 +358,7 @@ func (m *Master) newActivation(seat supervisor.Seat) (supervisor.Link, error) {
 func (m *Master) activation(l *lease) activation.Config {
 	return activation.Config{
 		Listeners: m.steered.files(l),
-		Command:   m.command,
+		Command:   programs.See(m.command).Args,
 		Drain:     m.drain(func() bool { return m.steered.idle(l) }),
 		Logger:    m.few.Named("activation"),
 	}
