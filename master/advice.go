@@ -96,7 +96,7 @@ func (m *Master) adviseSlow(e supervisor.Event) {
 	default:
 		return
 	}
-	m.log.Info("worker is not ready yet", "slot", e.Slot, "pid", e.PID, "generation", e.Generation, "link", m.link.String(), "waits for", waits, "remedy", remedy)
+	m.log.Info("worker is not ready yet", "slot", e.Slot, "pid", e.PID, "generation", e.Generation, "link", m.link.String(), "waits_for", waits, "remedy", remedy)
 }
 
 // adviseFailed says which address a worker could not have, if it failed for that.
@@ -107,7 +107,7 @@ func (m *Master) adviseFailed(e supervisor.Event) {
 	for _, at := range m.wanted(e.Link, port) {
 		if other := m.holder(e, at); other != nil {
 			m.log.Warn("worker cannot have an address of its own that another one has", append(where, "network", at.Network, "address", listenFlag(at.AddrPort),
-				"other slot", other.Slot, "other pid", other.PID, "remedy", command.OwnAddress(at.Network, at.Port()))...)
+				"other_slot", other.Slot, "other_pid", other.PID, "remedy", command.OwnAddress(at.Network, at.Port()))...)
 			return
 		}
 	}

@@ -183,7 +183,7 @@ func (p plan) chooseLink(config *master.Config, cannot error) error {
 		return err
 	}
 	config.Link = c.link
-	config.Logger.Info("worker link chosen", "link", c.link.String(), "reason", c.why, "change with", "--worker-link")
+	config.Logger.Info("worker link chosen", "link", c.link.String(), "reason", c.why, "change_with", "--worker-link")
 	if f.program.Kind == programs.Node {
 		chooseDialect(config, f.program.Script)
 		if names := nodeipc.NamesMaster(f.program.Script); names != "" {
