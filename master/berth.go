@@ -159,7 +159,7 @@ func (s *steered) spoil(b *berth, g *steer.Group) {
 	}
 	b.spoiled = true
 	s.log.Warn("a worker has locked the socket filter of its slot's listener: if that keeps clients away, nobody can change it; the slot's next worker gets another listener",
-		"slot", b.slot, "address", g.Addr().String(), "remedy", fmt.Sprintf("replace it: handfast reload --slot %d; and have the program set no SO_LOCK_FILTER", b.slot))
+		"slot", b.slot, "address", g.Addr().String(), "remedy", fmt.Sprintf("replace it: handfast drain %d; and have the program set no SO_LOCK_FILTER", b.slot))
 }
 
 // lead has the clients of a slot come to a berth, once steer is called.
