@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -68,7 +69,9 @@ func fullPipe(t *testing.T) (w, r *os.File) {
 func (b *balancer) healthy() error {
 	client := http.Client{Timeout: patience, Transport: &http.Transport{
 		DisableKeepAlives: true,
-		Dial:              func(string, string) (net.Conn, error) { return net.Dial("unix", b.admin) },
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", b.admin)
+		},
 	}}
 	resp, err := client.Get("http://localhost/healthz")
 	if err == nil {

@@ -82,7 +82,8 @@ func TestDoorIsEmptied(t *testing.T) {
 		case <-time.After(10 * time.Second):
 			t.Fatal("accept waits")
 		}
-		if d.take() && d.take() {
+		first, second := d.take(), d.take()
+		if first && second {
 			t.Error("it goes on coming")
 		}
 	}
