@@ -64,7 +64,6 @@ type ending int
 const (
 	graceful ending = iota // finishes it
 	hasty                  // closes connections that it has accepted and not read a request from
-	abrupt                 // loses it
 )
 
 // stage is a server that runs in each slot.

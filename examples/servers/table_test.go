@@ -51,7 +51,7 @@ var servers = []*server{
 		},
 	},
 	{
-		name: "redis", flags: "--listen :8080", link: "any", ends: abrupt,
+		name: "redis", flags: "--listen :8080", link: "any",
 		command: "redis-server --port 8080 --protected-mode no --save ", needs: [][2]string{{"redis-server", "redis-server"}},
 		ask: askRedis,
 	},
@@ -65,11 +65,11 @@ var servers = []*server{
 		ask: askFastCGI, logged: "client=%v\n", log: "php-fpm.access.log",
 	},
 	{
-		name: "php", flags: "--listen :8080", link: "any", ends: abrupt,
+		name: "php", flags: "--listen :8080", link: "any",
 		command: "php -n -q -S 0.0.0.0:8080 who.php", needs: [][2]string{{"php", "php-cli"}},
 	},
 	{
-		name: "http.server", flags: "--listen :8080", link: "any", ends: abrupt,
+		name: "http.server", flags: "--listen :8080", link: "any",
 		command: "/usr/bin/python3 -m http.server --directory /proc/self 8080", needs: [][2]string{python},
 		ask: askFiles, logged: "%v - - [",
 	},
@@ -203,19 +203,19 @@ var others = []*server{
 		build: needFile("/usr/share/jetty9/start.jar", "jetty9"),
 	},
 	{
-		name: "memcached", flags: v4, link: "any", light: true, ends: abrupt,
+		name: "memcached", flags: v4, link: "any", light: true,
 		command: "memcached -u nobody -l 0.0.0.0 -p 8080", needs: [][2]string{{"memcached", "memcached"}}, ask: askMemcached,
 	},
 	{
-		name: "mosquitto", flags: v4, link: "any", light: true, ends: abrupt,
+		name: "mosquitto", flags: v4, link: "any", light: true,
 		command: "mosquitto -c mosquitto.conf", needs: [][2]string{{"mosquitto", "mosquitto"}}, ask: askMQTT,
 	},
 	{
-		name: "nats", flags: v4, link: "any", light: true, ends: abrupt,
+		name: "nats", flags: v4, link: "any", light: true,
 		command: "nats-server -a 0.0.0.0 -p 8080", needs: [][2]string{{"nats-server", "nats-server"}}, ask: askNATS,
 	},
 	{
-		name: "dovecot", flags: v4, link: "any", light: true, ends: abrupt,
+		name: "dovecot", flags: v4, link: "any", light: true,
 		command: "dovecot -F -c dovecot.conf -o base_dir=$PWD/dovecot-{slot}-{generation}", needs: [][2]string{{"dovecot", "dovecot-imapd"}}, ask: askIMAP,
 	},
 	{
@@ -229,11 +229,11 @@ var others = []*server{
 		ask: askPostgres, build: putDatabases,
 	},
 	{
-		name: "prosody", flags: v4, link: "any", light: true, ends: abrupt,
+		name: "prosody", flags: v4, link: "any", light: true,
 		command: "prosody -F --config prosody.cfg.lua", needs: [][2]string{{"prosody", "prosody"}}, ask: askXMPP,
 	},
 	{
-		name: "iperf3", flags: v4, link: "any", light: true, ends: abrupt,
+		name: "iperf3", flags: v4, link: "any", light: true,
 		command: "iperf3 -s -4 -p 8080", needs: [][2]string{{"iperf3", "iperf3"}}, ask: askIperf,
 	},
 }
