@@ -197,12 +197,12 @@ func TestRouteChosen(t *testing.T) {
 	if why := b.await("the master gives clients to slots").text; !strings.Contains(why, "--behind-proxy") {
 		t.Error(why)
 	}
-	for _, args := range []string{"--behind-proxy", "--proxy-protocol", "--workers 1000"} {
+	for args, want := range map[string]string{"--behind-proxy": "--route kernel: ", "--proxy-protocol": "--route kernel: ", "--workers 1000": "--workers 1000: 1000 slots are more than the 128"} {
 		var out bytes.Buffer
 		args := append(append([]string{"handfast", "run", "--route", "kernel", "--listen", "127.0.0.1:0"}, strings.Fields(args)...), "--", "true")
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
-		if status := run(ctx, args, &out, &out); status != exitUsage || !strings.Contains(out.String(), "--route kernel: ") {
+		if status := run(ctx, args, &out, &out); status != exitUsage || !strings.Contains(out.String(), want) {
 			t.Errorf("%v: exit status %d: %s", args, status, &out)
 		}
 	}

@@ -189,7 +189,7 @@ func TestUsage(t *testing.T) {
 		{"slot ::ffff:192.0.2.1 --workers 4", exitOK, []string{"2"}},
 		{"slot --workers=4 192.0.2.1", exitOK, []string{"2"}},
 		{"slot -n 4 -- 192.0.2.1", exitOK, []string{"2"}},
-		{"run --listen 127.0.0.1:http-no -- true", exitFailure, []string{"http-no"}},
+		{"run --listen 127.0.0.1:http-no -- true", exitUsage, []string{"http-no"}},
 		{"run --listen 127.0.0.1:0 -- no-such-program", exitFailure, []string{"no-such-program", "not found"}},
 		{"", exitOK, []string{"handfast run"}},
 		{"--version", exitOK, []string{"handfast version"}},

@@ -80,7 +80,7 @@ const systemDirectory = "/run/handfast"
 // session, or by another user.
 func directories() (dirs []string) {
 	if dir, _, _ := strings.Cut(os.Getenv("RUNTIME_DIRECTORY"), ":"); dir != "" {
-		dirs = append(dirs, dir)
+		return []string{dir} // of a service manager: what else runs is none of this service's business
 	}
 	if os.Geteuid() != 0 {
 		if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
