@@ -136,7 +136,7 @@ func (m *Master) wanted(link supervisor.Link, port uint16) (all []trap.OwnAddres
 	named := func(at trap.OwnAddress) int { return int(min(at.Port()^port, 1)) }
 	slices.SortStableFunc(all, func(a, b trap.OwnAddress) int { return named(a) - named(b) })
 	ours := func(at netip.AddrPort) bool { return at.Port() == port }
-	if len(all) == 0 && port != 0 && !slices.ContainsFunc(m.addresses, ours) {
+	if len(all) == 0 && port != 0 && !slices.ContainsFunc(m.listensAt(), ours) {
 		all = []trap.OwnAddress{
 			{Network: "tcp", AddrPort: netip.AddrPortFrom(netip.IPv6Unspecified(), port)},
 			{Network: "udp", AddrPort: netip.AddrPortFrom(netip.IPv6Unspecified(), port)},

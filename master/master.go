@@ -269,7 +269,7 @@ func newMaster(cfg Config) (*Master, error) {
 		}
 	}
 	m.command = cfg.Supervisor.Command
-	m.connections = openconns.New(ports(m.addresses)...)
+	m.connections = openconns.New(func() []uint16 { return ports(m.listensAt()) })
 	m.settleDraining(cfg.DrainSignal)
 	cfg.Supervisor.NewLink = [...]func(supervisor.Seat) (supervisor.Link, error){m.newMailbox, m.newNodeLink, m.newActivation, m.newTrap, m.newInjector}[cfg.Link]
 	if !cfg.Link.handsOff() && m.steered == nil {

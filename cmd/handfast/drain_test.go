@@ -3,7 +3,10 @@ package main
 import (
 	"fmt"
 	"net"
+	"net/http"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -147,4 +150,43 @@ func (b *balancer) keepAlive() net.Conn {
 		b.t.Fatal(err)
 	}
 	return conn
+}
+
+// hastyServer begins to answer when it has made a file, and answers a second and a half later. SIGTERM ends it at once.
+const hastyServer = `
+import http.server, sys, time
+class Slow(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        open(sys.argv[2], 'w').close(); time.sleep(1.5)
+        self.send_response(200); self.send_header('Content-Length', '2'); self.end_headers(); self.wfile.write(b'ok')
+http.server.ThreadingHTTPServer(('127.0.0.1', int(sys.argv[1])), Slow).serve_forever()
+`
+
+// Row A7: TestDrainNoneFollows: a worker's connections are found as well where it has decided
+// itself where handfast listens.
+func TestDrainNoneFollows(t *testing.T) {
+	t.Parallel()
+	port, asked := portOf(t, trial.FreeAddress(t)), filepath.Join(t.TempDir(), "asked")
+	b := runs(t, "--workers", "1", "--probation", "0s", "--", "python3", "-c", hastyServer, port, asked)
+	b.await("worker ready")
+	answered := make(chan error, 1)
+	go func() {
+		response, err := http.Get("http://127.0.0.1:" + port)
+		if err == nil {
+			response.Body.Close()
+		}
+		answered <- err
+	}()
+	if !eventually(func() bool { _, err := os.Stat(asked); return err == nil }) {
+		t.Fatal("the request does not arrive")
+	}
+	b.signal(unix.SIGUSR2)
+	b.await("reload finished")
+	if err := <-answered; err != nil {
+		t.Errorf("a request during the reload: %v", err)
+	}
+	b.await("worker exited")
+	http.DefaultClient.CloseIdleConnections()
+	b.signal(unix.SIGTERM)
+	<-b.exited
 }

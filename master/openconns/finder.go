@@ -30,18 +30,16 @@ var states = []sockdiag.State{sockdiag.Established, sockdiag.FinWait1, sockdiag.
 // Finder finds the connections of workers that listen on some ports. Its methods may be called at
 // any time.
 type Finder struct {
-	ports []uint16
+	ports func() []uint16
 
 	mu    sync.Mutex
 	asked time.Time // when the kernel was, last
 	all   []sockdiag.Socket
 }
 
-// New makes one for local ports.
-func New(ports ...uint16) *Finder {
-	slices.Sort(ports)
-	return &Finder{ports: slices.Compact(ports)}
-}
+// New makes one for the local ports that a function returns, which is asked each time: a worker may
+// decide where clients come to.
+func New(ports func() []uint16) *Finder { return &Finder{ports: ports} }
 
 // Open tells whether the worker whose first process, and process group, is pid has a connection
 // open. One that is in the queue of a listener does not count.
@@ -103,7 +101,9 @@ func (f *Finder) connections() ([]sockdiag.Socket, error) {
 		return f.all, nil
 	}
 	var all []sockdiag.Socket
-	for _, port := range f.ports {
+	ports := f.ports()
+	slices.Sort(ports)
+	for _, port := range slices.Compact(ports) {
 		some, err := sockdiag.ListTraffic(port, states...)
 		if err != nil {
 			return nil, err

@@ -91,7 +91,7 @@ func newStage(t *testing.T, as string) *stage {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	return &stage{t, ln, cmd.Process.Pid, bufio.NewScanner(out), New(ln.Addr().(*net.TCPAddr).AddrPort().Port())}
+	return &stage{t, ln, cmd.Process.Pid, bufio.NewScanner(out), New(func() []uint16 { return []uint16{ln.Addr().(*net.TCPAddr).AddrPort().Port()} })}
 }
 
 // dial opens a connection that the process has accepted.
@@ -130,7 +130,8 @@ func TestOpen(t *testing.T) {
 			t.Parallel()
 			s := newStage(t, as)
 			other := newStage(t, "serve")
-			s.ports = append(s.ports, other.ports...)
+			both := append(s.ports(), other.ports()...)
+			s.ports = func() []uint16 { return both }
 			other.dial()
 			s.becomes("nobody has come", false, s.Open)
 			conn := s.dial()
