@@ -136,7 +136,7 @@ func TestBusy(t *testing.T) {
 			l.awaitMore("after the reload", 2*busyClients)
 			l.stop()
 			st.process.Stop()
-			if left := accepting(st.port()); len(left) > 0 {
+			if left := accepting(t, st.port()); len(left) > 0 {
 				t.Errorf("processes %v accept although handfast was stopped", left)
 			}
 		})
@@ -227,7 +227,7 @@ func (l *crowd) awaitNoOrphans(generation int) {
 			workers = append(workers, pid)
 		}
 		others = nil
-		for _, pid := range accepting(l.port()) {
+		for _, pid := range accepting(l.t, l.port()) {
 			if !slices.ContainsFunc(ancestors(pid), func(above int) bool { return slices.Contains(workers[1:], above) }) && pid != workers[0] {
 				command, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 				others = append(others, fmt.Sprintf("%d %q", pid, command))

@@ -2,23 +2,20 @@ package polled
 
 import (
 	"bufio"
-	"encoding/binary"
-	"encoding/hex"
 	"fmt"
 	"net/netip"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/handfast/handfast/master/sockdiag"
 )
 
 // Listens returns the TCP addresses on which processes below a root listen, as they are in the
 // root's network namespace, in no order. What cannot be looked into is left out.
 func Listens(root int) (all []netip.AddrPort) {
-	sockets := make(map[uint64]netip.AddrPort)
-	for _, table := range []string{"tcp", "tcp6"} {
-		readListeners(fmt.Sprintf("/proc/%d/net/%s", root, table), sockets)
-	}
+	sockets := socketsOf(root, "tcp", false)
 	if len(sockets) == 0 {
 		return nil
 	}
@@ -32,9 +29,14 @@ func Listens(root int) (all []netip.AddrPort) {
 	return all
 }
 
-// readListeners adds the listening sockets of a table, by inode.
-func readListeners(table string, sockets map[uint64]netip.AddrPort) {
-	readSockets(table, false, sockets)
+// socketsOf returns the sockets in a process's network namespace, by inode: of network tcp or udp, all
+// or those that listen.
+func socketsOf(pid int, network string, all bool) map[uint64]netip.AddrPort {
+	sockets := make(map[uint64]netip.AddrPort)
+	for _, table := range []string{network, network + "6"} {
+		readSockets(fmt.Sprintf("/proc/%d/net/%s", pid, table), all, sockets)
+	}
+	return sockets
 }
 
 // readSockets adds the sockets of a table (proc_net_tcp in the kernel's documentation), by inode: all, or
@@ -52,34 +54,16 @@ func readSockets(table string, all bool, sockets map[uint64]netip.AddrPort) {
 			continue
 		}
 		n, err := strconv.ParseUint(fields[inode], 10, 64)
-		if addr, ok := parseSocket(fields[local]); ok && err == nil {
+		if addr, ok := sockdiag.ParseHex(fields[local]); ok && err == nil {
 			sockets[n] = addr
 		}
 	}
 }
 
-// parseSocket reads an address such as 0100007F:1F90: words in the machine's byte order.
-func parseSocket(s string) (netip.AddrPort, bool) {
-	host, port, _ := strings.Cut(s, ":")
-	b, err := hex.DecodeString(host)
-	if err != nil || len(b)%4 != 0 {
-		return netip.AddrPort{}, false
-	}
-	for i := 0; i < len(b); i += 4 {
-		binary.NativeEndian.PutUint32(b[i:], binary.BigEndian.Uint32(b[i:]))
-	}
-	addr, ok := netip.AddrFromSlice(b)
-	n, err := strconv.ParseUint(port, 16, 16)
-	return netip.AddrPortFrom(addr.Unmap(), uint16(n)), ok && err == nil
-}
-
 // Holds tells whether a process below a root has a socket on a port, in the root's network namespace: of
 // network udp any, of tcp one that listens.
 func Holds(root int, network string, port uint16) bool {
-	sockets := make(map[uint64]netip.AddrPort)
-	for _, table := range []string{network, network + "6"} {
-		readSockets(fmt.Sprintf("/proc/%d/net/%s", root, table), network == "udp", sockets)
-	}
+	sockets := socketsOf(root, network, network == "udp")
 	for inode, at := range sockets {
 		if at.Port() != port {
 			delete(sockets, inode)

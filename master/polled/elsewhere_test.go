@@ -1,7 +1,6 @@
 package polled
 
 import (
-	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -39,23 +38,6 @@ if os.fork() == 0:
 		}
 		if time.Now().After(end) {
 			t.Fatalf("%v, want %s", got, want)
-		}
-	}
-}
-
-func TestParseSocket(t *testing.T) {
-	for text, want := range map[string]string{
-		"0100007F:1F90":                         "127.0.0.1:8080",
-		"00000000000000000000000000000000:0050": "[::]:80",
-		"0000000000000000FFFF00000100007F:0001": "127.0.0.1:1",
-	} {
-		if got, ok := parseSocket(text); !ok || got != netip.MustParseAddrPort(want) {
-			t.Errorf("%s: %v, %v", text, got, ok)
-		}
-	}
-	for _, text := range []string{"", "0100007F", "0100007:1F90", "0100007F:1F900", "010000:50"} {
-		if got, ok := parseSocket(text); ok {
-			t.Errorf("%q: %v", text, got)
 		}
 	}
 }

@@ -15,10 +15,7 @@ import (
 // are two or more: those of the listener that most wait on. Only listeners on addresses that wanted
 // accepts are looked at. A process that is busy at the moment is left out.
 func Sharing(root int, wanted func(netip.AddrPort) bool) (pids []int) {
-	sockets := make(map[uint64]netip.AddrPort)
-	for _, table := range []string{"tcp", "tcp6"} {
-		readListeners(fmt.Sprintf("/proc/%d/net/%s", root, table), sockets)
-	}
+	sockets := socketsOf(root, "tcp", false)
 	waiting := make(map[uint64][]int)
 	for _, pid := range descendants([]int{root}) {
 		for inode := range asleep(pid, func(inode uint64) bool { at, ok := sockets[inode]; return ok && wanted(at) }) {
