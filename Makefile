@@ -51,8 +51,8 @@ fuzz: ## each parser for FUZZTIME (30s)
 
 lint: ## formatting, vet, staticcheck, and a tidy go.mod; cmd/bench/tcpproxy is a module of its own
 	@test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }
-	$(GO) vet ./...
+	$(GO) vet ./... ./cmd/handfast/testdata/worker
 	$(GO) -C cmd/bench/tcpproxy vet ./...
-	$(GO) run $(STATICCHECK) ./...
+	$(GO) run $(STATICCHECK) ./... ./cmd/handfast/testdata/worker
 	$(GO) mod tidy -diff
 	$(GO) -C cmd/bench/tcpproxy mod tidy -diff

@@ -139,7 +139,7 @@ func (k Key) below(bound uint32, slots int) int {
 }
 
 // IPv4Words says how an IPv4 address becomes a key, for those who compute it outside
-// of Go (package steer): start is what its word is folded into, and mask the bits of the
+// of Go (package reuseport): start is what its word is folded into, and mask the bits of the
 // word that count. The key is mix(start ^ word&mask).
 func (c Config) IPv4Words() (start, mask uint32) {
 	return mix(c.Seed ^ kindIPv4), leading(c.IPv4Prefix)

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
-	"github.com/handfast/handfast/master/files"
+	"github.com/handfast/handfast/master/fdlimit"
 	"github.com/handfast/handfast/master/reexec"
 )
 
@@ -103,7 +103,7 @@ func acceptFrom(b *Balancer, file *os.File) (*acceptor, error) {
 		batch:   make([]arrival, 0, fdpass.MaxBatch),
 		peeks:   b.clients.Peeks(),
 		peek:    b.clients.Buffer(),
-		ceiling: files.Ceiling(),
+		ceiling: fdlimit.Ceiling(),
 	}, nil
 }
 
@@ -269,7 +269,7 @@ func (a *acceptor) flush() {
 func (a *acceptor) rest(ctx context.Context) {
 	start := time.Now()
 	say := start.Sub(a.said) >= pauseLogInterval
-	for paused := false; a.err != nil || files.Scarce(); paused = true {
+	for paused := false; a.err != nil || fdlimit.Scarce(); paused = true {
 		if say && !paused {
 			a.said = start
 			a.b.log.Error("accept paused: "+shortage(a.err), "parked", a.b.lot.len())
@@ -290,7 +290,7 @@ func (a *acceptor) rest(ctx context.Context) {
 func shortage(err error) string {
 	switch err {
 	case nil, unix.EMFILE:
-		return fmt.Sprintf("no free file descriptors (limit %d); raise it with ulimit -n or LimitNOFILE=", files.Limit())
+		return fmt.Sprintf("no free file descriptors (limit %d); raise it with ulimit -n or LimitNOFILE=", fdlimit.Limit())
 	case unix.ENFILE:
 		return "the system has no free files; raise the sysctl fs.file-max"
 	default:

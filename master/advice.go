@@ -7,10 +7,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/handfast/handfast/master/polled"
+	"github.com/handfast/handfast/master/link/listening"
+	"github.com/handfast/handfast/master/link/trap"
 	"github.com/handfast/handfast/master/programs"
 	"github.com/handfast/handfast/master/supervisor"
-	"github.com/handfast/handfast/master/trap"
 )
 
 const (
@@ -150,7 +150,7 @@ func (m *Master) holder(e supervisor.Event, at trap.OwnAddress) *supervisor.Work
 	snapshot, _ := m.supervisor.Snapshot()
 	for _, slot := range snapshot.Slots {
 		for _, w := range []*supervisor.WorkerStatus{slot.Worker, slot.Next, slot.Standby} {
-			if w != nil && w.PID != e.PID && polled.Holds(w.PID, at.Network, at.Port()) {
+			if w != nil && w.PID != e.PID && listening.Holds(w.PID, at.Network, at.Port()) {
 				return w
 			}
 		}

@@ -14,7 +14,7 @@ import (
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/fdpass/forwarded"
 	"github.com/handfast/handfast/master/clientip"
-	"github.com/handfast/handfast/master/files"
+	"github.com/handfast/handfast/master/fdlimit"
 	"github.com/handfast/handfast/master/logging"
 )
 
@@ -142,7 +142,7 @@ func NewBalancer(cfg BalancerConfig, table *Table) (*Balancer, error) {
 		log:      logging.Limit(cfg.Logger, logging.Few),
 		clients:  clients,
 		lot:      newLot(cfg.MaxParked, cfg.MaxClient),
-		overflow: newLot(min(maxOverflow, files.Limit()/8), 0),
+		overflow: newLot(min(maxOverflow, fdlimit.Limit()/8), 0),
 
 		acceptors: make(map[*acceptor]struct{}),
 		hurry:     hurry,

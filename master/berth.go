@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
-	"github.com/handfast/handfast/master/steer"
+	"github.com/handfast/handfast/master/reuseport"
 	"github.com/handfast/handfast/master/supervisor"
 )
 
@@ -38,12 +38,12 @@ const (
 // so for long (steered.attend).
 type berth struct {
 	number  int
-	slot    int                   // whose workers have it, or had it last
-	leases  []*lease              // of workers that live
-	accepts map[*steer.Group]bool // the worker that fills the slot, where
-	used    bool                  // clients have come since it was new, or clean
-	spoiled bool                  // nobody may get it any more
-	left    time.Time             // when its slot's clients were led elsewhere
+	slot    int                       // whose workers have it, or had it last
+	leases  []*lease                  // of workers that live
+	accepts map[*reuseport.Group]bool // the worker that fills the slot, where
+	used    bool                      // clients have come since it was new, or clean
+	spoiled bool                      // nobody may get it any more
+	left    time.Time                 // when its slot's clients were led elsewhere
 	duty    duty
 	closed  closed
 	warned  []string // of what its workers have done
@@ -144,7 +144,7 @@ func (s *steered) clean(b *berth) {
 	for _, g := range s.groups {
 		err := g.Clean(b.number, s.blocking)
 		switch {
-		case errors.Is(err, steer.ErrSpoiled):
+		case errors.Is(err, reuseport.ErrSpoiled):
 			s.spoil(b, g)
 		case err != nil:
 			s.log.Error("a slot's listener is not what it was", "slot", b.slot, "address", g.Addr().String(), "err", err)
@@ -153,7 +153,7 @@ func (s *steered) clean(b *berth) {
 }
 
 // spoil has nobody get a berth any more.
-func (s *steered) spoil(b *berth, g *steer.Group) {
+func (s *steered) spoil(b *berth, g *reuseport.Group) {
 	if b.spoiled {
 		return
 	}
@@ -213,7 +213,7 @@ func (s *steered) dutyAt(b *berth) duty {
 }
 
 // attend accepts from a berth's listener as its duty says.
-func (s *steered) attend(b *berth, g *steer.Group) {
+func (s *steered) attend(b *berth, g *reuseport.Group) {
 	ln, slot := g.Listener(b.number), b.slot
 	d := b.duty
 	if d == dutyServes && !b.accepts[g] {

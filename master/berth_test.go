@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
-	"github.com/handfast/handfast/master/steer"
+	"github.com/handfast/handfast/master/reuseport"
 	"github.com/handfast/handfast/master/supervisor"
 )
 
@@ -47,7 +47,7 @@ func newStage(t *testing.T, kind LinkKind, slots int) *stage {
 // newStageAt is newStage where clients have so much patience.
 func newStageAt(t *testing.T, address string, kind LinkKind, slots int, delay time.Duration, tries int) *stage {
 	t.Helper()
-	g, err := steer.Listen(t.Context(), address, DefaultBalancerConfig().Clients.Hash, slots)
+	g, err := reuseport.Listen(t.Context(), address, DefaultBalancerConfig().Clients.Hash, slots)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +60,7 @@ func newStageAt(t *testing.T, address string, kind LinkKind, slots int, delay ti
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := newSteered([]*steer.Group{g}, table, balancer, cfg, kind)
+	s, err := newSteered([]*reuseport.Group{g}, table, balancer, cfg, kind)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,8 +3,8 @@ package master
 import (
 	"time"
 
+	"github.com/handfast/handfast/master/link/listening"
 	"github.com/handfast/handfast/master/pgroup"
-	"github.com/handfast/handfast/master/polled"
 	"github.com/handfast/handfast/master/supervisor"
 )
 
@@ -17,9 +17,9 @@ const (
 
 // closed is what looks have found out about the listeners of a berth's worker.
 type closed struct {
-	holder polled.Holder // of its processes, that had one open
-	looks  int           // in a row, in which none had
-	hidden *lease        // of the worker, if its processes must not be looked into
+	holder listening.Holder // of its processes, that had one open
+	looks  int              // in a row, in which none had
+	hidden *lease           // of the worker, if its processes must not be looked into
 }
 
 // lookForClosed returns the workers that have closed their listeners while clients wait there, as
@@ -53,15 +53,15 @@ func (s *steered) holdsListener(b *berth, link supervisor.Link) bool {
 	}
 	var sockets []uint64
 	for _, g := range s.groups {
-		inode, err := polled.Inode(g.Listener(b.number))
+		inode, err := listening.Inode(g.Listener(b.number))
 		if err != nil {
 			return true
 		}
 		sockets = append(sockets, inode)
 	}
-	holder, err := polled.FindHolder(append([]int{l.pid}, pgroup.Living(l.pid)...), sockets)
+	holder, err := listening.FindHolder(append([]int{l.pid}, pgroup.Living(l.pid)...), sockets)
 	if err == nil && !holder.Holds() { // a daemon may have left family and group
-		holder, _ = polled.FindHolder(pgroup.All(), sockets) // of other users it is not
+		holder, _ = listening.FindHolder(pgroup.All(), sockets) // of other users it is not
 	}
 	if b.closed.holder = holder; err != nil {
 		b.closed.hidden = l

@@ -14,7 +14,7 @@
 //  6. refuse.go answers those that waited in vain.
 //
 // Beside it: listen.go opens listeners, handshake.go says when their connections are
-// accepted, package files keeps descriptors free, package supervisor starts and replaces
+// accepted, package fdlimit keeps descriptors free, package supervisor starts and replaces
 // workers, master.go wires all of it, status.go says what it is doing, and package admin lets
 // others ask. upgrade.go leaves all of it to another program (package reexec).
 //

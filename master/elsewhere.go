@@ -9,7 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/handfast/handfast/master/polled"
+	"github.com/handfast/handfast/master/link/listening"
 	"github.com/handfast/handfast/master/supervisor"
 )
 
@@ -75,7 +75,7 @@ func (w *elsewhere) look(ctx context.Context, e supervisor.Event) {
 		if link, ok := e.Link.(served); ok && link.Served() {
 			continue
 		}
-		now := slices.DeleteFunc(polled.Listens(e.PID), w.ours)
+		now := slices.DeleteFunc(listening.Listens(e.PID), w.ours)
 		both := slices.DeleteFunc(slices.Clone(now), func(at netip.AddrPort) bool { return !slices.Contains(before, at) })
 		if before = now; len(both) > 0 && ctx.Err() == nil {
 			w.found(e, both)

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/master/asuser"
-	"github.com/handfast/handfast/master/steer"
+	"github.com/handfast/handfast/master/reuseport"
 	"github.com/handfast/handfast/master/supervisor"
 )
 
@@ -29,9 +29,9 @@ var errFamilies = errors.New("the workers that served first listen on both famil
 func (s *steered) onlyIPv4(l *lease, both *os.File) (*os.File, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	isIts := func(g *steer.Group) bool { return g.Listener(l.berth.number) == both }
+	isIts := func(g *reuseport.Group) bool { return g.Listener(l.berth.number) == both }
 	of := slices.IndexFunc(s.groups, isIts)
-	group := (*steer.Group)(nil)
+	group := (*reuseport.Group)(nil)
 	if of >= 0 {
 		group = s.groups[of]
 	}
@@ -70,7 +70,7 @@ func (s *steered) follow(l *lease, bound netip.AddrPort, onlyIPv6 bool) (*os.Fil
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if bound.Addr() == netip.IPv6Unspecified() && !onlyIPv6 { // or it cannot be known
-		onlyIPv6 = slices.ContainsFunc(s.groups, func(g *steer.Group) bool {
+		onlyIPv6 = slices.ContainsFunc(s.groups, func(g *reuseport.Group) bool {
 			return g.Addr().AddrPort() == netip.AddrPortFrom(netip.IPv4Unspecified(), bound.Port())
 		})
 	}
@@ -95,7 +95,7 @@ func (s *steered) follow(l *lease, bound netip.AddrPort, onlyIPv6 bool) (*os.Fil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	g, err := steer.ListenFor(ctx, address, s.balancer.cfg.Clients.Hash, at, len(s.berths))
+	g, err := reuseport.ListenFor(ctx, address, s.balancer.cfg.Clients.Hash, at, len(s.berths))
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +128,7 @@ func tryBind(at netip.AddrPort) error {
 }
 
 // join adds a group, for all berths.
-func (s *steered) join(g *steer.Group) (err error) {
+func (s *steered) join(g *reuseport.Group) (err error) {
 	s.groups = append(slices.Clone(s.groups), g)
 	for _, b := range s.berths {
 		if s.blocking {
@@ -167,7 +167,7 @@ func (s *steered) retire() {
 }
 
 // leave closes a group.
-func (s *steered) leave(g *steer.Group) {
+func (s *steered) leave(g *reuseport.Group) {
 	if !s.forget(g) {
 		return
 	}
@@ -187,7 +187,7 @@ func (s *steered) leave(g *steer.Group) {
 }
 
 // forget has a group be none of ours any more, and tells whether it was.
-func (s *steered) forget(g *steer.Group) bool {
+func (s *steered) forget(g *reuseport.Group) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i := slices.Index(s.groups, g)

@@ -5,7 +5,7 @@ import (
 	"net/netip"
 	"syscall"
 
-	"github.com/handfast/handfast/master/launch"
+	"github.com/handfast/handfast/master/link/launch"
 	"github.com/handfast/handfast/master/programs"
 	"github.com/handfast/handfast/master/supervisor"
 )

@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"github.com/handfast/handfast/fdpass"
-	"github.com/handfast/handfast/master/mailbox"
-	"github.com/handfast/handfast/master/steer"
+	"github.com/handfast/handfast/master/link/mailbox"
+	"github.com/handfast/handfast/master/reuseport"
 	"github.com/handfast/handfast/master/supervisor"
 )
 
@@ -92,7 +92,7 @@ func TestLimitsNeedMailboxes(t *testing.T) {
 		"need LinkNative":            func(c *Config) { c.Link, c.Supervisor.Watchdog = LinkNode, time.Second },
 		"at most -1 connections":     func(c *Config) { c.MaxConnections = -1 },
 		"a timeout is negative":      func(c *Config) { c.Supervisor.Watchdog = -1 },
-		"5 connections of a worker:": func(c *Config) { c.MaxConnections, c.Groups = 5, []*steer.Group{group(t)} },
+		"5 connections of a worker:": func(c *Config) { c.MaxConnections, c.Groups = 5, []*reuseport.Group{group(t)} },
 	} {
 		cfg := Config{Balancer: DefaultBalancerConfig(), Supervisor: supervisor.DefaultConfig()}
 		cfg.Supervisor.Command, cfg.Supervisor.Workers = []string{"true"}, 1
@@ -103,8 +103,8 @@ func TestLimitsNeedMailboxes(t *testing.T) {
 	}
 }
 
-func group(t *testing.T) *steer.Group {
-	g, err := steer.Listen(t.Context(), "127.0.0.1:0", DefaultBalancerConfig().Clients.Hash, 1)
+func group(t *testing.T) *reuseport.Group {
+	g, err := reuseport.Listen(t.Context(), "127.0.0.1:0", DefaultBalancerConfig().Clients.Hash, 1)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,7 @@ import (
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/master/clientip"
-	"github.com/handfast/handfast/master/mailbox"
+	"github.com/handfast/handfast/master/link/mailbox"
 )
 
 // BenchmarkRoute finds clients by their address, places them, and groups batches by slot; per

@@ -17,17 +17,17 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/handfast/handfast/hash"
-	"github.com/handfast/handfast/master/activation"
 	"github.com/handfast/handfast/master/clientip"
-	"github.com/handfast/handfast/master/files"
+	"github.com/handfast/handfast/master/fdlimit"
+	"github.com/handfast/handfast/master/link/activation"
+	"github.com/handfast/handfast/master/link/mailbox"
+	"github.com/handfast/handfast/master/link/nodeipc"
+	"github.com/handfast/handfast/master/link/trap"
 	"github.com/handfast/handfast/master/logging"
-	"github.com/handfast/handfast/master/mailbox"
-	"github.com/handfast/handfast/master/nodeipc"
 	"github.com/handfast/handfast/master/openconns"
 	"github.com/handfast/handfast/master/programs"
-	"github.com/handfast/handfast/master/steer"
+	"github.com/handfast/handfast/master/reuseport"
 	"github.com/handfast/handfast/master/supervisor"
-	"github.com/handfast/handfast/master/trap"
 )
 
 const (
@@ -48,11 +48,11 @@ var supervisorRate = logging.Rate{Burst: 100, Every: 200 * time.Millisecond, By:
 // Config is what a Master needs. Supervisor's NewLink and Slots, and the loggers of
 // both parts, are the Master's to set.
 //
-// With Groups in place of Listeners the kernel gives clients to slots (package steer); it
+// With Groups in place of Listeners the kernel gives clients to slots (package reuseport); it
 // knows nothing but their addresses.
 type Config struct {
-	Listeners []net.Listener // of which the Master takes ownership, also on error
-	Groups    []*steer.Group // likewise
+	Listeners []net.Listener     // of which the Master takes ownership, also on error
+	Groups    []*reuseport.Group // likewise
 
 	// Follow has the master listen where workers of LinkAny do, and the kernel route: there may be no
 	// Groups yet.
@@ -173,7 +173,7 @@ type Master struct {
 // parked.
 func (c *Config) Files() int {
 	// A reload doubles the number of processes if the old ones take their time.
-	return baseFiles + files.Spare + c.groups() + 2*c.filesPerWorker()*c.Supervisor.Workers
+	return baseFiles + fdlimit.Spare + c.groups() + 2*c.filesPerWorker()*c.Supervisor.Workers
 }
 
 // filesPerWorker is how many of them it needs for each worker process.
@@ -204,14 +204,14 @@ func newMaster(cfg Config) (*Master, error) {
 		cfg.Logger = hclog.NewNullLogger()
 	}
 	need := cfg.Files()
-	if limit := files.Limit(); limit < need {
+	if limit := fdlimit.Limit(); limit < need {
 		return nil, fmt.Errorf("master: the limit of open files is %d, %d workers need %d; raise it with ulimit -n or LimitNOFILE=",
 			limit, cfg.Supervisor.Workers, need)
 	}
-	cfg.Supervisor.MaxProcesses = (files.Limit() - baseFiles - files.Spare) / cfg.filesPerWorker()
+	cfg.Supervisor.MaxProcesses = (fdlimit.Limit() - baseFiles - fdlimit.Spare) / cfg.filesPerWorker()
 	cfg.Supervisor.MaxWorkers = min(hash.MaxSlots, cfg.Supervisor.MaxProcesses/2)
 	if cfg.kernelRoutes() {
-		cfg.Supervisor.MaxWorkers = min(steer.MaxSlots, cfg.Supervisor.MaxWorkers)
+		cfg.Supervisor.MaxWorkers = min(reuseport.MaxSlots, cfg.Supervisor.MaxWorkers)
 	}
 	table := NewTable(1)
 	m := &Master{

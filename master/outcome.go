@@ -8,7 +8,7 @@ import (
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/master/clientip"
-	"github.com/handfast/handfast/master/mailbox"
+	"github.com/handfast/handfast/master/link/mailbox"
 )
 
 // Outcome is what became of one connection in the master.

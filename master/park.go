@@ -9,8 +9,8 @@ import (
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/hash"
-	"github.com/handfast/handfast/master/files"
-	"github.com/handfast/handfast/master/mailbox"
+	"github.com/handfast/handfast/master/fdlimit"
+	"github.com/handfast/handfast/master/link/mailbox"
 	"github.com/handfast/handfast/master/reexec"
 )
 
@@ -209,7 +209,7 @@ func (b *Balancer) share(slots int) int {
 
 // half is half of the room and of the open files.
 func (b *Balancer) half() int {
-	return (min(b.lot.room, files.Limit()-2*files.Spare) + 1) / 2
+	return (min(b.lot.room, fdlimit.Limit()-2*fdlimit.Spare) + 1) / 2
 }
 
 // awaitSlot is the life of a parked connection whose client is known: it is delivered, or refused

@@ -6,7 +6,7 @@ import (
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/master/clientip"
-	"github.com/handfast/handfast/master/files"
+	"github.com/handfast/handfast/master/fdlimit"
 )
 
 // Strategy says where clients belong. It is asked once per connection on the
@@ -68,7 +68,7 @@ func (r *router) route(batch []arrival) {
 			r.b.park(batch[i])
 		}
 	}
-	files.Close(r.sent)
+	fdlimit.Close(r.sent)
 	r.sent = r.sent[:0]
 }
 

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/master/clientip"
-	"github.com/handfast/handfast/master/mailbox"
+	"github.com/handfast/handfast/master/link/mailbox"
 	"github.com/handfast/handfast/master/reexec"
 )
 

@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/handfast/handfast/master/polled"
+	"github.com/handfast/handfast/master/link/listening"
 	"github.com/handfast/handfast/master/programs"
 	"github.com/handfast/handfast/master/supervisor"
 )
@@ -80,9 +80,9 @@ func (m *Master) sharing(pid int) []int {
 	if m.link == LinkInject { // they wait where the master knocks
 		wanted = func(netip.AddrPort) bool { return true }
 	}
-	pids := polled.Sharing(pid, wanted)
+	pids := listening.Sharing(pid, wanted)
 	if len(pids) == 0 && m.link != LinkNode { // of which it is one itself
-		pids = polled.Having(pid, "NODE_UNIQUE_ID")
+		pids = listening.Having(pid, "NODE_UNIQUE_ID")
 	}
 	return pids
 }

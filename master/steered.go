@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/master/logging"
-	"github.com/handfast/handfast/master/steer"
+	"github.com/handfast/handfast/master/reuseport"
 	"github.com/handfast/handfast/master/supervisor"
 )
 
@@ -35,7 +35,7 @@ const (
 	meetInterval = time.Second
 )
 
-// steered is the slots of a Master whose clients the kernel gives to them (package steer). Each
+// steered is the slots of a Master whose clients the kernel gives to them (package reuseport). Each
 // worker that lives has a berth, a listener per address, and a slot's clients come to the berth of
 // the worker that fills it. So a worker that is replaced gets no connection any more from one
 // moment to the next, without a word to it, and if its successor dies, it gets them again. Whose
@@ -60,10 +60,10 @@ type steered struct {
 	berths     []*berth          // by number
 	at         []*berth          // by slot: where its clients come to
 	filled     []supervisor.Link // by slot: its worker; nil: it is empty
-	groups     []*steer.Group
-	ipv4       map[*steer.Group]*steer.Group // of one for both families: the one for IPv4 in its place
-	follows    bool                          // there are groups where workers listen
-	user       *syscall.Credential           // whom they run as; nil: as we do
+	groups     []*reuseport.Group
+	ipv4       map[*reuseport.Group]*reuseport.Group // of one for both families: the one for IPv4 in its place
+	follows    bool                                  // there are groups where workers listen
+	user       *syscall.Credential                   // whom they run as; nil: as we do
 	closed     bool
 	served     bool // some slot was filled, once
 	attendance attendance
@@ -85,7 +85,7 @@ type accepting interface {
 }
 
 // newSteered makes the berths of groups that serve their slots in order, as after Listen.
-func newSteered(groups []*steer.Group, table *Table, balancer *Balancer, cfg BalancerConfig, kind LinkKind) (*steered, error) {
+func newSteered(groups []*reuseport.Group, table *Table, balancer *Balancer, cfg BalancerConfig, kind LinkKind) (*steered, error) {
 	patience := cfg.patience()
 	cfg.MaxRetries = 0
 	refuser, err := NewBalancer(cfg, table)
@@ -94,7 +94,7 @@ func newSteered(groups []*steer.Group, table *Table, balancer *Balancer, cfg Bal
 	}
 	s := &steered{
 		groups:     groups,
-		ipv4:       make(map[*steer.Group]*steer.Group),
+		ipv4:       make(map[*reuseport.Group]*reuseport.Group),
 		table:      table,
 		balancer:   balancer,
 		refuser:    refuser,
@@ -182,7 +182,7 @@ func (s *steered) Fill(slot int, link supervisor.Link) {
 	groups := s.groups
 	s.mu.Unlock()
 	// Without our lock, since the link may ask us for a listener under its own.
-	accepts := make(map[*steer.Group]bool)
+	accepts := make(map[*reuseport.Group]bool)
 	worker, asked := link.(accepting)
 	for _, g := range groups {
 		accepts[g] = asked && worker.Accepts(g.Addr().AddrPort()) || !asked && !s.handsOff
@@ -295,7 +295,7 @@ func (s *steered) warnOnce(number int, message, address string) {
 
 // newcomer is a stranger who listens at an address.
 type newcomer struct {
-	steer.Stranger
+	reuseport.Stranger
 	address string
 }
 
@@ -401,7 +401,7 @@ func (s *steered) each(f func(listener *os.File, waiting int) error) (err error)
 	for _, g := range s.groups {
 		for i := range g.Members() {
 			waiting, _, queueErr := g.Queue(i)
-			if !errors.Is(queueErr, steer.ErrNotListening) {
+			if !errors.Is(queueErr, reuseport.ErrNotListening) {
 				err = errors.Join(err, queueErr)
 			}
 			err = errors.Join(err, f(g.Listener(i), waiting))

@@ -12,12 +12,12 @@ import (
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/hash"
-	"github.com/handfast/handfast/master/activation"
-	"github.com/handfast/handfast/master/mailbox"
+	"github.com/handfast/handfast/master/link/activation"
+	"github.com/handfast/handfast/master/link/mailbox"
+	"github.com/handfast/handfast/master/link/trap"
 	"github.com/handfast/handfast/master/reexec"
-	"github.com/handfast/handfast/master/steer"
+	"github.com/handfast/handfast/master/reuseport"
 	"github.com/handfast/handfast/master/supervisor"
-	"github.com/handfast/handfast/master/trap"
 )
 
 // part is where a bundle has what a Master saves.
@@ -293,7 +293,7 @@ type savedSteered struct {
 }
 
 type savedGroup struct {
-	steer.Saved
+	reuseport.Saved
 	IPv4Of int // of which group it is the one for IPv4 alone; -1: of none
 }
 
@@ -332,9 +332,9 @@ func (s *steered) save(b *reexec.Bundle) *savedSteered {
 	return state
 }
 
-func (s *savedSteered) restore(b *reexec.Bundle, config hash.Config) (groups []*steer.Group, err error) {
+func (s *savedSteered) restore(b *reexec.Bundle, config hash.Config) (groups []*reuseport.Group, err error) {
 	for _, entry := range s.Groups {
-		g, err := steer.Restore(b, entry.Saved, config)
+		g, err := reuseport.Restore(b, entry.Saved, config)
 		if err != nil {
 			return groups, err
 		}

@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/handfast/handfast/fdpass"
-	"github.com/handfast/handfast/master/mailbox"
+	"github.com/handfast/handfast/master/link/mailbox"
 	"github.com/handfast/handfast/master/reexec"
 )
 

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/handfast/handfast/examples/trial"
+	"github.com/handfast/handfast/cmd/trial"
 )
 
 // ownPort is a server with a port of its own, the same in each worker: it takes that last, as Caddy does for

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/handfast/handfast/examples/trial"
+	"github.com/handfast/handfast/cmd/trial"
 )
 
 // runs runs `handfast run` as it is typed, until the test ends. Admin is off.

@@ -20,10 +20,10 @@ import (
 	"github.com/handfast/handfast/hash"
 	"github.com/handfast/handfast/master"
 	"github.com/handfast/handfast/master/admin"
+	"github.com/handfast/handfast/master/link/trap"
 	"github.com/handfast/handfast/master/output"
-	"github.com/handfast/handfast/master/steer"
+	"github.com/handfast/handfast/master/reuseport"
 	"github.com/handfast/handfast/master/supervisor"
-	"github.com/handfast/handfast/master/trap"
 )
 
 // errLacking: what it is was printed.
@@ -142,7 +142,7 @@ func (t *checking) routes(ctx context.Context) {
 
 // tryKernel opens the largest group of listeners that there may be, on a free port.
 func tryKernel(ctx context.Context) error {
-	g, err := steer.Listen(ctx, "127.0.0.1:0", hash.DefaultConfig(), steer.MaxSlots)
+	g, err := reuseport.Listen(ctx, "127.0.0.1:0", hash.DefaultConfig(), reuseport.MaxSlots)
 	if err != nil {
 		return fmt.Errorf("%w; without it use --route master", err)
 	}
@@ -212,7 +212,7 @@ func twice(address string, others []string) error {
 			continue
 		}
 		a, b := addr.AddrPort().Addr().Unmap(), o.AddrPort().Addr().Unmap()
-		if (!a.IsValid() || !b.IsValid() || a.Is4() == b.Is4()) && steer.Overlap(a, b) { // [::] is IPv6 only
+		if (!a.IsValid() || !b.IsValid() || a.Is4() == b.Is4()) && reuseport.Overlap(a, b) { // [::] is IPv6 only
 			return fmt.Errorf("is the same port as %s, which comes before it", other)
 		}
 	}
@@ -304,7 +304,7 @@ func inWay(ctx context.Context, address string) string {
 	if err != nil {
 		return ""
 	}
-	owners, _ := steer.Owners(addr.AddrPort())
+	owners, _ := reuseport.Owners(addr.AddrPort())
 	if len(owners) == 0 {
 		return fmt.Sprintf("by whom cannot be seen from here: as root, ss -ltnp 'sport = :%d' tells", addr.Port)
 	}

@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/handfast/handfast/examples/trial"
+	"github.com/handfast/handfast/cmd/trial"
 )
 
 // answerOf is what check says of one thing.

@@ -10,10 +10,10 @@ import (
 	"strings"
 
 	"github.com/handfast/handfast/master"
-	"github.com/handfast/handfast/master/nodeipc"
+	"github.com/handfast/handfast/master/link/nodeipc"
+	"github.com/handfast/handfast/master/link/trap"
 	"github.com/handfast/handfast/master/programs"
-	"github.com/handfast/handfast/master/steer"
-	"github.com/handfast/handfast/master/trap"
+	"github.com/handfast/handfast/master/reuseport"
 )
 
 // experimental is what is not chosen for anybody.
@@ -140,11 +140,11 @@ func quoteCommand(command []string) string {
 type tooManySlots struct{ slots int }
 
 func (e tooManySlots) Error() string {
-	return fmt.Sprintf("%d slots are more than the %[2]d that the kernel's program can tell apart; use --workers %[2]d or fewer", e.slots, steer.MaxSlots)
+	return fmt.Sprintf("%d slots are more than the %[2]d that the kernel's program can tell apart; use --workers %[2]d or fewer", e.slots, reuseport.MaxSlots)
 }
 
 // maxDefaultWorkers is the most slots that there are by default: what both routes can do.
-const maxDefaultWorkers = steer.MaxSlots
+const maxDefaultWorkers = reuseport.MaxSlots
 
 // defaultWorkers is how many slots there are if nobody says, and where the number comes from. The Go
 // runtime knows of CPU affinity (NumCPU) and of a cgroup's quota, which it rounds up, to 2 at least

@@ -12,7 +12,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/handfast/handfast/examples/trial"
+	"github.com/handfast/handfast/cmd/trial"
 	"github.com/handfast/handfast/master"
 	"github.com/handfast/handfast/master/programs"
 )

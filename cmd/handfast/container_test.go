@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/handfast/handfast/examples/trial"
+	"github.com/handfast/handfast/cmd/trial"
 	"github.com/handfast/handfast/master"
 )
 

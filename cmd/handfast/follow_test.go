@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/handfast/handfast/examples/trial"
+	"github.com/handfast/handfast/cmd/trial"
 )
 
 // manyServer is a server on several addresses, HOST/PORT. One of IPv6 takes no IPv4 if it begins with

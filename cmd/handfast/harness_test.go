@@ -24,16 +24,16 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/handfast/handfast/examples/trial"
+	"github.com/handfast/handfast/cmd/trial"
 	"github.com/handfast/handfast/hash"
-	"github.com/handfast/handfast/master/launch"
+	"github.com/handfast/handfast/master/link/launch"
 )
 
 // The tests run the real thing: this test binary plays the command when
 // testRole is set. The workers are testworker.
 const testRole = "HANDFAST_TEST_BINARY"
 
-const testWorker = "github.com/handfast/handfast/cmd/handfast/testworker"
+const testWorker = "github.com/handfast/handfast/cmd/handfast/testdata/worker"
 
 // patience bounds every wait for something that should happen soon.
 const patience = 30 * time.Second

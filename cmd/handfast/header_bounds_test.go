@@ -16,7 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/handfast/handfast/examples/trial"
+	"github.com/handfast/handfast/cmd/trial"
 )
 
 // TestNotHTTP: what does not begin like an HTTP/1 request goes to the slot of its peer

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/master"
-	"github.com/handfast/handfast/master/steer"
+	"github.com/handfast/handfast/master/reuseport"
 )
 
 const (
@@ -35,9 +35,9 @@ type opener struct {
 
 // groups opens a group of listeners for each address.
 func (o opener) groups(ctx context.Context, config *master.Config, addresses []string) error {
-	open := steer.Listen
+	open := reuseport.Listen
 	if o.free {
-		open = steer.ListenFree
+		open = reuseport.ListenFree
 	}
 	for _, address := range addresses {
 		err := whenThere(ctx, config, address, func() error {

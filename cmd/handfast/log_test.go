@@ -18,7 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/handfast/handfast/examples/trial"
+	"github.com/handfast/handfast/cmd/trial"
 	"github.com/handfast/handfast/master"
 	"github.com/handfast/handfast/master/logging"
 )

@@ -13,7 +13,7 @@ import (
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/master"
-	"github.com/handfast/handfast/master/files"
+	"github.com/handfast/handfast/master/fdlimit"
 )
 
 // leastBacklog is how many connections should be able to wait for a slot that is busy for a
@@ -22,7 +22,7 @@ const leastBacklog = 1024
 
 // tryFiles tells whether the limit of open files is high enough for all that may be parked.
 func tryFiles(config *master.Config) error {
-	limit, need := files.Limit(), config.Files()+config.Balancer.MaxParked
+	limit, need := fdlimit.Limit(), config.Files()+config.Balancer.MaxParked
 	if limit < need {
 		return fmt.Errorf("the limit is %d; %d workers and --max-parked %d need %d: raise it with ulimit -n or LimitNOFILE=",
 			limit, config.Supervisor.Workers, config.Balancer.MaxParked, need)

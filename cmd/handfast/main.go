@@ -6,7 +6,7 @@ import (
 	"context"
 	"os"
 
-	"github.com/handfast/handfast/master/launch"
+	"github.com/handfast/handfast/master/link/launch"
 )
 
 func main() {

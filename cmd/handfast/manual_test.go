@@ -11,7 +11,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
-	"github.com/handfast/handfast/examples/trial"
+	"github.com/handfast/handfast/cmd/trial"
 )
 
 // Row C10: TestManual: the page has every flag and the sections that people look for, in lines that editors and

@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/master"
-	"github.com/handfast/handfast/master/nodeipc"
-	"github.com/handfast/handfast/master/steer"
-	"github.com/handfast/handfast/master/trap"
+	"github.com/handfast/handfast/master/link/nodeipc"
+	"github.com/handfast/handfast/master/link/trap"
+	"github.com/handfast/handfast/master/reuseport"
 )
 
 // plan is what was asked for of two questions: who gives clients to slots (--route), and how
@@ -166,7 +166,7 @@ func kernelCannot(config *master.Config, passed bool) error {
 		return errors.New("with --max-connections-per-slot further clients are refused by the master, which has to accept them")
 	case passed:
 		return errors.New("what a service manager passed is one listener, not one for each slot")
-	case config.Supervisor.Workers > steer.MaxSlots:
+	case config.Supervisor.Workers > reuseport.MaxSlots:
 		return tooManySlots{config.Supervisor.Workers}
 	}
 	return nil

@@ -17,10 +17,10 @@ import (
 	"github.com/handfast/handfast/master"
 	"github.com/handfast/handfast/master/logging"
 	"github.com/handfast/handfast/master/metrics"
-	"github.com/handfast/handfast/master/notify"
 	"github.com/handfast/handfast/master/output"
 	"github.com/handfast/handfast/master/reexec"
 	"github.com/handfast/handfast/master/supervisor"
+	"github.com/handfast/handfast/master/systemd"
 )
 
 // defaultListen is where to listen when nobody says.
@@ -209,7 +209,7 @@ func serve(ctx context.Context, a asked, log *logging.Queue) error {
 // notifyManager tells the service manager what the master does, if there is one that wants to
 // know, until the function that it returns is called.
 func notifyManager(ctx context.Context, m *master.Master, log hclog.Logger) (stop func()) {
-	notifier, err := notify.Open()
+	notifier, err := systemd.Open()
 	if err != nil {
 		log.Warn("cannot tell the service manager what happens", "err", err)
 	}

@@ -3,7 +3,7 @@ package main
 import (
 	"testing"
 
-	"github.com/handfast/handfast/examples/trial"
+	"github.com/handfast/handfast/cmd/trial"
 )
 
 // TestSeveralProcesses: a server with processes of its own in each slot is named, with what would do.

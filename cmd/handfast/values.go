@@ -17,8 +17,8 @@ import (
 	"github.com/handfast/handfast/fdpass/forwarded"
 	"github.com/handfast/handfast/hash"
 	"github.com/handfast/handfast/master/clientip"
-	"github.com/handfast/handfast/master/launch"
-	"github.com/handfast/handfast/master/nodeipc"
+	"github.com/handfast/handfast/master/link/launch"
+	"github.com/handfast/handfast/master/link/nodeipc"
 	"github.com/handfast/handfast/master/probe"
 	"github.com/handfast/handfast/master/supervisor"
 )

@@ -9,7 +9,7 @@ import (
 
 	"github.com/coder/websocket"
 
-	"github.com/handfast/handfast/examples/trial"
+	"github.com/handfast/handfast/cmd/trial"
 )
 
 func TestMain(m *testing.M) { os.Exit(trial.Main(m)) }

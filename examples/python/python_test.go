@@ -12,7 +12,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/handfast/handfast/examples/trial"
+	"github.com/handfast/handfast/cmd/trial"
 )
 
 func TestMain(m *testing.M) { os.Exit(trial.Main(m)) }

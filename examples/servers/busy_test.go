@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/handfast/handfast/examples/trial"
+	"github.com/handfast/handfast/cmd/trial"
 )
 
 const (

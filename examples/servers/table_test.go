@@ -19,7 +19,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/handfast/handfast/examples/trial"
+	"github.com/handfast/handfast/cmd/trial"
 )
 
 var (

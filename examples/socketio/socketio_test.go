@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/handfast/handfast/examples/trial"
+	"github.com/handfast/handfast/cmd/trial"
 )
 
 func TestMain(m *testing.M) { os.Exit(trial.Main(m)) }

@@ -15,7 +15,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/handfast/handfast/examples/trial"
+	"github.com/handfast/handfast/cmd/trial"
 	"github.com/handfast/handfast/hash"
 )
 

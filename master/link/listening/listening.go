@@ -1,0 +1,266 @@
+package listening
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/master/sockdiag"
+)
+
+const (
+	// soon and late are how long Wait sleeps between two looks, at first and in the end.
+	soon = 10 * time.Millisecond
+	late = 100 * time.Millisecond
+	// maxProcesses bounds how many processes are looked at, a worker's and its descendants.
+	maxProcesses = 1024
+	// maxWatched bounds how many descriptors of one poll or select are looked at.
+	maxWatched = 4096
+)
+
+// Listener is a listening socket.
+type Listener struct {
+	Inode uint64         // see Inode
+	Addr  netip.AddrPort // where it listens; the zero value: connections of it are not looked for
+}
+
+// Wait looks again and again until processes below roots wait on all the sockets, or have accepted
+// from them, and returns true then; or until stop is closed. Roots and sockets
+// are asked for anew each time; nothing can be ready while there are no sockets. OnHidden, if
+// not nil, is called once when processes must not be looked into and nothing was seen.
+func Wait(stop <-chan struct{}, roots func() []int, sockets func() []Listener, onHidden func(error)) bool {
+	delay := soon
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	for {
+		seen, err := Listening(roots(), sockets())
+		if seen {
+			return true
+		}
+		if err != nil && onHidden != nil {
+			onHidden(err)
+			onHidden = nil
+		}
+		timer.Reset(delay)
+		delay = min(delay+delay/8, late)
+		select {
+		case <-stop:
+			return false
+		case <-timer.C:
+		}
+	}
+}
+
+// Listening tells whether processes below roots wait on all the sockets now, or have connections
+// that they have accepted from them. An error says that there are processes that must not be looked
+// into; the answer is about the others.
+func Listening(roots []int, sockets []Listener) (bool, error) {
+	if len(sockets) == 0 {
+		return false, nil
+	}
+	var hidden error
+	missing := slices.Clone(sockets)
+	var held []uint64 // other sockets, of all processes
+	for _, pid := range descendants(roots) {
+		waits, others, err := look(pid, missing)
+		if errors.Is(err, fs.ErrPermission) && hidden == nil {
+			hidden = fmt.Errorf("listening: process %d: %w", pid, err)
+		}
+		missing = slices.DeleteFunc(missing, func(s Listener) bool { return slices.Contains(waits, s.Inode) })
+		if len(missing) == 0 {
+			return true, nil
+		}
+		held = append(held, others...)
+	}
+	if len(held) == 0 {
+		return false, hidden
+	}
+	missing = slices.DeleteFunc(missing, func(s Listener) bool { return s.hasAccepted(held) })
+	return len(missing) == 0, hidden
+}
+
+// hasAccepted tells whether one of these sockets was accepted from a listener: it is a connection
+// to its address.
+func (s Listener) hasAccepted(held []uint64) bool {
+	if !s.Addr.IsValid() {
+		return false
+	}
+	connections, err := sockdiag.List(s.Addr.Port(), sockdiag.Established, sockdiag.CloseWait)
+	return err == nil && slices.ContainsFunc(connections, func(c sockdiag.Socket) bool {
+		return c.ComesTo(s.Addr.Addr()) && slices.Contains(held, c.Inode)
+	})
+}
+
+// Holding returns those of the sockets that processes below roots have open. The error is as for
+// Listening.
+func Holding(roots []int, sockets []uint64) (held []uint64, err error) {
+	for _, pid := range descendants(roots) {
+		entries, readErr := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+		if errors.Is(readErr, fs.ErrPermission) && err == nil {
+			err = fmt.Errorf("listening: process %d: %w", pid, readErr)
+		}
+		for _, entry := range entries {
+			fd, _ := strconv.Atoi(entry.Name())
+			if inode := Socket(pid, fd); slices.Contains(sockets, inode) && !slices.Contains(held, inode) {
+				held = append(held, inode)
+			}
+		}
+	}
+	return held, err
+}
+
+// Inode returns the number by which the kernel knows a file's socket.
+func Inode(file *os.File) (uint64, error) {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var stat unix.Stat_t
+	if cerr := raw.Control(func(fd uintptr) { err = unix.Fstat(int(fd), &stat) }); cerr != nil {
+		err = cerr
+	}
+	return stat.Ino, err
+}
+
+// Socket returns the inode of a descriptor of a process or thread, 0 if it is none of a
+// socket or cannot be seen.
+func Socket(pid, fd int) uint64 {
+	name, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", pid, fd))
+	if err != nil {
+		return 0
+	}
+	inode, ok := strings.CutPrefix(name, "socket:[")
+	n, err := strconv.ParseUint(strings.TrimSuffix(inode, "]"), 10, 64)
+	if !ok || err != nil {
+		return 0
+	}
+	return n
+}
+
+// Process returns the process of a thread, or 0 if that has ended.
+func Process(tid int) int {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", tid))
+	if err != nil {
+		return 0
+	}
+	_, after, _ := strings.Cut(string(text), "\nTgid:")
+	number, _, _ := strings.Cut(after, "\n")
+	pid, _ := strconv.Atoi(strings.TrimSpace(number))
+	return pid
+}
+
+// descendants returns the roots and all processes below them.
+func descendants(roots []int) []int {
+	all := slices.Clone(roots)
+	for i := 0; i < len(all) && len(all) < maxProcesses; i++ {
+		for _, tid := range numbers(fmt.Sprintf("/proc/%d/task", all[i])) {
+			text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", all[i], tid))
+			if err != nil {
+				continue // it has ended
+			}
+			for field := range strings.FieldsSeq(string(text)) {
+				if pid, err := strconv.Atoi(field); err == nil && !slices.Contains(all, pid) {
+					all = append(all, pid)
+				}
+			}
+		}
+	}
+	return all
+}
+
+// numbers returns the entries of a folder whose names are numbers.
+func numbers(folder string) []int {
+	f, err := os.Open(folder)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	names, _ := f.Readdirnames(-1)
+	var all []int
+	for _, name := range names {
+		if n, err := strconv.Atoi(name); err == nil {
+			all = append(all, n)
+		}
+	}
+	return all
+}
+
+// look returns those of the sockets that a process waits on, and what other sockets it has.
+func look(pid int, sockets []Listener) (waits, others []uint64, err error) {
+	folder := fmt.Sprintf("/proc/%d/", pid)
+	entries, err := os.ReadDir(folder + "fd")
+	if err != nil {
+		return nil, nil, err
+	}
+	// Only sockets that it has open count: an epoll instance remembers those that it has
+	// closed while others have them (man 7 epoll).
+	own := make(map[int]uint64)
+	var epolls []int
+	for _, entry := range entries {
+		fd, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		name, err := os.Readlink(folder + "fd/" + entry.Name())
+		if err == nil && name == "anon_inode:[eventpoll]" {
+			epolls = append(epolls, fd)
+			continue
+		}
+		switch inode := Socket(pid, fd); {
+		case inode == 0:
+		case slices.ContainsFunc(sockets, func(s Listener) bool { return s.Inode == inode }):
+			own[fd] = inode
+		default:
+			others = append(others, inode)
+		}
+	}
+	if len(own) == 0 {
+		return nil, others, nil
+	}
+	for _, fd := range epolls {
+		text, err := os.ReadFile(fmt.Sprint(folder, "fdinfo/", fd))
+		if err != nil {
+			continue
+		}
+		for _, inode := range own {
+			if watches(string(text), inode) {
+				waits = append(waits, inode)
+			}
+		}
+	}
+	for _, tid := range numbers(folder + "task") {
+		text, err := os.ReadFile(fmt.Sprintf("%stask/%d/syscall", folder, tid))
+		if err != nil {
+			continue
+		}
+		call, ok := parseCall(string(text))
+		if !ok {
+			continue
+		}
+		for fd, inode := range own {
+			if call.waits(fd, func(at uint64, buf []byte) int { return readMemory(tid, at, buf) }) {
+				waits = append(waits, inode)
+			}
+		}
+	}
+	return waits, others, nil
+}
+
+// readMemory reads a process's memory and returns how much it could.
+func readMemory(pid int, at uint64, buf []byte) int {
+	local := []unix.Iovec{{Base: &buf[0]}}
+	local[0].SetLen(len(buf))
+	n, err := unix.ProcessVMReadv(pid, local, []unix.RemoteIovec{{Base: uintptr(at), Len: len(buf)}}, 0)
+	if err != nil {
+		return 0
+	}
+	return n
+}

@@ -1,0 +1,384 @@
+// Package mailbox is the native link between the master and one worker process:
+// handoffs over a Unix socket, as package fdpass describes it.
+package mailbox
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/master/fdlimit"
+	"github.com/handfast/handfast/master/reexec"
+)
+
+// Reasons why a worker takes no more connections although its process lives.
+var (
+	// ErrLeft: it asked for that.
+	ErrLeft = errors.New("mailbox: the worker asked for no more connections")
+	// ErrShutDown: it called shutdown(2) on its end, or sent an empty message.
+	ErrShutDown = errors.New("mailbox: the worker shut its mailbox down")
+)
+
+// firstInherited is the number under which a child sees its first extra file
+// (os/exec, Cmd.ExtraFiles).
+const firstInherited = 3
+
+// Mailbox is the master's side of one worker's mailbox. It implements
+// supervisor.Link, supervisor.Pinger and master.Copier.
+//
+// It owns both ends of the socketpair: the worker inherits a copy of its end,
+// and ours is how we take back what a dead worker did not receive. One goroutine
+// listens to the worker; Close ends it.
+type Mailbox struct {
+	ours   *fdpass.Conn
+	theirs *fdpass.Conn
+	file   *os.File // of theirs, for the child
+
+	readmit func([]fdpass.Handoff)
+	ready   chan struct{} // closed when the worker says so
+	left    chan struct{} // closed when the worker takes no more
+	leftErr error         // why; written by listen, before left is closed
+	deaf    bool          // not all that it has said was heard; written by listen, before heard is closed
+	heard   chan struct{} // closed when listen has ended
+	listens bool          // the worker accepts from the slot's listeners; written before ready is closed
+	offered bool          // it was offered them
+	drained atomic.Bool   // the worker was sent end of file
+	rescue  *time.Timer   // takes back what a worker that drains leaves lying
+	closed  atomic.Bool   // Close was called
+	report  atomic.Pointer[fdpass.Report]
+	closing sync.Once
+
+	wishes  Wishes
+	limited bool         // the worker is held to wishes.MaxConnections; written before ready is closed
+	given   atomic.Int64 // connections that were handed off; only if limited
+
+	answers    bool          // the worker answers pings that are wished; written before ready is closed
+	ponged     bool          // it has sent a pong; of listen
+	owes       atomic.Bool   // it was sent a ping and has not answered
+	alive      atomic.Bool   // there was a sign of it since the last Ping
+	sent       atomic.Uint64 // messages with connections
+	sentBefore uint64        // when there was no room for a ping; of Ping
+}
+
+// Open makes a mailbox, and offers the worker the slot's listeners, if there are any.
+// Open borrows them; Client is where each listens. Connections that come back, because the worker returned
+// or never received them, are given to readmit, which takes ownership of their
+// descriptors, must not keep the slice, and must not wait.
+func Open(listeners []fdpass.Handoff, wishes Wishes, readmit func([]fdpass.Handoff)) (*Mailbox, error) {
+	ours, file, err := fdpass.Pair()
+	if err != nil {
+		return nil, fmt.Errorf("mailbox: %w", err)
+	}
+	theirs, err := fdpass.NewConn(file)
+	if err != nil {
+		ours.Close()
+		return nil, fmt.Errorf("mailbox: %w", err)
+	}
+	m := newMailbox(ours, theirs, file, wishes, readmit)
+	if len(listeners) > 0 {
+		m.offered = true
+		if err := ours.TrySend(fdpass.TypeListen, listeners); err != nil {
+			ours.Close()
+			theirs.Close()
+			return nil, fmt.Errorf("mailbox: %w", err)
+		}
+	}
+	go m.listen()
+	return m, nil
+}
+
+func newMailbox(ours, theirs *fdpass.Conn, file *os.File, wishes Wishes, readmit func([]fdpass.Handoff)) *Mailbox {
+	m := &Mailbox{
+		wishes:  wishes,
+		ours:    ours,
+		theirs:  theirs,
+		file:    file,
+		readmit: readmit,
+		ready:   make(chan struct{}),
+		left:    make(chan struct{}),
+		heard:   make(chan struct{}),
+	}
+	m.rescue = time.AfterFunc(never, m.takeBack)
+	return m
+}
+
+// Files returns what the worker inherits as descriptors 3 and up. The mailbox
+// goes on owning it.
+func (m *Mailbox) Files() []*os.File { return []*os.File{m.file} }
+
+// Env returns what the worker finds in its environment.
+func (m *Mailbox) Env() []string {
+	pings := "0"
+	if m.wishes.Pings {
+		pings = "1"
+	}
+	return []string{
+		"HANDFAST_FD=" + strconv.Itoa(firstInherited),
+		"HANDFAST_REPORT=1",
+		"HANDFAST_MAX_CONNECTIONS_PER_SLOT=" + strconv.Itoa(m.wishes.MaxConnections),
+		"HANDFAST_PING=" + pings,
+	}
+}
+
+// Report returns what the worker has last said of its connections, if it ever has. It is
+// the worker's word and nothing more.
+func (m *Mailbox) Report() (r fdpass.Report, ok bool) {
+	if p := m.report.Load(); p != nil {
+		return *p, true
+	}
+	return r, false
+}
+
+// Ready is closed when the worker has said that it takes connections.
+func (m *Mailbox) Ready() <-chan struct{} { return m.ready }
+
+// Accepts tells whether the worker accepts from the slot's listeners by itself, which it does
+// from all or from none. Ask only after Ready is closed.
+func (m *Mailbox) Accepts(netip.AddrPort) bool { return m.listens }
+
+// Left is closed when the worker takes no more connections although its process
+// may live on: it asked for that, or it broke the protocol. Err says which.
+func (m *Mailbox) Left() <-chan struct{} { return m.left }
+
+// Err tells why the worker left. Ask only after Left is closed.
+func (m *Mailbox) Err() error { return m.leftErr }
+
+// Deliver queues connections and takes ownership of the first n of conns; the
+// caller still owns the others. It never waits: err is fdpass.ErrFull when the
+// worker does not keep up, fdpass.ErrClosed when it takes no more, ErrLimit when it has enough.
+func (m *Mailbox) Deliver(conns []fdpass.Handoff) (n int, err error) {
+	n, err = m.Copy(conns)
+	fdpass.CloseHandoffs(conns[:n])
+	return n, err
+}
+
+// Copy is Deliver, except that it borrows conns. The messages hold references of their
+// own; the caller closes the first n at once, since the client sees its connection end
+// when the last copy is closed.
+func (m *Mailbox) Copy(conns []fdpass.Handoff) (n int, err error) {
+	for n < len(conns) {
+		batch := conns[n:min(n+fdpass.MaxBatch, len(conns))]
+		if batch = batch[:m.admit(len(batch))]; len(batch) == 0 {
+			return n, ErrLimit
+		}
+		if err := m.ours.TrySend(fdpass.TypeHandoff, batch); err != nil {
+			m.takeOff(len(batch))
+			if errors.Is(err, fdpass.ErrClosed) && !m.drained.Load() {
+				m.theirs.CloseWrite() // the worker shut its end down: listen sees to it
+			}
+			return n, err
+		}
+		m.sent.Add(1)
+		n += len(batch)
+	}
+	return n, nil
+}
+
+// Drain sends the worker end of file behind what is queued. What it has not
+// received after a while, because it is stalled, is taken back: its successor can
+// serve that.
+func (m *Mailbox) Drain() {
+	m.endFlow()
+	if !m.closed.Load() {
+		m.rescue.Reset(rescueDelay)
+	}
+}
+
+// Close ends the link and takes back what the worker did not receive. Call it
+// when the worker's process has ended, or was never started.
+func (m *Mailbox) Close() {
+	m.closing.Do(func() {
+		m.closed.Store(true)
+		m.rescue.Stop()
+		m.endFlow()
+		m.takeBack()
+		m.theirs.CloseWrite() // listen ends, but first hears what the worker had said
+		<-m.heard
+		if m.deaf { // what it has not received the kernel closes now, and that may wait
+			go m.ours.Close()
+		} else {
+			m.ours.Close()
+		}
+		m.theirs.Close()
+	})
+}
+
+const (
+	// rescueDelay is how long a worker that drains has to receive what is queued.
+	rescueDelay = time.Second
+	// never is when a timer fires that is not wanted.
+	never = 100 * 365 * 24 * time.Hour
+	// noFilesDelay is the time between two looks for free descriptors. Parked
+	// connections give theirs back when their patience is over.
+	noFilesDelay = 50 * time.Millisecond
+	// lastWords is how often, in the end, what a worker had said is tried again for want of descriptors.
+	lastWords = 100
+)
+
+// endFlow sends end of file.
+func (m *Mailbox) endFlow() {
+	m.drained.Store(true)
+	m.ours.CloseWrite()
+}
+
+// takeBack empties the mailbox from the worker's end. Our end is shut down, so the
+// last message is followed by end of file and nothing here waits, except for
+// descriptors: what is still queued needs none, but a successor does.
+func (m *Mailbox) takeBack() {
+	var msg fdpass.Message
+	for {
+		for fdlimit.Scarce() {
+			time.Sleep(noFilesDelay)
+		}
+		err := m.theirs.ReceiveLocked(&msg, reexec.Lock.RLocker())
+		switch {
+		case err == nil && msg.Type == fdpass.TypeHandoff:
+			m.readmit(msg.Handoffs)
+		case err == nil: // the slot's listeners
+			fdpass.CloseHandoffs(msg.Handoffs)
+		}
+		reexec.Lock.RUnlock()
+		if err != nil && !errors.Is(err, fdpass.ErrNoFiles) && !errors.Is(err, fdpass.ErrMalformed) {
+			return
+		}
+	}
+}
+
+// listen hears what the worker says until its end is shut down.
+func (m *Mailbox) listen() {
+	defer close(m.heard)
+	var msg fdpass.Message
+	for tries := 0; ; {
+		err := m.ours.ReceiveLocked(&msg, reexec.Lock.RLocker())
+		left, over := m.hear(&msg, err)
+		reexec.Lock.RUnlock()
+		if left {
+			m.takeBack()
+			close(m.left)
+		}
+		if over {
+			return
+		}
+		if errors.Is(err, fdpass.ErrNoFiles) {
+			time.Sleep(noFilesDelay)
+			if m.closed.Load() {
+				tries++
+			}
+			if m.deaf = tries == lastWords; m.deaf {
+				return
+			}
+		}
+		for m.ours.Full() && !m.closed.Load() { // it sends what nobody wants
+			time.Sleep(noFilesDelay)
+		}
+	}
+}
+
+// hear sees to what Receive returned. It tells whether the worker has just left, and whether no
+// more is to be heard.
+func (m *Mailbox) hear(msg *fdpass.Message, err error) (left, over bool) {
+	switch {
+	case errors.Is(err, fdpass.ErrNoFiles):
+		return false, false
+	case err != nil && m.closed.Load():
+		return false, true
+	}
+	// We hold the worker's end open, so this end of file is no exit.
+	over = err != nil && !errors.Is(err, fdpass.ErrMalformed)
+	if errors.Is(err, io.EOF) {
+		err = ErrShutDown
+	}
+	if err == nil {
+		err = m.handle(msg)
+	}
+	return err != nil && m.leave(err), over
+}
+
+// handle does what one message asks for. An error ends the link.
+func (m *Mailbox) handle(msg *fdpass.Message) error {
+	switch msg.Type {
+	case fdpass.TypeReady:
+		m.isReady(false)
+	case fdpass.TypeListen:
+		if !m.offered || len(msg.Handoffs) > 0 {
+			m.ours.Discard(msg.Handoffs)
+			return fmt.Errorf("%w: a listen that answers none", fdpass.ErrMalformed)
+		}
+		m.isReady(true)
+	case fdpass.TypeReport:
+		m.hearReport(msg.Report)
+	case fdpass.TypePong:
+		m.hearPong()
+	case fdpass.TypeLeave:
+		return ErrLeft
+	case fdpass.TypeReturn:
+		if !m.drained.Load() { // it could return what it is given, for ever
+			m.ours.Discard(msg.Handoffs)
+			return fmt.Errorf("%w: a return before a leave", fdpass.ErrMalformed)
+		}
+		for i, h := range msg.Handoffs {
+			if err := checkConnection(h.FD); err != nil {
+				m.ours.Discard(msg.Handoffs[i:])
+				m.readmit(msg.Handoffs[:i])
+				return err
+			}
+		}
+		m.readmit(msg.Handoffs)
+	case fdpass.TypeHandoff, fdpass.TypePing:
+		m.ours.Discard(msg.Handoffs)
+		return fmt.Errorf("%w: a %v from a worker", fdpass.ErrMalformed, msg.Type)
+	default: // of a later version
+		m.ours.Discard(msg.Handoffs)
+	}
+	return nil
+}
+
+func (m *Mailbox) isReady(listens bool) {
+	select {
+	case <-m.ready: // said twice
+	default:
+		m.listens = listens
+		m.limited = m.wishes.MaxConnections > 0 && m.report.Load() != nil
+		m.answers = m.wishes.Pings && m.ponged
+		m.alive.Store(true)
+		close(m.ready)
+	}
+}
+
+// leave ends the flow to the worker, for the first reason there is. A worker that
+// broke the protocol is not heard any more either. It returns false if there was a reason before;
+// else the caller takes back what the worker has not received, and closes left.
+func (m *Mailbox) leave(why error) bool {
+	if why != ErrLeft {
+		m.theirs.CloseWrite()
+	}
+	if m.leftErr != nil {
+		return false
+	}
+	m.leftErr = why
+	m.endFlow()
+	return true
+}
+
+// checkConnection refuses what is not a TCP connection, and makes it non-blocking
+// in case the worker had made it otherwise.
+func checkConnection(fd int) error {
+	protocol, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
+	if err != nil || protocol != unix.IPPROTO_TCP && protocol != unix.IPPROTO_MPTCP {
+		return fmt.Errorf("%w: what was returned is not a TCP connection", fdpass.ErrMalformed)
+	}
+	listens, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	if err != nil || listens != 0 {
+		return fmt.Errorf("%w: what was returned is a listener", fdpass.ErrMalformed)
+	}
+	return unix.SetNonblock(fd, true)
+}

@@ -1,0 +1,352 @@
+package reuseport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/hash"
+)
+
+var (
+	// ErrNotListening: a process that has the member has called shutdown(2) on it. Its clients, and
+	// those of another member, go astray until Repair.
+	ErrNotListening = errors.New("reuseport: the listener was shut down by a process that shares it")
+	// ErrSpoiled: what a process has set on the member cannot be undone. As a rule it has locked the
+	// socket's filter (SO_LOCK_FILTER).
+	ErrSpoiled = errors.New("reuseport: what a process that shared the listener has set on it cannot be undone (SO_LOCK_FILTER?)")
+	// ErrSilenced: nobody is to come any more.
+	ErrSilenced = errors.New("reuseport: the group is silent")
+)
+
+// Group is the listeners of one address, its members, and the program by which the kernel picks
+// one for each client. Members have numbers, from 0 on; which slot's clients come to which
+// member is for Steer to say. Its methods may be called at the same time.
+type Group struct {
+	config  hash.Config
+	network string // as package net has it
+	addr    *net.TCPAddr
+	bound   unix.Sockaddr // the same, for the kernel
+
+	mu       sync.Mutex
+	settings settings   // of a member that no process has had
+	own      *member    // no process but this one has it, no client comes to it, and it would not answer
+	members  []*member  // all that were ever opened
+	sockets  []uint64   // inodes of the kernel's group, by place
+	at       []int      // by slot: the member that its clients come to
+	silenced bool       // by Silence
+	unknown  []Stranger // of sockets: those that Repair has not told of yet
+}
+
+// member is one listener.
+type member struct {
+	file  *os.File
+	inode uint64
+}
+
+// Listen opens a group of so many members, 1 to MaxSlots, that serve as many slots in this order.
+// The address is as in master.Listen: ":80" is all addresses of both families, "0.0.0.0:80" all
+// of IPv4, "[::]:80" all of IPv6; with port 0 the kernel chooses one. ctx bounds the lookup of a
+// host's name.
+//
+// No client sees a part of the group: until it is complete, whoever wants to connect gets no
+// answer and tries again (after a second, on Linux). And no process but this one has a part in
+// it: if another listens on the address, even with SO_REUSEPORT, the error matches
+// syscall.EADDRINUSE and says which. Such are workers of a master that was killed.
+func Listen(ctx context.Context, address string, config hash.Config, slots int) (*Group, error) {
+	return listenAlone(ctx, address, config, slots, silence)
+}
+
+// ListenFree is Listen also for an address that this machine does not have yet (IP_FREEBIND).
+func ListenFree(ctx context.Context, address string, config hash.Config, slots int) (*Group, error) {
+	return listenAlone(ctx, address, config, slots, func(fd int) error { return errors.Join(fdpass.SetFreebind(fd), silence(fd)) })
+}
+
+func listenAlone(ctx context.Context, address string, config hash.Config, slots int, prepare func(fd int) error) (*Group, error) {
+	if err := config.Validate(); err != nil {
+		return nil, err
+	}
+	if err := checkSlots(slots); err != nil {
+		return nil, err
+	}
+	// The first listens for itself alone, which fails if there is any other, and then
+	// lets others join. Two masters that start at once both bind, but only one listens.
+	return open(ctx, fdpass.ListenNetwork(address), address, config, inOrder(slots), slots, prepare)
+}
+
+// ListenFor is Listen for slots whose clients come to these members, of so many.
+func ListenFor(ctx context.Context, address string, config hash.Config, at []int, members int) (*Group, error) {
+	if err := config.Validate(); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(checkSlots(len(at)), checkSlots(members)); err != nil {
+		return nil, err
+	}
+	return open(ctx, fdpass.ListenNetwork(address), address, config, at, members, silence)
+}
+
+// open opens a group. prepare sees its first socket before that is bound.
+func open(ctx context.Context, network, address string, config hash.Config, at []int, members int, prepare func(fd int) error) (*Group, error) {
+	first, addr, err := listen(ctx, network, address, "listener of nobody", prepare)
+	if err != nil {
+		return nil, err
+	}
+	own, err := newMember(first)
+	if err != nil {
+		return nil, err
+	}
+	g := &Group{config: config, network: network, addr: addr, own: own, sockets: []uint64{own.inode}}
+	if err := g.start(at, members); err != nil {
+		g.Close()
+		return nil, err
+	}
+	return g, nil
+}
+
+// inOrder has each slot's clients come to the member of the same number.
+func inOrder(slots int) []int {
+	at := make([]int, slots)
+	for slot := range at {
+		at[slot] = slot
+	}
+	return at
+}
+
+// OnlyIPv4 opens a group for IPv4 alone beside one of both families, of which it takes all
+// clients of IPv4 from now on: with as many members, to which the same slots' clients come. It
+// returns nil if g is none of both.
+func (g *Group) OnlyIPv4() (*Group, error) {
+	if g.network != "tcp" || !g.addr.IP.IsUnspecified() || g.addr.IP.To4() != nil {
+		return nil, nil
+	}
+	g.mu.Lock()
+	at, members := slices.Clone(g.at), len(g.members)
+	g.mu.Unlock()
+	address := net.JoinHostPort(net.IPv4zero.String(), strconv.Itoa(g.addr.Port))
+	return open(context.Background(), "tcp4", address, g.config, at, members, shareSilently)
+}
+
+// newMember takes ownership of a listener.
+func newMember(file *os.File) (*member, error) {
+	m := &member{file: file}
+	err := control(file, func(fd int) (err error) {
+		m.inode, err = inode(fd)
+		return err
+	})
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	return m, nil
+}
+
+func shareSilently(fd int) error { return errors.Join(share(fd), silence(fd)) }
+
+// start opens the members, attaches the program, and lets clients in.
+func (g *Group) start(at []int, members int) error {
+	if err := g.know(); err != nil {
+		return err
+	}
+	if err := control(g.own.file, share); err != nil {
+		return err
+	}
+	if err := g.grow(members, shareSilently); err != nil {
+		return err
+	}
+	if err := g.steer(at); err != nil {
+		return err
+	}
+	for _, m := range g.members {
+		if err := control(m.file, unsilence); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// know finds out from our own listener what the members are like.
+func (g *Group) know() error {
+	return control(g.own.file, func(fd int) (err error) {
+		g.bound, err = unix.Getsockname(fd)
+		g.settings = readSettings(fd)
+		return os.NewSyscallError("getsockname", err)
+	})
+}
+
+// Addr returns the address that the group listens on, with its port.
+func (g *Group) Addr() *net.TCPAddr { return g.addr }
+
+// Members returns how many there are.
+func (g *Group) Members() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.members)
+}
+
+// Grow opens members until there are so many. No client comes to them before Steer: their
+// workers can start.
+//
+// Listeners are opened by the user whom the first ones belong to, else they are another group's
+// (EADDRINUSE): see Chown.
+func (g *Group) Grow(members int) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.silenced && len(g.members) < members {
+		return ErrSilenced
+	}
+	return g.grow(members, share)
+}
+
+// grow opens members. prepare sees their sockets before they are bound.
+func (g *Group) grow(members int, prepare func(fd int) error) error {
+	if g.settings.isFree() {
+		alone := prepare
+		prepare = func(fd int) error { return errors.Join(fdpass.SetFreebind(fd), alone(fd)) }
+	}
+	for len(g.members) < members {
+		g.count() // whoever has joined since is before us
+		file, _, err := listen(context.Background(), g.network, g.addr.String(), fmt.Sprintf("listener %d", len(g.members)), prepare)
+		if err != nil {
+			return err
+		}
+		m, err := newMember(file)
+		if err != nil {
+			return err
+		}
+		g.members = append(g.members, m)
+		g.sockets = append(g.sockets, m.inode)
+	}
+	return nil
+}
+
+// Chown gives the listeners to a user, who may then open more of them (Grow).
+func (g *Group) Chown(uid, gid int) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var errs []error
+	for _, m := range g.all() {
+		errs = append(errs, control(m.file, func(fd int) error { return os.NewSyscallError("fchown", unix.Fchown(fd, uid, gid)) }))
+	}
+	return errors.Join(errs...)
+}
+
+// all returns the members and our own.
+func (g *Group) all() []*member { return append([]*member{g.own}, g.members...) }
+
+// Steer has the clients of each slot come to a member: those of slot i to members[i], of 1 to
+// MaxSlots slots. All changes in one step. Where the number of slots changes, about 1/N of the
+// clients move, as package hash says. Whoever waits in the queue of a member, or is about to get
+// there, stays with it.
+func (g *Group) Steer(members []int) error {
+	if err := checkSlots(len(members)); err != nil {
+		return err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, i := range members {
+		if i < 0 || i >= len(g.members) {
+			return fmt.Errorf("reuseport: no member %d of %d", i, len(g.members))
+		}
+	}
+	if g.silenced {
+		return nil
+	}
+	return g.steer(slices.Clone(members))
+}
+
+func (g *Group) steer(at []int) error {
+	before := g.at
+	g.at = at
+	if err := g.attach(); err != nil {
+		g.at = before
+		return err
+	}
+	return nil
+}
+
+// attach attaches the program for the members that slots' clients come to.
+func (g *Group) attach() error {
+	places := make([]int, len(g.at))
+	for slot, i := range g.at {
+		places[slot] = slices.Index(g.sockets, g.members[i].inode)
+	}
+	return control(g.own.file, func(fd int) error { return attach(fd, program(g.config, places)) })
+}
+
+// Silence answers no first packet of a handshake any more, as if it were lost, while handshakes
+// that are under way go on: the program picks a socket that is silent. It is for the end:
+// afterwards a group is only closed. (A socket's filter could do that too, but may need a
+// privilege.)
+func (g *Group) Silence() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.silenced = true
+	place := uint32(slices.Index(g.sockets, g.own.inode))
+	return control(g.own.file, func(fd int) error { return attach(fd, []bpf.Instruction{bpf.RetConstant{Val: place}}) })
+}
+
+// Listener returns a member. The caller borrows it: it is open until the group is closed. It is
+// nil if there never was such a member.
+//
+// It is non-blocking, and so is every copy of it: the flag is the socket's own. Neither Fd nor
+// os/exec's ExtraFiles change that, as they do with the File of a net.TCPListener (Go issue
+// 43894): os.File clears O_NONBLOCK only when it was set by package os or net, and here it was set
+// behind its back. So it is not in Go's poller either, where every client would wake this
+// process. Who wants to accept here makes a net.FileListener of it and closes that again; who
+// has workers that need a blocking listener clears the flag with unix.SetNonblock.
+func (g *Group) Listener(i int) *os.File {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if i < 0 || i >= len(g.members) {
+		return nil
+	}
+	return g.members[i].file
+}
+
+// Queue tells how many connections wait in a member to be accepted, and how many may: beyond the
+// limit, first packets get no answer. The limit is the system's (net.core.somaxconn) until
+// a process that shares the listener calls listen(2) with a smaller one. The error is
+// ErrNotListening if it was shut down.
+func (g *Group) Queue(i int) (waiting, limit int, err error) {
+	file := g.Listener(i)
+	if file == nil {
+		return 0, 0, fmt.Errorf("reuseport: no member %d", i)
+	}
+	info, err := tcpInfo(file)
+	if err != nil {
+		return 0, 0, err
+	}
+	if info.State != unix.BPF_TCP_LISTEN {
+		return 0, 0, ErrNotListening
+	}
+	return int(info.Unacked), int(info.Sacked), nil // of a listener (tcp_get_info)
+}
+
+// Close closes the listeners. Those that a worker shares live on, at places of their own, so
+// close a group when no worker is to get clients any more. Connections that wait where no
+// worker shares are reset.
+func (g *Group) Close() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var errs []error
+	for _, m := range slices.Backward(g.all()) { // from the last on, so that no place changes
+		errs = append(errs, m.file.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func checkSlots(slots int) error {
+	if slots < 1 || slots > MaxSlots {
+		return fmt.Errorf("reuseport: %d slots: want 1 to %d", slots, MaxSlots)
+	}
+	return nil
+}

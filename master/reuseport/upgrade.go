@@ -1,0 +1,69 @@
+package reuseport
+
+import (
+	"fmt"
+	"net"
+	"slices"
+
+	"github.com/handfast/handfast/hash"
+	"github.com/handfast/handfast/master/reexec"
+)
+
+// Saved is what the next program needs to go on with a group.
+type Saved struct {
+	Network string
+	Addr    *net.TCPAddr
+	Own     int      // a descriptor
+	Members []int    // likewise
+	Sockets []uint64 // inodes of the kernel's group, by place
+	At      []int    // by slot: the member that its clients come to
+}
+
+// Save keeps the group's listeners. The program by which the kernel picks one stays with them.
+func (g *Group) Save(b *reexec.Bundle) Saved {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s := Saved{Network: g.network, Addr: g.addr, Own: b.KeepFile(g.own.file), Sockets: g.sockets, At: g.at}
+	for _, m := range g.members {
+		s.Members = append(s.Members, b.KeepFile(m.file))
+	}
+	return s
+}
+
+// Restore makes a group of what Save returned in the program before. Clients are placed by that
+// one's configuration until Steer.
+func Restore(b *reexec.Bundle, s Saved, config hash.Config) (*Group, error) {
+	if err := config.Validate(); err != nil {
+		return nil, err
+	}
+	if s.Addr == nil || checkSlots(len(s.At)) != nil || len(s.Sockets) <= len(s.Members) ||
+		slices.Min(s.At) < 0 || slices.Max(s.At) >= len(s.Members) {
+		return nil, fmt.Errorf("reuseport: slots %v of %d listeners at %v, places %v: that cannot be", s.At, len(s.Members), s.Addr, s.Sockets)
+	}
+	if four := s.Addr.IP.To4(); four != nil { // JSON does not keep the length
+		s.Addr.IP = four
+	}
+	g := &Group{config: config, network: s.Network, addr: s.Addr, sockets: s.Sockets, at: s.At}
+	own, err := take(b, s.Own, fmt.Sprintf("%v, listener of nobody", s.Addr))
+	if err != nil {
+		return nil, err
+	}
+	g.own = own
+	for i, fd := range s.Members {
+		m, err := take(b, fd, fmt.Sprintf("%v, listener %d", s.Addr, i))
+		if err != nil {
+			return nil, err
+		}
+		g.members = append(g.members, m)
+	}
+	return g, g.know()
+}
+
+// take returns a listener that was kept, which the caller owns.
+func take(b *reexec.Bundle, fd int, name string) (*member, error) {
+	file, err := b.TakeBehind(fd, name)
+	if err != nil {
+		return nil, err
+	}
+	return newMember(file)
+}
