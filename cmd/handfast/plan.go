@@ -11,6 +11,7 @@ import (
 	"github.com/handfast/handfast/master/link/nodeipc"
 	"github.com/handfast/handfast/master/link/trap"
 	"github.com/handfast/handfast/master/reuseport"
+	"github.com/handfast/handfast/master/systemd"
 )
 
 // plan is what was asked for of two questions: who gives clients to slots (--route), and how
@@ -53,7 +54,7 @@ var (
 // another (before is not nil) goes on with what that listened on.
 func (p plan) settle(ctx context.Context, config *master.Config, addresses []string, before *predecessor) (on listening, err error) {
 	if before == nil {
-		config.Listeners, err = master.Inherited()
+		config.Listeners, err = systemd.Inherited()
 	}
 	if err != nil {
 		return on, err

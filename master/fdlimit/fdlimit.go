@@ -1,4 +1,4 @@
-// Package files knows how many descriptors the master may still open. What it
+// Package fdlimit knows how many descriptors the master may still open. What it
 // accepts or takes back must leave some free: the worker that parked connections
 // wait for cannot be started without.
 package fdlimit

@@ -1,4 +1,4 @@
-// Package steer makes the kernel do what the master does elsewhere: give each client to
+// Package reuseport makes the kernel do what the master does elsewhere: give each client to
 // its slot. Accepting then costs the master nothing, and a worker serves its slot's
 // listener as any server serves its own.
 //

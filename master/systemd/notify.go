@@ -1,5 +1,6 @@
-// Package notify tells systemd what the master is doing (man 3 sd_notify): that it is
-// ready, that it reloads, that it stops, and that it is alive.
+// Package systemd tells systemd what the master is doing (man 3 sd_notify): that it is
+// ready, that it reloads, that it stops, and that it is alive; and takes the listeners that
+// systemd has opened (man 3 sd_listen_fds).
 //
 // A Notifier sends; Follow says what, by the supervisor's snapshots.
 package systemd
