@@ -1,0 +1,68 @@
+package sock
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"os"
+	"strconv"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// AddrPort returns the address in sa, a mapped IPv4 address as IPv4's, a zone as its number. It is invalid if sa is
+// nil or of no IP socket.
+func AddrPort(sa unix.Sockaddr) netip.AddrPort {
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	case *unix.SockaddrInet6:
+		return inet6(sa.Addr, sa.ZoneId, uint16(sa.Port))
+	default:
+		return netip.AddrPort{}
+	}
+}
+
+// RawAddrPort is AddrPort of what a system call has written. It allocates nothing but the text of a zone.
+func RawAddrPort(sa *unix.RawSockaddrInet6) netip.AddrPort {
+	port := binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(&sa.Port))[:])
+	switch sa.Family {
+	case unix.AF_INET:
+		four := (*unix.RawSockaddrInet4)(unsafe.Pointer(sa))
+		return netip.AddrPortFrom(netip.AddrFrom4(four.Addr), port)
+	case unix.AF_INET6:
+		return inet6(sa.Addr, sa.Scope_id, port)
+	default:
+		return netip.AddrPort{}
+	}
+}
+
+func inet6(ip [16]byte, zone uint32, port uint16) netip.AddrPort {
+	addr := netip.AddrFrom16(ip).Unmap()
+	if zone != 0 {
+		addr = addr.WithZone(strconv.FormatUint(uint64(zone), 10))
+	}
+	return netip.AddrPortFrom(addr, port)
+}
+
+// Sockaddr returns an address as bind and connect take it, and its family. A zone must be a number. A mapped IPv4
+// address is IPv6's: an IPv6 socket takes it.
+func Sockaddr(at netip.AddrPort) (sa unix.Sockaddr, family int) {
+	if at.Addr().Is4() {
+		return &unix.SockaddrInet4{Port: int(at.Port()), Addr: at.Addr().As4()}, unix.AF_INET
+	}
+	zone, _ := strconv.ParseUint(at.Addr().Zone(), 10, 32)
+	return &unix.SockaddrInet6{Port: int(at.Port()), Addr: at.Addr().As16(), ZoneId: uint32(zone)}, unix.AF_INET6
+}
+
+// Local borrows a socket and returns its own address, invalid with no error if it is no IP socket.
+func Local(fd int) (netip.AddrPort, error) {
+	sa, err := unix.Getsockname(fd)
+	return AddrPort(sa), os.NewSyscallError("getsockname", err)
+}
+
+// Peer is Local for the other end's address.
+func Peer(fd int) (netip.AddrPort, error) {
+	sa, err := unix.Getpeername(fd)
+	return AddrPort(sa), os.NewSyscallError("getpeername", err)
+}

@@ -1,0 +1,67 @@
+package sock
+
+import (
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Control calls f with the descriptor of a file, connection or listener, which stays open until f returns. It
+// returns f's error, or why f was not called: the file is closed, say, or nil.
+//
+// (*os.File).Fd would have switched O_NONBLOCK off, which belongs to the socket and not to the descriptor: for all
+// processes that share it.
+func Control(c syscall.Conn, f func(fd int) error) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return ControlRaw(raw, f)
+}
+
+// ControlRaw is Control for what SyscallConn has returned already.
+func ControlRaw(raw syscall.RawConn, f func(fd int) error) (err error) {
+	if controlErr := raw.Control(func(fd uintptr) { err = f(int(fd)) }); controlErr != nil {
+		return controlErr
+	}
+	return err
+}
+
+// Duplicate returns another descriptor, close-on-exec, that the caller owns.
+func Duplicate(c syscall.Conn) (fd int, err error) {
+	fd = -1
+	err = Control(c, func(own int) (err error) {
+		fd, err = DuplicateFD(own)
+		return err
+	})
+	return fd, err
+}
+
+// DuplicateFD borrows a descriptor and returns another one, close-on-exec, that the caller owns.
+func DuplicateFD(fd int) (int, error) {
+	fd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	return fd, os.NewSyscallError("fcntl", err)
+}
+
+// Inode returns the number by which the kernel knows a socket, as /proc/PID/fd shows it.
+func Inode(c syscall.Conn) (inode uint64, err error) {
+	err = Control(c, func(fd int) (err error) {
+		inode, err = InodeFD(fd)
+		return err
+	})
+	return inode, err
+}
+
+// InodeFD is Inode of a descriptor that it borrows.
+func InodeFD(fd int) (uint64, error) {
+	var stat unix.Stat_t
+	err := unix.Fstat(fd, &stat)
+	return stat.Ino, os.NewSyscallError("fstat", err)
+}
+
+// StopLingering makes the last close of a socket not wait (SO_LINGER, man 7 socket). It does nothing to what is no
+// socket.
+func StopLingering(fd int) {
+	unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{})
+}
