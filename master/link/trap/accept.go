@@ -14,7 +14,7 @@ import (
 
 // waiter is a call of accept or accept4.
 type waiter struct {
-	target
+	Caller
 	id        uint64
 	door      *door
 	name      uint64 // where it wants the peer's address; 0: it does not
@@ -25,16 +25,16 @@ type waiter struct {
 
 // accept answers a call of accept: with a connection if one is queued; else at once if the socket
 // is non-blocking, and otherwise when there is one.
-func (l *Injector) accept(n *notification, who target, flags int) {
-	w := waiter{target: who, id: n.id, door: l.door(who), name: n.args[1], nameSize: n.args[2], flags: flags}
+func (l *Injector) accept(n *Notification, caller Caller, flags int) {
+	w := waiter{Caller: caller, id: n.ID, door: l.door(caller), name: n.Args[1], nameSize: n.Args[2], flags: flags}
 	switch {
-	case !l.asked.waiting(n.id):
+	case !l.asked.StillValid(n.ID):
 		return // it was not this process that we have looked into
 	case w.door == nil:
-		l.asked.goOn(n.id)
+		l.asked.Continue(n.ID)
 		return
 	case flags&^(unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC) != 0:
-		l.asked.finish(n.id, unix.EINVAL)
+		l.asked.Answer(n.ID, unix.EINVAL)
 		return
 	}
 	l.nowReady()
@@ -56,16 +56,16 @@ func (l *Injector) accept(n *notification, who target, flags int) {
 	case len(l.waiting) >= maxWaiting:
 		errno = unix.ENOBUFS
 	default:
-		l.isRoot(who.tid)
+		l.isRoot(caller.TID)
 		l.waiting = append(l.waiting, w)
 	}
 	l.mu.Unlock()
 	if errno != 0 {
-		l.asked.finish(n.id, errno)
+		l.asked.Answer(n.ID, errno)
 	}
 }
 
-// serve gives connections to those who wait in accept.
+// serve gives connections to calls of accept that wait.
 func (l *Injector) serve() {
 	for {
 		l.mu.Lock()
@@ -109,13 +109,13 @@ func (l *Injector) give(w *waiter, conn fdpass.Handoff) {
 	case errno == 0:
 		fdpass.CloseConnections(conn.FD)
 		return
-	case errno == unix.EPERM && l.asked.waiting(w.id):
+	case errno == unix.EPERM && l.asked.StillValid(w.id):
 		l.leave(fmt.Errorf("trap: process %d cannot be told whom it accepts: %w; it must stay the master's user, or the master needs CAP_SYS_PTRACE",
-			w.tid, errno))
+			w.TID, errno))
 	case over:
 		l.giveBack()
 	}
-	l.asked.finish(w.id, errno) // unless it is gone
+	l.asked.Answer(w.id, errno) // unless it is gone
 }
 
 func (l *Injector) tryGive(w *waiter, conn fdpass.Handoff) unix.Errno {
@@ -124,7 +124,7 @@ func (l *Injector) tryGive(w *waiter, conn fdpass.Handoff) unix.Errno {
 		if v6 {
 			l.warnOnce("the worker listens on IPv4 only, and does not see addresses of IPv6 clients", "client", conn.Client.String())
 		}
-		if errno := w.write(name[:], size, func() bool { return l.asked.waiting(w.id) }); errno != 0 {
+		if errno := w.write(name[:], size, func() bool { return l.asked.StillValid(w.id) }); errno != 0 {
 			return errno
 		}
 	}
@@ -132,9 +132,9 @@ func (l *Injector) tryGive(w *waiter, conn fdpass.Handoff) unix.Errno {
 	if w.flags&unix.SOCK_NONBLOCK == 0 {
 		unix.SetNonblock(conn.FD, false)
 	}
-	number, errno := l.asked.add(w.id, conn.FD, w.flags&unix.SOCK_CLOEXEC != 0)
+	number, errno := l.asked.AddFD(w.id, conn.FD, w.flags&unix.SOCK_CLOEXEC != 0)
 	if errno == 0 {
-		errno = l.asked.succeed(w.id, number)
+		errno = l.asked.Return(w.id, number)
 	}
 	if errno != 0 {
 		unix.SetNonblock(conn.FD, true)
@@ -149,7 +149,7 @@ func (l *Injector) tryGive(w *waiter, conn fdpass.Handoff) unix.Errno {
 // opened, and not the number that is written to: if the call still waits when it is open, it is the caller's,
 // and stays that (man 2 seccomp_unotify).
 func (w *waiter) write(name []byte, size int, waiting func() bool) unix.Errno {
-	memory, err := unix.Open(fmt.Sprintf("/proc/%d/mem", w.tid), unix.O_RDWR|unix.O_CLOEXEC, 0)
+	memory, err := unix.Open(fmt.Sprintf("/proc/%d/mem", w.TID), unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return refused(err)
 	}

@@ -13,10 +13,10 @@ const maxSockaddr = 128
 // shortestInet6 is struct sockaddr_in6 without the scope (linux/in6.h, SIN6_LEN_RFC2133).
 const shortestInet6 = 24
 
-// address is where a socket is bound.
-type address struct {
+// Address is where a socket is bound.
+type Address struct {
 	netip.AddrPort
-	onlyIPv6 bool // IPV6_V6ONLY; false where we do not know
+	OnlyIPv6 bool // IPV6_V6ONLY; false where we do not know
 }
 
 // parseSockaddr reads what bind was given for an IP socket. A mapped IPv4 address is IPv4's.
@@ -39,17 +39,17 @@ func parseSockaddr(b []byte) (bound netip.AddrPort, family uint16, ok bool) {
 
 // conflicts tells whether two sockets that are bound to these addresses would share
 // connections.
-func (a address) conflicts(b address) bool {
+func (a Address) conflicts(b Address) bool {
 	return a.Port() == b.Port() && (a.Addr() == b.Addr() || a.covers(b) || b.covers(a))
 }
 
 // covers tells whether a is a wildcard that takes also what is for b.
-func (a address) covers(b address) bool {
-	return a.Addr().IsUnspecified() && (a.Addr().Is4() == b.Addr().Is4() || a.Addr().Is6() && !a.onlyIPv6)
+func (a Address) covers(b Address) bool {
+	return a.Addr().IsUnspecified() && (a.Addr().Is4() == b.Addr().Is4() || a.Addr().Is6() && !a.OnlyIPv6)
 }
 
-// fit says how well a listener stands in for a socket that is bound to an address; 0: not.
-func (a address) fit(bound address) int {
+// Fit says how well a listener stands in for a socket that is bound to an address; 0: not.
+func (a Address) Fit(bound Address) int {
 	switch {
 	case !a.conflicts(bound):
 		return 0

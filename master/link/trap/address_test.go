@@ -37,8 +37,8 @@ func TestFit(t *testing.T) {
 		{"[::1]:80", false, "[::]:80", 2},
 		{"[::1]:80", false, "0.0.0.0:80", 0},
 	} {
-		ln := address{netip.MustParseAddrPort(tt.listener), tt.onlyIPv6}
-		if got := ln.fit(address{AddrPort: netip.MustParseAddrPort(tt.bound)}); got != tt.want {
+		ln := Address{netip.MustParseAddrPort(tt.listener), tt.onlyIPv6}
+		if got := ln.Fit(Address{AddrPort: netip.MustParseAddrPort(tt.bound)}); got != tt.want {
 			t.Errorf("%v (IPv6 only: %v) for %s: %d, want %d", ln, tt.onlyIPv6, tt.bound, got, tt.want)
 		}
 	}

@@ -23,7 +23,7 @@ const maxRoots = 64
 type child struct {
 	*launch.Drainer
 	control *launch.Control
-	asked   *notifications // from the child's hello on
+	asked   *Notifications // from the child's hello on
 	log     hclog.Logger
 	ready   chan struct{}
 	left    chan struct{}
@@ -81,7 +81,7 @@ func (l *child) Close() {
 	l.closed = true
 	close(l.ended)
 	if l.asked != nil {
-		l.asked.close()
+		l.asked.Close()
 	}
 	l.mu.Unlock()
 	l.control.Close()
@@ -95,14 +95,14 @@ func (l *child) hello(await func()) error {
 	if err != nil {
 		return err
 	}
-	asked, err := newNotifications(file)
+	asked, err := NewNotifications(file)
 	if err != nil {
 		return fmt.Errorf("trap: %w", err)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		asked.close()
+		asked.Close()
 		return os.ErrClosed
 	}
 	l.asked = asked
@@ -146,7 +146,7 @@ func (l *child) endRefused() {
 	l.refused, l.told = nil, true
 	l.mu.Unlock()
 	for _, id := range refused {
-		l.asked.finish(id, unix.EADDRNOTAVAIL)
+		l.asked.Answer(id, unix.EADDRNOTAVAIL)
 	}
 }
 
@@ -196,11 +196,11 @@ func (l *child) OwnAddresses() []OwnAddress {
 }
 
 // noteOwn remembers an address that a thread asks for.
-func (l *child) noteOwn(bound netip.AddrPort, who target) {
+func (l *child) noteOwn(bound netip.AddrPort, caller Caller) {
 	if bound.Port() == 0 {
 		return
 	}
-	protocol, _ := who.protocol()
+	protocol, _ := caller.Protocol()
 	protocol = strings.TrimSuffix(strings.TrimPrefix(protocol, "MP"), "v6")
 	if protocol != "TCP" && protocol != "UDP" {
 		return

@@ -25,10 +25,10 @@ type interest struct {
 	data   uint64
 }
 
-// interests returns those in the descriptor of a target.
-func (t target) interests() (all []interest) {
-	inode := listening.Socket(t.tid, t.fd)
-	folder := fmt.Sprintf("/proc/%d/", t.tid)
+// interests returns those in the descriptor of a Caller.
+func (t Caller) interests() (all []interest) {
+	inode := listening.Socket(t.TID, t.FD)
+	folder := fmt.Sprintf("/proc/%d/", t.TID)
 	entries, err := os.ReadDir(folder + "fd")
 	if err != nil || inode == 0 {
 		return nil
@@ -45,7 +45,7 @@ func (t target) interests() (all []interest) {
 		if err != nil {
 			continue
 		}
-		if i, ok := parseInterest(string(text), t.fd, inode); ok {
+		if i, ok := parseInterest(string(text), t.FD, inode); ok {
 			i.epoll = number
 			all = append(all, i)
 		}
@@ -77,13 +77,13 @@ func parseInterest(fdinfo string, fd int, inode uint64) (i interest, ok bool) {
 	return i, false
 }
 
-// register makes a target's interests anew, in the file that its descriptor leads to now, of which
+// register makes a Caller's interests anew, in the file that its descriptor leads to now, of which
 // source is another descriptor.
-func (t target) register(all []interest, source int) error {
+func (t Caller) register(all []interest, source int) error {
 	if len(all) == 0 {
 		return nil
 	}
-	process, err := unix.PidfdOpen(listening.Process(t.tid), 0)
+	process, err := unix.PidfdOpen(listening.Process(t.TID), 0)
 	if err != nil {
 		return os.NewSyscallError("pidfd_open", err)
 	}
@@ -93,7 +93,7 @@ func (t target) register(all []interest, source int) error {
 		if err != nil {
 			return os.NewSyscallError("pidfd_getfd", err)
 		}
-		err = i.register(epoll, t.fd, source)
+		err = i.register(epoll, t.FD, source)
 		new(fdpass.Bin).Discard(epoll) // it is what the process says it is
 		if err != nil {
 			return err
@@ -146,16 +146,16 @@ func (i interest) registerHere(epoll, number, source int) error {
 	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, number, &event))
 }
 
-// substitute puts a duplicate of source in the place of a target's descriptor, with what epoll
+// substitute puts a duplicate of source in the place of a Caller's descriptor, with what epoll
 // instances had of it.
-func (l *child) substitute(n *notification, who target, source int, closeOnExec bool) unix.Errno {
-	interests := who.interests()
-	errno := l.asked.replace(n.id, source, who.fd, closeOnExec)
+func (l *child) substitute(n *Notification, caller Caller, source int, closeOnExec bool) unix.Errno {
+	interests := caller.interests()
+	errno := l.asked.replace(n.ID, source, caller.FD, closeOnExec)
 	if errno != 0 {
 		return errno
 	}
-	if err := who.register(interests, source); err != nil && l.asked.waiting(n.id) {
-		l.warnOnce("the worker has registered its socket with epoll before it was bound, and that is lost", "pid", who.tid, "err", err,
+	if err := caller.register(interests, source); err != nil && l.asked.StillValid(n.ID) {
+		l.warnOnce("the worker has registered its socket with epoll before it was bound, and that is lost", "pid", caller.TID, "err", err,
 			"remedy", "--worker-link activation if it takes a socket from systemd; for Netty: java -Dio.netty.transport.noNative=true, or its NIO transport")
 	}
 	return 0

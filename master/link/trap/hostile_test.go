@@ -17,7 +17,7 @@ func TestWriteTooLate(t *testing.T) {
 	name, want := []byte("12345678"), make([]byte, 8)
 	for _, waits := range []bool{false, true} {
 		buf, size := make([]byte, 8), uint32(8)
-		w := waiter{target: target{tid: os.Getpid()}, name: uint64(uintptr(unsafe.Pointer(&buf[0]))), nameSize: uint64(uintptr(unsafe.Pointer(&size)))}
+		w := waiter{Caller: Caller{TID: os.Getpid()}, name: uint64(uintptr(unsafe.Pointer(&buf[0]))), nameSize: uint64(uintptr(unsafe.Pointer(&size)))}
 		errno := w.write(name, len(name), func() bool { return waits })
 		if waits {
 			want = name
@@ -47,7 +47,7 @@ func TestProtocolOfFiles(t *testing.T) {
 	}
 	defer file.Close()
 	for fd, want := range map[int]string{pipe[0]: "", int(file.Fd()): "TCP", 1 << 20: ""} {
-		got, err := target{tid: os.Getpid(), fd: fd}.protocol()
+		got, err := Caller{TID: os.Getpid(), FD: fd}.Protocol()
 		if want == "TCP" && got == "MPTCP" { // Go's own listeners
 			got = want
 		}

@@ -51,7 +51,7 @@ type InjectorConfig struct {
 // that answers the filter and one that looks whether the worker is ready; Close ends both.
 type Injector struct {
 	child
-	addresses []address
+	addresses []Address
 	readmit   func([]fdpass.Handoff)
 	isReady   sync.Once
 	ceiling   int // of descriptors that are not needed
@@ -73,7 +73,7 @@ func OpenInjector(cfg InjectorConfig) (*Injector, error) { return openInjector(c
 func openInjector(cfg InjectorConfig, mode launch.Mode) (*Injector, error) {
 	l := &Injector{child: newChild(cfg.Drain, cfg.Logger), readmit: cfg.Readmit, ceiling: fdlimit.Ceiling()}
 	for _, at := range cfg.Addresses {
-		l.addresses = append(l.addresses, address{AddrPort: netip.AddrPortFrom(at.Addr().Unmap(), at.Port())})
+		l.addresses = append(l.addresses, Address{AddrPort: netip.AddrPortFrom(at.Addr().Unmap(), at.Port())})
 	}
 	control, err := launch.Open(mode)
 	if err != nil {
@@ -101,7 +101,7 @@ func (l *Injector) Deliver(conns []fdpass.Handoff) (n int, err error) {
 	}
 	l.queue = append(l.queue, conns[:n]...)
 	if len(l.waiting) > 0 {
-		l.asked.interrupt(time.Unix(1, 0)) // run serves them
+		l.asked.SetDeadline(time.Unix(1, 0)) // run serves them
 	}
 	l.knock(len(l.queue) - len(l.waiting))
 	l.plan()
@@ -154,24 +154,24 @@ func (l *Injector) giveBack() {
 	l.mu.Lock()
 	queue := l.queue
 	l.queue = nil
-	// Knocks stay: who was woken by one may be about to call accept.
+	// Knocks stay: a thread that was woken by one may be about to call accept.
 	l.mu.Unlock()
 	if len(queue) > 0 {
 		l.readmit(queue)
 	}
 }
 
-// run answers the filter, and serves who waits in accept, until no process has the filter any
+// run answers the filter, and serves calls of accept that wait, until no process has the filter any
 // more, or Close.
 func (l *Injector) run() {
 	if err := l.hello(l.await); err != nil {
 		l.leave(err)
 		return
 	}
-	var n notification
+	var n Notification
 	for {
 		l.tend()
-		err := l.asked.next(&n)
+		err := l.asked.Next(&n)
 		switch {
 		case err == nil:
 			reexec.Lock.RUnlock() // such workers cannot be kept anyway
@@ -183,94 +183,94 @@ func (l *Injector) run() {
 }
 
 // judge decides what happens to a call, and answers it.
-func (l *Injector) judge(n *notification) {
-	who := target{int(n.pid), int(int32(n.args[0]))}
-	switch launch.Call(n.number) {
+func (l *Injector) judge(n *Notification) {
+	caller := Caller{int(n.PID), int(int32(n.Args[0]))}
+	switch launch.Call(n.Number) {
 	case unix.SYS_BIND:
-		l.bind(n, who)
+		l.bind(n, caller)
 	case unix.SYS_ACCEPT:
-		l.accept(n, who, 0)
+		l.accept(n, caller, 0)
 	case unix.SYS_ACCEPT4:
-		l.accept(n, who, int(int32(n.args[3])))
+		l.accept(n, caller, int(int32(n.Args[3])))
 	case unix.SYS_LISTEN:
-		if l.door(who) != nil {
-			l.asked.finish(n.id, 0)
+		if l.door(caller) != nil {
+			l.asked.Answer(n.ID, 0)
 		} else {
-			l.asked.goOn(n.id)
+			l.asked.Continue(n.ID)
 		}
 	case unix.SYS_SHUTDOWN:
-		if d := l.door(who); d != nil {
+		if d := l.door(caller); d != nil {
 			l.shut(d)
 		}
-		l.asked.goOn(n.id)
+		l.asked.Continue(n.ID)
 	default:
-		l.asked.goOn(n.id)
+		l.asked.Continue(n.ID)
 	}
 }
 
 // bind answers a call of bind: a socket that would listen on a balancer's address becomes a door.
-func (l *Injector) bind(n *notification, who target) {
-	wanted, family, err := l.wants(n, who)
+func (l *Injector) bind(n *Notification, caller Caller) {
+	wanted, family, err := l.wants(n, caller)
 	var narrower *listening.NarrowerError
 	switch {
-	case !l.asked.waiting(n.id):
+	case !l.asked.StillValid(n.ID):
 		// It was not this process that we have looked into.
 		return
 	case errors.As(err, &narrower):
 		l.endFlow()
-		l.refuse(n.id, err)
+		l.refuse(n.ID, err)
 		return
 	case err != nil:
 		l.cannotSee(err)
 		fallthrough
 	case !wanted:
-		l.asked.goOn(n.id)
+		l.asked.Continue(n.ID)
 		return
 	}
 	l.mu.Lock()
 	full := len(l.doors) >= maxDoors
 	l.mu.Unlock()
 	if full {
-		l.asked.finish(n.id, unix.EADDRINUSE)
+		l.asked.Answer(n.ID, unix.EADDRINUSE)
 		return
 	}
 	d, err := openDoor(family)
 	if err != nil {
 		l.leave(err)
-		l.asked.goOn(n.id)
+		l.asked.Continue(n.ID)
 		return
 	}
-	flags := who.flags()
+	flags := caller.Flags()
 	unix.SetNonblock(d.fd, flags&unix.O_NONBLOCK != 0)
-	errno := l.substitute(n, who, d.fd, flags&unix.O_CLOEXEC != 0)
+	errno := l.substitute(n, caller, d.fd, flags&unix.O_CLOEXEC != 0)
 	if errno == 0 {
 		l.mu.Lock()
 		l.doors = append(l.doors, d)
-		l.isRoot(who.tid)
+		l.isRoot(caller.TID)
 		l.mu.Unlock()
 	} else {
 		d.close()
-		if l.asked.waiting(n.id) {
-			l.leave(fmt.Errorf("trap: a listener cannot be given to process %d: %w", who.tid, os.NewSyscallError("ioctl", errno)))
+		if l.asked.StillValid(n.ID) {
+			l.leave(fmt.Errorf("trap: a listener cannot be given to process %d: %w", caller.TID, os.NewSyscallError("ioctl", errno)))
 		}
 	}
-	l.asked.finish(n.id, errno)
+	l.asked.Answer(n.ID, errno)
 }
 
 // wants tells whether a call of bind is for a balancer's address. The error is as for
 // Link.standIn.
-func (l *Injector) wants(n *notification, who target) (wanted bool, family uint16, err error) {
+func (l *Injector) wants(n *Notification, caller Caller) (wanted bool, family uint16, err error) {
 	var narrower error
-	bound, family, ok, err := who.binds(n)
+	bound, family, ok, err := caller.BindAddress(n)
 	if err != nil || !ok {
 		return false, 0, err
 	}
 	for _, at := range l.addresses {
-		if at.fit(address{AddrPort: bound}) == 0 {
+		if at.Fit(Address{AddrPort: bound}) == 0 {
 			continue
 		}
 		if !wanted {
-			if wanted, err = who.isTCP(family); err != nil || !wanted {
+			if wanted, err = caller.IsTCP(family); err != nil || !wanted {
 				return false, 0, err
 			}
 		}
@@ -283,14 +283,14 @@ func (l *Injector) wants(n *notification, who target) (wanted bool, family uint1
 }
 
 // door returns the door that a descriptor is, or nil.
-func (l *Injector) door(who target) *door {
+func (l *Injector) door(caller Caller) *door {
 	l.mu.Lock()
 	none := len(l.doors) == 0
 	l.mu.Unlock()
 	if none {
 		return nil
 	}
-	inode := listening.Socket(who.tid, who.fd)
+	inode := listening.Socket(caller.TID, caller.FD)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, d := range l.doors {
@@ -301,8 +301,8 @@ func (l *Injector) door(who target) *door {
 	return nil
 }
 
-// shut is for a door of which the receiving side is shut down: who waits there fails, as with
-// any listener, and nobody will wait there.
+// shut is for a door of which the receiving side is shut down: calls that wait there fail, as with
+// any listener, and no other will wait there.
 func (l *Injector) shut(d *door) {
 	l.mu.Lock()
 	var gone []waiter
@@ -318,7 +318,7 @@ func (l *Injector) shut(d *door) {
 	last := l.remove(d)
 	l.mu.Unlock()
 	for _, w := range gone {
-		l.asked.finish(w.id, unix.EINVAL)
+		l.asked.Answer(w.id, unix.EINVAL)
 	}
 	if last {
 		l.leave(errShut)

@@ -103,9 +103,9 @@ func (l *Link) run() {
 }
 
 func (l *Link) answer() {
-	var n notification
+	var n Notification
 	for {
-		err := l.asked.next(&n)
+		err := l.asked.Next(&n)
 		switch {
 		case err == nil:
 			l.judge(&n)

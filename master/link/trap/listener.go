@@ -14,7 +14,7 @@ import (
 
 // listener is one of the slot's listening sockets.
 type listener struct {
-	address
+	Address
 	file     *os.File // borrowed
 	inode    uint64
 	taken    bool // a server has it
@@ -43,7 +43,7 @@ func newListener(file *os.File) (*listener, error) {
 		ln.AddrPort = netip.AddrPortFrom(netip.AddrFrom4(at.Addr), uint16(at.Port))
 	case *unix.SockaddrInet6:
 		ln.AddrPort = netip.AddrPortFrom(netip.AddrFrom16(at.Addr).Unmap(), uint16(at.Port))
-		ln.onlyIPv6 = only != 0
+		ln.OnlyIPv6 = only != 0
 	default:
 		return nil, fmt.Errorf("trap: %s is no TCP listener: %w", file.Name(), err)
 	}
@@ -53,7 +53,7 @@ func newListener(file *os.File) (*listener, error) {
 // yieldsTo tells whether another listener, of IPv4, serves in place of this one of both
 // families.
 func (ln *listener) yieldsTo(other *listener) bool {
-	return ln.Addr() == netip.IPv6Unspecified() && !ln.onlyIPv6 &&
+	return ln.Addr() == netip.IPv6Unspecified() && !ln.OnlyIPv6 &&
 		other.Addr() == netip.IPv4Unspecified() && other.Port() == ln.Port()
 }
 
@@ -63,12 +63,12 @@ func (ln *listener) serves(bound netip.AddrPort) bool {
 }
 
 // choose returns the listener that fits an address best, or nil.
-func (l *Link) choose(bound address) *listener {
+func (l *Link) choose(bound Address) *listener {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var best *listener
 	for _, ln := range l.listeners {
-		if ln.fit(bound) > 0 && (best == nil || ln.fit(bound) > best.fit(bound)) {
+		if ln.Fit(bound) > 0 && (best == nil || ln.Fit(bound) > best.Fit(bound)) {
 			best = ln
 		}
 	}

@@ -18,15 +18,15 @@ const (
 	ioctlAddFD   = 0x40182103 // SECCOMP_IOCTL_NOTIF_ADDFD, since Linux 5.9
 )
 
-// notification is struct seccomp_notif: a system call that waits for our answer.
-type notification struct {
-	id     uint64
-	pid    uint32 // of the thread
-	flags  uint32
-	number int32
-	arch   uint32
-	ip     uint64
-	args   [6]uint64
+// Notification is struct seccomp_notif: a system call that waits for our answer.
+type Notification struct {
+	ID     uint64
+	PID    uint32 // of the thread
+	Flags  uint32
+	Number int32
+	Arch   uint32
+	IP     uint64
+	Args   [6]uint64
 }
 
 // response is struct seccomp_notif_resp.
@@ -46,9 +46,9 @@ type addition struct {
 	opened uint32 // flags of the new descriptor
 }
 
-// notifications is the descriptor on which a filter asks. Its users are the processes that have
+// Notifications is the descriptor on which a filter asks. Its users are the processes that have
 // the filter.
-type notifications struct {
+type Notifications struct {
 	file *os.File // non-blocking
 	raw  interface {
 		Control(func(uintptr)) error
@@ -56,20 +56,20 @@ type notifications struct {
 	}
 }
 
-// newNotifications takes ownership of file.
-func newNotifications(file *os.File) (*notifications, error) {
+// NewNotifications takes ownership of file.
+func NewNotifications(file *os.File) (*Notifications, error) {
 	raw, err := file.SyscallConn()
 	if err != nil {
 		file.Close()
 		return nil, err
 	}
-	return &notifications{file, raw}, nil
+	return &Notifications{file, raw}, nil
 }
 
 // errorPause is the time between two looks while Go's poller does not wait for us.
 const errorPause = time.Millisecond
 
-// next waits for a notification, and has locked reexec.Lock for reading if there is one: the caller
+// Next waits for a notification, and has locked reexec.Lock for reading if there is one: the caller
 // unlocks it when the notification is answered, or noted. It fails with os.ErrDeadlineExceeded after interrupt, and now and
 // then without: ask again. With another error it fails when no process has the filter any more, or
 // after Close.
@@ -77,7 +77,7 @@ const errorPause = time.Millisecond
 // The kernel says POLLERR of this descriptor when a signal comes in while it looks at it
 // (seccomp_notify_poll), which means nothing. But if Go's poller was told so, it refuses to wait
 // until it has been told something else.
-func (n *notifications) next(got *notification) error {
+func (n *Notifications) Next(got *Notification) error {
 	for {
 		var errno unix.Errno
 		took := func(fd uintptr) bool {
@@ -112,7 +112,7 @@ func (n *notifications) next(got *notification) error {
 }
 
 // receive takes a notification, without waiting: EWOULDBLOCK says that there is none.
-func receive(fd uintptr, got *notification) unix.Errno {
+func receive(fd uintptr, got *Notification) unix.Errno {
 	// Asked first: on some kernels the ioctl waits, whatever O_NONBLOCK says.
 	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 	unix.Poll(poll, 0)
@@ -125,26 +125,26 @@ func receive(fd uintptr, got *notification) unix.Errno {
 	default:
 		return unix.EWOULDBLOCK
 	}
-	*got = notification{} // or EINVAL
+	*got = Notification{} // or EINVAL
 	return ioctl(fd, unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(got))
 }
 
-// waiting tells whether the caller waits still: only then what we have read about its
+// StillValid tells whether the caller waits still: only then what we have read about its
 // process was its own, and not a successor's with the same pid.
-func (n *notifications) waiting(id uint64) bool {
+func (n *Notifications) StillValid(id uint64) bool {
 	return n.control(ioctlIDValid, unsafe.Pointer(&id)) == 0
 }
 
-// goOn lets the kernel do the call.
-func (n *notifications) goOn(id uint64) {
+// Continue lets the kernel do the call.
+func (n *Notifications) Continue(id uint64) {
 	n.control(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&response{id: id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}))
 }
 
-// add adds a duplicate of source to the caller's descriptors, and returns its number there. It
+// AddFD adds a duplicate of source to the caller's descriptors, and returns its number there. It
 // waits for the caller to be woken, and a signal of ours does no harm (see replace). The call
-// goes on waiting: only succeed tells it of the descriptor, and unless the filter's calls
+// goes on waiting: only Return tells it of the descriptor, and unless the filter's calls
 // are interrupted by nothing but deadly signals (launch.Inject) the caller might never hear of it.
-func (n *notifications) add(id uint64, source int, closeOnExec bool) (number int, errno unix.Errno) {
+func (n *Notifications) AddFD(id uint64, source int, closeOnExec bool) (number int, errno unix.Errno) {
 	a := addition{id: id, source: uint32(source)}
 	if closeOnExec {
 		a.opened = unix.O_CLOEXEC
@@ -155,20 +155,20 @@ func (n *notifications) add(id uint64, source int, closeOnExec bool) (number int
 	return number, errno
 }
 
-// succeed has the call succeed with a value. It fails if the caller is gone.
-func (n *notifications) succeed(id uint64, value int) unix.Errno {
+// Return has the call succeed with a value. It fails if the caller is gone.
+func (n *Notifications) Return(id uint64, value int) unix.Errno {
 	return n.control(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&response{id: id, value: int64(value)}))
 }
 
-// finish has the call succeed with 0, or fail. The caller may be gone.
-func (n *notifications) finish(id uint64, errno unix.Errno) {
+// Answer has the call succeed with 0, or fail. The caller may be gone.
+func (n *Notifications) Answer(id uint64, errno unix.Errno) {
 	n.control(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&response{id: id, errno: -int32(errno)}))
 }
 
 // replace puts a duplicate of source in the place of a descriptor of the caller. The call goes
 // on waiting: answered in the same step, it could return something else (seen on Linux 6.18, when
 // a signal comes in between).
-func (n *notifications) replace(id uint64, source, number int, closeOnExec bool) unix.Errno {
+func (n *Notifications) replace(id uint64, source, number int, closeOnExec bool) unix.Errno {
 	const set = unix.SECCOMP_ADDFD_FLAG_SETFD
 	a := addition{id: id, flags: set, source: uint32(source), number: uint32(number)}
 	if closeOnExec {
@@ -177,18 +177,18 @@ func (n *notifications) replace(id uint64, source, number int, closeOnExec bool)
 	return n.control(ioctlAddFD, unsafe.Pointer(&a))
 }
 
-func (n *notifications) control(request uint, arg unsafe.Pointer) (errno unix.Errno) {
+func (n *Notifications) control(request uint, arg unsafe.Pointer) (errno unix.Errno) {
 	if n.raw.Control(func(fd uintptr) { errno = ioctl(fd, request, arg) }) != nil {
 		return unix.EBADF // closed
 	}
 	return errno
 }
 
-// interrupt ends next with os.ErrDeadlineExceeded at some time, also one that is waiting; zero:
+// SetDeadline ends Next with os.ErrDeadlineExceeded at some time, also one that is waiting; zero:
 // not at all.
-func (n *notifications) interrupt(at time.Time) { n.file.SetReadDeadline(at) }
+func (n *Notifications) SetDeadline(at time.Time) { n.file.SetReadDeadline(at) }
 
-func (n *notifications) close() { n.file.Close() }
+func (n *Notifications) Close() { n.file.Close() }
 
 func ioctl(fd uintptr, request uint, arg unsafe.Pointer) unix.Errno {
 	_, errno := call(fd, request, arg)

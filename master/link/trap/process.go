@@ -14,19 +14,19 @@ import (
 	"github.com/handfast/handfast/master/link/listening"
 )
 
-// target is a thread that waits in a system call, and the descriptor that the call is about.
+// Caller is a thread that waits in a system call, and the descriptor that the call is about.
 // What we ask of it is about a process that may end meanwhile: check with waiting afterwards.
-type target struct {
-	tid, fd int
+type Caller struct {
+	TID, FD int
 }
 
-// binds returns what a call of bind was given, if that is an address of IP. The error says that
+// BindAddress returns what a call of bind was given, if that is an address of IP. The error says that
 // the process must not be looked into.
-func (t target) binds(n *notification) (bound netip.AddrPort, family uint16, ok bool, err error) {
-	if n.args[2] == 0 || n.args[2] > maxSockaddr {
+func (t Caller) BindAddress(n *Notification) (bound netip.AddrPort, family uint16, ok bool, err error) {
+	if n.Args[2] == 0 || n.Args[2] > maxSockaddr {
 		return bound, 0, false, nil
 	}
-	text, err := t.read(n.args[1], int(n.args[2]))
+	text, err := t.read(n.Args[1], int(n.Args[2]))
 	if errors.Is(err, unix.EPERM) {
 		return bound, 0, false, err
 	}
@@ -37,23 +37,23 @@ func (t target) binds(n *notification) (bound netip.AddrPort, family uint16, ok 
 	return bound, family, ok, nil
 }
 
-// isTCP tells whether the descriptor is a TCP socket of a family. Listeners of Go programs are
+// IsTCP tells whether the descriptor is a TCP socket of a family. Listeners of Go programs are
 // MPTCP's (since Go 1.24).
-func (t target) isTCP(family uint16) (bool, error) {
-	protocol, err := t.protocol()
+func (t Caller) IsTCP(family uint16) (bool, error) {
+	protocol, err := t.Protocol()
 	protocol, ipv6 := strings.CutSuffix(strings.TrimPrefix(protocol, "MP"), "v6")
 	return protocol == "TCP" && ipv6 == (family == unix.AF_INET6), err
 }
 
-// protocol returns the name of the socket's protocol, "TCP" or "UDPv6", without opening
+// Protocol returns the name of the socket's protocol, "TCP" or "UDPv6", without opening
 // a copy of it, as pidfd_getfd would, which containers often refuse. It is empty when there is
 // no such socket.
 //
 // The descriptor may be a file of a file system that never answers when it is asked for anything, and may become
 // one while we look. So what is asked is a path's descriptor of our own (O_PATH, man 2 open, of which no file
 // system hears), once we have seen that it is a socket's.
-func (t target) protocol() (string, error) {
-	at, err := unix.Open(fmt.Sprintf("/proc/%d/fd/%d", t.tid, t.fd), unix.O_PATH|unix.O_CLOEXEC, 0)
+func (t Caller) Protocol() (string, error) {
+	at, err := unix.Open(fmt.Sprintf("/proc/%d/fd/%d", t.TID, t.FD), unix.O_PATH|unix.O_CLOEXEC, 0)
 	switch err {
 	case nil:
 		defer unix.Close(at)
@@ -74,15 +74,15 @@ func (t target) protocol() (string, error) {
 	return strings.TrimRight(string(name[:n]), "\x00"), nil
 }
 
-// onlyIPv6 tells whether a socket of IPv6 takes no IPv4, as far as can be known: a container may refuse
+// OnlyIPv6 tells whether a socket of IPv6 takes no IPv4, as far as can be known: a container may refuse
 // pidfd_getfd.
-func (t target) onlyIPv6() bool {
-	process, err := unix.PidfdOpen(listening.Process(t.tid), 0)
+func (t Caller) OnlyIPv6() bool {
+	process, err := unix.PidfdOpen(listening.Process(t.TID), 0)
 	if err != nil {
 		return false
 	}
 	defer unix.Close(process)
-	fd, err := unix.PidfdGetfd(process, t.fd, 0)
+	fd, err := unix.PidfdGetfd(process, t.FD, 0)
 	if err != nil {
 		return false
 	}
@@ -91,9 +91,9 @@ func (t target) onlyIPv6() bool {
 	return only != 0
 }
 
-// flags returns the flags of the descriptor and its file, O_CLOEXEC among them.
-func (t target) flags() int {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%d", t.tid, t.fd))
+// Flags returns the flags of the descriptor and its file, O_CLOEXEC among them.
+func (t Caller) Flags() int {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%d", t.TID, t.FD))
 	if err != nil {
 		return 0
 	}
@@ -112,11 +112,11 @@ func parseFlags(fdinfo string) int {
 }
 
 // read returns n bytes of its memory.
-func (t target) read(at uint64, n int) ([]byte, error) {
+func (t Caller) read(at uint64, n int) ([]byte, error) {
 	buf := make([]byte, n)
 	local := []unix.Iovec{{Base: &buf[0]}}
 	local[0].SetLen(n)
-	got, err := unix.ProcessVMReadv(t.tid, local, []unix.RemoteIovec{{Base: uintptr(at), Len: n}}, 0)
+	got, err := unix.ProcessVMReadv(t.TID, local, []unix.RemoteIovec{{Base: uintptr(at), Len: n}}, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("process_vm_readv", err)
 	}

@@ -36,7 +36,7 @@ func (l *Injector) tend() {
 		l.mu.Unlock() // it has just come
 	}
 	l.nextTick = l.when()
-	l.asked.interrupt(l.nextTick)
+	l.asked.SetDeadline(l.nextTick)
 	l.mu.Unlock()
 }
 
@@ -59,7 +59,7 @@ func (l *Injector) when() time.Time {
 func (l *Injector) plan() {
 	if l.nextTick.IsZero() && len(l.waiting) == 0 {
 		l.nextTick = l.when()
-		l.asked.interrupt(l.nextTick)
+		l.asked.SetDeadline(l.nextTick)
 	}
 }
 
@@ -118,16 +118,16 @@ func (l *Injector) signals() {
 	l.mu.Unlock()
 	kept := some[:0]
 	for _, w := range some {
-		if !l.asked.waiting(w.id) {
+		if !l.asked.StillValid(w.id) {
 			continue // it was killed
 		}
-		own, shared, threads := pending(w.tid)
+		own, shared, threads := pending(w.TID)
 		switch {
 		case own || shared && threads == 1:
-			l.asked.finish(w.id, erestartsys)
+			l.asked.Answer(w.id, erestartsys)
 		case shared && w.signalled:
 			// No other thread has handled it for a tick. It may be for this one.
-			l.asked.finish(w.id, unix.EINTR)
+			l.asked.Answer(w.id, unix.EINTR)
 		default:
 			w.signalled = shared
 			kept = append(kept, w)

@@ -44,7 +44,7 @@ func Restore(b *reexec.Bundle, cfg Config, state json.RawMessage) (*Link, error)
 	if err != nil {
 		return nil, fmt.Errorf("trap: %w", err)
 	}
-	if l.asked, err = newNotifications(file); err != nil {
+	if l.asked, err = NewNotifications(file); err != nil {
 		return nil, fmt.Errorf("trap: %w", err)
 	}
 	l.pids = s.PIDs
