@@ -1,0 +1,274 @@
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// ErrFinishing: a worker has closed its listeners by itself, and finishes (Finishing). It has not failed.
+var ErrFinishing = errors.New("it has closed its listeners, and finishes")
+
+// Finishing says that the worker with a link takes no more work and finishes by itself. Its slot gets
+// another; it is not told to finish, since some servers take being told again for an order to end at
+// once.
+func (s *Supervisor) Finishing(link Link) {
+	s.post(func() {
+		for w := range s.workers {
+			if w.link == link && (w.state == Serving || w.state == Standby) {
+				w.unasked = true
+				s.leave(w, ErrFinishing)
+				w.enter(Draining, max(s.cfg.DrainTimeout, 1))
+			}
+		}
+	})
+}
+
+// left: the worker lives, but takes no more work.
+func (s *Supervisor) left(w *worker) {
+	if w.state != Starting && w.state != Serving && w.state != Standby {
+		return
+	}
+	s.leave(w, w.link.Err())
+	if w.state == Starting {
+		s.terminate(w) // it was given nothing that it could finish
+	} else {
+		s.drain(w, s.cfg.DrainTimeout)
+	}
+}
+
+// leave gives the slot of a worker that takes no more work to another.
+func (s *Supervisor) leave(w *worker, why error) {
+	w.left = w.state == Serving
+	e := w.event(WorkerLeft)
+	e.Err, e.Was = why, w.state
+	s.emit(e)
+	s.vacate(w, fmt.Errorf("worker left: %w", why))
+}
+
+// nothingLeft: the worker has done all that it had, and goes on running.
+func (s *Supervisor) nothingLeft(w *worker) {
+	if w.state == Draining {
+		s.terminate(w)
+	}
+}
+
+// ended: the first process has. Who is left of its group has what it had, as its slot's listeners:
+// they are told to finish, and do not outlive KillTimeout, unless they were told before.
+func (s *Supervisor) ended(w *worker, exit Exit, rest []int, words string) {
+	e := w.event(WorkerExited)
+	e.Exit, e.Was, e.Rest, e.LastWords = exit, w.state, rest, words
+	before := w.ended
+	w.ended, w.finished = true, e.Was == Serving && !e.Failed()
+	if w.left && exit == (Exit{}) {
+		w.slot.failures = 0 // it had enough, and has finished: its successor has not to wait for that
+	}
+	if len(rest) == 0 {
+		s.gone(w)
+	}
+	if before { // the program that left it to us has seen to it
+		if len(rest) == 0 {
+			s.emit(w.event(WorkerGone))
+		}
+		return
+	}
+	s.emit(e)
+	s.vacate(w, whyExited(w, e))
+	switch {
+	case len(rest) == 0:
+	case e.Was == Starting, e.Was == Draining && !drainsBySignal(w.link):
+		s.terminate(w)
+	case e.Was == Serving || e.Was == Standby:
+		w.enter(Stopping, max(s.cfg.KillTimeout, 1))
+		w.link.Drain()
+	}
+}
+
+// drainsBySignal tells whether a link's Drain signals the whole group. It does for programs that know
+// nothing of us; others are told by their mailbox or channel, which their children do not hear.
+func drainsBySignal(link Link) bool {
+	_, launches := link.(Launcher)
+	return launches
+}
+
+// whyExited says how a worker has ended, and what its link knows of that.
+func whyExited(w *worker, e Event) error {
+	why := fmt.Errorf("worker exited with %v", e.Exit)
+	if e.Was == Starting {
+		why = fmt.Errorf("%w before it was ready", why)
+	}
+	select {
+	case <-w.link.Left():
+		if err := w.link.Err(); !errors.Is(err, io.EOF) { // which says no more than that it ended
+			why = fmt.Errorf("%w (%w)", why, err)
+		}
+	default:
+	}
+	return w.saying(why, e.LastWords)
+}
+
+// gone: nobody is left of the worker. It is reaped in the loop: what is not reaped yet, another
+// program can be left with.
+func (s *Supervisor) gone(w *worker) {
+	w.enter(Exited, 0)
+	s.release(w)
+	w.process.Wait()
+}
+
+// release closes the link, once: a worker that was given up may end after all.
+func (s *Supervisor) release(w *worker) {
+	if _, ok := s.workers[w]; ok {
+		delete(s.workers, w)
+		s.closeLink(w.link)
+		w.output.Close()
+	}
+}
+
+// closeLink does so in a goroutine.
+func (s *Supervisor) closeLink(link Link) {
+	s.closing.Add(1)
+	s.running.Go(func() {
+		defer s.closing.Add(-1)
+		link.Close()
+	})
+}
+
+// late: a state has lasted longer than it may.
+func (s *Supervisor) late(w *worker) {
+	switch w.state {
+	case Starting:
+		e := w.event(WorkerNotReady)
+		e.LastWords = w.output.LastWords(0)
+		s.emit(e)
+		s.terminate(w)
+		s.vacate(w, w.saying(fmt.Errorf("worker was not ready within %v", s.cfg.ReadyTimeout), e.LastWords))
+	case Standby:
+		s.proved(w.slot)
+		s.stepReload()
+	case Draining:
+		s.terminate(w)
+	case Stopping:
+		s.kill(w)
+	case Killed:
+		// It hangs in the kernel and will not run again: give it up.
+		s.log.Error("worker cannot be killed", "slot", w.seat.Slot, "pid", w.process.PID(), "generation", w.seat.Generation)
+		s.release(w)
+	}
+}
+
+// drain tells a worker to finish, and gives it time.
+func (s *Supervisor) drain(w *worker, timeout time.Duration) {
+	if timeout <= 0 {
+		s.terminate(w)
+		return
+	}
+	w.enter(Draining, timeout)
+	w.link.Drain()
+	s.emit(w.event(WorkerDraining))
+}
+
+// terminate sends SIGTERM.
+func (s *Supervisor) terminate(w *worker) {
+	w.enter(Stopping, max(s.cfg.KillTimeout, 1))
+	w.link.Drain()
+	w.process.Signal(syscall.SIGTERM)
+	s.emit(w.event(WorkerTerminated))
+}
+
+// kill sends SIGKILL.
+func (s *Supervisor) kill(w *worker) {
+	w.enter(Killed, reapTimeout)
+	w.process.Signal(syscall.SIGKILL)
+	s.emit(w.event(WorkerKilled))
+}
+
+// vacate takes a worker that can no longer fill its slot out of it, and sees to
+// a successor.
+func (s *Supervisor) vacate(w *worker, why error) {
+	sl := w.slot
+	switch w {
+	case sl.current:
+		w.over(why)
+		s.tell(w, why)
+		if sl.standby != nil {
+			s.putBack(sl)
+			s.reloadFailed(w, why)
+			return
+		}
+		sl.current = nil
+		if sl.number < s.published {
+			s.cfg.Slots.Empty(sl.number)
+		}
+	case sl.standby: // so nobody could be put back
+		sl.standby = nil
+		s.tell(sl.current, nil)
+		s.stepReload()
+		return
+	case sl.next:
+		w.over(why)
+		sl.next = nil
+		s.tell(w, why)
+	default:
+		return // replaced before, or its slot was removed
+	}
+	if w.finished {
+		s.renew(sl, w)
+	} else {
+		s.respawn(sl, w.readyAt.IsZero() || time.Since(w.readyAt) < s.cfg.MinUptime)
+	}
+	s.reloadFailed(w, why)
+}
+
+// over writes down why a worker's time in its slot, or before, has ended.
+func (w *worker) over(why error) {
+	end := &End{Generation: w.seat.Generation, At: time.Now(), Why: strings.TrimPrefix(why.Error(), "worker "), LastWords: wordsOf(why)}
+	if w.process != nil {
+		end.PID = w.process.PID()
+	} else {
+		end.Why = "could not be started: " + end.Why
+	}
+	w.slot.lastEnd = end
+}
+
+// respawn decides when a slot that has nobody left gets its next worker.
+func (s *Supervisor) respawn(sl *slot, young bool) {
+	if sl.current != nil || sl.next != nil {
+		return
+	}
+	if !young {
+		sl.failures = 0
+	}
+	delay := s.cfg.backoff(sl.failures)
+	if delay > 0 {
+		s.log.Warn("workers keep dying young, next start is delayed", "slot", sl.number, "attempt", sl.failures, "delay", delay.String())
+	}
+	sl.failures++
+	sl.restarts++
+	sl.respawnAt = time.Now().Add(delay)
+}
+
+// renew starts the next worker of a slot whose worker had enough: no failure, so without delay, but
+// no more than one in BackoffMin.
+func (s *Supervisor) renew(sl *slot, before *worker) {
+	if sl.current != nil || sl.next != nil {
+		return
+	}
+	sl.failures = 0
+	sl.restarts++
+	sl.respawnAt = before.started.Add(s.cfg.BackoffMin)
+}
+
+// backoff is how long to wait after so many failures in a row.
+func (c *Config) backoff(failures int) time.Duration {
+	if failures == 0 {
+		return 0
+	}
+	delay := c.BackoffMin
+	for ; failures > 1 && delay < c.BackoffMax; failures-- {
+		delay *= 2
+	}
+	return min(delay, c.BackoffMax)
+}

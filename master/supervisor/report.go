@@ -1,0 +1,91 @@
+package supervisor
+
+import (
+	"slices"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// emit reports a change to the log and to whoever listens.
+func (s *Supervisor) emit(e Event) {
+	s.logEvent(e)
+	if s.cfg.OnEvent != nil {
+		s.cfg.OnEvent(e)
+	}
+}
+
+func (s *Supervisor) logEvent(e Event) {
+	where := []any{"slot", e.Slot, "pid", e.PID, "generation", e.Generation}
+	switch e.Kind {
+	case WorkerStarted:
+		s.log.Debug("worker started", where...)
+	case WorkerStartFailed:
+		s.log.Error("worker cannot be started", "slot", e.Slot, "generation", e.Generation, "err", e.Err)
+	case WorkerReady:
+		s.log.Info("worker ready", where...)
+	case WorkerNotReady:
+		s.log.Error("worker is not ready in time; it must accept connections or say ready", withWords(append(where, "timeout", s.cfg.ReadyTimeout.String()), e)...)
+	case WorkerLeft:
+		level := hclog.Info
+		if e.Failed() {
+			level = hclog.Warn
+		}
+		s.log.Log(level, "worker takes no more connections", append(where, "err", e.Err)...)
+	case WorkerHung:
+		s.log.Warn("worker does not answer the watchdog", append(where, "since", e.Silent.UTC().Format(time.RFC3339Nano), "replaced", e.Replaced)...)
+	case WorkerAnswers:
+		s.log.Info("worker answers the watchdog again", where...)
+	case WorkerDraining:
+		s.log.Debug("worker drains", where...)
+	case WorkerTerminated:
+		s.log.Info("worker sent SIGTERM", where...)
+	case WorkerKilled:
+		s.log.Warn("worker sent SIGKILL", where...)
+	case WorkerExited:
+		level := hclog.Info
+		if e.Failed() {
+			level = hclog.Warn
+		}
+		fields := append(slices.Clone(where), "exit", e.Exit.String())
+		if e.Failed() {
+			fields = withWords(fields, e)
+		}
+		s.log.Log(level, "worker exited", fields...)
+		s.logRest(e, where)
+	case WorkerStandby:
+		s.log.Debug("worker stands by, while its successor is on probation", where...)
+	case WorkerRestored:
+		s.log.Info("worker is back in its slot, since its successor has failed on probation", where...)
+	case WorkerGone:
+		s.log.Info("processes that the worker left behind have ended", where...)
+	case Reloading:
+		s.log.Info("reload started", "generation", e.Generation)
+	case Reloaded:
+		s.log.Info("reload finished", "generation", e.Generation)
+	case ReloadFailed:
+		s.log.Error("reload failed", "generation", e.Generation, "err", e.Err)
+	case Scaled:
+		s.log.Info("number of slots changed", "slots", e.Slots)
+	}
+}
+
+// withWords adds what a worker wrote last, if that is known.
+func withWords(fields []any, e Event) []any {
+	if e.LastWords != "" {
+		fields = append(fields, "last_words", e.LastWords)
+	}
+	return fields
+}
+
+// logRest says whom a worker has left behind. Of one that drains that is no surprise.
+func (s *Supervisor) logRest(e Event, where []any) {
+	where = append(where, "pids", e.Rest)
+	switch {
+	case len(e.Rest) == 0:
+	case e.Was == Starting || e.Was == Serving:
+		s.log.Warn("worker has left processes behind, which are told to finish, and then killed", append(where, "timeout", s.cfg.KillTimeout.String())...)
+	default:
+		s.log.Info("worker has left processes behind, which finish", where...)
+	}
+}
