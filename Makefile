@@ -39,7 +39,7 @@ bench: ## compare with SO_REUSEPORT, HAProxy, nginx and others, into RESULTS (BE
 	$(GO) run ./cmd/bench -o $(RESULTS) $(BENCH)
 
 microbench: ## what each part of the straight line costs (MICROBENCH: flags of go test)
-	$(GO) test -run '^$$' -bench . $(MICROBENCH) ./hash ./master/clientip ./master ./fdpass ./worker
+	$(GO) test -run '^$$' -bench . $(MICROBENCH) ./hash ./master/clientip ./master/balancer ./fdpass ./worker
 
 fuzz: ## each parser for FUZZTIME (30s)
 	@for package in $$($(GO) list ./...); do \

@@ -18,6 +18,8 @@ import (
 var (
 	// ErrFull: the other side does not keep up. Nothing was sent; try later.
 	ErrFull = errors.New("fdpass: mailbox full")
+	// ErrLimit: the worker has as many connections open as it may. It is nobody's fault, and for a moment.
+	ErrLimit = errors.New("the slot's worker has as many connections open as it may; the limit is --max-connections-per-slot")
 	// ErrInFlight is an ErrFull that is not the other side's fault: descriptors that this user's processes
 	// have sent, to whomever, and that have not been received are as many as one process may
 	// have open (ETOOMANYREFS, man 7 unix).

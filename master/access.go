@@ -1,30 +1,19 @@
 package master
 
 import (
+	"github.com/handfast/handfast/master/balancer"
 	"github.com/handfast/handfast/master/clientip"
 	"github.com/handfast/handfast/master/supervisor"
 )
 
-// logOutcomes has every outcome logged, beside what is done with some already.
-func (c *BalancerConfig) logOutcomes(log func(Outcome)) {
-	told := c.OnOutcome
-	c.EveryOutcome = true
-	c.OnOutcome = func(o Outcome) {
-		if told != nil {
-			told(o)
-		}
-		log(o)
-	}
-}
-
 // logOutcome writes a line of the access log.
-func (m *Master) logOutcome(o Outcome) {
+func (m *Master) logOutcome(o balancer.Outcome) {
 	fields := make([]any, 0, 14)
 	fields = append(fields, "peer", o.Peer.String())
 	if o.Client.IsValid() {
 		fields = append(fields, "client", o.Client.String())
 	}
-	if o.Slot != noSlot {
+	if o.Slot != balancer.NoSlot {
 		fields = append(fields, "slot", o.Slot)
 	}
 	switch {
@@ -39,7 +28,7 @@ func (m *Master) logOutcome(o Outcome) {
 }
 
 // pidOf returns the process that has a connection; 0 if it has ended meanwhile.
-func (m *Master) pidOf(o Outcome) int {
+func (m *Master) pidOf(o balancer.Outcome) int {
 	snapshot, _ := m.supervisor.Snapshot()
 	if o.Slot >= 0 && o.Slot < len(snapshot.Slots) {
 		// It may have taken the slot over since the snapshot.

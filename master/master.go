@@ -17,8 +17,10 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/handfast/handfast/hash"
+	"github.com/handfast/handfast/master/balancer"
 	"github.com/handfast/handfast/master/clientip"
 	"github.com/handfast/handfast/master/fdlimit"
+	"github.com/handfast/handfast/master/kernelroute"
 	"github.com/handfast/handfast/master/link/activation"
 	"github.com/handfast/handfast/master/link/mailbox"
 	"github.com/handfast/handfast/master/link/nodeipc"
@@ -58,7 +60,7 @@ type Config struct {
 	// Groups yet.
 	Follow bool
 
-	Balancer   BalancerConfig
+	Balancer   balancer.Config
 	Supervisor supervisor.Config
 	Link       LinkKind          // how workers get their connections
 	ReadyWhen  nodeipc.ReadyWhen // when a Node worker is ready
@@ -131,11 +133,19 @@ func (k LinkKind) String() string {
 // handsOff tells whether single connections can be handed to workers.
 func (k LinkKind) handsOff() bool { return k == LinkNative || k == LinkNode || k == LinkInject }
 
+// sharing is what to do about workers that listen by themselves beside their slot's listener.
+func (k LinkKind) sharing() string {
+	if k == LinkNode {
+		return "have it listen without reusePort and exclusive, or say --worker-link any"
+	}
+	return "have it listen without SO_REUSEPORT, or say --worker-link any"
+}
+
 // Master is a Balancer whose slots a Supervisor fills with worker processes. One
 // goroutine runs for each listener and one for the supervisor; they end with Run.
 type Master struct {
-	balancer   *Balancer
-	steered    *steered // nil when the master routes
+	balancer   *balancer.Balancer
+	kernel     *kernelroute.Route // nil when the master routes
 	supervisor *supervisor.Supervisor
 	primary    *nodeipc.Primary // nil without Node workers
 	patience   time.Duration    // with what is parked when we stop
@@ -166,7 +176,7 @@ type Master struct {
 
 	replacing atomic.Bool // the program
 	upgraded  atomic.Pointer[Upgrade]
-	parked    []savedParked // by the program before
+	parked    []balancer.SavedParked // by the program before
 }
 
 // Files is how many descriptors the master needs, without those of connections that are
@@ -213,7 +223,7 @@ func newMaster(cfg Config) (*Master, error) {
 	if cfg.kernelRoutes() {
 		cfg.Supervisor.MaxWorkers = min(reuseport.MaxSlots, cfg.Supervisor.MaxWorkers)
 	}
-	table := NewTable(1)
+	table := balancer.NewTable(1)
 	m := &Master{
 		name:      cfg.Name,
 		version:   cfg.Version,
@@ -228,36 +238,43 @@ func newMaster(cfg Config) (*Master, error) {
 		stop:      make(chan struct{}),
 	}
 	if m.access != nil {
-		cfg.Balancer.logOutcomes(m.logOutcome)
+		cfg.Balancer.LogOutcomes(m.logOutcome)
 	}
 	m.upgraded.Store(new(Upgrade))
 	m.elsewhere = newElsewhere(m.listensOn, m.warnElsewhere)
 	m.several = newSeveral(m.sharing, m.warnSeveral)
 	m.advice = newAdvice(m.adviseSlow, m.adviseFailed)
 	cfg.Balancer.Logger = cfg.Logger.Named("balancer")
-	balancer, err := NewBalancer(cfg.Balancer, table)
+	routing, err := balancer.New(cfg.Balancer, table)
 	if err != nil {
 		return nil, err
 	}
 	cfg.Supervisor.Logger = logging.Limit(cfg.Logger.Named("supervisor"), supervisorRate)
 	m.addresses = cfg.addresses()
 	cfg.Supervisor.Env = append(environ(&cfg.Balancer.Clients, m.addresses), cfg.Supervisor.Env...)
-	m.balancer = balancer
-	m.patience = min(balancer.patience()+time.Second, cfg.Supervisor.StopTimeout)
+	m.balancer = routing
+	m.patience = min(routing.Patience()+time.Second, cfg.Supervisor.StopTimeout)
 	cfg.Supervisor.Slots = slots{table}
 	if cfg.Follow && cfg.Link != LinkAny {
 		return nil, fmt.Errorf("master: workers of link %v do not say where they listen: Groups or Listeners are required", cfg.Link)
 	}
 	if cfg.kernelRoutes() {
-		if m.steered, err = newSteered(cfg.Groups, table, balancer, cfg.Balancer, cfg.Link); err != nil {
+		if m.kernel, err = kernelroute.New(kernelroute.Config{
+			Groups:   cfg.Groups,
+			Balancer: routing,
+			HandsOff: cfg.Link.handsOff(),
+			Blocking: cfg.Link == LinkActivation || cfg.Link == LinkAny,
+			Sharing:  cfg.Link.sharing(),
+			Follows:  cfg.Follow,
+			User:     cfg.Supervisor.Rights.User,
+		}); err != nil {
 			return nil, err
 		}
-		m.steered.follows, m.steered.user = cfg.Follow, cfg.Supervisor.Rights.User
-		cfg.Supervisor.Slots = m.steered
+		cfg.Supervisor.Slots = m.kernel
 	}
 	cfg.Supervisor.OnEvent = func(e supervisor.Event) {
-		if m.steered != nil {
-			m.steered.hear(e)
+		if m.kernel != nil {
+			m.kernel.Hear(e)
 		}
 		m.spare(e)
 		m.elsewhere.hear(e)
@@ -272,16 +289,16 @@ func newMaster(cfg Config) (*Master, error) {
 	m.connections = openconns.New(func() []uint16 { return ports(m.listensAt()) })
 	m.settleDraining(cfg.DrainSignal)
 	cfg.Supervisor.NewLink = [...]func(supervisor.Seat) (supervisor.Link, error){m.newMailbox, m.newNodeLink, m.newActivation, m.newTrap, m.newInjector}[cfg.Link]
-	if !cfg.Link.handsOff() && m.steered == nil {
+	if !cfg.Link.handsOff() && m.kernel == nil {
 		return nil, fmt.Errorf("master: workers of link %v take listeners: Groups are required", cfg.Link)
 	}
-	if cfg.Link == LinkInject && m.steered != nil {
+	if cfg.Link == LinkInject && m.kernel != nil {
 		return nil, fmt.Errorf("master: workers of link %v take connections: Listeners are required", cfg.Link)
 	}
 	if m.wishes != (mailbox.Wishes{}) && cfg.Link != LinkNative {
 		return nil, fmt.Errorf("master: workers of link %v neither report their connections nor answer a watchdog: MaxConnections and Watchdog need LinkNative", cfg.Link)
 	}
-	if cfg.MaxConnections < 0 || cfg.MaxConnections > 0 && m.steered != nil {
+	if cfg.MaxConnections < 0 || cfg.MaxConnections > 0 && m.kernel != nil {
 		return nil, fmt.Errorf("master: at most %d connections of a worker: want 0 or more, and Listeners, since the master has to hand them off", cfg.MaxConnections)
 	}
 	if cfg.Link == LinkNode {
@@ -289,9 +306,9 @@ func newMaster(cfg Config) (*Master, error) {
 			Addresses: m.addresses,
 			ReadyWhen: cfg.ReadyWhen,
 			Dialect:   cfg.Dialect,
-			Readmit:   balancer.Readmit,
-			GiveUp:    balancer.GiveUp,
-			Patience:  cfg.Balancer.patience(),
+			Readmit:   routing.Readmit,
+			GiveUp:    routing.GiveUp,
+			Patience:  cfg.Balancer.Patience(),
 			Sessions:  sessions{table},
 			User:      cfg.Supervisor.Rights.User,
 			Open:      m.connections.Open,
@@ -305,8 +322,8 @@ func newMaster(cfg Config) (*Master, error) {
 		if err := m.resume(cfg.resume, b); err != nil {
 			return nil, err
 		}
-		if m.steered != nil {
-			if err := m.steered.resume(cfg.resume.Steered); err != nil {
+		if m.kernel != nil {
+			if err := m.kernel.Restore(cfg.resume.Steered); err != nil {
 				return nil, err
 			}
 		}
@@ -320,15 +337,15 @@ func newMaster(cfg Config) (*Master, error) {
 	if err != nil {
 		return nil, err
 	}
-	if m.steered != nil {
-		m.steered.finishing = m.supervisor.Finishing
+	if m.kernel != nil {
+		m.kernel.Finishing = m.supervisor.Finishing
 	}
 	return m, nil
 }
 
 func (m *Master) newMailbox(seat supervisor.Seat) (supervisor.Link, error) {
-	return m.steered.letTo(seat, func(l *lease) (supervisor.Link, error) {
-		return mailbox.Open(m.steered.offer(l), m.wishes, m.balancer.Readmit)
+	return m.kernel.LetTo(seat, func(l *kernelroute.Lease) (supervisor.Link, error) {
+		return mailbox.Open(m.kernel.Offer(l), m.wishes, m.balancer.Readmit)
 	})
 }
 
@@ -352,32 +369,32 @@ func (m *Master) spare(e supervisor.Event) {
 }
 
 func (m *Master) newActivation(seat supervisor.Seat) (supervisor.Link, error) {
-	return m.steered.letTo(seat, func(l *lease) (supervisor.Link, error) { return activation.Open(m.activation(l)) })
+	return m.kernel.LetTo(seat, func(l *kernelroute.Lease) (supervisor.Link, error) { return activation.Open(m.activation(l)) })
 }
 
-func (m *Master) activation(l *lease) activation.Config {
+func (m *Master) activation(l *kernelroute.Lease) activation.Config {
 	return activation.Config{
-		Listeners: m.steered.files(l),
+		Listeners: m.kernel.Files(l),
 		Command:   programs.See(m.command).Args,
-		Drain:     m.drain(func() bool { return m.steered.idle(l) }),
+		Drain:     m.drain(func() bool { return m.kernel.Idle(l) }),
 		Logger:    m.few.Named("activation"),
 	}
 }
 
 func (m *Master) newTrap(seat supervisor.Seat) (supervisor.Link, error) {
-	return m.steered.letTo(seat, func(l *lease) (supervisor.Link, error) { return trap.Open(m.trap(l)) })
+	return m.kernel.LetTo(seat, func(l *kernelroute.Lease) (supervisor.Link, error) { return trap.Open(m.trap(l)) })
 }
 
-func (m *Master) trap(l *lease) trap.Config {
+func (m *Master) trap(l *kernelroute.Lease) trap.Config {
 	cfg := trap.Config{
-		Listeners: m.steered.files(l),
-		IPv4:      func(both *os.File) (*os.File, error) { return m.steered.onlyIPv4(l, both) },
-		Drain:     m.drain(func() bool { return m.steered.idle(l) }),
+		Listeners: m.kernel.Files(l),
+		IPv4:      func(both *os.File) (*os.File, error) { return m.kernel.OnlyIPv4(l, both) },
+		Drain:     m.drain(func() bool { return m.kernel.Idle(l) }),
 		Logger:    m.few.Named("trap"),
 	}
-	if m.steered.follows {
+	if m.kernel.Follows() {
 		cfg.Follow = func(bound netip.AddrPort, onlyIPv6 bool) (*os.File, error) {
-			return m.steered.follow(l, bound, onlyIPv6)
+			return m.kernel.Follow(l, bound, onlyIPv6)
 		}
 	}
 	return cfg
@@ -393,22 +410,22 @@ func (m *Master) newInjector(supervisor.Seat) (supervisor.Link, error) {
 }
 
 func (m *Master) newNodeLink(seat supervisor.Seat) (supervisor.Link, error) {
-	return m.steered.letTo(seat, func(l *lease) (supervisor.Link, error) { return m.primary.Open(seat.Slot, m.own(l)) })
+	return m.kernel.LetTo(seat, func(l *kernelroute.Lease) (supervisor.Link, error) { return m.primary.Open(seat.Slot, m.own(l)) })
 }
 
 // own returns by which listener a Node worker gets an address's connections, nil when the master
 // routes.
-func (m *Master) own(l *lease) func(netip.AddrPort) *os.File {
-	if m.steered == nil {
+func (m *Master) own(l *kernelroute.Lease) func(netip.AddrPort) *os.File {
+	if m.kernel == nil {
 		return nil
 	}
-	return func(addr netip.AddrPort) *os.File { return m.steered.listener(l, addr) }
+	return func(addr netip.AddrPort) *os.File { return m.kernel.Listener(l, addr) }
 }
 
 // listensAt returns the addresses that clients come to now.
 func (m *Master) listensAt() []netip.AddrPort {
-	if m.steered != nil {
-		return m.steered.addresses()
+	if m.kernel != nil {
+		return m.kernel.Addresses()
 	}
 	return m.addresses
 }
@@ -425,12 +442,12 @@ func environ(clients *clientip.Config, addresses []netip.AddrPort) []string {
 }
 
 // slots shows the supervisor the table as its own interface.
-type slots struct{ *Table }
+type slots struct{ *balancer.Table }
 
-func (s slots) Fill(slot int, link supervisor.Link) { s.Table.Fill(slot, link.(Worker)) }
+func (s slots) Fill(slot int, link supervisor.Link) { s.Table.Fill(slot, link.(balancer.Worker)) }
 
 // sessions shows Node workers the table's sessions.
-type sessions struct{ *Table }
+type sessions struct{ *balancer.Table }
 
 func (s sessions) Claim(id clientip.Session, l *nodeipc.Link) bool { return s.Table.Claim(id, l) }
 func (s sessions) Release(id clientip.Session, l *nodeipc.Link)    { s.Table.Release(id, l) }
@@ -445,7 +462,7 @@ func (m *Master) Run(ctx context.Context) error {
 	defer stopAccepting()
 	supervising := make(chan error, 1)
 	if len(m.parked) > 0 {
-		m.balancer.readmitParked(m.parked)
+		m.balancer.ReadmitParked(m.parked)
 	}
 	go func() { supervising <- m.supervisor.Run(ctx) }()
 	serving := make(chan error, len(m.listeners)+1)
@@ -464,9 +481,9 @@ func (m *Master) Run(ctx context.Context) error {
 			}()
 		}
 	}
-	if m.steered != nil {
+	if m.kernel != nil {
 		left++
-		go func() { serving <- m.steered.Serve(accepting, ctx, m.patience) }()
+		go func() { serving <- m.kernel.Serve(accepting, ctx, m.patience) }()
 	}
 
 	var failed error
@@ -497,8 +514,8 @@ func (m *Master) Run(ctx context.Context) error {
 	m.several.close()
 	m.advice.close()
 	cancel()
-	if m.steered != nil {
-		m.steered.Close(waiting)
+	if m.kernel != nil {
+		m.kernel.Close(waiting)
 	}
 	m.balancer.Shutdown(waiting) // what the last workers left in their mailboxes
 	if m.primary != nil {
@@ -548,10 +565,10 @@ func (m *Master) ScaleBy(n int) error { return m.supervisor.ScaleBy(n) }
 
 // Stats returns the balancer's counts. Connections that workers accept for themselves are
 // nowhere counted.
-func (m *Master) Stats() Stats {
+func (m *Master) Stats() balancer.Stats {
 	stats := m.balancer.Stats()
-	if m.steered != nil {
-		stats.add(m.steered.refuser.Stats())
+	if m.kernel != nil {
+		stats.Add(m.kernel.Refuser().Stats())
 	}
 	return stats
 }
@@ -562,7 +579,7 @@ func (m *Master) logSummary() {
 	s := m.Stats()
 	fields := []any{"accepted", s.Accepted, "handed_off", s.HandedOff, "taken_back", s.TakenBack, "refused", s.Refused, "gone", s.Gone}
 	switch {
-	case m.steered == nil:
+	case m.kernel == nil:
 	case s.Accepted == 0:
 		fields = []any{"refused", s.Refused}
 	default:

@@ -136,13 +136,13 @@ func (m *Master) Status() Status {
 		Stopping:   snapshot.Stopping || m.isStopping(),
 		Route:      "master",
 		Link:       m.link.String(),
-		Key:        forwarded.FormatKey(m.balancer.cfg.Clients.Rules.Key),
+		Key:        forwarded.FormatKey(m.balancer.Config().Clients.Rules.Key),
 		Generation: snapshot.Generation,
 		Slots:      make([]SlotStatus, len(snapshot.Slots)),
 		Draining:   []WorkerStatus{},
 		Reload:     reloadStatus(snapshot),
 	}
-	if m.steered != nil {
+	if m.kernel != nil {
 		s.Route = "kernel"
 	}
 	if u := m.upgraded.Load(); !u.At.IsZero() {
@@ -167,23 +167,23 @@ func (m *Master) Status() Status {
 
 // count fills in the figures.
 func (m *Master) count(s *Status) {
-	parked := m.balancer.lot.counts()
+	parked := m.balancer.ParkedBySlot()
 	for i := range s.Slots {
-		sl, c := &s.Slots[i], m.balancer.table.counts(i)
+		sl, c := &s.Slots[i], m.balancer.Table().Counts(i)
 		sl.Parked = parked[i]
-		sl.Refused = c.refused.Load()
-		handedOff, full := c.handedOff.Load(), c.full.Load()
-		if m.steered == nil || handedOff > 0 || full > 0 {
+		sl.Refused = c.Refused
+		handedOff, full := c.HandedOff, c.MailboxFull
+		if m.kernel == nil || handedOff > 0 || full > 0 {
 			sl.HandedOff, sl.MailboxFull = &handedOff, &full
 		}
-		if m.steered != nil {
-			waiting := m.steered.queue(i)
+		if m.kernel != nil {
+			waiting := m.kernel.Queue(i)
 			sl.Queue = &waiting
 		}
 	}
 	stats := m.Stats()
 	s.Totals = Totals{Refused: stats.Refused, Parked: stats.Parked}
-	if m.steered == nil || stats.Accepted > 0 {
+	if m.kernel == nil || stats.Accepted > 0 {
 		s.Totals.Accepted, s.Totals.HandedOff, s.Totals.TakenBack, s.Totals.Gone = &stats.Accepted, &stats.HandedOff, &stats.TakenBack, &stats.Gone
 	}
 }
@@ -304,13 +304,13 @@ type Placement struct {
 // Place returns the slot of a client, which is named by what the master recognises clients
 // by: an address, or the value of a header.
 func (m *Master) Place(client string) (Placement, error) {
-	clients := &m.balancer.cfg.Clients
-	p := Placement{Client: client, Key: forwarded.FormatKey(clients.Rules.Key), Slots: m.balancer.table.Len()}
-	key, err := clients.KeyOf(client)
+	cfg := m.balancer.Config()
+	p := Placement{Client: client, Key: forwarded.FormatKey(cfg.Clients.Rules.Key), Slots: m.balancer.Table().Len()}
+	key, err := cfg.Clients.KeyOf(client)
 	if err != nil {
 		return p, fmt.Errorf("master: %w", err)
 	}
-	p.Slot = m.balancer.cfg.Strategy.Slot(clientip.Client{Key: key}, p.Slots, 0)
+	p.Slot = cfg.Strategy.Slot(clientip.Client{Key: key}, p.Slots, 0)
 	if snapshot, _ := m.supervisor.Snapshot(); p.Slot < len(snapshot.Slots) {
 		p.Worker = workerStatus(snapshot.Slots[p.Slot].Worker)
 	}

@@ -6,17 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"slices"
 	"time"
 
-	"github.com/handfast/handfast/fdpass"
-	"github.com/handfast/handfast/hash"
+	"github.com/handfast/handfast/master/balancer"
+	"github.com/handfast/handfast/master/kernelroute"
 	"github.com/handfast/handfast/master/link/activation"
 	"github.com/handfast/handfast/master/link/mailbox"
 	"github.com/handfast/handfast/master/link/trap"
 	"github.com/handfast/handfast/master/reexec"
-	"github.com/handfast/handfast/master/reuseport"
 	"github.com/handfast/handfast/master/supervisor"
 )
 
@@ -42,22 +40,12 @@ type saved struct {
 	Link      LinkKind
 	Started   time.Time
 	Upgrades  int
-	Stats     Stats
-	Counts    []savedCounts   // by slot
-	Parked    []savedParked   // none in a rehearsal
-	Listeners []savedListener // that the master accepts from
-	Steered   *savedSteered   // or that the kernel gives clients to
+	Stats     balancer.Stats
+	Counts    []balancer.Counts        // by slot
+	Parked    []balancer.SavedParked   // none in a rehearsal
+	Listeners []balancer.SavedListener // that the master accepts from
+	Steered   *kernelroute.Saved       // or that the kernel gives clients to
 }
-
-type savedListener struct{ FD int }
-
-type savedParked struct {
-	fdpass.Handoff
-	Parked  time.Time
-	Refused bool
-}
-
-type savedCounts struct{ HandedOff, Refused, Full uint64 }
 
 // Replace has another program take the place of this one, with everything that is open: first it
 // is tried, then before is called, and then it is run; Replace returns only if one of that fails,
@@ -117,20 +105,18 @@ func (m *Master) save(more func(*reexec.Bundle) error, forGood bool) (*reexec.Bu
 		Upgrades: m.upgraded.Load().Count,
 		Stats:    m.Stats(),
 	}
-	for _, seat := range m.balancer.table.load() {
-		state.Counts = append(state.Counts, savedCounts{seat.counts.handedOff.Load(), seat.counts.refused.Load(), seat.counts.full.Load()})
-	}
-	balancers := []*Balancer{m.balancer}
-	if m.steered != nil {
-		state.Steered = m.steered.save(b)
-		balancers = append(balancers, m.steered.refuser)
+	state.Counts = m.balancer.Table().AllCounts()
+	balancers := []*balancer.Balancer{m.balancer}
+	if m.kernel != nil {
+		state.Steered = m.kernel.Save(b)
+		balancers = append(balancers, m.kernel.Refuser())
 	} else {
-		state.Listeners = m.balancer.saveListeners(b)
+		state.Listeners = m.balancer.SaveListeners(b)
 	}
 	err := m.supervisor.Save(b, forGood) // which may park what workers give back
 	if forGood {
-		for _, balancer := range balancers {
-			state.Parked = append(state.Parked, balancer.saveParked(b)...)
+		for _, of := range balancers {
+			state.Parked = append(state.Parked, of.SaveParked(b)...)
 		}
 	}
 	if err == nil && m.primary != nil {
@@ -143,24 +129,6 @@ func (m *Master) save(more func(*reexec.Bundle) error, forGood bool) (*reexec.Bu
 		err = more(b)
 	}
 	return b, err
-}
-
-func (b *Balancer) saveListeners(bundle *reexec.Bundle) (all []savedListener) {
-	b.serving.Lock()
-	defer b.serving.Unlock()
-	for a := range b.acceptors {
-		all = append(all, savedListener{bundle.KeepFile(a.file)})
-	}
-	return all
-}
-
-// saveParked keeps what is parked, or reads its refusal.
-func (b *Balancer) saveParked(bundle *reexec.Bundle) (all []savedParked) {
-	for _, p := range slices.Concat(b.lot.all(), b.overflow.all()) {
-		bundle.Keep(p.FD)
-		all = append(all, savedParked{p.Handoff, p.parked, p.refused})
-	}
-	return all
 }
 
 // Adopt takes over from the program before: listeners, and workers with their links. Listeners and
@@ -184,7 +152,7 @@ func (c *Config) Adopt(b *reexec.Bundle) (err error) {
 		c.Listeners = append(c.Listeners, listener)
 	}
 	if c.resume.Steered != nil {
-		c.Groups, err = c.resume.Steered.restore(b, c.Balancer.Clients.Hash)
+		c.Groups, err = c.resume.Steered.Restore(b, c.Balancer.Clients.Hash)
 	}
 	return err
 }
@@ -210,11 +178,11 @@ func (c *Config) Retire(addr string) {
 // restoreLink makes the link of a worker of the program before.
 func (m *Master) restoreLink(b *reexec.Bundle) func(supervisor.Seat, int, json.RawMessage) (supervisor.Portable, error) {
 	return func(seat supervisor.Seat, pid int, state json.RawMessage) (supervisor.Portable, error) {
-		return m.steered.letAgain(pid, func(l *lease) (supervisor.Portable, error) { return m.restoreOne(b, seat, l, state) })
+		return m.kernel.LetAgain(pid, func(l *kernelroute.Lease) (supervisor.Portable, error) { return m.restoreOne(b, seat, l, state) })
 	}
 }
 
-func (m *Master) restoreOne(b *reexec.Bundle, seat supervisor.Seat, l *lease, state json.RawMessage) (supervisor.Portable, error) {
+func (m *Master) restoreOne(b *reexec.Bundle, seat supervisor.Seat, l *kernelroute.Lease, state json.RawMessage) (supervisor.Portable, error) {
 	switch m.link {
 	case LinkNative:
 		return mailbox.Restore(b, state, m.wishes, m.balancer.Readmit)
@@ -232,161 +200,13 @@ func (m *Master) restoreOne(b *reexec.Bundle, seat supervisor.Seat, l *lease, st
 func (m *Master) resume(state *saved, b *reexec.Bundle) error {
 	m.started = state.Started
 	m.upgraded.Store(&Upgrade{Count: state.Upgrades + 1, At: time.Now(), From: b.Version})
-	m.balancer.restoreStats(state.Stats)
+	m.balancer.RestoreStats(state.Stats)
 	for _, p := range state.Parked {
 		if err := b.TakeFD(p.FD); err != nil {
 			return err
 		}
 	}
 	m.parked = state.Parked
-	if n := len(state.Counts); n > 1 && n <= hash.MaxSlots {
-		m.balancer.table.Resize(n)
-	}
-	for i, seat := range m.balancer.table.load() {
-		if i < len(state.Counts) {
-			seat.counts.handedOff.Store(state.Counts[i].HandedOff)
-			seat.counts.refused.Store(state.Counts[i].Refused)
-			seat.counts.full.Store(state.Counts[i].Full)
-		}
-	}
+	m.balancer.Table().RestoreCounts(state.Counts)
 	return nil
-}
-
-func (b *Balancer) restoreStats(s Stats) {
-	b.accepted.Store(s.Accepted)
-	b.handedOff.Store(s.HandedOff)
-	b.takenBack.Store(s.TakenBack)
-	b.refused.Store(s.Refused)
-	b.gone.Store(s.Gone)
-}
-
-// readmitParked parks again what was parked in the program before. Patience begins anew.
-func (b *Balancer) readmitParked(conns []savedParked) {
-	reexec.Lock.RLock()
-	defer reexec.Lock.RUnlock()
-	var waiting []arrival
-	for _, c := range conns {
-		a := arrival{Handoff: c.Handoff, parked: c.Parked}
-		if !c.Refused {
-			waiting = append(waiting, a)
-			continue
-		}
-		p, err := b.overflow.enter(a, place{slot: noSlot}, maxOverflow)
-		if err != nil {
-			fdpass.CloseConnections(c.FD)
-			continue
-		}
-		p.refused = true
-		go b.linger(p, b.overflow, os.NewFile(uintptr(c.FD), "refused connection"), true)
-	}
-	for _, a := range b.identify(waiting, b.clients.Buffer()) {
-		b.park(a)
-	}
-}
-
-// savedSteered is what the next program needs to go on with slots that the kernel gives clients to.
-type savedSteered struct {
-	Groups []savedGroup
-	Berths []savedBerth
-	At     []int // by slot: the berth that its clients come to
-	Served bool
-}
-
-type savedGroup struct {
-	reuseport.Saved
-	IPv4Of int // of which group it is the one for IPv4 alone; -1: of none
-}
-
-type savedBerth struct {
-	Slot          int
-	Leases        []savedLease
-	Used, Spoiled bool
-	Left          time.Time
-}
-
-type savedLease struct{ Slot, PID int }
-
-func (s *steered) save(b *reexec.Bundle) *savedSteered {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	state := &savedSteered{Served: s.served}
-	for _, g := range s.groups {
-		entry := savedGroup{Saved: g.Save(b), IPv4Of: -1}
-		for of, both := range s.groups {
-			if s.ipv4[both] == g {
-				entry.IPv4Of = of
-			}
-		}
-		state.Groups = append(state.Groups, entry)
-	}
-	for _, b := range s.berths {
-		entry := savedBerth{Slot: b.slot, Used: b.used, Spoiled: b.spoiled, Left: b.left}
-		for _, l := range b.leases {
-			entry.Leases = append(entry.Leases, savedLease{l.slot, l.pid})
-		}
-		state.Berths = append(state.Berths, entry)
-	}
-	for _, b := range s.at {
-		state.At = append(state.At, b.number)
-	}
-	return state
-}
-
-func (s *savedSteered) restore(b *reexec.Bundle, config hash.Config) (groups []*reuseport.Group, err error) {
-	for _, entry := range s.Groups {
-		g, err := reuseport.Restore(b, entry.Saved, config)
-		if err != nil {
-			return groups, err
-		}
-		groups = append(groups, g)
-	}
-	return groups, nil
-}
-
-// resume puts back what was known of the groups, which newSteered was given.
-func (s *steered) resume(state *savedSteered) error {
-	n := len(state.Berths)
-	if len(state.Groups) == 0 && !s.follows || n == 0 || slices.ContainsFunc(state.Groups, func(g savedGroup) bool { return len(g.Members) != n }) ||
-		len(state.At) == 0 || slices.Min(state.At) < 0 || slices.Max(state.At) >= n {
-		return fmt.Errorf("master: %d listeners for slots at %v: that cannot be", n, state.At)
-	}
-	s.served = state.Served
-	for i, entry := range state.Groups {
-		if of := entry.IPv4Of; of >= 0 && of < len(s.groups) {
-			s.ipv4[s.groups[of]] = s.groups[i]
-			s.retireSoon()
-		}
-	}
-	s.berths = nil
-	for i, entry := range state.Berths {
-		b := &berth{number: i, slot: entry.Slot, used: entry.Used, spoiled: entry.Spoiled, left: entry.Left}
-		for _, l := range entry.Leases {
-			b.leases = append(b.leases, &lease{berth: b, slot: l.Slot, pid: l.PID})
-		}
-		s.berths = append(s.berths, b)
-	}
-	s.at = nil
-	for _, i := range state.At {
-		s.at = append(s.at, s.berths[i])
-	}
-	s.filled = make([]supervisor.Link, len(s.at))
-	return nil
-}
-
-// letAgain makes the link of a worker of the program before, which has a berth.
-func (s *steered) letAgain(pid int, restore func(*lease) (supervisor.Portable, error)) (supervisor.Portable, error) {
-	if s == nil {
-		return restore(nil)
-	}
-	s.mu.Lock()
-	l := s.leaseOf(nil, pid)
-	s.mu.Unlock()
-	if l == nil {
-		return nil, fmt.Errorf("master: worker %d has no listener: that cannot be", pid)
-	}
-	link, err := restore(l)
-	if err == nil {
-		l.link = link
-	}
-	return link, err
 }

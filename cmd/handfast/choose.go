@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	routing "github.com/handfast/handfast/master/balancer"
 	"os"
 	"runtime"
 	"slices"
@@ -175,7 +176,7 @@ func (p plan) chooseLink(config *master.Config, cannot error) error {
 		f.route = errors.New("with --route master the master hands connections off")
 	case cannot != nil:
 		f.route = fmt.Errorf("the kernel cannot route: %w", cannot) // tooManySlots among others
-	case config.Balancer.WhenDown == master.Next:
+	case config.Balancer.WhenDown == routing.Next:
 		f.route = errors.New("with --when-down next connections are handed off")
 	}
 	c, err := f.choose()

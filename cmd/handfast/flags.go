@@ -1,6 +1,7 @@
 package main
 
 import (
+	routing "github.com/handfast/handfast/master/balancer"
 	"strings"
 	"time"
 
@@ -8,7 +9,6 @@ import (
 
 	"github.com/handfast/handfast/fdpass/forwarded"
 	"github.com/handfast/handfast/hash"
-	"github.com/handfast/handfast/master"
 	"github.com/handfast/handfast/master/clientip"
 	"github.com/handfast/handfast/master/supervisor"
 )
@@ -67,7 +67,7 @@ func proxyFlags() []cli.Flag {
 }
 
 func runFlags() []cli.Flag {
-	balancer, super := master.DefaultBalancerConfig(), supervisor.DefaultConfig()
+	placing, super := routing.DefaultConfig(), supervisor.DefaultConfig()
 	flags := []cli.Flag{
 		&cli.StringSliceFlag{
 			Name: "listen", Aliases: []string{"l"}, EnvVars: env("listen"), DefaultText: "what systemd passes; else where the first workers listen (--worker-link any), or \":8080\"",
@@ -81,10 +81,10 @@ func runFlags() []cli.Flag {
 	flags = append(flags, hashFlags()...)
 	flags = append(flags, proxyFlags()...)
 	return append(flags,
-		durationFlag("retry-delay", balancer.RetryDelay, "between two tries to deliver to an empty slot or a full mailbox"),
-		intFlag("max-retries", balancer.MaxRetries, "`NUMBER` of tries after the first; then the connection is refused"),
-		intFlag("max-parked", balancer.MaxParked, "`NUMBER` of connections that may wait for their slot or their headers; further ones get 503"),
-		intFlag("max-per-client", balancer.MaxClient, "`NUMBER` of connections of one client that may wait for its slot; further ones get 503; 0: no such limit"),
+		durationFlag("retry-delay", placing.RetryDelay, "between two tries to deliver to an empty slot or a full mailbox"),
+		intFlag("max-retries", placing.MaxRetries, "`NUMBER` of tries after the first; then the connection is refused"),
+		intFlag("max-parked", placing.MaxParked, "`NUMBER` of connections that may wait for their slot or their headers; further ones get 503"),
+		intFlag("max-per-client", placing.MaxClient, "`NUMBER` of connections of one client that may wait for its slot; further ones get 503; 0: no such limit"),
 		intFlag("max-connections-per-slot", 0, "`NUMBER` of connections that a slot's worker may have open; further ones get 503; 0: no such limit. For workers of --worker-link native that report them (package worker does), no effect on others. Needs --route master, which auto takes then"),
 		stringFlag("when-down", "wait", "`WHAT` to do when the slot stays empty: wait (refuse after the retries) or next (the client's next slot takes it)"),
 		stringFlag("refuse", "http", "`HOW` to refuse: http (502 or 503) or close"),

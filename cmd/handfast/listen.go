@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	routing "github.com/handfast/handfast/master/balancer"
 	"net"
 	"net/netip"
 	"os"
@@ -60,9 +61,9 @@ func (o opener) groups(ctx context.Context, config *master.Config, addresses []s
 
 // listeners opens a listener for each address.
 func (o opener) listeners(ctx context.Context, config *master.Config, addresses []string) error {
-	open := master.Listen
+	open := routing.Listen
 	if o.free {
-		open = master.ListenFree
+		open = routing.ListenFree
 	}
 	for _, address := range addresses {
 		err := whenThere(ctx, config, address, func() error {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	routing "github.com/handfast/handfast/master/balancer"
 	"net"
 
 	"golang.org/x/sys/unix"
@@ -131,7 +132,7 @@ func (p plan) decide(config *master.Config, cannot error) (kernelRoutes, error, 
 		return never, nil, usagef("--route kernel: %w; use --route master", cannot)
 	case p.route == routeKernel, listensItself:
 		return must, nil, nil
-	case cannot == nil && config.Balancer.WhenDown == master.Next:
+	case cannot == nil && config.Balancer.WhenDown == routing.Next:
 		return never, errors.New("with --when-down next it would leave clients with a stalled worker"), nil
 	case cannot == nil:
 		return may, nil, nil
@@ -213,7 +214,7 @@ func (p plan) settleLink(config *master.Config, cannot error) error {
 		if _, tooMany := errors.AsType[tooManySlots](cannot); tooMany && p.route == routeAuto {
 			return usagef("--worker-link any: %w", cannot)
 		}
-		if p.route != routeKernel && (p.route == routeMaster || cannot != nil || config.Balancer.WhenDown == master.Next) {
+		if p.route != routeKernel && (p.route == routeMaster || cannot != nil || config.Balancer.WhenDown == routing.Next) {
 			return injects(config)
 		}
 		if err := checkFilter(); err != nil {
@@ -229,7 +230,7 @@ func (p plan) settleLink(config *master.Config, cannot error) error {
 		return usagef("%s; with --route master use native or node", what)
 	case cannot != nil:
 		return usagef("%s, and %w; use native or node", what, cannot)
-	case config.Balancer.WhenDown == master.Next:
+	case config.Balancer.WhenDown == routing.Next:
 		return usagef("--when-down next: workers of --worker-link %s cannot be handed the clients of another slot; use native or node", linkWords[p.link])
 	}
 	return nil

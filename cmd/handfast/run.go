@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	routing "github.com/handfast/handfast/master/balancer"
 	"io"
 	"math"
 	"os"
@@ -86,19 +87,19 @@ func (a asked) addresses() []string {
 // readAll reads it, and checks what can be checked without opening anything.
 func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 	command, from, err := layer(c)
-	config := master.Config{Balancer: master.DefaultBalancerConfig(), Supervisor: supervisor.DefaultConfig()}
+	config := master.Config{Balancer: routing.DefaultConfig(), Supervisor: supervisor.DefaultConfig()}
 	v := values{Context: c, from: from, err: err}
 
 	b := &config.Balancer
 	b.RetryDelay = v.duration("retry-delay", time.Millisecond)
 	b.MaxRetries = v.number("max-retries", 0, math.MaxInt32)
-	if v.err == nil && time.Duration(b.MaxRetries) > master.MaxPatience/b.RetryDelay {
-		v.fail("--max-retries %d: with --retry-delay %v that is more than %v", b.MaxRetries, b.RetryDelay, master.MaxPatience)
+	if v.err == nil && time.Duration(b.MaxRetries) > routing.MaxPatience/b.RetryDelay {
+		v.fail("--max-retries %d: with --retry-delay %v that is more than %v", b.MaxRetries, b.RetryDelay, routing.MaxPatience)
 	}
 	b.MaxParked = v.number("max-parked", 0, math.MaxInt32)
 	b.MaxClient = v.number("max-per-client", 0, math.MaxInt32)
-	b.WhenDown = []master.WhenDown{master.Wait, master.Next}[max(v.choice("when-down", "wait", "next"), 0)]
-	b.Refuse = []master.Refuse{master.RefuseHTTP, master.RefuseClose}[max(v.choice("refuse", "http", "close"), 0)]
+	b.WhenDown = []routing.WhenDown{routing.Wait, routing.Next}[max(v.choice("when-down", "wait", "next"), 0)]
+	b.Refuse = []routing.Refuse{routing.RefuseHTTP, routing.RefuseClose}[max(v.choice("refuse", "http", "close"), 0)]
 	b.Clients = v.clients()
 
 	s := &config.Supervisor

@@ -7,6 +7,7 @@
 package metrics
 
 import (
+	"github.com/handfast/handfast/master/balancer"
 	"net/http"
 	"runtime/debug"
 	"sync"
@@ -69,7 +70,7 @@ func New() *Metrics {
 	for _, reason := range failures {
 		m.ended.WithLabelValues(reason)
 	}
-	for _, reason := range master.Reasons() {
+	for _, reason := range balancer.Reasons() {
 		m.refused.WithLabelValues(reason)
 	}
 	return m
@@ -91,8 +92,8 @@ var failures = map[supervisor.EventKind]string{
 }
 
 // Outcome counts a connection that was parked, refused, or is gone
-// (master.BalancerConfig.OnOutcome).
-func (m *Metrics) Outcome(o master.Outcome) {
+// (balancer.Config.OnOutcome).
+func (m *Metrics) Outcome(o balancer.Outcome) {
 	switch {
 	case o.Err != nil:
 		m.refused.WithLabelValues(o.Reason()).Inc()

@@ -3,6 +3,7 @@ package metrics
 import (
 	"encoding/json"
 	"errors"
+	"github.com/handfast/handfast/master/balancer"
 	"net/http/httptest"
 	"os"
 	"regexp"
@@ -38,10 +39,10 @@ func scrape(t *testing.T, m *Metrics, s master.Status) string {
 // TestCounts: what the hooks are told is counted, under its reason.
 func TestCounts(t *testing.T) {
 	m := New()
-	m.Outcome(master.Outcome{Parked: 30 * time.Millisecond})
-	m.Outcome(master.Outcome{})
-	m.Outcome(master.Outcome{Err: clientip.ErrPartial, Parked: time.Second})
-	m.Outcome(master.Outcome{Err: errors.New("unheard of")})
+	m.Outcome(balancer.Outcome{Parked: 30 * time.Millisecond})
+	m.Outcome(balancer.Outcome{})
+	m.Outcome(balancer.Outcome{Err: clientip.ErrPartial, Parked: time.Second})
+	m.Outcome(balancer.Outcome{Err: errors.New("unheard of")})
 	m.Event(supervisor.Event{Kind: supervisor.Reloading})
 	m.Event(supervisor.Event{Kind: supervisor.Reloaded})
 	m.Event(supervisor.Event{Kind: supervisor.Reloading})

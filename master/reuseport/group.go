@@ -54,7 +54,7 @@ type member struct {
 }
 
 // Listen opens a group of so many members, 1 to MaxSlots, that serve as many slots in this order.
-// The address is as in master.Listen: ":80" is all addresses of both families, "0.0.0.0:80" all
+// The address is as in balancer.Listen: ":80" is all addresses of both families, "0.0.0.0:80" all
 // of IPv4, "[::]:80" all of IPv6; with port 0 the kernel chooses one. ctx bounds the lookup of a
 // host's name.
 //

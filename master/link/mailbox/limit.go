@@ -1,10 +1,5 @@
 package mailbox
 
-import "errors"
-
-// ErrLimit: the worker has as many connections open as it may. It is nobody's fault, and for a moment.
-var ErrLimit = errors.New("the slot's worker has as many connections open as it may; the limit is --max-connections-per-slot")
-
 // Wishes are what a master asks of a worker beside taking connections. One that cannot do it, which
 // is known when it is ready, is spared.
 type Wishes struct {

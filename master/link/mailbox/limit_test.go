@@ -34,7 +34,7 @@ func hand(t testing.TB, m *Mailbox, w *worker, n, want int) {
 	t.Helper()
 	hs, _ := connect(t, n)
 	taken, err := m.Deliver(hs)
-	if taken != want || (taken < n) != (err == ErrLimit) {
+	if taken != want || (taken < n) != (err == fdpass.ErrLimit) {
 		t.Fatalf("of %d connections the worker took %d, error %v; want %d", n, taken, err, want)
 	}
 	fdpass.CloseHandoffs(hs[taken:])

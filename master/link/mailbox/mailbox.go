@@ -33,7 +33,7 @@ var (
 const firstInherited = 3
 
 // Mailbox is the master's side of one worker's mailbox. It implements
-// supervisor.Link, supervisor.Pinger and master.Copier.
+// supervisor.Link, supervisor.Pinger and balancer.Copier.
 //
 // It owns both ends of the socketpair: the worker inherits a copy of its end,
 // and ours is how we take back what a dead worker did not receive. One goroutine
@@ -154,7 +154,7 @@ func (m *Mailbox) Err() error { return m.leftErr }
 
 // Deliver queues connections and takes ownership of the first n of conns; the
 // caller still owns the others. It never waits: err is fdpass.ErrFull when the
-// worker does not keep up, fdpass.ErrClosed when it takes no more, ErrLimit when it has enough.
+// worker does not keep up, fdpass.ErrClosed when it takes no more, fdpass.ErrLimit when it has enough.
 func (m *Mailbox) Deliver(conns []fdpass.Handoff) (n int, err error) {
 	n, err = m.Copy(conns)
 	fdpass.CloseHandoffs(conns[:n])
@@ -168,7 +168,7 @@ func (m *Mailbox) Copy(conns []fdpass.Handoff) (n int, err error) {
 	for n < len(conns) {
 		batch := conns[n:min(n+fdpass.MaxBatch, len(conns))]
 		if batch = batch[:m.admit(len(batch))]; len(batch) == 0 {
-			return n, ErrLimit
+			return n, fdpass.ErrLimit
 		}
 		if err := m.ours.TrySend(fdpass.TypeHandoff, batch); err != nil {
 			m.takeOff(len(batch))

@@ -56,7 +56,7 @@ func (hungUp) Error() string { return "nodeipc: the worker closed its channel" }
 func (hungUp) Unwrap() error { return io.EOF }
 
 // Link is the master's side of one worker's channel. It implements supervisor.Portable, Observer and
-// Finisher, and master.Worker. One goroutine hears the worker, one sends what there was no room for,
+// Finisher, and balancer.Worker. One goroutine hears the worker, one sends what there was no room for,
 // and from Drain on one waits until the worker has finished; Close ends them.
 type Link struct {
 	primary *Primary

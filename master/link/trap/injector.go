@@ -47,7 +47,7 @@ type InjectorConfig struct {
 }
 
 // Injector is the master's side of one worker that is handed connections in answer to its calls
-// of accept. It implements supervisor.Launcher and master.Worker. Two goroutines run for it, one
+// of accept. It implements supervisor.Launcher and balancer.Worker. Two goroutines run for it, one
 // that answers the filter and one that looks whether the worker is ready; Close ends both.
 type Injector struct {
 	child

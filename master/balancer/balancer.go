@@ -1,4 +1,4 @@
-package master
+package balancer
 
 import (
 	"context"
@@ -36,9 +36,9 @@ const (
 	RefuseClose               // by closing it
 )
 
-// BalancerConfig says how connections are placed and how long they may wait.
-// Start from DefaultBalancerConfig.
-type BalancerConfig struct {
+// Config says how connections are placed and how long they may wait.
+// Start from DefaultConfig.
+type Config struct {
 	Clients    clientip.Config // whom connections are from
 	Strategy   Strategy        // where clients belong
 	RetryDelay time.Duration   // between two tries to deliver a parked connection
@@ -56,9 +56,9 @@ type BalancerConfig struct {
 	EveryOutcome bool
 }
 
-// DefaultBalancerConfig waits for 50 tries, 100 ms apart.
-func DefaultBalancerConfig() BalancerConfig {
-	return BalancerConfig{
+// DefaultConfig waits for 50 tries, 100 ms apart.
+func DefaultConfig() Config {
+	return Config{
 		Clients:    clientip.DefaultConfig(),
 		Strategy:   ByKey{},
 		RetryDelay: 100 * time.Millisecond,
@@ -67,26 +67,26 @@ func DefaultBalancerConfig() BalancerConfig {
 	}
 }
 
-// patience is how long a connection may wait for its slot.
-func (c *BalancerConfig) patience() time.Duration {
+// Patience is how long a connection may wait for its slot.
+func (c *Config) Patience() time.Duration {
 	return time.Duration(c.MaxRetries) * c.RetryDelay
 }
 
 // Validate says what is missing or out of range.
-func (c *BalancerConfig) Validate() error {
+func (c *Config) Validate() error {
 	switch {
 	case c.Strategy == nil:
-		return errors.New("master: no strategy")
+		return errors.New("balancer: no strategy")
 	case c.RetryDelay <= 0:
-		return fmt.Errorf("master: retry delay %v, want more than 0", c.RetryDelay)
+		return fmt.Errorf("balancer: retry delay %v, want more than 0", c.RetryDelay)
 	case c.MaxRetries < 0:
-		return fmt.Errorf("master: %d retries, want 0 or more", c.MaxRetries)
+		return fmt.Errorf("balancer: %d retries, want 0 or more", c.MaxRetries)
 	case time.Duration(c.MaxRetries) > MaxPatience/c.RetryDelay:
-		return fmt.Errorf("master: %d retries %v apart are more than %v", c.MaxRetries, c.RetryDelay, MaxPatience)
+		return fmt.Errorf("balancer: %d retries %v apart are more than %v", c.MaxRetries, c.RetryDelay, MaxPatience)
 	case c.MaxParked < 0:
-		return fmt.Errorf("master: %d parked connections, want 0 or more", c.MaxParked)
+		return fmt.Errorf("balancer: %d parked connections, want 0 or more", c.MaxParked)
 	case c.MaxClient < 0:
-		return fmt.Errorf("master: %d parked connections of a client, want 0 or more", c.MaxClient)
+		return fmt.Errorf("balancer: %d parked connections of a client, want 0 or more", c.MaxClient)
 	}
 	return c.Clients.Validate()
 }
@@ -102,7 +102,7 @@ const (
 // Balancer hands connections to the workers of a table. A goroutine runs for each
 // parked connection; Shutdown waits for them.
 type Balancer struct {
-	cfg   BalancerConfig
+	cfg   Config
 	table *Table
 	log   hclog.Logger // limited, since clients cause what it says
 
@@ -118,8 +118,8 @@ type Balancer struct {
 	accepted, handedOff, takenBack, refused, gone atomic.Uint64
 }
 
-// NewBalancer checks the configuration; Serve accepts connections.
-func NewBalancer(cfg BalancerConfig, table *Table) (*Balancer, error) {
+// New checks the configuration; Serve accepts connections.
+func New(cfg Config, table *Table) (*Balancer, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = hclog.NewNullLogger()
 	}
@@ -215,9 +215,19 @@ func (b *Balancer) Shutdown(ctx context.Context) {
 	b.overflow.wait(context.Background()) // likewise
 }
 
-// patience is how long a connection may be parked.
-func (b *Balancer) patience() time.Duration {
-	return b.clients.Timeout() + b.cfg.patience()
+// Config returns what the balancer was made with.
+func (b *Balancer) Config() Config { return b.cfg }
+
+// Table returns its slots.
+func (b *Balancer) Table() *Table { return b.table }
+
+// ParkedBySlot returns how many connections wait for each slot's worker; NoSlot is that of those whose
+// client is not known yet.
+func (b *Balancer) ParkedBySlot() map[int]int { return b.lot.counts() }
+
+// Patience is how long a connection may be parked.
+func (b *Balancer) Patience() time.Duration {
+	return b.clients.Timeout() + b.cfg.Patience()
 }
 
 // Stats are counts since the start, except Parked.
@@ -230,7 +240,8 @@ type Stats struct {
 	Parked    int    // waiting now
 }
 
-func (s *Stats) add(other Stats) {
+// Add adds the counts of another balancer.
+func (s *Stats) Add(other Stats) {
 	s.Accepted += other.Accepted
 	s.HandedOff += other.HandedOff
 	s.TakenBack += other.TakenBack

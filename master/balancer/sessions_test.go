@@ -1,4 +1,4 @@
-package master
+package balancer
 
 import (
 	"fmt"
@@ -39,7 +39,7 @@ func TestSessionOwner(t *testing.T) {
 	table := NewTable(2)
 	table.Fill(0, busyWorker("zero"))
 	table.Fill(1, busyWorker("one"))
-	_, dial, _ := serveTest(t, table, func(c *BalancerConfig) { c.Clients.HeaderTimeout = time.Second })
+	_, dial, _ := serveTest(t, table, func(c *Config) { c.Clients.HeaderTimeout = time.Second })
 	conn := dial(1)
 	reads(t, conn, "one") // before there is a session nobody looks
 	owner := busyWorker("owner")
@@ -73,7 +73,7 @@ func (closedWorker) Deliver([]fdpass.Handoff) (int, error) { return 0, fdpass.Er
 func TestSessionOwnerGone(t *testing.T) {
 	table := NewTable(1)
 	table.Fill(0, busyWorker("slot"))
-	b, dial, _ := serveTest(t, table, func(c *BalancerConfig) { c.RetryDelay = time.Millisecond })
+	b, dial, _ := serveTest(t, table, func(c *Config) { c.RetryDelay = time.Millisecond })
 	table.Claim(sessionA, closedWorker{})
 	conn := dial(1)
 	fmt.Fprint(conn, "GET /?sid=a HTTP/1.1\r\n\r\n")
@@ -98,7 +98,7 @@ func TestSessionOwnerGone(t *testing.T) {
 func TestSilentCrowd(t *testing.T) {
 	table := NewTable(1)
 	table.Fill(0, busyWorker("slot"))
-	b, dial, _ := serveTest(t, table, func(c *BalancerConfig) { c.MaxParked = 4; c.Clients.HeaderTimeout = time.Second })
+	b, dial, _ := serveTest(t, table, func(c *Config) { c.MaxParked = 4; c.Clients.HeaderTimeout = time.Second })
 	table.Claim(sessionA, busyWorker("owner"))
 	for range 12 {
 		dial(1)
@@ -131,9 +131,9 @@ func TestReadmitUnderLock(t *testing.T) {
 	table := NewTable(1)
 	w := new(lockedWorker)
 	table.Fill(0, w)
-	cfg := DefaultBalancerConfig()
+	cfg := DefaultConfig()
 	cfg.MaxParked = 0
-	b, err := NewBalancer(cfg, table)
+	b, err := New(cfg, table)
 	if err != nil {
 		t.Fatal(err)
 	}

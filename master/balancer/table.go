@@ -1,4 +1,4 @@
-package master
+package balancer
 
 import (
 	"fmt"
@@ -16,7 +16,7 @@ type Worker interface {
 	// others and may deliver them again, here or elsewhere. It must not wait and
 	// must not keep the slice. err says why not all were taken: fdpass.ErrFull
 	// when the worker does not keep up, fdpass.ErrInFlight when another one does not,
-	// mailbox.ErrLimit when they are to be refused at once.
+	// fdpass.ErrLimit when they are to be refused at once.
 	Deliver(conns []fdpass.Handoff) (n int, err error)
 }
 
@@ -84,7 +84,7 @@ func (t *Table) Empty(slot int) {
 // workers. About as many clients move as slots were added or removed.
 func (t *Table) Resize(n int) {
 	if n < 1 || n > hash.MaxSlots {
-		panic(fmt.Sprintf("master: table of %d slots, want 1 to %d", n, hash.MaxSlots))
+		panic(fmt.Sprintf("balancer: table of %d slots, want 1 to %d", n, hash.MaxSlots))
 	}
 	t.change(func(seats []seat) ([]seat, []seat) {
 		gone := seats[min(n, len(seats)):]
@@ -110,7 +110,7 @@ func (t *Table) change(f func(copy []seat) (seats, gone []seat)) {
 func (t *Table) load() []seat { return *t.seats.Load() }
 
 // counts returns those of a slot. What is counted for a slot that is no more, or for
-// noSlot, is forgotten.
+// NoSlot, is forgotten.
 func (t *Table) counts(slot int) *counts {
 	if seats := t.load(); slot >= 0 && slot < len(seats) {
 		return seats[slot].counts
@@ -121,10 +121,46 @@ func (t *Table) counts(slot int) *counts {
 // countsOf returns those of a worker's slot, if it can tell that.
 func (t *Table) countsOf(w Worker) *counts { return t.counts(slotOf(w)) }
 
-// slotOf returns a worker's slot, if it can tell that, else noSlot.
+// slotOf returns a worker's slot, if it can tell that, else NoSlot.
 func slotOf(w Worker) int {
 	if placed, ok := w.(interface{ Slot() int }); ok {
 		return placed.Slot()
 	}
-	return noSlot
+	return NoSlot
+}
+
+// Counts are what happened to the connections of one slot since it is there.
+type Counts struct {
+	HandedOff   uint64 // given to its workers by the master; one that was taken back counts again
+	Refused     uint64
+	MailboxFull uint64 // how often its worker did not keep up
+}
+
+// Counts returns those of a slot; of one that is no more they are zero.
+func (t *Table) Counts(slot int) Counts { return t.counts(slot).read() }
+
+func (c *counts) read() Counts {
+	return Counts{c.handedOff.Load(), c.refused.Load(), c.full.Load()}
+}
+
+// AllCounts returns those of all slots.
+func (t *Table) AllCounts() (all []Counts) {
+	for _, s := range t.load() {
+		all = append(all, s.counts.read())
+	}
+	return all
+}
+
+// RestoreCounts resizes the table to what was saved, and goes on with these counts.
+func (t *Table) RestoreCounts(saved []Counts) {
+	if n := len(saved); n > 1 && n <= hash.MaxSlots {
+		t.Resize(n)
+	}
+	for i, s := range t.load() {
+		if i < len(saved) {
+			s.counts.handedOff.Store(saved[i].HandedOff)
+			s.counts.refused.Store(saved[i].Refused)
+			s.counts.full.Store(saved[i].MailboxFull)
+		}
+	}
 }

@@ -1,4 +1,4 @@
-package master
+package balancer
 
 import (
 	"maps"
@@ -8,7 +8,6 @@ import (
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/master/clientip"
-	"github.com/handfast/handfast/master/link/mailbox"
 )
 
 // Outcome is what became of one connection in the master.
@@ -30,7 +29,7 @@ var reasons = map[error]string{
 	errStopping:                "stopping",
 	errUnwilling:               "worker_unwilling",
 	errNoFile:                  "no_file_descriptor",
-	mailbox.ErrLimit:           "too_many_open",
+	fdpass.ErrLimit:            "too_many_open",
 	fdpass.ErrFull:             "mailbox_full",
 	fdpass.ErrInFlight:         "too_many_in_flight",
 	fdpass.ErrClosed:           "mailbox_closed",
@@ -73,4 +72,16 @@ func Reasons() []string {
 	all := append(slices.Collect(maps.Values(reasons)), "other")
 	slices.Sort(all)
 	return slices.Compact(all)
+}
+
+// LogOutcomes has every outcome logged, beside what is done with some already.
+func (c *Config) LogOutcomes(log func(Outcome)) {
+	told := c.OnOutcome
+	c.EveryOutcome = true
+	c.OnOutcome = func(o Outcome) {
+		if told != nil {
+			told(o)
+		}
+		log(o)
+	}
 }

@@ -1,4 +1,4 @@
-package master
+package kernelroute
 
 import (
 	"io"
@@ -37,9 +37,9 @@ func call(t *testing.T, to string) (answer string, took time.Duration) {
 func TestServedBeforeReady(t *testing.T) {
 	t.Parallel()
 	for _, address := range []string{"127.0.0.1:0", "[::1]:0", ":0"} {
-		s := newStageAt(t, address, LinkAny, 1, waitingTime/10, 10)
+		s := newStageAt(t, address, foreign, 1, waitingTime/10, 10)
 		s.start("a", 0, true)
-		ln, err := net.FileListener(s.files(s.workers["a"])[0])
+		ln, err := net.FileListener(s.Files(s.workers["a"])[0])
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -87,7 +87,7 @@ func TestServedBeforeReady(t *testing.T) {
 // others came, and those of another slot are not.
 func TestOverdue(t *testing.T) {
 	t.Parallel()
-	s := newStageAt(t, "127.0.0.1:0", LinkAny, 1, waitingTime/10, 10)
+	s := newStageAt(t, "127.0.0.1:0", foreign, 1, waitingTime/10, 10)
 	var clients sync.WaitGroup
 	for range 10 {
 		clients.Go(func() {

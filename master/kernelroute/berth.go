@@ -1,4 +1,4 @@
-package master
+package kernelroute
 
 import (
 	"errors"
@@ -35,11 +35,11 @@ const (
 //	it has none                                   wait               now, unless nobody ever came
 //
 // That is when the master accepts from it: never, at once, or when those who wait there have done
-// so for long (steered.attend).
+// so for long (Route.attend).
 type berth struct {
 	number  int
 	slot    int                       // whose workers have it, or had it last
-	leases  []*lease                  // of workers that live
+	leases  []*Lease                  // of workers that live
 	accepts map[*reuseport.Group]bool // the worker that fills the slot, where
 	used    bool                      // clients have come since it was new, or clean
 	spoiled bool                      // nobody may get it any more
@@ -49,8 +49,8 @@ type berth struct {
 	warned  []string // of what its workers have done
 }
 
-// lease is the right of a worker to a berth, until its process has ended.
-type lease struct {
+// Lease is the right of a worker to a berth, until its process has ended.
+type Lease struct {
 	berth *berth
 	slot  int
 	link  supervisor.Link // nil: of a worker that the program before was about to end
@@ -70,7 +70,7 @@ const (
 
 // lend gives the next worker of a slot a berth: that of its slot, with all who wait there, if the
 // slot is empty; otherwise one that nobody has.
-func (s *steered) lend(slot int) (*lease, error) {
+func (s *Route) lend(slot int) (*Lease, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b, err := s.choose(slot)
@@ -87,7 +87,7 @@ func (s *steered) lend(slot int) (*lease, error) {
 	if len(b.leases) == 0 {
 		b.warned = nil
 	}
-	l := &lease{berth: b, slot: slot}
+	l := &Lease{berth: b, slot: slot}
 	b.slot = slot
 	b.leases = append(b.leases, l)
 	s.assign()
@@ -95,7 +95,7 @@ func (s *steered) lend(slot int) (*lease, error) {
 }
 
 // choose returns a berth for a slot's next worker.
-func (s *steered) choose(slot int) (*berth, error) {
+func (s *Route) choose(slot int) (*berth, error) {
 	isEmpty := slot < len(s.at) && s.filled[slot] == nil
 	if isEmpty && s.isFit(s.at[slot]) {
 		return s.at[slot], nil
@@ -109,7 +109,7 @@ func (s *steered) choose(slot int) (*berth, error) {
 }
 
 // isFit tells whether a berth can be lent, as far as what its workers have set is concerned.
-func (s *steered) isFit(b *berth) bool {
+func (s *Route) isFit(b *berth) bool {
 	if !b.spoiled && len(b.leases) == 0 {
 		s.clean(b)
 	}
@@ -117,7 +117,7 @@ func (s *steered) isFit(b *berth) bool {
 }
 
 // vacant returns a berth that nobody has, and opens one if there is none.
-func (s *steered) vacant(slot int) (*berth, error) {
+func (s *Route) vacant(slot int) (*berth, error) {
 	isVacant := func(b *berth) bool {
 		return len(b.leases) == 0 && !slices.Contains(s.at, b) && s.queued(b) == 0 && s.isFit(b)
 	}
@@ -140,7 +140,7 @@ func (s *steered) vacant(slot int) (*berth, error) {
 }
 
 // clean makes a berth's listeners what they were, when no worker has them any more.
-func (s *steered) clean(b *berth) {
+func (s *Route) clean(b *berth) {
 	for _, g := range s.groups {
 		err := g.Clean(b.number, s.blocking)
 		switch {
@@ -153,7 +153,7 @@ func (s *steered) clean(b *berth) {
 }
 
 // spoil has nobody get a berth any more.
-func (s *steered) spoil(b *berth, g *reuseport.Group) {
+func (s *Route) spoil(b *berth, g *reuseport.Group) {
 	if b.spoiled {
 		return
 	}
@@ -163,7 +163,7 @@ func (s *steered) spoil(b *berth, g *reuseport.Group) {
 }
 
 // lead has the clients of a slot come to a berth, once steer is called.
-func (s *steered) lead(slot int, to *berth) {
+func (s *Route) lead(slot int, to *berth) {
 	if from := s.at[slot]; from != nil && from != to {
 		from.left = time.Now()
 	}
@@ -172,7 +172,7 @@ func (s *steered) lead(slot int, to *berth) {
 }
 
 // steer tells the kernel where slots' clients belong.
-func (s *steered) steer() {
+func (s *Route) steer() {
 	numbers := make([]int, len(s.at))
 	for slot, b := range s.at {
 		numbers[slot] = b.number
@@ -185,7 +185,7 @@ func (s *steered) steer() {
 }
 
 // assign sees to it that the master accepts where it should.
-func (s *steered) assign() {
+func (s *Route) assign() {
 	for _, b := range s.berths {
 		if d := s.dutyAt(b); d != b.duty {
 			b.duty = d
@@ -196,7 +196,7 @@ func (s *steered) assign() {
 	}
 }
 
-func (s *steered) dutyAt(b *berth) duty {
+func (s *Route) dutyAt(b *berth) duty {
 	slot := slices.Index(s.at, b)
 	switch {
 	case slot >= 0 && s.filled[slot] != nil:
@@ -213,7 +213,7 @@ func (s *steered) dutyAt(b *berth) duty {
 }
 
 // attend accepts from a berth's listener as its duty says.
-func (s *steered) attend(b *berth, g *reuseport.Group) {
+func (s *Route) attend(b *berth, g *reuseport.Group) {
 	ln, slot := g.Listener(b.number), b.slot
 	d := b.duty
 	if d == dutyServes && !b.accepts[g] {
@@ -225,16 +225,16 @@ func (s *steered) attend(b *berth, g *reuseport.Group) {
 	case d == dutyNow && s.handsOff:
 		s.attendance.begin(ln, s.balancer.Attend)
 	case d == dutyNow: // nobody else will accept
-		s.attendance.begin(ln, s.refuser.refuseOverdue(s.tick, func(waiting int) int { return waiting }))
+		s.attendance.begin(ln, s.refuser.RefuseOverdue(s.tick, func(waiting int) int { return waiting }))
 	case s.handsOff:
 		s.attendance.begin(ln, attend(s.balancer.Attend).after(queueTime))
 	default:
-		s.attendance.begin(ln, s.refuser.refuseOverdue(s.tick, func(int) int { return s.clock.overdue(g.Addr(), slot, s.patience) }))
+		s.attendance.begin(ln, s.refuser.RefuseOverdue(s.tick, func(int) int { return s.clock.overdue(g.Addr(), slot, s.patience) }))
 	}
 }
 
-// letTo lends a worker a berth and makes its link.
-func (s *steered) letTo(seat supervisor.Seat, open func(*lease) (supervisor.Link, error)) (supervisor.Link, error) {
+// LetTo lends a worker a berth and makes its link.
+func (s *Route) LetTo(seat supervisor.Seat, open func(*Lease) (supervisor.Link, error)) (supervisor.Link, error) {
 	if s == nil {
 		return open(nil)
 	}
@@ -254,7 +254,7 @@ func (s *steered) letTo(seat supervisor.Seat, open func(*lease) (supervisor.Link
 }
 
 // leaseOf returns the lease of a worker, by its link or else its process; nil if it has none.
-func (s *steered) leaseOf(link supervisor.Link, pid int) *lease {
+func (s *Route) leaseOf(link supervisor.Link, pid int) *Lease {
 	for _, b := range s.berths {
 		for _, l := range b.leases {
 			if link != nil && l.link == link || pid != 0 && l.pid == pid {
@@ -266,16 +266,16 @@ func (s *steered) leaseOf(link supervisor.Link, pid int) *lease {
 }
 
 // release ends a lease: its worker is no more, or never was.
-func (s *steered) release(l *lease) {
+func (s *Route) release(l *Lease) {
 	b := l.berth
-	b.leases = slices.DeleteFunc(b.leases, func(other *lease) bool { return other == l })
+	b.leases = slices.DeleteFunc(b.leases, func(other *Lease) bool { return other == l })
 	if len(b.leases) == 0 && !b.spoiled {
 		s.clean(b)
 	}
 	s.assign()
 }
 
-// listener is one of a berth's.
+// Listener is one of a berth's.
 type listener struct {
 	*os.File // borrowed
 	addr     netip.AddrPort
@@ -283,7 +283,7 @@ type listener struct {
 
 // listeners returns those of a worker's berth, and none when the master routes. They are borrowed
 // until Close.
-func (s *steered) listeners(l *lease) (all []listener) {
+func (s *Route) listeners(l *Lease) (all []listener) {
 	if s == nil {
 		return nil
 	}
@@ -295,8 +295,8 @@ func (s *steered) listeners(l *lease) (all []listener) {
 	return all
 }
 
-// listener returns a worker's listener on one address, or nil. It is borrowed until Close.
-func (s *steered) listener(l *lease, addr netip.AddrPort) *os.File {
+// Listener returns a worker's listener on one address, or nil. It is borrowed until Close.
+func (s *Route) Listener(l *Lease, addr netip.AddrPort) *os.File {
 	for _, ln := range s.listeners(l) {
 		if ln.addr == addr {
 			return ln.File
@@ -305,16 +305,16 @@ func (s *steered) listener(l *lease, addr netip.AddrPort) *os.File {
 	return nil
 }
 
-// files returns a worker's listeners. They are borrowed until Close.
-func (s *steered) files(l *lease) (files []*os.File) {
+// Files returns a worker's listeners. They are borrowed until Close.
+func (s *Route) Files(l *Lease) (files []*os.File) {
 	for _, ln := range s.listeners(l) {
 		files = append(files, ln.File)
 	}
 	return files
 }
 
-// offer returns a worker's listeners as they are offered to it.
-func (s *steered) offer(l *lease) (offer []fdpass.Handoff) {
+// Offer returns a worker's listeners as they are offered to it.
+func (s *Route) Offer(l *Lease) (offer []fdpass.Handoff) {
 	for _, ln := range s.listeners(l) {
 		h := fdpass.Handoff{FD: -1, Client: ln.addr}
 		controlFile(ln.File, func(fd int) error { h.FD = fd; return nil })
@@ -323,8 +323,8 @@ func (s *steered) offer(l *lease) (offer []fdpass.Handoff) {
 	return offer
 }
 
-// idle tells whether nobody waits at a worker's berth, nor can be about to.
-func (s *steered) idle(l *lease) bool {
+// Idle tells whether nobody waits at a worker's berth, nor can be about to.
+func (s *Route) Idle(l *Lease) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b := l.berth
@@ -332,7 +332,7 @@ func (s *steered) idle(l *lease) bool {
 }
 
 // queued returns how many connections wait at a berth.
-func (s *steered) queued(b *berth) (sum int) {
+func (s *Route) queued(b *berth) (sum int) {
 	for _, g := range s.groups {
 		waiting, _, _ := g.Queue(b.number) // nobody waits where nobody listens
 		sum += waiting

@@ -1,6 +1,7 @@
-package master
+package kernelroute
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/master/balancer"
 	"github.com/handfast/handfast/master/reuseport"
 	"github.com/handfast/handfast/master/supervisor"
 )
@@ -30,53 +32,63 @@ func (l *fakeLink) Accepts(netip.AddrPort) bool { return l.accepts }
 
 func (l *fakeLink) Deliver(conns []fdpass.Handoff) (int, error) { return 0, fdpass.ErrFull }
 
-// stage is a steered without a supervisor: a script plays that, and workers are named.
+// What kinds of workers need: those that take connections, too, and those that know nothing of us.
+var (
+	taking  = Config{HandsOff: true}
+	foreign = Config{Blocking: true}
+)
+
+// testPatience bounds every wait of these tests.
+const testPatience = 20 * time.Second
+
+// stage is a Route without a supervisor: a script plays that, and workers are named.
 type stage struct {
 	*testing.T
-	*steered
-	workers map[string]*lease
+	*Route
+	workers map[string]*Lease
 	log     *strings.Builder
 }
 
 // newStage opens slots' listeners for workers of a kind. Nobody is refused for long.
-func newStage(t *testing.T, kind LinkKind, slots int) *stage {
+func newStage(t *testing.T, kind Config, slots int) *stage {
 	t.Helper()
 	return newStageAt(t, "127.0.0.1:0", kind, slots, time.Hour, 1)
 }
 
 // newStageAt is newStage where clients have so much patience.
-func newStageAt(t *testing.T, address string, kind LinkKind, slots int, delay time.Duration, tries int) *stage {
+func newStageAt(t *testing.T, address string, kind Config, slots int, delay time.Duration, tries int) *stage {
 	t.Helper()
-	g, err := reuseport.Listen(t.Context(), address, DefaultBalancerConfig().Clients.Hash, slots)
+	g, err := reuseport.Listen(t.Context(), address, balancer.DefaultConfig().Clients.Hash, slots)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := DefaultBalancerConfig()
+	cfg := balancer.DefaultConfig()
 	cfg.RetryDelay, cfg.MaxRetries = delay, tries
 	log := new(strings.Builder)
 	cfg.Logger = hclog.New(&hclog.LoggerOptions{Output: log})
-	table := NewTable(1)
-	balancer, err := NewBalancer(cfg, table)
-	if err != nil {
+	table := balancer.NewTable(1)
+	kind.Groups = []*reuseport.Group{g}
+	if kind.Balancer, err = balancer.New(cfg, table); err != nil {
 		t.Fatal(err)
 	}
-	s, err := newSteered([]*reuseport.Group{g}, table, balancer, cfg, kind)
+	s, err := New(kind)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		s.Close(t.Context())
-		balancer.hurryUp()
-		balancer.Shutdown(t.Context())
+		now, cancel := context.WithCancel(t.Context())
+		cancel()
+		kind.Balancer.Shutdown(now)
 	})
 	s.Resize(slots)
-	return &stage{t, s, make(map[string]*lease), log}
+	return &stage{t, s, make(map[string]*Lease), log}
 }
 
 // start starts a worker, which takes a berth.
 func (s *stage) start(name string, slot int, accepts bool) {
 	s.Helper()
-	link, err := s.letTo(supervisor.Seat{Slot: slot}, func(l *lease) (supervisor.Link, error) {
+	link, err := s.LetTo(supervisor.Seat{Slot: slot}, func(l *Lease) (supervisor.Link, error) {
 		s.workers[name] = l
 		return &fakeLink{name: name, accepts: accepts}, nil
 	})
@@ -88,10 +100,10 @@ func (s *stage) start(name string, slot int, accepts bool) {
 
 // tell tells of a worker.
 func (s *stage) tell(kind supervisor.EventKind, name string, link supervisor.Link) {
-	s.hear(supervisor.Event{Kind: kind, Link: link, PID: 1000 + slices.Index(slicesSorted(s.workers), name)})
+	s.Hear(supervisor.Event{Kind: kind, Link: link, PID: 1000 + slices.Index(slicesSorted(s.workers), name)})
 }
 
-func slicesSorted(workers map[string]*lease) (names []string) {
+func slicesSorted(workers map[string]*Lease) (names []string) {
 	for name := range workers {
 		names = append(names, name)
 	}
@@ -101,10 +113,10 @@ func slicesSorted(workers map[string]*lease) (names []string) {
 
 func (s *stage) fill(name string) { s.Fill(s.workers[name].slot, s.workers[name].link) }
 func (s *stage) exits(name string) {
-	s.hear(supervisor.Event{Kind: supervisor.WorkerExited, Link: s.workers[name].link})
+	s.Hear(supervisor.Event{Kind: supervisor.WorkerExited, Link: s.workers[name].link})
 }
 func (s *stage) terminated(name string) {
-	s.hear(supervisor.Event{Kind: supervisor.WorkerTerminated, Link: s.workers[name].link})
+	s.Hear(supervisor.Event{Kind: supervisor.WorkerTerminated, Link: s.workers[name].link})
 }
 
 // comes has a client of a slot connect, and returns the berth where it waits.
@@ -137,10 +149,10 @@ func (s *stage) comes(slot int) int {
 }
 
 // clientOf returns an address that belongs to a slot.
-func clientOf(b *Balancer, slot, slots int) netip.Addr {
+func clientOf(b *balancer.Balancer, slot, slots int) netip.Addr {
 	for i := 1; ; i++ {
 		addr := netip.AddrFrom4([4]byte{127, 0, byte(i >> 8), byte(i)})
-		if b.cfg.Clients.Hash.Key(addr).Slot(slots) == slot {
+		if b.Config().Clients.Hash.Key(addr).Slot(slots) == slot {
 			return addr
 		}
 	}
@@ -202,7 +214,7 @@ func TestBerths(t *testing.T) {
 			b.left = b.left.Add(-time.Hour)
 		}
 	}
-	for _, kind := range []LinkKind{LinkNative, LinkAny} {
+	for kind, cfg := range map[string]Config{"taking": taking, "foreign": foreign} {
 		for name, steps := range map[string][]step{
 			"reload": {
 				{"nobody is there", func(*stage) {}, "0: wait!; 1: wait!"},
@@ -282,7 +294,7 @@ func TestBerths(t *testing.T) {
 				if name == "reload" {
 					slots = 2
 				}
-				s := newStage(t, kind, slots)
+				s := newStage(t, cfg, slots)
 				for _, step := range steps {
 					step.do(s)
 					s.expect(step.what, step.want)
@@ -303,11 +315,12 @@ func TestBerths(t *testing.T) {
 // has set, and such as servers of its kind expect.
 func TestBerthBlocks(t *testing.T) {
 	t.Parallel()
-	for kind, blocks := range map[LinkKind]bool{LinkAny: true, LinkActivation: true, LinkNative: false, LinkNode: false} {
-		s := newStage(t, kind, 1)
+	for _, cfg := range []Config{taking, foreign} {
+		kind, blocks := fmt.Sprintf("blocking %v", cfg.Blocking), cfg.Blocking
+		s := newStage(t, cfg, 1)
 		for _, name := range []string{"a", "b"} {
 			s.start(name, 0, true)
-			file := s.files(s.workers[name])[0]
+			file := s.Files(s.workers[name])[0]
 			check := func(what string, got, want int, err error) {
 				if err != nil || got != want {
 					t.Errorf("%v, worker %s: %s is %d (%v), want %d", kind, name, what, got, err, want)
@@ -332,10 +345,10 @@ func TestBerthBlocks(t *testing.T) {
 // another listener when the worker has ended, and that is said once.
 func TestSpoiled(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, LinkAny, 1)
+	s := newStage(t, foreign, 1)
 	s.start("a", 0, true)
 	s.fill("a")
-	err := controlFile(s.files(s.workers["a"])[0], func(fd int) error {
+	err := controlFile(s.Files(s.workers["a"])[0], func(fd int) error {
 		dropAll := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K}}
 		err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &dropAll[0]})
 		if err != nil {

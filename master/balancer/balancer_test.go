@@ -1,4 +1,4 @@
-package master
+package balancer
 
 import (
 	"bytes"
@@ -62,15 +62,15 @@ func (bySource) Slot(client clientip.Client, slots, rank int) int {
 
 // serveTest serves a table until the test ends, and then checks that no goroutine
 // and no descriptor is left.
-func serveTest(t *testing.T, table *Table, change func(*BalancerConfig)) (b *Balancer, dial func(last byte) net.Conn, stop func()) {
+func serveTest(t *testing.T, table *Table, change func(*Config)) (b *Balancer, dial func(last byte) net.Conn, stop func()) {
 	t.Helper()
 	goroutines, files := runtime.NumGoroutine(), openFiles(t)
-	cfg := DefaultBalancerConfig()
+	cfg := DefaultConfig()
 	cfg.Strategy = bySource{}
 	if change != nil {
 		change(&cfg)
 	}
-	b, err := NewBalancer(cfg, table)
+	b, err := New(cfg, table)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +165,7 @@ func TestLibrary(t *testing.T) {
 // TestFilledSlotTakesParkedAtOnce: not only at the next try.
 func TestFilledSlotTakesParkedAtOnce(t *testing.T) {
 	table := NewTable(2)
-	b, dial, _ := serveTest(t, table, func(c *BalancerConfig) { c.RetryDelay = 20 * time.Minute })
+	b, dial, _ := serveTest(t, table, func(c *Config) { c.RetryDelay = 20 * time.Minute })
 	clients := []net.Conn{dial(2), dial(4), dial(6)}
 	if !soon(func() bool { return b.Stats().Parked == len(clients) }) {
 		t.Fatalf("%+v", b.Stats())
@@ -180,7 +180,7 @@ func TestFilledSlotTakesParkedAtOnce(t *testing.T) {
 // then.
 func TestParkedFollowSlots(t *testing.T) {
 	table := NewTable(2)
-	b, dial, _ := serveTest(t, table, func(c *BalancerConfig) { c.RetryDelay = 20 * time.Minute })
+	b, dial, _ := serveTest(t, table, func(c *Config) { c.RetryDelay = 20 * time.Minute })
 	client := dial(3)
 	if !soon(func() bool { return b.Stats().Parked == 1 }) {
 		t.Fatalf("%+v", b.Stats())
@@ -196,7 +196,7 @@ func TestFullMailbox(t *testing.T) {
 	table := NewTable(1)
 	w := &fakeWorker{name: "w", room: 1}
 	table.Fill(0, w)
-	b, dial, _ := serveTest(t, table, func(c *BalancerConfig) { c.RetryDelay = time.Millisecond; c.MaxRetries = 1 << 20 })
+	b, dial, _ := serveTest(t, table, func(c *Config) { c.RetryDelay = time.Millisecond; c.MaxRetries = 1 << 20 })
 	reads(t, dial(1), "w")
 	waiting := []net.Conn{dial(2), dial(3), dial(4)}
 	if !soon(func() bool { return b.Stats().Parked == 3 }) {
@@ -229,7 +229,7 @@ func TestBacklogIsServed(t *testing.T) {
 	}
 	table := NewTable(1)
 	table.Fill(0, busyWorker("w"))
-	b, err := NewBalancer(DefaultBalancerConfig(), table)
+	b, err := New(DefaultConfig(), table)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -246,7 +246,7 @@ func TestBacklogIsServed(t *testing.T) {
 // TestShutdownHurries: when its context ends, what is parked is refused, and so is
 // all that comes back later.
 func TestShutdownHurries(t *testing.T) {
-	b, dial, stop := serveTest(t, NewTable(1), func(c *BalancerConfig) { c.RetryDelay = 20 * time.Minute })
+	b, dial, stop := serveTest(t, NewTable(1), func(c *Config) { c.RetryDelay = 20 * time.Minute })
 	client := dial(2)
 	if !soon(func() bool { return b.Stats().Parked == 1 }) {
 		t.Fatalf("%+v", b.Stats())
@@ -270,7 +270,7 @@ func TestShutdownHurries(t *testing.T) {
 // TestResetWhileParked: nothing of a client that resets while it waits is kept once
 // its patience is over (sticky-listen's master died of it).
 func TestResetWhileParked(t *testing.T) {
-	b, dial, _ := serveTest(t, NewTable(1), func(c *BalancerConfig) { c.RetryDelay = time.Millisecond; c.MaxRetries = 20 })
+	b, dial, _ := serveTest(t, NewTable(1), func(c *Config) { c.RetryDelay = time.Millisecond; c.MaxRetries = 20 })
 	for i := range 50 {
 		conn := dial(byte(1 + i)).(*net.TCPConn)
 		if i%2 == 0 {
@@ -289,7 +289,7 @@ func TestResetWhileParked(t *testing.T) {
 func TestRefusalsAreLimited(t *testing.T) {
 	var out bytes.Buffer
 	log := hclog.New(&hclog.LoggerOptions{Output: &out, JSONFormat: true, Mutex: new(sync.Mutex)})
-	b, dial, stop := serveTest(t, NewTable(1), func(c *BalancerConfig) { c.MaxRetries = 0; c.Logger = log })
+	b, dial, stop := serveTest(t, NewTable(1), func(c *Config) { c.MaxRetries = 0; c.Logger = log })
 	for i := range 20 {
 		reads(t, dial(byte(1+i)), "HTTP/1.1 502 ")
 	}
@@ -310,7 +310,7 @@ func TestServeNeedsTCP(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := NewBalancer(DefaultBalancerConfig(), NewTable(1))
+	b, err := New(DefaultConfig(), NewTable(1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -322,16 +322,16 @@ func TestServeNeedsTCP(t *testing.T) {
 	}
 }
 
-func TestBalancerConfig(t *testing.T) {
-	for _, spoil := range []func(*BalancerConfig){
-		func(c *BalancerConfig) { c.Strategy = nil },
-		func(c *BalancerConfig) { c.RetryDelay = 0 },
-		func(c *BalancerConfig) { c.MaxRetries = -1 },
-		func(c *BalancerConfig) { c.MaxParked = -1 },
+func TestConfig(t *testing.T) {
+	for _, spoil := range []func(*Config){
+		func(c *Config) { c.Strategy = nil },
+		func(c *Config) { c.RetryDelay = 0 },
+		func(c *Config) { c.MaxRetries = -1 },
+		func(c *Config) { c.MaxParked = -1 },
 	} {
-		cfg := DefaultBalancerConfig()
+		cfg := DefaultConfig()
 		spoil(&cfg)
-		if _, err := NewBalancer(cfg, NewTable(1)); err == nil {
+		if _, err := New(cfg, NewTable(1)); err == nil {
 			t.Errorf("%+v is accepted", cfg)
 		}
 	}
@@ -347,7 +347,7 @@ func TestInheritedOptions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := NewBalancer(DefaultBalancerConfig(), NewTable(1))
+	b, err := New(DefaultConfig(), NewTable(1))
 	if err != nil {
 		t.Fatal(err)
 	}

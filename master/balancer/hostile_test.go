@@ -1,4 +1,4 @@
-package master
+package balancer
 
 import (
 	"net"
@@ -17,10 +17,10 @@ import (
 //
 // Row A5.
 func TestLingeringReadmitted(t *testing.T) {
-	for name, change := range map[string]func(*BalancerConfig){
-		"refused":            func(c *BalancerConfig) { c.MaxRetries = 0 },
-		"refused by closing": func(c *BalancerConfig) { c.MaxRetries, c.Refuse = 0, RefuseClose },
-		"no room":            func(c *BalancerConfig) { c.MaxParked = 0 },
+	for name, change := range map[string]func(*Config){
+		"refused":            func(c *Config) { c.MaxRetries = 0 },
+		"refused by closing": func(c *Config) { c.MaxRetries, c.Refuse = 0, RefuseClose },
+		"no room":            func(c *Config) { c.MaxParked = 0 },
 	} {
 		t.Run(name, func(t *testing.T) {
 			b, _, stop := serveTest(t, NewTable(1), change)
@@ -72,9 +72,9 @@ func TestReadmittedClient(t *testing.T) {
 		"of a PROXY header, as we know": {true, fdpass.FlagProxied, "203.0.113.9"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cfg := DefaultBalancerConfig()
+			cfg := DefaultConfig()
 			cfg.Clients.ProxyProtocol = v.proxied
-			b, err := NewBalancer(cfg, NewTable(1))
+			b, err := New(cfg, NewTable(1))
 			if err != nil {
 				t.Fatal(err)
 			}

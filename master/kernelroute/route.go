@@ -1,4 +1,4 @@
-package master
+package kernelroute
 
 import (
 	"context"
@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/master/balancer"
 	"github.com/handfast/handfast/master/logging"
 	"github.com/handfast/handfast/master/reuseport"
 	"github.com/handfast/handfast/master/supervisor"
@@ -35,24 +36,24 @@ const (
 	meetInterval = time.Second
 )
 
-// steered is the slots of a Master whose clients the kernel gives to them (package reuseport). Each
+// Route is the slots of a Master whose clients the kernel gives to them (package reuseport). Each
 // worker that lives has a berth, a listener per address, and a slot's clients come to the berth of
 // the worker that fills it. So a worker that is replaced gets no connection any more from one
 // moment to the next, without a word to it, and if its successor dies, it gets them again. Whose
 // worker accepts concerns nobody here. For those who do not, the master accepts and hands off
-// (attend.go).
+// (attendance.go).
 //
 // While a slot is empty its clients wait in its berth's queues. If that lasts, the
 // master accepts, and does with them what it does when it routes. Where workers cannot be
 // handed connections it waits for as long as its patience, and then accepts to refuse.
-type steered struct {
-	table    *Table
-	balancer *Balancer     // for workers that do not accept
-	refuser  *Balancer     // for clients whom nobody accepts and who cannot be handed off
-	patience time.Duration // with those
-	tick     time.Duration // in which it is measured
-	handsOff bool          // connections can be handed to workers
-	blocking bool          // workers get listeners that wait in accept, unless they change that
+type Route struct {
+	table    *balancer.Table
+	balancer *balancer.Balancer // for workers that do not accept
+	refuser  *balancer.Balancer // for clients whom nobody accepts and who cannot be handed off
+	patience time.Duration      // with those
+	tick     time.Duration      // in which it is measured
+	handsOff bool               // connections can be handed to workers
+	blocking bool               // workers get listeners that wait in accept, unless they change that
 	log      hclog.Logger
 	clock    *waitClock
 
@@ -74,7 +75,8 @@ type steered struct {
 	met        time.Time // when a stranger was told of
 	unmet      int       // those who were not, since
 
-	finishing func(supervisor.Link) // told of workers that have closed their listeners
+	// Finishing is told of workers that have closed their listeners. Set it before Serve.
+	Finishing func(supervisor.Link)
 }
 
 // accepting is a worker that may accept from its listeners. One that can be handed no
@@ -84,30 +86,44 @@ type accepting interface {
 	Accepts(addr netip.AddrPort) bool
 }
 
-// newSteered makes the berths of groups that serve their slots in order, as after Listen.
-func newSteered(groups []*reuseport.Group, table *Table, balancer *Balancer, cfg BalancerConfig, kind LinkKind) (*steered, error) {
-	patience := cfg.patience()
-	cfg.MaxRetries = 0
-	refuser, err := NewBalancer(cfg, table)
+// Config is what a Route needs.
+type Config struct {
+	Groups   []*reuseport.Group // in which slots are in order, as after Listen; the Route takes ownership with Close
+	Balancer *balancer.Balancer // accepts and hands off where workers do not accept
+	HandsOff bool               // connections can be handed to workers
+	Blocking bool               // workers get listeners that wait in accept, unless they change that
+	Sharing  string             // what to do about workers that listen by themselves
+
+	// Follows has the Route listen where workers do: there may be no Groups yet.
+	Follows bool
+	User    *syscall.Credential // whom workers run as; nil: as we do
+}
+
+// New makes the berths of groups.
+func New(cfg Config) (*Route, error) {
+	refusing := cfg.Balancer.Config()
+	patience := refusing.Patience()
+	refusing.MaxRetries = 0
+	refuser, err := balancer.New(refusing, cfg.Balancer.Table())
 	if err != nil {
 		return nil, err
 	}
-	s := &steered{
+	groups := cfg.Groups
+	s := &Route{
 		groups:     groups,
 		ipv4:       make(map[*reuseport.Group]*reuseport.Group),
-		table:      table,
-		balancer:   balancer,
+		table:      cfg.Balancer.Table(),
+		balancer:   cfg.Balancer,
 		refuser:    refuser,
 		patience:   patience,
-		tick:       cfg.RetryDelay,
-		handsOff:   kind.handsOff(),
-		blocking:   kind == LinkActivation || kind == LinkAny,
-		log:        logging.Limit(cfg.Logger, logging.Few),
+		tick:       refusing.RetryDelay,
+		handsOff:   cfg.HandsOff,
+		blocking:   cfg.Blocking,
+		howToShare: cfg.Sharing,
+		follows:    cfg.Follows,
+		user:       cfg.User,
+		log:        logging.Limit(refusing.Logger, logging.Few),
 		attendance: attendance{current: make(map[*os.File]visit)},
-	}
-	s.howToShare = "have it listen without SO_REUSEPORT, or say --worker-link any"
-	if kind == LinkNode {
-		s.howToShare = "have it listen without reusePort and exclusive, or say --worker-link any"
 	}
 	s.attendance.failed = func(err error) { s.log.Error("cannot accept for a slot", "err", err) }
 	s.clock = newWaitClock(s.slotOf)
@@ -125,16 +141,22 @@ func newSteered(groups []*reuseport.Group, table *Table, balancer *Balancer, cfg
 }
 
 // slotOf returns the slot that an address belongs to now.
-func (s *steered) slotOf(client netip.Addr) int {
+func (s *Route) slotOf(client netip.Addr) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.balancer.cfg.Clients.Hash.Key(client).Slot(max(len(s.at), 1))
+	return s.balancer.Config().Clients.Hash.Key(client).Slot(max(len(s.at), 1))
 }
+
+// Refuser is the balancer that refuses those who cannot be handed off.
+func (s *Route) Refuser() *balancer.Balancer { return s.refuser }
+
+// Follows tells whether it listens where workers do.
+func (s *Route) Follows() bool { return s.follows }
 
 // Resize implements supervisor.Slots. Whoever waits in the queue of a slot that is no more
 // belongs to another, if they can be handed over; else its worker serves them before it
 // leaves.
-func (s *steered) Resize(n int) {
+func (s *Route) Resize(n int) {
 	s.table.Resize(n)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -161,7 +183,7 @@ func (s *steered) Resize(n int) {
 }
 
 // awaited returns the berth of the worker that is to fill a slot next, nil if there is none.
-func (s *steered) awaited(slot int) *berth {
+func (s *Route) awaited(slot int) *berth {
 	for _, b := range s.berths {
 		for _, l := range b.leases {
 			if l.slot == slot && !l.over && !b.used {
@@ -173,8 +195,8 @@ func (s *steered) awaited(slot int) *berth {
 }
 
 // Fill implements supervisor.Slots.
-func (s *steered) Fill(slot int, link supervisor.Link) {
-	if worker, ok := link.(Worker); ok {
+func (s *Route) Fill(slot int, link supervisor.Link) {
+	if worker, ok := link.(balancer.Worker); ok {
 		s.table.Fill(slot, worker)
 	}
 	s.mu.Lock()
@@ -204,7 +226,7 @@ func (s *steered) Fill(slot int, link supervisor.Link) {
 
 // Empty implements supervisor.Slots. If the next worker is about to be ready, new clients wait for
 // it at its berth.
-func (s *steered) Empty(slot int) {
+func (s *Route) Empty(slot int) {
 	s.table.Empty(slot)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -220,8 +242,8 @@ func (s *steered) Empty(slot int) {
 	s.assign()
 }
 
-// hear is told what happens to workers.
-func (s *steered) hear(e supervisor.Event) {
+// Hear is told what happens to workers.
+func (s *Route) Hear(e supervisor.Event) {
 	if e.Kind == supervisor.WorkerExited || e.Kind == supervisor.WorkerGone {
 		s.repair()
 	}
@@ -247,7 +269,7 @@ func (s *steered) hear(e supervisor.Event) {
 
 // repair puts right what workers did to their listeners. A worker may do it again at once, so each
 // is told of once.
-func (s *steered) repair() {
+func (s *Route) repair() {
 	var joined []newcomer
 	s.mu.Lock()
 	for _, g := range s.groups {
@@ -280,7 +302,7 @@ func (s *steered) repair() {
 }
 
 // warnOnce tells of what the worker at a berth has done.
-func (s *steered) warnOnce(number int, message, address string) {
+func (s *Route) warnOnce(number int, message, address string) {
 	b := s.berths[number]
 	if slices.Contains(b.warned, message) {
 		return
@@ -301,7 +323,7 @@ type newcomer struct {
 
 // meet tells of a process that listens on our address with a socket of its own. It looks at all
 // processes, and anybody can have it do so: so not too often.
-func (s *steered) meet(n newcomer) {
+func (s *Route) meet(n newcomer) {
 	s.meeting.Lock()
 	defer s.meeting.Unlock()
 	if time.Since(s.met) < meetInterval {
@@ -329,7 +351,7 @@ func (s *steered) meet(n newcomer) {
 }
 
 // leaseOfGroup returns the lease of the worker whose process group a process belongs to.
-func (s *steered) leaseOfGroup(pid int) *lease {
+func (s *Route) leaseOfGroup(pid int) *Lease {
 	group, err := unix.Getpgid(pid)
 	if err != nil {
 		return nil
@@ -341,10 +363,10 @@ func (s *steered) leaseOfGroup(pid int) *lease {
 
 // Serve waits until accepting ends, and then, within the patience and until killed ends, until
 // those who were connected before have been accepted.
-func (s *steered) Serve(accepting, killed context.Context, patience time.Duration) error {
+func (s *Route) Serve(accepting, killed context.Context, patience time.Duration) error {
 	s.mu.Lock()
 	for _, g := range s.groups {
-		s.balancer.cfg.Logger.Info("listening", "address", g.Addr().String(), "route", "kernel")
+		s.balancer.Config().Logger.Info("listening", "address", g.Addr().String(), "route", "kernel")
 	}
 	s.mu.Unlock()
 	closedLook := time.NewTicker(closedInterval)
@@ -357,19 +379,19 @@ func (s *steered) Serve(accepting, killed context.Context, patience time.Duratio
 			look.Reset(min(max(repairShare*time.Since(began), repairMin), repairMax))
 		case <-closedLook.C:
 			for _, link := range s.lookForClosed() {
-				s.finishing(link)
+				s.Finishing(link)
 			}
 		case <-accepting.Done():
 		}
 	}
-	deadline := time.Now().Add(lastGrace + patience)
+	deadline := time.Now().Add(balancer.LastGrace + patience)
 	s.mu.Lock()
 	var err error
 	for _, g := range s.groups {
 		err = errors.Join(err, g.Silence())
 	}
 	s.mu.Unlock()
-	time.Sleep(lastGrace) // for handshakes that are under way (acceptor.run)
+	time.Sleep(balancer.LastGrace) // for handshakes that are under way (acceptor.run)
 	for s.waiting() > 0 && time.Now().Before(deadline) && killed.Err() == nil {
 		time.Sleep(queuePoll)
 	}
@@ -377,13 +399,13 @@ func (s *steered) Serve(accepting, killed context.Context, patience time.Duratio
 }
 
 // waiting returns how many connections nobody has accepted.
-func (s *steered) waiting() (sum int) {
+func (s *Route) waiting() (sum int) {
 	s.each(func(_ *os.File, waiting int) error { sum += waiting; return nil })
 	return sum
 }
 
-// queue returns how many connections wait for a slot's workers to accept.
-func (s *steered) queue(slot int) (sum int) {
+// Queue returns how many connections wait for a slot's workers to accept.
+func (s *Route) Queue(slot int) (sum int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, b := range s.berths {
@@ -395,7 +417,7 @@ func (s *steered) queue(slot int) (sum int) {
 }
 
 // each calls f for each listener that there ever was.
-func (s *steered) each(f func(listener *os.File, waiting int) error) (err error) {
+func (s *Route) each(f func(listener *os.File, waiting int) error) (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, g := range s.groups {
@@ -412,14 +434,14 @@ func (s *steered) each(f func(listener *os.File, waiting int) error) (err error)
 
 // Close refuses those whom nobody accepted, and closes the listeners. Call it when the
 // workers have ended.
-func (s *steered) Close(ctx context.Context) {
+func (s *Route) Close(ctx context.Context) {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
 	s.attendance.endAll()
 	s.each(func(listener *os.File, waiting int) (err error) {
 		if waiting > 0 {
-			err = s.refuser.takeBacklog(listener)
+			err = s.refuser.TakeBacklog(listener)
 		}
 		// An accept that waits, since somebody has made the listener blocking, ends only so.
 		controlFile(listener, func(fd int) error { return unix.Shutdown(fd, unix.SHUT_RD) })

@@ -1,4 +1,4 @@
-package master
+package balancer
 
 import (
 	"context"
@@ -10,7 +10,6 @@ import (
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/hash"
 	"github.com/handfast/handfast/master/fdlimit"
-	"github.com/handfast/handfast/master/link/mailbox"
 	"github.com/handfast/handfast/master/reexec"
 )
 
@@ -37,14 +36,14 @@ type parked struct {
 
 // place is one in the lot.
 type place struct {
-	slot     int      // noSlot: it is not known yet
+	slot     int      // NoSlot: it is not known yet
 	client   hash.Key // whom the connection is from, if the slot is known
 	stranger bool     // the slot is not known yet, and the peer is no trusted proxy though others are
 }
 
 // nowhere is the place of a connection whose client is not known yet.
 func (b *Balancer) nowhere(a *arrival) place {
-	return place{slot: noSlot, stranger: b.clients.IsStranger(&a.Handoff)}
+	return place{slot: NoSlot, stranger: b.clients.IsStranger(&a.Handoff)}
 }
 
 func newLot(room, perClient int) *lot {
@@ -83,7 +82,7 @@ func (l *lot) move(p *parked, to place, share int) error {
 }
 
 func (l *lot) note(p place, share int) error {
-	bounded := l.perClient > 0 && p.slot != noSlot
+	bounded := l.perClient > 0 && p.slot != NoSlot
 	switch {
 	case l.bySlot[p.slot] >= share, p.stranger && l.strangers >= (share+1)/2:
 		return errCrowded
@@ -106,7 +105,7 @@ func (l *lot) forget(p place) {
 	if l.bySlot[p.slot]--; l.bySlot[p.slot] == 0 {
 		delete(l.bySlot, p.slot)
 	}
-	if l.perClient > 0 && p.slot != noSlot {
+	if l.perClient > 0 && p.slot != NoSlot {
 		if l.byClient[p.client]--; l.byClient[p.client] == 0 {
 			delete(l.byClient, p.client)
 		}
@@ -222,7 +221,7 @@ func (b *Balancer) awaitSlot(p *parked) {
 
 // giveUp sends a parked connection elsewhere, if that is wanted, or refuses it.
 func (b *Balancer) giveUp(p *parked, why error) {
-	if why == mailbox.ErrLimit || b.cfg.WhenDown != Next || !b.offerToOthers(p) {
+	if why == fdpass.ErrLimit || b.cfg.WhenDown != Next || !b.offerToOthers(p) {
 		b.refuse(p, b.lot, nil, p.at.slot, why)
 	}
 }
@@ -238,7 +237,7 @@ func (b *Balancer) waitForSlot(p *parked) error {
 	current := false              // what it has reported is
 	for tries := 0; ; {
 		changed, err := b.offer(p, 0)
-		limited := err == mailbox.ErrLimit
+		limited := err == fdpass.ErrLimit
 		if err == nil || limited && current || tries >= b.cfg.MaxRetries {
 			return err
 		}

@@ -1,4 +1,4 @@
-package master
+package balancer
 
 import (
 	"context"
@@ -27,7 +27,7 @@ func straight(t testing.TB, n int) (*router, []arrival) {
 	for slot := range n {
 		table.Fill(slot, new(sink))
 	}
-	b, err := NewBalancer(DefaultBalancerConfig(), table)
+	b, err := New(DefaultConfig(), table)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +68,7 @@ func TestRouteKeepsOrder(t *testing.T) {
 		workers[slot] = new(recorder)
 		table.Fill(slot, workers[slot])
 	}
-	b, err := NewBalancer(DefaultBalancerConfig(), table)
+	b, err := New(DefaultConfig(), table)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +122,7 @@ func TestPeerAddress(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b, _ := NewBalancer(DefaultBalancerConfig(), NewTable(1))
+		b, _ := New(DefaultConfig(), NewTable(1))
 		a, err := newAcceptor(b, ln)
 		if err != nil {
 			t.Fatal(err)
@@ -183,9 +183,9 @@ func TestRouteClosesWhatWasCopied(t *testing.T) {
 	table := NewTable(1)
 	w := new(halfCopier)
 	table.Fill(0, w)
-	cfg := DefaultBalancerConfig()
+	cfg := DefaultConfig()
 	cfg.RetryDelay, cfg.MaxRetries = time.Hour, 1 // what is parked stays there
-	b, err := NewBalancer(cfg, table)
+	b, err := New(cfg, table)
 	if err != nil {
 		t.Fatal(err)
 	}

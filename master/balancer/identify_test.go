@@ -1,4 +1,4 @@
-package master
+package balancer
 
 import (
 	"bytes"
@@ -21,7 +21,7 @@ import (
 
 const proxiedHead = "GET / HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: 203.0.113.2, 10.0.0.1\r\n\r\n"
 
-func behindProxy(c *BalancerConfig) { c.Clients.Rules.Header = "X-Forwarded-For" }
+func behindProxy(c *Config) { c.Clients.Rules.Header = "X-Forwarded-For" }
 
 // begins is reads for a worker that closes without having read the request, which makes
 // the kernel send a reset behind its answer.
@@ -36,9 +36,9 @@ func begins(t *testing.T, conn net.Conn, want string) {
 // TestIdentifyAllocatesNothing: a connection whose head is there stays on the straight
 // line, also behind a proxy.
 func TestIdentifyAllocatesNothing(t *testing.T) {
-	cfg := DefaultBalancerConfig()
+	cfg := DefaultConfig()
 	behindProxy(&cfg)
-	b, err := NewBalancer(cfg, NewTable(1))
+	b, err := New(cfg, NewTable(1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +67,7 @@ func TestIdentifyAllocatesNothing(t *testing.T) {
 func TestDeferredAtTheEnd(t *testing.T) {
 	for try := 1; ; try++ {
 		listening := make(chan time.Time, 1)
-		cfg := DefaultBalancerConfig()
+		cfg := DefaultConfig()
 		behindProxy(&cfg)
 		cfg.Logger = hclog.New(&hclog.LoggerOptions{Output: writerFunc(func(p []byte) (int, error) {
 			if bytes.Contains(p, []byte("listening")) {
@@ -77,7 +77,7 @@ func TestDeferredAtTheEnd(t *testing.T) {
 		})})
 		table := NewTable(1)
 		table.Fill(0, busyWorker("w"))
-		b, err := NewBalancer(cfg, table)
+		b, err := New(cfg, table)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -104,7 +104,7 @@ func TestDeferredAtTheEnd(t *testing.T) {
 		go func() { served <- b.Serve(stopped, ln) }()
 		begin := <-listening
 		client.Write([]byte(proxiedHead))
-		if time.Since(begin) > lastGrace/2 && try < 10 {
+		if time.Since(begin) > LastGrace/2 && try < 10 {
 			<-served
 			continue // this test was too slow
 		}
@@ -213,11 +213,11 @@ func TestRetryAfter(t *testing.T) {
 // Row A10: with half of the room full of strangers, all proxies were reset.
 func TestStrangersBesideProxies(t *testing.T) {
 	for name, v := range map[string]struct {
-		change       func(*BalancerConfig)
+		change       func(*Config)
 		sessions     bool
 		first, later string
 	}{
-		"PROXY protocol": {func(c *BalancerConfig) { c.Clients.ProxyProtocol = true }, false, "PROXY TCP4 203.0.113", ".9 127.0.0.1 1 2\r\n"},
+		"PROXY protocol": {func(c *Config) { c.Clients.ProxyProtocol = true }, false, "PROXY TCP4 203.0.113", ".9 127.0.0.1 1 2\r\n"},
 		// Strangers wait, too, where a request may name a session.
 		"header and sessions": {behindProxy, true, "GET / HTTP/1.1\r\nX-Forwarded-For: 203.0.113", ".9\r\n\r\n"},
 	} {
@@ -225,7 +225,7 @@ func TestStrangersBesideProxies(t *testing.T) {
 			const proxy, proxies, strangers = 200, 20, 60
 			table := NewTable(1)
 			table.Fill(0, busyWorker("served"))
-			b, dial, _ := serveTest(t, table, func(c *BalancerConfig) {
+			b, dial, _ := serveTest(t, table, func(c *Config) {
 				v.change(c)
 				c.MaxParked = 4 * proxies
 				c.Clients.HeaderTimeout = testPatience

@@ -1,4 +1,4 @@
-package master
+package balancer
 
 import (
 	"fmt"
@@ -18,7 +18,7 @@ const stillTime = 100 * time.Millisecond
 // from a worker, and all of that happens afterwards.
 func TestNothingMoves(t *testing.T) {
 	table := NewTable(2)
-	b, dial, stop := serveTest(t, table, func(c *BalancerConfig) {
+	b, dial, stop := serveTest(t, table, func(c *Config) {
 		behindProxy(c)
 		c.Strategy = bySource{}
 		c.RetryDelay = time.Millisecond

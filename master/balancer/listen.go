@@ -1,4 +1,4 @@
-package master
+package balancer
 
 import (
 	"context"
@@ -34,7 +34,7 @@ func ListenFree(ctx context.Context, address string) (net.Listener, error) {
 func listen(ctx context.Context, address string, config net.ListenConfig) (net.Listener, error) {
 	ln, err := config.Listen(ctx, fdpass.ListenNetwork(address), address)
 	if err != nil {
-		return nil, fmt.Errorf("master: %w", err)
+		return nil, fmt.Errorf("balancer: %w", err)
 	}
 	return ln, nil
 }

@@ -1,4 +1,4 @@
-package master
+package balancer
 
 import (
 	"errors"
@@ -9,8 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/master/clientip"
-	"github.com/handfast/handfast/master/link/mailbox"
 	"github.com/handfast/handfast/master/reexec"
 )
 
@@ -22,7 +22,7 @@ const (
 )
 
 // Why connections are refused. For want of a client there are also package
-// clientip's errors, and for want of a worker mailbox.ErrLimit, fdpass.ErrFull and its like.
+// clientip's errors, and for want of a worker fdpass.ErrLimit, fdpass.ErrFull and its like.
 var (
 	errEmpty         = errors.New("slot empty")
 	errCrowded       = errors.New("too many parked; the limits are --max-parked and half of the open files (ulimit -n, LimitNOFILE=)")
@@ -49,7 +49,7 @@ func answerTo(why error) []byte {
 	switch why {
 	case errCrowded, errGreedy, errNoFile:
 		return crowded
-	case mailbox.ErrLimit:
+	case fdpass.ErrLimit:
 		return occupied
 	case errStopping:
 		return stopping
@@ -135,7 +135,7 @@ func say(fd int, answer []byte) (sent bool) {
 // logRefusal says why a connection is refused.
 func (b *Balancer) logRefusal(a arrival, slot int, why error) {
 	fields := []any{"peer", a.Client.String()}
-	if slot != noSlot {
+	if slot != NoSlot {
 		fields = append(fields, "client", a.client.Addr.String(), "slot", slot)
 	}
 	b.log.Warn("connection refused", append(fields, "reason", why.Error())...)

@@ -1,4 +1,4 @@
-package master
+package balancer
 
 import (
 	"context"
@@ -6,87 +6,12 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/master/reexec"
 )
-
-// attendance is the master's accepting from listeners that workers share: of slots whose
-// workers do not accept, or that are empty. Its methods belong to one goroutine; one more runs
-// for each listener that is attended, or will be.
-type attendance struct {
-	failed  func(error)
-	current map[*os.File]visit
-	running sync.WaitGroup
-}
-
-// attend accepts from a listener until ctx ends.
-type attend func(ctx context.Context, listener *os.File) error
-
-// visit is one turn of accepting from a listener.
-type visit struct {
-	attend attend
-	end    context.CancelFunc
-	ended  chan struct{}
-}
-
-// after is attend, begun after a while.
-func (f attend) after(delay time.Duration) attend {
-	return func(ctx context.Context, listener *os.File) error {
-		select {
-		case <-time.After(delay):
-			return f(ctx, listener)
-		case <-ctx.Done():
-			return nil
-		}
-	}
-}
-
-// begin attends a listener, in place of how that was done before.
-func (s *attendance) begin(listener *os.File, attend attend) {
-	before, visited := s.current[listener]
-	s.end(listener)
-	ctx, cancel := context.WithCancel(context.Background())
-	v := visit{attend, cancel, make(chan struct{})}
-	s.current[listener] = v
-	s.running.Go(func() {
-		defer close(v.ended)
-		if visited {
-			<-before.ended
-		}
-		if ctx.Err() != nil { // nobody is to be accepted any more
-			return
-		}
-		if err := attend(ctx, listener); err != nil && ctx.Err() == nil {
-			s.failed(err)
-		}
-	})
-}
-
-// again begins anew what was done, if anything was: the listener had failed.
-func (s *attendance) again(listener *os.File) {
-	if v, ok := s.current[listener]; ok {
-		s.begin(listener, v.attend)
-	}
-}
-
-// end stops accepting from a listener.
-func (s *attendance) end(listener *os.File) {
-	if v, ok := s.current[listener]; ok {
-		v.end()
-		delete(s.current, listener)
-	}
-}
-
-// endAll stops accepting.
-func (s *attendance) endAll() {
-	for listener := range s.current {
-		s.end(listener)
-	}
-}
 
 // Attend accepts connections from a listener, which it borrows, until ctx ends. Others may
 // accept from it at the same time. It makes it non-blocking.
@@ -99,12 +24,12 @@ func (b *Balancer) Attend(ctx context.Context, listener *os.File) error {
 	return a.acceptUntil(ctx)
 }
 
-// refuseOverdue accepts those who have waited in a listener's queue for too long, looking every
+// RefuseOverdue accepts those who have waited in a listener's queue for too long, looking every
 // tick, so that they can be refused. How many they are overdue tells, who is asked only while some
 // wait; the first ones are the oldest. It does not make the listener non-blocking: workers
 // may wait in accept. Should one be faster, it waits in accept itself for the next
 // connection, which it then takes even if ctx has ended.
-func (b *Balancer) refuseOverdue(tick time.Duration, overdue func(waiting int) int) attend {
+func (b *Balancer) RefuseOverdue(tick time.Duration, overdue func(waiting int) int) func(context.Context, *os.File) error {
 	return func(ctx context.Context, listener *os.File) error {
 		a, err := newAttendant(b, listener, false)
 		if err != nil {
@@ -162,15 +87,15 @@ func (a *acceptor) acceptOne(ctx context.Context) error {
 	reexec.Lock.RUnlock()
 	switch {
 	case isFatal(a.err):
-		return fmt.Errorf("master: %w", os.NewSyscallError("accept4", a.err))
+		return fmt.Errorf("balancer: %w", os.NewSyscallError("accept4", a.err))
 	case a.err != nil || a.scarce:
 		a.rest(ctx)
 	}
 	return nil
 }
 
-// takeBacklog accepts what waits in a listener's queue.
-func (b *Balancer) takeBacklog(listener *os.File) error {
+// TakeBacklog accepts what waits in a listener's queue. It borrows the listener.
+func (b *Balancer) TakeBacklog(listener *os.File) error {
 	a, err := newAttendant(b, listener, true)
 	if err != nil {
 		return err
@@ -196,7 +121,7 @@ func newAttendant(b *Balancer, listener *os.File, nonBlocking bool) (*acceptor, 
 		return os.NewSyscallError("fcntl", err)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("master: %w", err)
+		return nil, fmt.Errorf("balancer: %w", err)
 	}
 	a, err := acceptFrom(b, file)
 	if err != nil {

@@ -1,4 +1,4 @@
-package master
+package kernelroute
 
 import (
 	"cmp"
@@ -15,18 +15,19 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/master/asuser"
+	"github.com/handfast/handfast/master/balancer"
 	"github.com/handfast/handfast/master/reuseport"
 	"github.com/handfast/handfast/master/supervisor"
 )
 
-// errFamilies: see onlyIPv4.
+// errFamilies: see OnlyIPv4.
 var errFamilies = errors.New("the workers that served first listen on both families, this one on IPv4 only; restart handfast, or give --listen an IPv4 address (0.0.0.0:PORT)")
 
-// onlyIPv4 returns a worker's listener for IPv4 alone, in place of one for both families. The
+// OnlyIPv4 returns a worker's listener for IPv4 alone, in place of one for both families. The
 // first call opens them, for all berths: from then on they get all clients of IPv4, and those for
 // both families go away (retire). So only the workers that serve first can decide that: those of a
 // later generation may not stay. If these listen on both families, they are served by IPv4.
-func (s *steered) onlyIPv4(l *lease, both *os.File) (*os.File, error) {
+func (s *Route) OnlyIPv4(l *Lease, both *os.File) (*os.File, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	isIts := func(g *reuseport.Group) bool { return g.Listener(l.berth.number) == both }
@@ -63,10 +64,10 @@ func (s *steered) onlyIPv4(l *lease, both *os.File) (*os.File, error) {
 	return four.Listener(l.berth.number), nil
 }
 
-// follow returns a worker's listener on an address that it binds, where handfast listens from then on
+// Follow returns a worker's listener on an address that it binds, where handfast listens from then on
 // for all slots. As with onlyIPv4, the workers that serve first decide where that is: what one of
 // a later generation binds elsewhere is its own, and the file is nil.
-func (s *steered) follow(l *lease, bound netip.AddrPort, onlyIPv6 bool) (*os.File, error) {
+func (s *Route) Follow(l *Lease, bound netip.AddrPort, onlyIPv6 bool) (*os.File, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if bound.Addr() == netip.IPv6Unspecified() && !onlyIPv6 { // or it cannot be known
@@ -95,7 +96,7 @@ func (s *steered) follow(l *lease, bound netip.AddrPort, onlyIPv6 bool) (*os.Fil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	g, err := reuseport.ListenFor(ctx, address, s.balancer.cfg.Clients.Hash, at, len(s.berths))
+	g, err := reuseport.ListenFor(ctx, address, s.balancer.Config().Clients.Hash, at, len(s.berths))
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +129,7 @@ func tryBind(at netip.AddrPort) error {
 }
 
 // join adds a group, for all berths.
-func (s *steered) join(g *reuseport.Group) (err error) {
+func (s *Route) join(g *reuseport.Group) (err error) {
 	s.groups = append(slices.Clone(s.groups), g)
 	for _, b := range s.berths {
 		if s.blocking {
@@ -140,13 +141,13 @@ func (s *steered) join(g *reuseport.Group) (err error) {
 }
 
 // retireSoon calls retire when handshakes are over that are under way.
-func (s *steered) retireSoon() { time.AfterFunc(lastGrace, s.retire) }
+func (s *Route) retireSoon() { time.AfterFunc(balancer.LastGrace, s.retire) }
 
 // retire closes groups for both families in whose place there are others, for IPv4 alone: where no
 // worker listens nobody does. So the kernel refuses clients of IPv6, which then try IPv4, as
 // browsers do for localhost. Whoever waits there is refused with an answer. One that a worker
 // accepts from stays, since not all of them listen on IPv4 only.
-func (s *steered) retire() {
+func (s *Route) retire() {
 	s.mu.Lock()
 	groups := slices.Collect(maps.Keys(s.ipv4))
 	var links []supervisor.Link
@@ -167,7 +168,7 @@ func (s *steered) retire() {
 }
 
 // leave closes a group.
-func (s *steered) leave(g *reuseport.Group) {
+func (s *Route) leave(g *reuseport.Group) {
 	if !s.forget(g) {
 		return
 	}
@@ -175,7 +176,7 @@ func (s *steered) leave(g *reuseport.Group) {
 	for i := range g.Members() {
 		ln := g.Listener(i)
 		if waiting, _, err := g.Queue(i); err == nil && waiting > 0 {
-			if err := s.refuser.takeBacklog(ln); err != nil {
+			if err := s.refuser.TakeBacklog(ln); err != nil {
 				s.log.Error("whoever waits at an address that is no more is not refused", "address", g.Addr().String(), "err", err)
 			}
 		}
@@ -187,7 +188,7 @@ func (s *steered) leave(g *reuseport.Group) {
 }
 
 // forget has a group be none of ours any more, and tells whether it was.
-func (s *steered) forget(g *reuseport.Group) bool {
+func (s *Route) forget(g *reuseport.Group) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i := slices.Index(s.groups, g)
@@ -201,8 +202,8 @@ func (s *steered) forget(g *reuseport.Group) bool {
 	return true
 }
 
-// addresses returns those that the kernel gives clients of to slots.
-func (s *steered) addresses() (all []netip.AddrPort) {
+// Addresses returns those that the kernel gives clients of to slots.
+func (s *Route) Addresses() (all []netip.AddrPort) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, g := range s.groups {

@@ -1,4 +1,4 @@
-package master
+package balancer
 
 import (
 	"fmt"
@@ -106,7 +106,7 @@ func newLine(t testing.TB, slots int) *line {
 		l.mailboxes = append(l.mailboxes, worker)
 		table.Fill(slot, m)
 	}
-	b, err := NewBalancer(DefaultBalancerConfig(), table)
+	b, err := New(DefaultConfig(), table)
 	if err != nil {
 		t.Fatal(err)
 	}

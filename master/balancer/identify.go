@@ -1,4 +1,4 @@
-package master
+package balancer
 
 import (
 	"net/netip"
@@ -12,8 +12,8 @@ import (
 	"github.com/handfast/handfast/master/reexec"
 )
 
-// noSlot stands in the lot for the slot of a client who is not known yet.
-const noSlot = -1
+// NoSlot stands for the slot of a client that is not known yet.
+const NoSlot = -1
 
 // identify finds the clients of a batch, and returns those connections whose client is
 // known. It takes ownership of the others, which wait or are refused.
@@ -51,17 +51,17 @@ func (b *Balancer) parkUnknown(a arrival, why error) {
 	case clientip.ErrGone:
 		fdpass.CloseConnections(a.FD)
 		b.gone.Add(1)
-		b.tell(&a, noSlot, nil, why)
+		b.tell(&a, NoSlot, nil, why)
 	case clientip.ErrSilent, clientip.ErrPartial:
 		if p, err := b.enter(a, b.nowhere(&a), b.half()); err == nil {
 			go b.awaitClient(p)
 		} else if why == clientip.ErrSilent {
-			b.turnAway(a, noSlot, errCrowdedSilent)
+			b.turnAway(a, NoSlot, errCrowdedSilent)
 		} else {
-			b.turnAway(a, noSlot, errCrowded)
+			b.turnAway(a, NoSlot, errCrowded)
 		}
 	default:
-		b.turnAway(a, noSlot, why)
+		b.turnAway(a, NoSlot, why)
 	}
 }
 
@@ -80,7 +80,7 @@ func (b *Balancer) awaitClient(p *parked) {
 	case err == clientip.ErrGone:
 		b.isGone(p, file)
 	case err != nil:
-		b.refuse(p, b.lot, file, noSlot, err)
+		b.refuse(p, b.lot, file, NoSlot, err)
 	case stays:
 		b.awaitSlot(p)
 	}
@@ -115,7 +115,7 @@ func peerOf(fd int) netip.AddrPort {
 func (b *Balancer) isGone(p *parked, file *os.File) {
 	reexec.Lock.RLock()
 	b.gone.Add(1)
-	b.tell(&p.arrival, noSlot, nil, clientip.ErrGone)
+	b.tell(&p.arrival, NoSlot, nil, clientip.ErrGone)
 	b.lot.leave(p)
 	reexec.Lock.RUnlock()
 	end(file)

@@ -1,4 +1,4 @@
-package master
+package kernelroute
 
 import (
 	"time"
@@ -19,13 +19,13 @@ const (
 type closed struct {
 	holder listening.Holder // of its processes, that had one open
 	looks  int              // in a row, in which none had
-	hidden *lease           // of the worker, if its processes must not be looked into
+	hidden *Lease           // of the worker, if its processes must not be looked into
 }
 
 // lookForClosed returns the workers that have closed their listeners while clients wait there, as
 // servers do that have served as many requests as they were told to (uvicorn --limit-max-requests)
 // and finish the last ones. Nobody else tells us of those that know nothing of us.
-func (s *steered) lookForClosed() (links []supervisor.Link) {
+func (s *Route) lookForClosed() (links []supervisor.Link) {
 	if s.handsOff {
 		return nil // others say so
 	}
@@ -46,7 +46,7 @@ func (s *steered) lookForClosed() (links []supervisor.Link) {
 
 // holdsListener tells whether a process of a berth's worker has one of the berth's listeners open, or may
 // have, as far as can be seen.
-func (s *steered) holdsListener(b *berth, link supervisor.Link) bool {
+func (s *Route) holdsListener(b *berth, link supervisor.Link) bool {
 	l := s.leaseOf(link, 0)
 	if l == nil || l.pid == 0 || l == b.closed.hidden || b.closed.holder.Holds() {
 		return true

@@ -1,4 +1,4 @@
-package master
+package balancer
 
 import (
 	"context"
@@ -24,9 +24,9 @@ const (
 	// memory for another connection. Clients wait in the listener's backlog.
 	acceptPause = 50 * time.Millisecond
 
-	// lastGrace is how long, at the end, clients have from their first packet to being
+	// LastGrace is how long, at the end, clients have from their first packet to being
 	// connected, and behind a proxy to their first bytes.
-	lastGrace = 100 * time.Millisecond
+	LastGrace = 100 * time.Millisecond
 
 	// pauseLogInterval is the shortest time between two logged pauses.
 	pauseLogInterval = time.Second
@@ -67,11 +67,11 @@ func newAcceptor(b *Balancer, ln net.Listener) (*acceptor, error) {
 	defer ln.Close() // the file is a duplicate of its descriptor
 	tcp, ok := ln.(*net.TCPListener)
 	if !ok {
-		return nil, fmt.Errorf("master: cannot hand off connections of a %T, only of a *net.TCPListener", ln)
+		return nil, fmt.Errorf("balancer: cannot hand off connections of a %T, only of a *net.TCPListener", ln)
 	}
 	file, err := tcp.File()
 	if err != nil {
-		return nil, fmt.Errorf("master: %w", err)
+		return nil, fmt.Errorf("balancer: %w", err)
 	}
 	a, err := acceptFrom(b, file)
 	if err != nil {
@@ -83,7 +83,7 @@ func newAcceptor(b *Balancer, ln net.Listener) (*acceptor, error) {
 	}
 	if err != nil {
 		file.Close()
-		return nil, fmt.Errorf("master: %w", err)
+		return nil, fmt.Errorf("balancer: %w", err)
 	}
 	return a, nil
 }
@@ -93,7 +93,7 @@ func acceptFrom(b *Balancer, file *os.File) (*acceptor, error) {
 	raw, err := file.SyscallConn()
 	if err != nil {
 		file.Close()
-		return nil, fmt.Errorf("master: %w", err)
+		return nil, fmt.Errorf("balancer: %w", err)
 	}
 	return &acceptor{
 		b:       b,
@@ -119,7 +119,7 @@ func (a *acceptor) run(ctx context.Context) error {
 	filterErr := dropSYNs(a.raw)
 	a.peeks = true // for all that is left, whatever it is: it is not switched on again
 	deferAccept(a.raw, false)
-	grace, cancel := context.WithTimeout(context.Background(), lastGrace)
+	grace, cancel := context.WithTimeout(context.Background(), LastGrace)
 	defer cancel()
 	if err := a.acceptUntil(grace); err != nil {
 		return err
@@ -148,9 +148,9 @@ func (a *acceptor) acceptUntil(ctx context.Context) error {
 			<-over // else it could end the next wait
 			return nil
 		case err != nil:
-			return fmt.Errorf("master: %w", err)
+			return fmt.Errorf("balancer: %w", err)
 		case isFatal(a.err):
-			return fmt.Errorf("master: %w", os.NewSyscallError("accept4", a.err))
+			return fmt.Errorf("balancer: %w", os.NewSyscallError("accept4", a.err))
 		case a.err != nil || a.scarce:
 			a.rest(ctx)
 		}
@@ -197,7 +197,7 @@ func (a *acceptor) yield(n int) bool {
 // takeBacklog accepts what is there. It does not wait for more, only for free
 // descriptors: what is parked gives them back when its patience is over.
 func (a *acceptor) takeBacklog() error {
-	ctx, cancel := context.WithTimeout(context.Background(), a.b.patience()+lingerTimeout+time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), a.b.Patience()+lingerTimeout+time.Second)
 	defer cancel()
 	for more := true; more; {
 		reexec.Lock.RLock()
@@ -205,11 +205,11 @@ func (a *acceptor) takeBacklog() error {
 		a.flush()
 		reexec.Lock.RUnlock()
 		if err != nil {
-			return fmt.Errorf("master: %w", err)
+			return fmt.Errorf("balancer: %w", err)
 		}
 		switch {
 		case isFatal(a.err), a.err != nil && ctx.Err() != nil:
-			return fmt.Errorf("master: backlog: %w", os.NewSyscallError("accept4", a.err))
+			return fmt.Errorf("balancer: backlog: %w", os.NewSyscallError("accept4", a.err))
 		case a.err != nil || a.scarce:
 			a.rest(ctx)
 		}

@@ -1,0 +1,32 @@
+// Package balancer is the master's route: it accepts TCP connections and hands each to the
+// worker that its client belongs to.
+//
+// One connection, file by file:
+//
+//  1. acceptor.go takes what a listener has, up to a batch; shared.go does so where workers
+//     accept from the same listener.
+//  2. identify.go finds each connection's client (package clientip). Those of which too
+//     little has arrived wait, a goroutine each, within --header-timeout.
+//  3. router.go finds each client's slot and groups the batch by slot.
+//  4. table.go says which worker is in a slot; the worker's link (package mailbox)
+//     takes the group over in one message. Most connections are gone here.
+//  5. park.go waits for those whose slot is empty or whose worker is behind: a
+//     goroutine each, within --max-retries tries.
+//  6. refuse.go answers those that waited in vain.
+//
+// Beside it: listen.go opens listeners, handshake.go says when their connections are
+// accepted, sessions.go finds the worker that keeps a session, outcome.go tells what became
+// of a connection, upgrade.go leaves all of it to another program (package reexec).
+//
+// Steps 1 to 4 are the straight line: one goroutine per listener, and nothing is
+// allocated or copied per connection.
+//
+// A Balancer does this over a Table, and whoever manages workers fills the table:
+// package master does it with package supervisor, a program of your own can do it
+// with anything that implements Worker:
+//
+//	table := balancer.NewTable(4)
+//	b, err := balancer.New(balancer.DefaultConfig(), table)
+//	table.Fill(0, worker)
+//	err = b.Serve(ctx, listener)
+package balancer
