@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"slices"
 	"testing"
@@ -12,17 +11,9 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-)
 
-// inode tells open files apart.
-func inode(t testing.TB, fd int) uint64 {
-	t.Helper()
-	var stat unix.Stat_t
-	if err := unix.Fstat(fd, &stat); err != nil {
-		t.Fatal(err)
-	}
-	return stat.Ino
-}
+	"github.com/handfast/handfast/fdpass/fdtest"
+)
 
 // flagsOf returns the flags of a descriptor (FD_CLOEXEC) and of its file.
 func flagsOf(t testing.TB, fd uintptr) (descriptor, file int) {
@@ -39,7 +30,7 @@ func flagsOf(t testing.TB, fd uintptr) (descriptor, file int) {
 // descriptors of the receiver's own that are closed on exec.
 func TestBatches(t *testing.T) {
 	for _, near := range []bool{false, true} {
-		checkLeaks(t)
+		fdtest.NoLeaks(t)
 		ours, theirs := pair(t)
 		fds := sockets(t, MaxBatch)
 		var m Message
@@ -53,7 +44,7 @@ func TestBatches(t *testing.T) {
 				t.Fatalf("batch of %d: received %+v, error %v", n, m, err)
 			}
 			for i, h := range m.Handoffs {
-				if h.Client != sent[i].Client || h.Flags != sent[i].Flags || inode(t, h.FD) != inode(t, fds[i]) || slices.Contains(fds, h.FD) {
+				if h.Client != sent[i].Client || h.Flags != sent[i].Flags || fdtest.Inode(t, h.FD) != fdtest.Inode(t, fds[i]) || slices.Contains(fds, h.FD) {
 					t.Errorf("batch of %d: number %d is %+v, want a copy of %+v", n, i, h, sent[i])
 				}
 				if descriptor, _ := flagsOf(t, uintptr(h.FD)); descriptor&unix.FD_CLOEXEC == 0 {
@@ -74,7 +65,7 @@ func TestBatches(t *testing.T) {
 // TestPair: the worker's end is blocking (doc.go) and reaches no process but by
 // os/exec; ours waits in the poller. A real connection works after its journey.
 func TestPair(t *testing.T) {
-	checkLeaks(t)
+	fdtest.NoLeaks(t)
 	ours, file, err := Pair()
 	if err != nil {
 		t.Fatal(err)
@@ -91,20 +82,9 @@ func TestPair(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer theirs.Close()
-	ln := listen(t)
-	defer ln.Close()
-	client, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	server, err := ln.AcceptTCP()
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw, _ = server.SyscallConn()
-	raw.Control(func(fd uintptr) { err = ours.Send(TypeHandoff, handoffs(int(fd))) })
-	server.Close()
+	client, fd := fdtest.Connection(t)
+	err = ours.Send(TypeHandoff, handoffs(fd))
+	unix.Close(fd)
 	var m Message
 	if err := errors.Join(err, theirs.Receive(&m)); err != nil || len(m.Handoffs) != 1 {
 		t.Fatalf("received %+v, error %v", m, err)
@@ -163,19 +143,19 @@ func TestMalformed(t *testing.T) {
 	} {
 		for _, near := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/near the limit %v", v.name, near), func(t *testing.T) {
-				checkLeaks(t)
+				fdtest.NoLeaks(t)
 				fd, conn := rawPair(t)
 				t.Cleanup(func() { unix.Close(fd) })
 				good := sockets(t, 1)[0]
 				conn.in.near, conn.in.careful = near, near
-				before := openFiles(t)
+				before := len(fdtest.OpenFiles())
 				sendRaw(t, fd, v.body, slices.Repeat([]int{good}, v.fds))
 				sendRaw(t, fd, one, []int{good})
 				var m Message
 				if err := conn.Receive(&m); !errors.Is(err, ErrMalformed) || len(m.Handoffs) != 0 || m.Type != 0 {
 					t.Errorf("received %+v, error %v; want ErrMalformed", m, err)
 				}
-				if after := openFiles(t); after != before {
+				if after := len(fdtest.OpenFiles()); after != before {
 					t.Errorf("%d descriptors are open, %d before", after, before)
 				}
 				wantPorts(t, conn, 65535, 65535)
@@ -203,7 +183,7 @@ func sendRaw(t testing.TB, fd int, body []byte, fds []int) {
 // TestLaterVersion: longer records, unknown flags and unknown types are no errors
 // (doc.go); what to do with an unknown type is the caller's business.
 func TestLaterVersion(t *testing.T) {
-	checkLeaks(t)
+	fdtest.NoLeaks(t)
 	fd, conn := rawPair(t)
 	t.Cleanup(func() { unix.Close(fd) })
 	fds := sockets(t, len(clients))
@@ -221,7 +201,7 @@ func TestLaterVersion(t *testing.T) {
 			t.Fatalf("received %+v, error %v", m, err)
 		}
 		for i, h := range m.Handoffs {
-			if h.Client != clients[i].Client || h.Flags != clients[i].Flags || inode(t, h.FD) != inode(t, fds[i]) {
+			if h.Client != clients[i].Client || h.Flags != clients[i].Flags || fdtest.Inode(t, h.FD) != fdtest.Inode(t, fds[i]) {
 				t.Errorf("record %d is %+v, want %+v", i, h, clients[i])
 			}
 		}
@@ -246,12 +226,12 @@ func fill(t testing.TB, c *Conn, fd int) int {
 // TestFull: a mailbox that nobody empties says so at once, and loses nothing. Send
 // waits for room.
 func TestFull(t *testing.T) {
-	checkLeaks(t)
+	fdtest.NoLeaks(t)
 	ours, theirs := pair(t)
 	fd := sockets(t, 1)[0]
 	n := fill(t, ours, fd)
 	t.Logf("room for %d messages of one connection", n)
-	inode(t, fd) // borrowed, also by the attempt that failed
+	fdtest.Inode(t, fd) // borrowed, also by the attempt that failed
 	sent, waits := make(chan error, 1), make(chan struct{})
 	write := ours.out.write
 	ours.out.write = func(fd uintptr) bool {
@@ -277,7 +257,7 @@ func TestFull(t *testing.T) {
 // TestCloseWrite: what was sent before is received, then end of file, for ever
 // (man 2 shutdown); the way back stays open.
 func TestCloseWrite(t *testing.T) {
-	checkLeaks(t)
+	fdtest.NoLeaks(t)
 	ours, theirs := pair(t)
 	fd := sockets(t, 1)[0]
 	for i := range 3 {
@@ -299,7 +279,7 @@ func TestCloseWrite(t *testing.T) {
 // TestTakeBack: who holds a duplicate of the worker's end receives what the worker
 // did not, also after that has closed its own.
 func TestTakeBack(t *testing.T) {
-	checkLeaks(t)
+	fdtest.NoLeaks(t)
 	ours, theirs := pair(t)
 	worker := duplicate(t, theirs)
 	fd := sockets(t, 1)[0]
@@ -317,7 +297,7 @@ func TestTakeBack(t *testing.T) {
 // is still to receive what was sent before.
 func TestReset(t *testing.T) {
 	for _, near := range []bool{false, true} {
-		checkLeaks(t)
+		fdtest.NoLeaks(t)
 		ours, theirs := pair(t)
 		theirs.in.near, theirs.in.careful = near, near
 		fd := sockets(t, 1)[0]
@@ -348,7 +328,7 @@ func TestPeeked(t *testing.T) {
 		{"reset", func(_ *testing.T, ours, _ *Conn) { ours.Close() }, []int{0, 1}},
 	} {
 		t.Run(v.name, func(t *testing.T) {
-			checkLeaks(t)
+			fdtest.NoLeaks(t)
 			ours, theirs := pair(t)
 			other := duplicate(t, theirs)
 			fd := sockets(t, 1)[0]
@@ -376,7 +356,7 @@ func TestPeeked(t *testing.T) {
 
 // TestClosed: closing our end wakes who waits on it; sending to a closed end fails.
 func TestClosed(t *testing.T) {
-	checkLeaks(t)
+	fdtest.NoLeaks(t)
 	ours, theirs := pair(t)
 	result := make(chan error, 1)
 	go func() { result <- theirs.Receive(new(Message)) }()
@@ -412,7 +392,7 @@ func TestClosed(t *testing.T) {
 // TestReceiveDeadline: as in package net, a deadline ends waiting, and may be
 // moved.
 func TestReceiveDeadline(t *testing.T) {
-	checkLeaks(t)
+	fdtest.NoLeaks(t)
 	ours, theirs := pair(t)
 	result := make(chan error, 1)
 	go func() { result <- theirs.Receive(new(Message)) }()
@@ -433,7 +413,7 @@ func TestReceiveDeadline(t *testing.T) {
 func TestSocketOptions(t *testing.T) {
 	for name, option := range map[string]int{"credentials": unix.SO_PASSCRED, "pidfd": unix.SO_PASSPIDFD, "security label": unix.SO_PASSSEC} {
 		for _, near := range []bool{false, true} {
-			checkLeaks(t)
+			fdtest.NoLeaks(t)
 			ours, theirs := pair(t)
 			theirs.in.near, theirs.in.careful = near, near
 			var err error
@@ -455,7 +435,7 @@ func TestSendAllocates(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")
 	}
-	checkLeaks(t)
+	fdtest.NoLeaks(t)
 	ours, theirs := pair(t)
 	fd := sockets(t, 1)[0]
 	buffer := make([]byte, 4096)

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass/fdtest"
 )
 
 // pairOf returns both ends of a Pair.
@@ -28,7 +30,7 @@ func pairOf(t testing.TB) (ours, theirs *Conn) {
 // TestEars hear a message, and not that one was taken, which a poller that waits for
 // EPOLLOUT on the socket does: man 7 epoll, edge-triggered.
 func TestEars(t *testing.T) {
-	checkLeaks(t)
+	fdtest.NoLeaks(t)
 	ours, theirs := pairOf(t)
 	poller, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
@@ -71,7 +73,7 @@ func TestEars(t *testing.T) {
 // TestPairWaits: Receive on the master's end waits for a message, for the end of file, for its
 // deadline, and until it is closed. Send does not wait.
 func TestPairWaits(t *testing.T) {
-	checkLeaks(t)
+	fdtest.NoLeaks(t)
 	ours, theirs := pairOf(t)
 	result := make(chan error)
 	receive := func() {

@@ -2,47 +2,14 @@ package fdpass
 
 import (
 	"errors"
-	"net"
 	"slices"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
-)
 
-// lingering returns a connection whose last close waits for 6,000 s: it has SO_LINGER and data that
-// its peer does not take. The caller owns it.
-func lingering(t testing.TB) int {
-	t.Helper()
-	ln := listen(t)
-	defer ln.Close()
-	client, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { client.Close() })
-	server, err := ln.AcceptTCP()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Close()
-	raw, err := server.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	fd := -1
-	raw.Control(func(own uintptr) { fd, err = unix.FcntlInt(own, unix.F_DUPFD_CLOEXEC, 0) })
-	if err != nil {
-		t.Fatal(err)
-	}
-	for data := make([]byte, 1<<20); err == nil; {
-		_, err = unix.Write(fd, data)
-	}
-	if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: 6000}); err != nil {
-		t.Fatal(err)
-	}
-	return fd
-}
+	"github.com/handfast/handfast/fdpass/fdtest"
+)
 
 // soon fails the test if f takes longer than what waits for nobody. The others in this process may
 // have the processor meanwhile.
@@ -61,10 +28,10 @@ func soon(t testing.TB, what string, f func()) {
 //
 // Row A5: the last close of such a socket was the master's, and held all locks for 6,000 s.
 func TestForeignCloses(t *testing.T) {
-	checkLeaks(t)
-	soon(t, "CloseConnections", func() { CloseConnections(lingering(t)) })
-	soon(t, "CloseHandoffs", func() { CloseHandoffs([]Handoff{{FD: lingering(t)}}) })
-	soon(t, "Discard", func() { new(Bin).Discard(lingering(t)) })
+	fdtest.NoLeaks(t)
+	soon(t, "CloseConnections", func() { CloseConnections(fdtest.Lingering(t)) })
+	soon(t, "CloseHandoffs", func() { CloseHandoffs([]Handoff{{FD: fdtest.Lingering(t)}}) })
+	soon(t, "Discard", func() { new(Bin).Discard(fdtest.Lingering(t)) })
 }
 
 // TestForeignMessages: a master closes none of the descriptors of a malformed message while somebody
@@ -73,16 +40,16 @@ func TestForeignCloses(t *testing.T) {
 // Row A5.
 func TestForeignMessages(t *testing.T) {
 	for name, make := range map[string]func(t *testing.T) []int{
-		"one": func(t *testing.T) []int { return []int{lingering(t)} },
+		"one": func(t *testing.T) []int { return []int{fdtest.Lingering(t)} },
 		"the last of 253": func(t *testing.T) []int {
-			return append(slices.Repeat([]int{sockets(t, 1)[0]}, maxRights-1), lingering(t))
+			return append(slices.Repeat([]int{sockets(t, 1)[0]}, maxRights-1), fdtest.Lingering(t))
 		},
 		"in a socket's queue": func(t *testing.T) []int {
 			fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 			if err != nil {
 				t.Fatal(err)
 			}
-			inner := lingering(t)
+			inner := fdtest.Lingering(t)
 			sendRaw(t, fds[0], []byte("x"), []int{inner})
 			unix.Close(inner)
 			unix.Close(fds[0])
@@ -90,7 +57,7 @@ func TestForeignMessages(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			checkLeaks(t)
+			fdtest.NoLeaks(t)
 			ours, theirs, err := Pair()
 			if err != nil {
 				t.Fatal(err)
@@ -118,14 +85,14 @@ func TestForeignAtTheLimit(t *testing.T) {
 	if !alone(t) {
 		return
 	}
-	checkLeaks(t)
+	fdtest.NoLeaks(t)
 	ours, theirs, err := Pair()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer ours.Close()
 	defer theirs.Close()
-	last := lingering(t)
+	last := fdtest.Lingering(t)
 	fd := sockets(t, 1)[0]
 	sendRaw(t, int(theirs.Fd()), []byte("hello"), []int{fd, fd, last})
 	unix.Close(last)
@@ -142,7 +109,7 @@ func TestForeignAtTheLimit(t *testing.T) {
 
 // TestBinFull: what one sender sends is bounded, and a full bin becomes empty.
 func TestBinFull(t *testing.T) {
-	checkLeaks(t)
+	fdtest.NoLeaks(t)
 	fd := sockets(t, 1)[0]
 	b := Bin{closing: true} // but nothing is closed
 	for n := 0; n <= maxDiscarded; n++ {

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass/fdtest"
 )
 
 // FuzzReceive: whatever bytes come with however many descriptors, Receive ends with
@@ -22,12 +24,12 @@ func FuzzReceive(f *testing.F) {
 		if len(body) > 64<<10 || fds > 253 {
 			t.Skip("the kernel does not take it")
 		}
-		checkLeaks(t)
+		fdtest.NoLeaks(t)
 		raw, conn := rawPair(t)
 		defer unix.Close(raw)
 		conn.in.near, conn.in.careful = near, near
 		fd := sockets(t, 1)[0]
-		before := openFiles(t)
+		before := len(fdtest.OpenFiles())
 		sendRaw(t, raw, body, slices.Repeat([]int{fd}, int(fds)))
 		var m Message
 		switch err := conn.Receive(&m); {
@@ -44,7 +46,7 @@ func FuzzReceive(f *testing.F) {
 			t.Errorf("%d descriptors with %x are %+v, error %v", fds, body, m, err)
 		}
 		CloseHandoffs(m.Handoffs)
-		if after := openFiles(t); after != before {
+		if after := len(fdtest.OpenFiles()); after != before {
 			t.Errorf("%d descriptors with %x: %d are open, %d before", fds, body, after, before)
 		}
 		sendRaw(t, raw, appendMessage(nil, TypeReturn, numbered(0, 7, 1)), []int{fd})

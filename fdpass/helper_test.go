@@ -2,54 +2,19 @@ package fdpass
 
 import (
 	"errors"
-	"net"
 	"net/netip"
 	"os"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass/fdtest"
+	"github.com/handfast/handfast/fdpass/sock"
 )
 
 // timeout bounds what should be immediate.
-const timeout = 10 * time.Second
-
-// openFiles counts the descriptors of this process.
-func openFiles(t testing.TB) int {
-	t.Helper()
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(entries)
-}
-
-// checkLeaks fails the test if in the end, after the cleanups that follow, more
-// or less descriptors are open than now.
-func checkLeaks(t testing.TB) {
-	t.Helper()
-	ln := listen(t) // Go's poller opens its own with the first socket
-	ln.Close()
-	before := openFiles(t)
-	t.Cleanup(func() {
-		after := openFiles(t)
-		for start := time.Now(); after != before && time.Since(start) < timeout; after = openFiles(t) { // a Bin's
-			time.Sleep(time.Millisecond)
-		}
-		if after != before {
-			t.Errorf("%d descriptors are open, %d before the test", after, before)
-		}
-	})
-}
-
-func listen(t testing.TB) *net.TCPListener {
-	t.Helper()
-	ln, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ln
-}
+const timeout = fdtest.Patience
 
 // sockets opens n descriptors to pass, until the end of the test.
 func sockets(t testing.TB, n int) []int {
@@ -126,17 +91,10 @@ func rawPair(t testing.TB) (fd int, theirs *Conn) {
 // duplicate opens another descriptor of the same end, until the end of the test.
 func duplicate(t testing.TB, c *Conn) *Conn {
 	t.Helper()
-	var dup *Conn
-	var err error
-	c.raw.Control(func(fd uintptr) {
-		var n int
-		if n, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0); err == nil {
-			dup, err = NewConn(os.NewFile(uintptr(n), "duplicate"))
-		}
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	fd, err := sock.Duplicate(c)
+	fdtest.Check(t, err)
+	dup, err := NewConn(os.NewFile(uintptr(fd), "duplicate"))
+	fdtest.Check(t, err)
 	t.Cleanup(func() { dup.Close() })
 	return dup
 }

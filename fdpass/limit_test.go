@@ -9,9 +9,10 @@ import (
 	"runtime"
 	"slices"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass/fdtest"
 )
 
 // A receiver at its limit of open files gets the bytes of a message, not (all of)
@@ -78,7 +79,7 @@ func TestNoFiles(t *testing.T) {
 		return
 	}
 	for _, n := range []uint64{64, 1024} {
-		checkLeaks(t)
+		fdtest.NoLeaks(t)
 		ours, theirs := pair(t)
 		fd := sockets(t, 1)[0]
 		for i := range 3 {
@@ -88,11 +89,11 @@ func TestNoFiles(t *testing.T) {
 		limit(t, theirs, n)
 		held := crowd(t, fd, 19)
 		for i := range 3 {
-			before := openFiles(t)
+			before := len(fdtest.OpenFiles())
 			for range 3 {
 				wantError(t, theirs, ErrNoFiles)
 			}
-			if after := openFiles(t); after != before {
+			if after := len(fdtest.OpenFiles()); after != before {
 				t.Errorf("%d descriptors are open, %d before", after, before)
 			}
 			unix.Close(held[i])
@@ -110,7 +111,7 @@ func TestNoFilesInHoles(t *testing.T) {
 	if !alone(t) {
 		return
 	}
-	checkLeaks(t)
+	fdtest.NoLeaks(t)
 	ours, theirs := pair(t)
 	fd := sockets(t, 1)[0]
 	send(t, ours, TypeHandoff, numbered(fd, 0, 1))
@@ -132,7 +133,7 @@ func TestLost(t *testing.T) {
 	if !alone(t) {
 		return
 	}
-	checkLeaks(t)
+	fdtest.NoLeaks(t)
 	ours, theirs := pair(t)
 	fd := sockets(t, 1)[0]
 	for i, n := range []int{1, 20, 20, 20} {
@@ -156,7 +157,7 @@ func TestMalformedAtTheLimit(t *testing.T) {
 	if !alone(t) {
 		return
 	}
-	checkLeaks(t)
+	fdtest.NoLeaks(t)
 	raw, theirs := rawPair(t)
 	defer unix.Close(raw)
 	fd := sockets(t, 1)[0]
@@ -177,7 +178,7 @@ func TestInFlight(t *testing.T) {
 	if !alone(t) {
 		return
 	}
-	checkLeaks(t)
+	fdtest.NoLeaks(t)
 	ours, theirs := pair(t)
 	fd := sockets(t, 1)[0]
 	dropCapabilities(t)
@@ -190,11 +191,7 @@ func TestInFlight(t *testing.T) {
 		t.Errorf("%d batches of 30 are in flight, error %v; want at most %d, ErrInFlight", n, err, most)
 	}
 	wantPorts(t, theirs, 0, 30*n-1)
-	for start := time.Now(); ours.TrySend(TypeHandoff, numbered(fd, 0, 30)) != nil; { // others may be in flight
-		if time.Since(start) > timeout {
-			t.Fatal("no room")
-		}
-	}
+	fdtest.Eventually(t, "room", func() bool { return ours.TrySend(TypeHandoff, numbered(fd, 0, 30)) == nil }) // others may be in flight
 	wantPorts(t, theirs, 0, 29)
 }
 

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass/fdtest"
 )
 
 // TestGolden pins the bytes that doc.go promises to workers in other languages.
@@ -61,7 +63,7 @@ func TestGolden(t *testing.T) {
 
 // TestReport: the bytes that doc.go promises, and that it arrives.
 func TestReport(t *testing.T) {
-	checkLeaks(t)
+	fdtest.NoLeaks(t)
 	sent := Report{Open: 0x0102030405060708, Accepted: 0x1112131415161718}
 	const want = "0106000100180000" + "00000000" + "0102030405060708" + "1112131415161718" + "00000000"
 	if got := hex.EncodeToString(appendReport(nil, sent)); got != want {
@@ -89,7 +91,7 @@ func TestReport(t *testing.T) {
 
 // TestPing: question and answer carry nothing.
 func TestPing(t *testing.T) {
-	checkLeaks(t)
+	fdtest.NoLeaks(t)
 	master, worker := pair(t)
 	fds := sockets(t, 1)
 	for _, typ := range []Type{TypePing, TypePong} {
@@ -106,7 +108,7 @@ func TestPing(t *testing.T) {
 // TestOnTheWire: the descriptors ride on the message in one SCM_RIGHTS control
 // message (man 7 unix), as many as there are records.
 func TestOnTheWire(t *testing.T) {
-	checkLeaks(t)
+	fdtest.NoLeaks(t)
 	fd, conn := rawPair(t)
 	defer unix.Close(fd)
 	fds := sockets(t, 3)

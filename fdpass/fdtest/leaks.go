@@ -29,7 +29,7 @@ func noLeaks(t testing.TB, patience time.Duration) {
 		var opened, closed, started []string
 		if !pollFor(patience, func() bool {
 			now := OpenFiles()
-			opened, closed, started = missing(now, files), missing(files, now), missing(goroutines(), running)
+			opened, closed, started = missing(now, files), missing(files, now), newcomers(running)
 			return len(opened)+len(closed)+len(started) == 0
 		}) {
 			t.Errorf("files left open: %q\nfiles closed that are others': %q\ngoroutines left running, of %d: %q\n%s",
@@ -38,7 +38,7 @@ func noLeaks(t testing.TB, patience time.Duration) {
 	})
 }
 
-// missing names what is in one answer of OpenFiles or goroutines, and not in the other.
+// missing names what is in one answer of OpenFiles and not in the other.
 func missing(from, in map[int]string) (names []string) {
 	for number, name := range from {
 		if in[number] != name {
@@ -47,6 +47,17 @@ func missing(from, in map[int]string) (names []string) {
 	}
 	slices.Sort(names)
 	return names
+}
+
+// newcomers returns where the goroutines were started that are not among those that ran before.
+func newcomers(before map[int]string) (origins []string) {
+	for number, origin := range goroutines() {
+		// The number tells: no origin is known of one that is running just then.
+		if _, ran := before[number]; !ran {
+			origins = append(origins, origin)
+		}
+	}
+	return origins
 }
 
 // goroutines returns where each goroutine of this process was started, by its number.

@@ -81,3 +81,11 @@ func Lingering(t testing.TB) (fd int) {
 	Linger(t, fd)
 	return fd
 }
+
+// Inode tells sockets apart. It borrows fd, and fails the test if that is not open.
+func Inode(t testing.TB, fd int) uint64 {
+	t.Helper()
+	inode, err := sock.InodeFD(fd)
+	Check(t, err)
+	return inode
+}
