@@ -23,13 +23,3 @@
 //	bundle.Ready() // ends a rehearsal
 //	bundle.Close() // the descriptors that nobody has taken
 package reexec
-
-import "sync"
-
-// Lock is to execve what syscall.ForkLock is to fork: it is held for writing when the program ends,
-// which then happens between any two instructions. So whoever takes something out of the
-// kernel that ends with this program (a connection that was accepted, a message that was
-// received) holds it for reading from before until it is where a Bundle finds it, or is back in
-// the kernel (handed off, answered). It must not be held while waiting, and not twice by the
-// same goroutine, since a writer may be waiting in between.
-var Lock sync.RWMutex

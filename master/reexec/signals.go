@@ -56,23 +56,6 @@ func Notify(signals ...os.Signal) chan os.Signal {
 	return c
 }
 
-// sigaction is the kernel's struct sigaction, with room to spare. The first word is the handler.
-type sigaction [16]uintptr
-
-// ignore has a signal ignored, behind the back of os/signal, until undo.
-func ignore(sig unix.Signal) (undo func()) {
-	const sigIgn = 1
-	now, before := sigaction{sigIgn}, sigaction{}
-	rtSigaction(sig, &now, &before)
-	return func() { rtSigaction(sig, &before, nil) }
-}
-
-// rtSigaction is rt_sigaction(2).
-func rtSigaction(sig unix.Signal, set, old *sigaction) {
-	const maskSize = 8
-	unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(set)), uintptr(unsafe.Pointer(old)), maskSize, 0, 0)
-}
-
 // takePending takes a signal that is blocked and waits, if it does.
 func takePending(sig unix.Signal) bool {
 	set := maskOf([]unix.Signal{sig})

@@ -126,10 +126,9 @@ var unheard = make(chan os.Signal, 1)
 func catchIgnored() {
 	for sig := syscall.Signal(1); sig <= lastSignal; sig++ {
 		switch {
-		case !ignored(sig):
+		case !reexec.Ignored(sig): // signal.Ignored does not know of job control signals
 		case sig >= 32 && sig <= 34:
-			var byDefault sigaction
-			rtSigaction(sig, &byDefault, nil)
+			reexec.ResetSignal(sig)
 		default:
 			signal.Notify(unheard, sig)
 		}
@@ -137,24 +136,6 @@ func catchIgnored() {
 }
 
 const lastSignal = 64
-
-// sigaction is the kernel's struct sigaction, with room to spare. The first word is
-// the handler; zero is the default action.
-type sigaction [16]uintptr
-
-// ignored asks the kernel: signal.Ignored does not know of job control signals.
-func ignored(sig syscall.Signal) bool {
-	var action sigaction
-	rtSigaction(sig, nil, &action)
-	const sigIgn = 1
-	return action[0] == sigIgn
-}
-
-// rtSigaction is rt_sigaction(2).
-func rtSigaction(sig syscall.Signal, set, old *sigaction) {
-	const maskSize = 8
-	unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(set)), uintptr(unsafe.Pointer(old)), maskSize, 0, 0)
-}
 
 // environ is our environment without what is meant for the master alone: the
 // sockets and the notifications of systemd (man 3 sd_listen_fds, sd_notify).
