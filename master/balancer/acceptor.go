@@ -2,12 +2,9 @@ package balancer
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
-	"strconv"
 	"syscall"
 	"time"
 	"unsafe"
@@ -322,23 +319,4 @@ func (a *acceptor) accept(listener uintptr) (fd int, errno syscall.Errno) {
 			uintptr(unsafe.Pointer(&a.peer)), uintptr(unsafe.Pointer(&a.peerLen)), flags, 0, 0)
 	}
 	return int(r), errno
-}
-
-// peerAddress reads a socket address of either family. An IPv4 client of a dual
-// stack listener is an IPv4 client.
-func peerAddress(sa *unix.RawSockaddrInet6) netip.AddrPort {
-	port := binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(&sa.Port))[:])
-	switch sa.Family {
-	case unix.AF_INET:
-		four := (*unix.RawSockaddrInet4)(unsafe.Pointer(sa))
-		return netip.AddrPortFrom(netip.AddrFrom4(four.Addr), port)
-	case unix.AF_INET6:
-		addr := netip.AddrFrom16(sa.Addr).Unmap()
-		if sa.Scope_id != 0 {
-			addr = addr.WithZone(strconv.FormatUint(uint64(sa.Scope_id), 10))
-		}
-		return netip.AddrPortFrom(addr, port)
-	default:
-		return netip.AddrPort{}
-	}
 }

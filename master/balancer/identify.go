@@ -1,19 +1,12 @@
 package balancer
 
 import (
-	"net/netip"
 	"os"
-	"unsafe"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/master/clientip"
 	"github.com/handfast/handfast/master/reexec"
 )
-
-// NoSlot stands for the slot of a client that is not known yet.
-const NoSlot = -1
 
 // identify finds the clients of a batch, and returns those connections whose client is
 // known. It takes ownership of the others, which wait or are refused.
@@ -86,31 +79,6 @@ func (b *Balancer) awaitClient(p *parked) {
 	}
 }
 
-// believe returns a connection that has come back with what is true of it: a worker that gives one back says from whom
-// it is, and could say that of any. Only what a PROXY header has said is the record's alone.
-func (b *Balancer) believe(h fdpass.Handoff) fdpass.Handoff {
-	if !b.cfg.Clients.ProxyProtocol {
-		h.Flags &^= fdpass.FlagProxied
-	}
-	if h.Flags&fdpass.FlagProxied == 0 {
-		if peer := peerOf(h.FD); peer.IsValid() { // else it is gone
-			h.Client = peer
-		}
-	}
-	return h
-}
-
-// peerOf returns a connection's peer; it is invalid when there is none any more.
-func peerOf(fd int) netip.AddrPort {
-	var peer unix.RawSockaddrInet6 // large enough for both families
-	size := uint32(unix.SizeofSockaddrInet6)
-	_, _, errno := unix.RawSyscall(unix.SYS_GETPEERNAME, uintptr(fd), uintptr(unsafe.Pointer(&peer)), uintptr(unsafe.Pointer(&size)))
-	if errno != 0 {
-		return netip.AddrPort{}
-	}
-	return peerAddress(&peer)
-}
-
 // isGone ends a connection that its client has ended.
 func (b *Balancer) isGone(p *parked, file *os.File) {
 	reexec.Lock.RLock()
@@ -147,18 +115,4 @@ func (b *Balancer) hasClient(p *parked, file *os.File, client clientip.Client) (
 		return false, nil
 	}
 	return true, nil
-}
-
-// dup returns a duplicate of a file's descriptor, which the caller owns.
-func dup(file *os.File) (fd int, err error) {
-	raw, err := file.SyscallConn()
-	if err != nil {
-		return -1, err
-	}
-	raw.Control(func(borrowed uintptr) {
-		if fd, err = unix.FcntlInt(borrowed, unix.F_DUPFD_CLOEXEC, 0); err != nil {
-			err = errNoFile
-		}
-	})
-	return fd, err
 }

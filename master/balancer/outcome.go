@@ -5,9 +5,6 @@ import (
 	"net/netip"
 	"slices"
 	"time"
-
-	"github.com/handfast/handfast/fdpass"
-	"github.com/handfast/handfast/master/clientip"
 )
 
 // Outcome is what became of one connection in the master.
@@ -18,29 +15,6 @@ type Outcome struct {
 	Worker Worker         // who has it; nil: it has ended
 	Parked time.Duration  // how long it has waited; 0: not at all
 	Err    error          // why it was refused; clientip.ErrGone: its client had ended it; else nil
-}
-
-// reasons are the words for why a connection has ended, for machines.
-var reasons = map[error]string{
-	errEmpty:                   "slot_empty",
-	errCrowded:                 "too_many_parked",
-	errCrowdedSilent:           "too_many_parked",
-	errGreedy:                  "too_many_of_client",
-	errStopping:                "stopping",
-	errUnwilling:               "worker_unwilling",
-	errNoFile:                  "no_file_descriptor",
-	fdpass.ErrLimit:            "too_many_open",
-	fdpass.ErrFull:             "mailbox_full",
-	fdpass.ErrInFlight:         "too_many_in_flight",
-	fdpass.ErrClosed:           "mailbox_closed",
-	fdpass.ErrNoFiles:          "no_file_descriptor",
-	clientip.ErrSilent:         "no_request",
-	clientip.ErrPartial:        "request_incomplete",
-	clientip.ErrTooLarge:       "request_too_large",
-	clientip.ErrNoProxyHeader:  "no_proxy_header",
-	clientip.ErrBadProxyHeader: "bad_proxy_header",
-	clientip.ErrProxyForbidden: "proxy_not_trusted",
-	clientip.ErrGone:           "client_gone",
 }
 
 // Reason is a word for why the connection has ended; empty when a worker has it.

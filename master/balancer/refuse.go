@@ -1,7 +1,6 @@
 package balancer
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -19,18 +18,6 @@ import (
 const (
 	lingerTimeout = 2 * time.Second
 	lingerBytes   = 256 << 10
-)
-
-// Why connections are refused. For want of a client there are also package
-// clientip's errors, and for want of a worker fdpass.ErrLimit, fdpass.ErrFull and its like.
-var (
-	errEmpty         = errors.New("slot empty")
-	errCrowded       = errors.New("too many parked; the limits are --max-parked and half of the open files (ulimit -n, LimitNOFILE=)")
-	errGreedy        = errors.New("too many parked of this client; the limit is --max-per-client")
-	errCrowdedSilent = fmt.Errorf("no request yet, and %w", errCrowded)
-	errStopping      = errors.New("stopping before the request was complete")
-	errUnwilling     = errors.New("the worker refuses connections (maxConnections, or its limit of open files)")
-	errNoFile        = errors.New("no free file descriptor")
 )
 
 // What refused clients read.

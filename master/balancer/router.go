@@ -2,36 +2,10 @@ package balancer
 
 import (
 	"errors"
-	"time"
 
 	"github.com/handfast/handfast/fdpass"
-	"github.com/handfast/handfast/master/clientip"
 	"github.com/handfast/handfast/master/fdlimit"
 )
-
-// Strategy says where clients belong. It is asked once per connection on the
-// straight line and must be safe for use by several goroutines.
-type Strategy interface {
-	// Slot returns the client's choice of the given rank among slots 0 to
-	// slots-1: rank 0 is where it belongs, ranks up to slots-1 name the other
-	// slots in the order in which they stand in.
-	Slot(client clientip.Client, slots, rank int) int
-}
-
-// ByKey is the Strategy that hashes the client's key.
-type ByKey struct{}
-
-// Slot implements Strategy.
-func (ByKey) Slot(client clientip.Client, slots, rank int) int {
-	return client.Key.Ranked(slots, rank)
-}
-
-// arrival is a connection whose client is known.
-type arrival struct {
-	fdpass.Handoff
-	client clientip.Client
-	parked time.Time // when it had to wait; zero: it had not
-}
 
 // router places a batch of connections: it groups them by slot and delivers each
 // group. It belongs to one goroutine and keeps its buffers.
