@@ -176,13 +176,13 @@ func (c *Config) Retire(addr string) {
 }
 
 // restoreLink makes the link of a worker of the program before.
-func (m *Master) restoreLink(b *reexec.Bundle) func(supervisor.Seat, int, json.RawMessage) (supervisor.Portable, error) {
-	return func(seat supervisor.Seat, pid int, state json.RawMessage) (supervisor.Portable, error) {
-		return m.kernel.LetAgain(pid, func(l *kernelroute.Lease) (supervisor.Portable, error) { return m.restoreOne(b, seat, l, state) })
+func (m *Master) restoreLink(b *reexec.Bundle) func(supervisor.Seat, int, json.RawMessage) (supervisor.Link, error) {
+	return func(seat supervisor.Seat, pid int, state json.RawMessage) (supervisor.Link, error) {
+		return m.kernel.LetAgain(pid, func(l *kernelroute.Lease) (supervisor.Link, error) { return m.restoreOne(b, seat, l, state) })
 	}
 }
 
-func (m *Master) restoreOne(b *reexec.Bundle, seat supervisor.Seat, l *kernelroute.Lease, state json.RawMessage) (supervisor.Portable, error) {
+func (m *Master) restoreOne(b *reexec.Bundle, seat supervisor.Seat, l *kernelroute.Lease, state json.RawMessage) (supervisor.Link, error) {
 	switch m.link {
 	case LinkNative:
 		return mailbox.Restore(b, state, m.wishes, m.balancer.Readmit)

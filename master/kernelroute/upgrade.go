@@ -101,7 +101,7 @@ func (s *Route) Restore(state *Saved) error {
 }
 
 // LetAgain makes the link of a worker of the program before, which has a berth.
-func (s *Route) LetAgain(pid int, restore func(*Lease) (supervisor.Portable, error)) (supervisor.Portable, error) {
+func (s *Route) LetAgain(pid int, restore func(*Lease) (supervisor.Link, error)) (supervisor.Link, error) {
 	if s == nil {
 		return restore(nil)
 	}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -35,7 +34,7 @@ type Config struct {
 	StopTimeout  time.Duration // the same after Stop
 	KillTimeout  time.Duration // from SIGTERM to SIGKILL; 0: at once
 
-	// Watchdog is how long a worker that serves may leave pings unanswered, if its link is a Pinger;
+	// Watchdog is how long a worker that serves may leave pings unanswered (Link.Ping);
 	// then that is told, and with ReplaceHung the worker is killed and replaced. 0: nobody is asked.
 	// The time is counted in quarters, and what is left of the one that has begun is added.
 	Watchdog    time.Duration
@@ -62,9 +61,9 @@ type Config struct {
 	NewOutput func(Seat) (Output, error)
 
 	// Resume has what the program before has left of its supervisor (Save), whose workers go on, and
-	// RestoreLink makes the link of a worker, by its pid, of what Portable.Save returned there. nil: nothing.
+	// RestoreLink makes the link of a worker, by its pid, of what Link.Save returned there. nil: nothing.
 	Resume      *reexec.Bundle
-	RestoreLink func(Seat, int, json.RawMessage) (Portable, error)
+	RestoreLink func(Seat, int, json.RawMessage) (Link, error)
 	// RestoreOutput does the same for what Output.Save returned. nil: what such workers write is lost.
 	RestoreOutput func(seat Seat, pid int, state json.RawMessage) (Output, error)
 
@@ -123,64 +122,6 @@ func (c *Config) checkWorkers(n int) error {
 // started it (the first generation is 1).
 type Seat struct {
 	Slot, Slots, Generation int
-}
-
-// Link connects one worker process with whatever gives it work. The supervisor
-// makes one per process and closes it.
-type Link interface {
-	// Files and Env are what the process inherits: descriptors from 3 up and
-	// variables. The link goes on owning the files.
-	Files() []*os.File
-	Env() []string
-	// Ready is closed when the worker can take work.
-	Ready() <-chan struct{}
-	// Left is closed when the worker takes no more work although its process
-	// lives; Err then tells why. It drains, and its slot gets another.
-	Left() <-chan struct{}
-	Err() error
-	// Drain tells the worker to finish what it has and to exit. It must not wait,
-	// and may be called again.
-	Drain()
-	// Close comes last and once: when the process has ended, was never started,
-	// or hangs although it was killed. It has a goroutine of its own.
-	Close()
-}
-
-// Launcher is a Link that has something to do in the worker's process before the
-// command runs.
-type Launcher interface {
-	Link
-	// Launch returns the command of a program that does it and then becomes command
-	// (execve, so that the process stays the same).
-	Launch(command []string) []string
-	Observer
-}
-
-// Observer is a Link that wants to know its worker's process.
-type Observer interface {
-	Link
-	// Started is called with the process before anything else is asked of the link. It must
-	// not wait.
-	Started(Process)
-}
-
-// Finisher is a Link that can see when its worker has nothing left to finish. A worker that does not
-// exit then by itself is ended.
-type Finisher interface {
-	Link
-	// Finished is closed some time after Drain. It may never be.
-	Finished() <-chan struct{}
-}
-
-// Portable is a Link that the program which takes this one's place can go on with.
-type Portable interface {
-	Link
-	// Save returns what that needs to know, to be written as JSON, and keeps descriptors. The
-	// worker was ready. reexec.Lock is held, and whatever else moves the link must be at rest
-	// while that is.
-	Save(*reexec.Bundle) (any, error)
-	// Resume begins to move a link that was restored.
-	Resume()
 }
 
 // Slots is told which link is in which slot. It is called from Run and must not

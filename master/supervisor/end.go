@@ -79,19 +79,12 @@ func (s *Supervisor) ended(w *worker, exit Exit, rest []int, words string) {
 	s.vacate(w, whyExited(w, e))
 	switch {
 	case len(rest) == 0:
-	case e.Was == Starting, e.Was == Draining && !drainsBySignal(w.link):
+	case e.Was == Starting, e.Was == Draining && !w.link.DrainsGroup():
 		s.terminate(w)
 	case e.Was == Serving || e.Was == Standby:
 		w.enter(Stopping, max(s.cfg.KillTimeout, 1))
 		w.link.Drain()
 	}
-}
-
-// drainsBySignal tells whether a link's Drain signals the whole group. It does for programs that know
-// nothing of us; others are told by their mailbox or channel, which their children do not hear.
-func drainsBySignal(link Link) bool {
-	_, launches := link.(Launcher)
-	return launches
 }
 
 // whyExited says how a worker has ended, and what its link knows of that.

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/handfast/handfast/master/reexec"
 )
 
 // play runs a script in a world where processes, links and time are not real.
@@ -42,7 +44,7 @@ type world struct {
 	s   *Supervisor
 
 	linkErr, startErr error  // why nothing can be started now
-	plain             bool   // links are no more than a Link
+	drainsFirst       bool   // links tell the first process of a group alone to finish
 	words             string // what workers write
 
 	outputs int // that are open
@@ -313,9 +315,6 @@ func (w *world) newLink(seat Seat) (Link, error) {
 	}
 	w.made[seat.Slot]++
 	w.fakes = append(w.fakes, f)
-	if w.plain {
-		return plain{f}, nil
-	}
 	return f, nil
 }
 
@@ -340,10 +339,7 @@ func (w *world) Resize(n int) {
 }
 
 func (w *world) Fill(slot int, link Link) {
-	f, ok := link.(*fake)
-	if !ok {
-		f = link.(plain).Link.(*fake)
-	}
+	f := link.(*fake)
 	w.write("fill %v", f)
 	if f.seat.Slot != slot || f.draining {
 		w.Errorf("slot %d was filled with %v; draining: %v", slot, f, f.draining)
@@ -401,9 +397,6 @@ type fake struct {
 	closed        int // how often its link was closed
 }
 
-// plain hides what a fake can besides.
-type plain struct{ Link }
-
 var errLeft = errors.New("had enough")
 
 func (f *fake) String() string {
@@ -420,7 +413,6 @@ func (f *fake) end(exit Exit) {
 	}
 }
 
-// Finished implements Finisher.
 func (f *fake) Finished() <-chan struct{} { return f.nothing }
 
 func (f *fake) PID() int   { return 1 + slices.Index(f.w.fakes, f) }
@@ -456,10 +448,8 @@ func (f *fake) Signal(sig syscall.Signal) {
 func (f *fake) Files() []*os.File { return []*os.File{os.Stdin} }
 func (f *fake) Env() []string     { return []string{"LINK=" + f.name} }
 
-// Launch implements Launcher.
 func (f *fake) Launch(command []string) []string { return append([]string{"launch"}, command...) }
 
-// Started implements Launcher.
 func (f *fake) Started(p Process) {
 	if p != f {
 		f.w.Errorf("%v is told of another process", f)
@@ -470,12 +460,16 @@ func (f *fake) Ready() <-chan struct{} { return f.readyc }
 func (f *fake) Left() <-chan struct{}  { return f.leftc }
 func (f *fake) Err() error             { return errLeft }
 
-// Ping implements Pinger.
 func (f *fake) Ping() bool {
 	f.w.inOrder()
 	f.pings++
 	return !f.mute
 }
+
+func (f *fake) DrainsGroup() bool { return !f.w.drainsFirst }
+
+func (f *fake) Save(*reexec.Bundle) (any, error) { return nil, ErrNotKept }
+func (f *fake) Resume()                          {}
 
 func (f *fake) Drain() {
 	if !f.draining {

@@ -424,7 +424,7 @@ func TestProbationAcrossAnUpgrade(t *testing.T) {
 			cfg := DefaultConfig()
 			cfg.Command, cfg.Workers, cfg.Resume, cfg.Slots = []string{"true"}, 1, b, slots
 			cfg.NewLink = func(Seat) (Link, error) { return nil, syscall.EMFILE }
-			cfg.RestoreLink = func(_ Seat, _ int, text json.RawMessage) (Portable, error) {
+			cfg.RestoreLink = func(_ Seat, _ int, text json.RawMessage) (Link, error) {
 				k := kept{drained: make(chan struct{}), once: new(sync.Once)}
 				err := json.Unmarshal(text, &k.name)
 				links[k.name] = k

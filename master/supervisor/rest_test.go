@@ -81,7 +81,7 @@ func TestRestOfAWorkerThatDrains(t *testing.T) {
 // Links that do not signal the group have told the first process alone: the others hear of it now.
 func TestRestOfAWorkerThatDrainsAlone(t *testing.T) {
 	play(t, func(w *world) {
-		w.plain = true
+		w.drainsFirst = true
 		w.serve(1)
 		r := w.reload()
 		w.ready("0b")

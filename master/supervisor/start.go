@@ -26,10 +26,8 @@ func (s *Supervisor) spawn(sl *slot, generation int) error {
 		s.emit(Event{Kind: WorkerStartFailed, Seat: seat, Err: err})
 		return err
 	}
-	command := seat.expand(s.cfg.Command)
-	if launcher, ok := w.link.(Launcher); ok {
-		command = launcher.Launch(command)
-	} else if _, ok := s.cfg.Setting.path(); ok { // which package os/exec knows nothing of
+	command := w.link.Launch(seat.expand(s.cfg.Command))
+	if _, ok := s.cfg.Setting.path(); ok { // which package os/exec knows nothing of
 		if path, err := s.cfg.Setting.Find(command[0]); err == nil {
 			command[0] = path
 		}
@@ -52,9 +50,7 @@ func (s *Supervisor) spawn(sl *slot, generation int) error {
 		return err
 	}
 	w.output.Started(w.process.PID())
-	if observer, ok := w.link.(Observer); ok {
-		observer.Started(w.process)
-	}
+	w.link.Started(w.process)
 	s.workers[w] = struct{}{}
 	sl.next = w
 	w.started = time.Now()

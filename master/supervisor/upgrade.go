@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/handfast/handfast/master/reexec"
@@ -116,11 +115,7 @@ func (s *Supervisor) Save(b *reexec.Bundle, forGood bool) error {
 			Since:   w.since, Started: w.started, ReadyAt: w.readyAt, Deadline: w.deadline,
 		}
 		if !w.readyAt.IsZero() {
-			link, ok := w.link.(Portable)
-			if !ok {
-				return fmt.Errorf("supervisor: workers of this kind of link cannot be kept; use reload, or stop and start")
-			}
-			text, err := link.Save(b)
+			text, err := w.link.Save(b)
 			if err != nil {
 				return err
 			}
@@ -196,9 +191,7 @@ func (s *Supervisor) restoreWorker(entry savedWorker) (err error) {
 		if w.link, err = s.cfg.RestoreLink(entry.Seat, entry.PID, entry.Link); err != nil {
 			return err
 		}
-		if observer, ok := w.link.(Observer); ok {
-			observer.Started(w.process)
-		}
+		w.link.Started(w.process)
 	}
 	switch {
 	case entry.Removed || entry.Slot < 0 || entry.Slot >= len(s.slots):
@@ -220,9 +213,7 @@ func (s *Supervisor) restoreWorker(entry savedWorker) (err error) {
 func (s *Supervisor) resume() {
 	s.cfg.Slots.Resize(s.published)
 	for w := range s.workers {
-		if link, ok := w.link.(Portable); ok {
-			link.Resume()
-		}
+		w.link.Resume()
 		w.output.Resume()
 		if w.state == Serving {
 			s.watchOver(w)
@@ -241,14 +232,3 @@ func (s *Supervisor) resume() {
 		s.scale(func(int) int { return s.scaleTo })
 	}
 }
-
-// noLink is that of a worker that was never ready and will not be.
-type noLink struct{}
-
-func (noLink) Files() []*os.File      { return nil }
-func (noLink) Env() []string          { return nil }
-func (noLink) Ready() <-chan struct{} { return nil }
-func (noLink) Left() <-chan struct{}  { return nil }
-func (noLink) Err() error             { return nil }
-func (noLink) Drain()                 {}
-func (noLink) Close()                 {}

@@ -42,7 +42,7 @@ func (s *Supervisor) reap(w *worker) {
 	if s.post(func() { s.ended(w, exit, first, words) }) && len(rest) == 0 {
 		return
 	}
-	for finished := w.finishes(); len(rest) > 0; {
+	for finished := w.link.Finished(); len(rest) > 0; {
 		select {
 		case <-finished:
 			finished = nil
@@ -59,21 +59,13 @@ func (s *Supervisor) reap(w *worker) {
 	}
 }
 
-// finishes returns what is closed when it has nothing left; nil if its link cannot see that.
-func (w *worker) finishes() <-chan struct{} {
-	if f, ok := w.link.(Finisher); ok {
-		return f.Finished()
-	}
-	return nil
-}
-
 // watch passes on what the link reports, and that the worker is ready when it has also passed
 // the probe.
 func (s *Supervisor) watch(w *worker, ready <-chan struct{}, probed chan struct{}) {
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.ReadyTimeout)
 	defer cancel()
 	left, leaves := w.link.Left(), (<-chan time.Time)(nil)
-	finished := w.finishes()
+	finished := w.link.Finished()
 	for probed != nil || left != nil || leaves != nil || finished != nil {
 		select {
 		case <-ready:

@@ -5,21 +5,12 @@ import (
 	"time"
 )
 
-// Pinger is a Link that can ask its worker whether it still takes work.
-type Pinger interface {
-	Link
-	// Ping asks, unless an answer is outstanding, and tells whether there was a sign of the worker
-	// since the last time, or since it was ready. It is true for a worker that cannot
-	// answer. It must not wait.
-	Ping() (alive bool)
-}
-
 // beats is how many pings a worker that serves is asked in the time of the watchdog.
 const beats = 4
 
 // watchOver begins to ask a worker that serves now, if it is to be.
 func (s *Supervisor) watchOver(w *worker) {
-	if _, ok := w.link.(Pinger); ok && s.cfg.Watchdog > 0 {
+	if s.cfg.Watchdog > 0 {
 		w.heard = time.Now()
 		w.beat = w.heard.Add(s.cfg.Watchdog / beats)
 	}
@@ -33,7 +24,7 @@ func (s *Supervisor) watchOver(w *worker) {
 func (s *Supervisor) ask(w *worker) {
 	now := time.Now()
 	w.beat = now.Add(s.cfg.Watchdog / beats)
-	if w.link.(Pinger).Ping() {
+	if w.link.Ping() {
 		w.heard = now
 		if w.missed >= beats {
 			w.shown = nil

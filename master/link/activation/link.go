@@ -36,7 +36,7 @@ const name = "handfast"
 // firstListener is the number of the first (SD_LISTEN_FDS_START).
 const firstListener = 3
 
-// Link is the master's side of one worker. It implements supervisor.Launcher. One goroutine
+// Link is the master's side of one worker. It implements supervisor.Link. One goroutine
 // looks whether the worker is ready; Close ends it.
 type Link struct {
 	*launch.Drainer
@@ -149,6 +149,9 @@ func (l *Link) Env() []string { return l.env }
 
 // Ready is closed when processes of the worker wait for connections on every listener, or have accepted some.
 func (l *Link) Ready() <-chan struct{} { return l.ready }
+
+// Ping implements supervisor.Link: a program that knows nothing of us cannot answer.
+func (l *Link) Ping() bool { return true }
 
 // Left is closed when the listeners could not be passed. Err tells why.
 func (l *Link) Left() <-chan struct{} { return l.left }

@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-var _ supervisor.Launcher = (*Link)(nil)
+var _ supervisor.Link = (*Link)(nil)
 
 const wsgiText = `
 def app(environ, start):

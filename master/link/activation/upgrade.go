@@ -12,7 +12,7 @@ type saved struct {
 	Told bool // it was told to finish
 }
 
-// Save implements supervisor.Portable.
+// Save implements supervisor.Link.
 func (l *Link) Save(*reexec.Bundle) (any, error) { return saved{l.Told()}, nil }
 
 // Restore makes a link of what Save returned in the program before.
@@ -29,5 +29,5 @@ func Restore(cfg Config, state json.RawMessage) (*Link, error) {
 	return l, nil
 }
 
-// Resume implements supervisor.Portable.
+// Resume implements supervisor.Link.
 func (l *Link) Resume() {}

@@ -6,7 +6,7 @@
 // that pid, process group and parent stay what they are:
 //
 //  1. The master opens a Control and starts Control.Command with Control.Files as
-//     descriptors 3 and up (what supervisor.Launcher and supervisor.Link ask for).
+//     descriptors 3 and up (what supervisor.Link asks for).
 //  2. In the child, Main sees that it is a launch. Activate: it puts the listeners that
 //     the Control has sent at descriptors 3 and up, and LISTEN_PID into the environment.
 //     Trap and Inject: it installs a seccomp filter on its thread, and sends the descriptor on

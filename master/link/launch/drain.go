@@ -102,8 +102,11 @@ func (d *Drainer) Drain() {
 }
 
 // Finished is closed when a worker that is told nothing (NoSignal) has no connection left after
-// Drain. It implements supervisor.Finisher.
+// Drain.
 func (d *Drainer) Finished() <-chan struct{} { return d.finished }
+
+// DrainsGroup is true: a signal reaches the whole process group.
+func (d *Drainer) DrainsGroup() bool { return true }
 
 // End ends what Drain has begun. Call it once.
 func (d *Drainer) End() {

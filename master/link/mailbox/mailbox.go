@@ -18,6 +18,7 @@ import (
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/master/fdlimit"
 	"github.com/handfast/handfast/master/reexec"
+	"github.com/handfast/handfast/master/supervisor"
 )
 
 // Reasons why a worker takes no more connections although its process lives.
@@ -33,7 +34,7 @@ var (
 const firstInherited = 3
 
 // Mailbox is the master's side of one worker's mailbox. It implements
-// supervisor.Link, supervisor.Pinger and balancer.Copier.
+// supervisor.Link and balancer.Copier.
 //
 // It owns both ends of the socketpair: the worker inherits a copy of its end,
 // and ours is how we take back what a dead worker did not receive. One goroutine
@@ -110,6 +111,18 @@ func newMailbox(ours, theirs *fdpass.Conn, file *os.File, wishes Wishes, readmit
 	m.rescue = time.AfterFunc(never, m.takeBack)
 	return m
 }
+
+// Launch returns the command as it is: the worker needs no preparation.
+func (m *Mailbox) Launch(command []string) []string { return command }
+
+// Started implements supervisor.Link. Which process the worker is makes no difference.
+func (m *Mailbox) Started(supervisor.Process) {}
+
+// DrainsGroup implements supervisor.Link: who has the mailbox is told, their children are not.
+func (m *Mailbox) DrainsGroup() bool { return false }
+
+// Finished implements supervisor.Link: a worker exits by itself when it has finished.
+func (m *Mailbox) Finished() <-chan struct{} { return nil }
 
 // Files returns what the worker inherits as descriptors 3 and up. The mailbox
 // goes on owning it.

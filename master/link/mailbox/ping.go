@@ -5,7 +5,7 @@ import "github.com/handfast/handfast/fdpass"
 // Answers tells whether the worker is ready and answers pings.
 func (m *Mailbox) Answers() bool { return m.isSettled() && m.answers }
 
-// Ping implements supervisor.Pinger: it asks the worker whether it still takes connections,
+// Ping implements supervisor.Link: it asks the worker whether it still takes connections,
 // unless it owes an answer, and tells whether there was a sign of that since the last time. It
 // is true for a worker that does not answer pings. It does not wait. It belongs to one
 // goroutine; call it only after Ready is closed.

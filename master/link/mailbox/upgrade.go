@@ -23,7 +23,7 @@ type saved struct {
 	Owes           bool  // an answer
 }
 
-// Save implements supervisor.Portable. The worker has said that it is ready.
+// Save implements supervisor.Link. The worker has said that it is ready.
 func (m *Mailbox) Save(b *reexec.Bundle) (any, error) {
 	s := saved{
 		Ours:    b.KeepFile(m.ours),
@@ -86,7 +86,7 @@ func Restore(b *reexec.Bundle, state json.RawMessage, wishes Wishes, readmit fun
 	return m, nil
 }
 
-// Resume implements supervisor.Portable.
+// Resume implements supervisor.Link.
 func (m *Mailbox) Resume() {
 	go m.listen()
 	if m.leftErr != nil {

@@ -11,8 +11,11 @@ import (
 // database, and run its handlers.
 const exitDelay = time.Second
 
-// Started implements supervisor.Observer: it says which process the worker is.
+// Started says which process the worker is.
 func (l *Link) Started(p supervisor.Process) { l.process = p }
+
+// DrainsGroup implements supervisor.Link: who has the channel is told, their children are not.
+func (l *Link) DrainsGroup() bool { return false }
 
 // Finished is closed when the worker was told to finish, has disconnected its channel, which it does
 // when its servers are closed, has no connection left, and has not exited: a timer or a database

@@ -55,8 +55,8 @@ type hungUp struct{}
 func (hungUp) Error() string { return "nodeipc: the worker closed its channel" }
 func (hungUp) Unwrap() error { return io.EOF }
 
-// Link is the master's side of one worker's channel. It implements supervisor.Portable, Observer and
-// Finisher, and balancer.Worker. One goroutine hears the worker, one sends what there was no room for,
+// Link is the master's side of one worker's channel. It implements supervisor.Link and
+// balancer.Worker. One goroutine hears the worker, one sends what there was no room for,
 // and from Drain on one waits until the worker has finished; Close ends them.
 type Link struct {
 	primary *Primary
@@ -175,6 +175,12 @@ func (l *Link) turn(f func()) {
 
 // after calls f after a while, in a turn. What it is to do must show in the link, for Resume.
 func (l *Link) after(d time.Duration, f func()) { time.AfterFunc(d, func() { l.turn(f) }) }
+
+// Launch returns the command as it is: Node looks for its channel by itself.
+func (l *Link) Launch(command []string) []string { return command }
+
+// Ping implements supervisor.Link: Node does not say whether a program still takes connections.
+func (l *Link) Ping() bool { return true }
 
 // Files returns the worker's end of the channel.
 func (l *Link) Files() []*os.File { return []*os.File{l.theirs} }

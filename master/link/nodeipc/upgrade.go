@@ -134,7 +134,7 @@ type savedSent struct {
 	Taken, Cluster bool
 }
 
-// Save implements supervisor.Portable.
+// Save implements supervisor.Link.
 func (l *Link) Save(b *reexec.Bundle) (any, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -342,7 +342,7 @@ func (l *Link) restoreSent(b *reexec.Bundle, entries []savedSent) (all []sent, e
 	return all, nil
 }
 
-// Resume implements supervisor.Portable. One that waits for the end of its sessions to leave is to
+// Resume implements supervisor.Link. One that waits for the end of its sessions to leave is to
 // be drained again.
 func (l *Link) Resume() {
 	l.mu.Lock()

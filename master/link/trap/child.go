@@ -68,6 +68,9 @@ func (l *child) Env() []string { return nil }
 // the slot, if that has some.
 func (l *child) Ready() <-chan struct{} { return l.ready }
 
+// Ping implements supervisor.Link: a program that knows nothing of us cannot answer.
+func (l *child) Ping() bool { return true }
+
 // Left is closed when the worker cannot be given what it asks for. Err tells why: an
 // *launch.Error if the filter could not be installed.
 func (l *child) Left() <-chan struct{} { return l.left }

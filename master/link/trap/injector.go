@@ -16,6 +16,7 @@ import (
 	"github.com/handfast/handfast/master/link/launch"
 	"github.com/handfast/handfast/master/link/listening"
 	"github.com/handfast/handfast/master/reexec"
+	"github.com/handfast/handfast/master/supervisor"
 )
 
 const (
@@ -47,7 +48,7 @@ type InjectorConfig struct {
 }
 
 // Injector is the master's side of one worker that is handed connections in answer to its calls
-// of accept. It implements supervisor.Launcher and balancer.Worker. Two goroutines run for it, one
+// of accept. It implements supervisor.Link and balancer.Worker. Two goroutines run for it, one
 // that answers the filter and one that looks whether the worker is ready; Close ends both.
 type Injector struct {
 	child
@@ -135,6 +136,12 @@ func (l *Injector) Close() {
 	}
 	l.giveBack() // run may have had one in its hands
 }
+
+// Save implements supervisor.Link: who waits in accept would wait for ever.
+func (l *Injector) Save(*reexec.Bundle) (any, error) { return nil, supervisor.ErrNotKept }
+
+// Resume implements supervisor.Link: see Save.
+func (l *Injector) Resume() {}
 
 // leave ends the flow before it says so.
 func (l *Injector) leave(err error) {

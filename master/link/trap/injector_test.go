@@ -22,7 +22,7 @@ import (
 	"github.com/handfast/handfast/master/supervisor"
 )
 
-var _ supervisor.Launcher = (*Injector)(nil)
+var _ supervisor.Link = (*Injector)(nil)
 
 // injecting is an actor that is handed connections, and the clients' side of them.
 type injecting struct {

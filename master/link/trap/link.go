@@ -32,7 +32,7 @@ type Config struct {
 	Logger hclog.Logger // nil: none
 }
 
-// Link is the master's side of one worker. It implements supervisor.Launcher. Two goroutines run
+// Link is the master's side of one worker. It implements supervisor.Link. Two goroutines run
 // for it, one that answers the filter and one that looks whether the worker is ready; Close
 // ends both.
 type Link struct {

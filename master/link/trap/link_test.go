@@ -23,7 +23,7 @@ import (
 	"github.com/handfast/handfast/master/supervisor"
 )
 
-var _ supervisor.Launcher = (*Link)(nil)
+var _ supervisor.Link = (*Link)(nil)
 
 // actorText is a worker that does what it is told, line by line, and answers each with the value or
 // the error.
@@ -65,7 +65,7 @@ func act(t *testing.T, cfg Config, port int) *acting {
 }
 
 // stageActor starts an actor under a link of any kind.
-func stageActor(t *testing.T, l supervisor.Launcher, child *child, goroutines, port int) *actor {
+func stageActor(t *testing.T, l supervisor.Link, child *child, goroutines, port int) *actor {
 	t.Helper()
 	command := l.Launch([]string{python(t), "-c", actorText, fmt.Sprint(port)})
 	cmd := exec.Command(command[0], command[1:]...)

@@ -16,7 +16,7 @@ type saved struct {
 	Told  bool             // it was told to finish
 }
 
-// Save implements supervisor.Portable. Who waits for an answer of the filter goes on waiting.
+// Save implements supervisor.Link. Who waits for an answer of the filter goes on waiting.
 func (l *Link) Save(b *reexec.Bundle) (any, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -60,5 +60,5 @@ func Restore(b *reexec.Bundle, cfg Config, state json.RawMessage) (*Link, error)
 	return l, nil
 }
 
-// Resume implements supervisor.Portable.
+// Resume implements supervisor.Link.
 func (l *Link) Resume() { l.done.Go(l.answer) }
