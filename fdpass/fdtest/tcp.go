@@ -2,6 +2,7 @@ package fdtest
 
 import (
 	"net"
+	"syscall"
 	"testing"
 	"time"
 
@@ -53,9 +54,15 @@ func Connection(t testing.TB) (client *net.TCPConn, fd int) {
 	t.Helper()
 	client, server := TCPPair(t)
 	defer server.Close()
-	fd, err := sock.Duplicate(server)
+	return client, Duplicate(t, server)
+}
+
+// Duplicate returns another descriptor of a socket or file, which the caller owns.
+func Duplicate(t testing.TB, c syscall.Conn) (fd int) {
+	t.Helper()
+	fd, err := sock.Duplicate(c)
 	Check(t, err)
-	return client, fd
+	return fd
 }
 
 // Linger makes the last close of a TCP connection wait for 6,000 s: it has SO_LINGER (man 7 socket) and more data than

@@ -40,6 +40,16 @@ func Closed[T any](t testing.TB, what string, c <-chan T) {
 	Receive(t, what, c)
 }
 
+// IsClosed tells whether a channel is closed, or has brought something, which it takes.
+func IsClosed[T any](c <-chan T) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
 // Receive waits for what a channel brings, and fails the test if that takes longer than Patience.
 func Receive[T any](t testing.TB, what string, c <-chan T) (v T) {
 	t.Helper()

@@ -5,119 +5,31 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"slices"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/fdtest"
 )
 
 // timeout bounds what should be immediate.
-const timeout = 10 * time.Second
-
-// eventually polls until ok, and fails the test if that takes too long.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for start := time.Now(); !ok(); runtime.Gosched() {
-		if time.Since(start) > timeout {
-			t.Fatalf("%s: not within %v", what, timeout)
-		}
-	}
-}
-
-// closed waits until a channel is closed.
-func closed(t testing.TB, what string, c <-chan struct{}) {
-	t.Helper()
-	select {
-	case <-c:
-	case <-time.After(timeout):
-		t.Fatalf("%s: not within %v", what, timeout)
-	}
-}
-
-func isClosed(c <-chan struct{}) bool {
-	select {
-	case <-c:
-		return true
-	default:
-		return false
-	}
-}
-
-// checkLeaks fails the test if in the end, after the cleanups that follow, more
-// descriptors are open or goroutines run than now.
-func checkLeaks(t testing.TB) {
-	t.Helper()
-	ln := listen(t) // Go's poller opens its own descriptors with the first socket
-	ln.Close()
-	files, goroutines := openFiles(t), runtime.NumGoroutine()
-	t.Cleanup(func() {
-		eventually(t, "end of descriptors", func() bool { return openFiles(t) == files })
-		eventually(t, "end of goroutines", func() bool { return runtime.NumGoroutine() <= goroutines })
-	})
-}
-
-func openFiles(t testing.TB) int {
-	t.Helper()
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(entries)
-}
-
-func listen(t testing.TB) *net.TCPListener {
-	t.Helper()
-	ln, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ln
-}
+const timeout = fdtest.Patience
 
 // connect makes n connections. The caller owns the descriptors of the servers'
 // ends; the clients' ends are closed when the test ends.
 func connect(t testing.TB, n int) (hs []fdpass.Handoff, clients []net.Conn) {
 	t.Helper()
-	ln := listen(t)
-	defer ln.Close()
 	for range n {
-		client, err := net.Dial("tcp", ln.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { client.Close() })
-		server, err := ln.AcceptTCP()
-		if err != nil {
-			t.Fatal(err)
-		}
-		fd := duplicate(t, server)
-		server.Close()
+		client, fd := fdtest.Connection(t)
 		addr := client.LocalAddr().(*net.TCPAddr).AddrPort()
 		hs = append(hs, fdpass.Handoff{FD: fd, Client: netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())})
 		clients = append(clients, client)
 	}
 	return hs, clients
-}
-
-// duplicate returns a duplicate of a descriptor, which the caller owns.
-func duplicate(t testing.TB, c syscall.Conn) int {
-	t.Helper()
-	raw, err := c.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dup := -1
-	raw.Control(func(fd uintptr) { dup, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) })
-	if err != nil {
-		t.Fatal(err)
-	}
-	return dup
 }
 
 // isOpen tells whether a number is that of an open descriptor.
@@ -155,7 +67,7 @@ func clientsOf(hs []fdpass.Handoff) []netip.AddrPort {
 // want waits until exactly these connections were readmitted, in this order.
 func (r *returned) want(t testing.TB, hs []fdpass.Handoff) {
 	t.Helper()
-	eventually(t, "readmission", func() bool { return len(r.clients()) >= len(hs) })
+	fdtest.Eventually(t, "readmission", func() bool { return len(r.clients()) >= len(hs) })
 	if got, want := r.clients(), clientsOf(hs); !slices.Equal(got, want) {
 		t.Errorf("readmitted: %v\nwant: %v", got, want)
 	}
@@ -165,7 +77,7 @@ func (r *returned) want(t testing.TB, hs []fdpass.Handoff) {
 // Both are closed when the test ends.
 func open(t testing.TB) (*Mailbox, *worker, *returned) {
 	t.Helper()
-	checkLeaks(t)
+	fdtest.NoLeaks(t)
 	return openWith(t, nil, Wishes{})
 }
 
@@ -177,7 +89,7 @@ func openWith(t testing.TB, listeners []fdpass.Handoff, wishes Wishes) (*Mailbox
 	if err != nil {
 		t.Fatal(err)
 	}
-	fd := duplicate(t, m.Files()[0])
+	fd := fdtest.Duplicate(t, m.Files()[0])
 	// As worker.Listen does, to wait in the poller. It concerns the master, too:
 	// the flag is not the descriptor's but the socket's.
 	if err := unix.SetNonblock(fd, true); err != nil {

@@ -9,16 +9,17 @@ import (
 	"testing"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/fdtest"
 )
 
 // limited is open for a worker that may have so many connections, and knows how to report.
 func limited(t testing.TB, most int) (*Mailbox, *worker) {
 	t.Helper()
-	checkLeaks(t)
+	fdtest.NoLeaks(t)
 	m, w, _ := openWith(t, nil, Wishes{MaxConnections: most})
 	w.report(0, 0)
 	w.say(fdpass.TypeReady)
-	closed(t, "ready", m.Ready())
+	fdtest.Closed(t, "ready", m.Ready())
 	return m, w
 }
 
@@ -57,10 +58,10 @@ func TestLimit(t *testing.T) {
 	hand(t, m, w, 1, 0)
 	w.report(100, 100)
 	w.report(97, 100) // 3 are closed
-	eventually(t, "report", func() bool { r, _ := m.Report(); return r.Open == 97 })
+	fdtest.Eventually(t, "report", func() bool { r, _ := m.Report(); return r.Open == 97 })
 	hand(t, m, w, 10, 3)
 	w.report(0, 90) // it has not accepted all yet
-	eventually(t, "report", func() bool { r, _ := m.Report(); return r.Accepted == 90 })
+	fdtest.Eventually(t, "report", func() bool { r, _ := m.Report(); return r.Accepted == 90 })
 	hand(t, m, w, 100, 87)
 }
 
@@ -110,12 +111,12 @@ func TestLimitFull(t *testing.T) {
 // TestNoLimit: a worker that has not reported before it was ready is held to nothing, and reports
 // that cannot be true harm nobody.
 func TestNoLimit(t *testing.T) {
-	checkLeaks(t)
+	fdtest.NoLeaks(t)
 	m, w, _ := openWith(t, nil, Wishes{MaxConnections: 2})
 	w.say(fdpass.TypeReady)
-	closed(t, "ready", m.Ready())
+	fdtest.Closed(t, "ready", m.Ready())
 	w.report(0, 0)
-	eventually(t, "report", func() bool { _, ok := m.Report(); return ok })
+	fdtest.Eventually(t, "report", func() bool { _, ok := m.Report(); return ok })
 	if m.MaxConnections() != 0 {
 		t.Errorf("limit %d", m.MaxConnections())
 	}
@@ -126,7 +127,7 @@ func TestLimitNonsense(t *testing.T) {
 	for _, r := range []fdpass.Report{{Open: 5}, {Open: math.MaxUint64, Accepted: 1}, {Accepted: math.MaxUint64}} {
 		m, w := limited(t, 3)
 		w.report(r.Open, r.Accepted)
-		eventually(t, "report", func() bool { got, _ := m.Report(); return got == r })
+		fdtest.Eventually(t, "report", func() bool { got, _ := m.Report(); return got == r })
 		hand(t, m, w, 3, 3)
 		m.Close()
 	}

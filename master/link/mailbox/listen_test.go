@@ -8,15 +8,16 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/fdtest"
 )
 
 // offer makes a listener, and how it is offered. The test goes on owning both.
 func offer(t *testing.T) (*net.TCPListener, []fdpass.Handoff) {
 	t.Helper()
-	checkLeaks(t)
-	ln := listen(t)
-	fd := duplicate(t, ln)
-	t.Cleanup(func() { ln.Close(); unix.Close(fd) })
+	fdtest.NoLeaks(t)
+	ln := fdtest.Listen(t)
+	fd := fdtest.Duplicate(t, ln)
+	t.Cleanup(func() { unix.Close(fd) })
 	return ln, []fdpass.Handoff{{FD: fd, Client: ln.Addr().(*net.TCPAddr).AddrPort()}}
 }
 
@@ -34,7 +35,7 @@ func TestListen(t *testing.T) {
 	}
 	defer fdpass.CloseHandoffs(got.Handoffs)
 	w.say(fdpass.TypeListen)
-	closed(t, "ready", m.Ready())
+	fdtest.Closed(t, "ready", m.Ready())
 	if !m.Accepts(offered[0].Client) {
 		t.Error("it does not listen")
 	}
@@ -43,7 +44,7 @@ func TestListen(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	eventually(t, "accepts from it", func() bool {
+	fdtest.Eventually(t, "accepts from it", func() bool {
 		fd, _, err := unix.Accept4(got.Handoffs[0].FD, unix.SOCK_CLOEXEC)
 		if err == nil {
 			unix.Close(fd)
@@ -61,7 +62,7 @@ func TestListenNot(t *testing.T) {
 	_, offered := offer(t)
 	m, w, _ := openWith(t, offered, Wishes{})
 	w.say(fdpass.TypeReady)
-	closed(t, "ready", m.Ready())
+	fdtest.Closed(t, "ready", m.Ready())
 	w.say(fdpass.TypeListen) // too late to matter
 	if m.Accepts(offered[0].Client) {
 		t.Error("it listens")
@@ -72,9 +73,9 @@ func TestListenNot(t *testing.T) {
 func TestListenUnasked(t *testing.T) {
 	m, w, _ := open(t)
 	w.say(fdpass.TypeListen)
-	closed(t, "left", m.Left())
-	if !errors.Is(m.Err(), fdpass.ErrMalformed) || isClosed(m.Ready()) {
-		t.Errorf("ready %v, %v", isClosed(m.Ready()), m.Err())
+	fdtest.Closed(t, "left", m.Left())
+	if !errors.Is(m.Err(), fdpass.ErrMalformed) || fdtest.IsClosed(m.Ready()) {
+		t.Errorf("ready %v, %v", fdtest.IsClosed(m.Ready()), m.Err())
 	}
 }
 

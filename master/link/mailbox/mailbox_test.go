@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/fdtest"
 )
 
 // TestDeliver: connections arrive in order, and the master keeps no copy of them.
@@ -51,15 +52,15 @@ func TestDeliver(t *testing.T) {
 // TestReady: ready may be said again, and leaving is another thing.
 func TestReady(t *testing.T) {
 	m, w, _ := open(t)
-	if isClosed(m.Ready()) {
+	if fdtest.IsClosed(m.Ready()) {
 		t.Error("ready before the worker said so")
 	}
 	w.say(fdpass.TypeReady)
-	closed(t, "ready", m.Ready())
+	fdtest.Closed(t, "ready", m.Ready())
 	w.say(fdpass.TypeReady)
 	w.say(99) // of a later version
 	m.Close() // has heard all
-	if isClosed(m.Left()) {
+	if fdtest.IsClosed(m.Left()) {
 		t.Errorf("left: %v", m.Err())
 	}
 }
@@ -78,7 +79,7 @@ func TestReport(t *testing.T) {
 		if err := w.TrySendReport(want); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "report", func() bool { r, ok := m.Report(); return ok && r == want })
+		fdtest.Eventually(t, "report", func() bool { r, ok := m.Report(); return ok && r == want })
 	}
 }
 
@@ -102,7 +103,7 @@ func TestDrain(t *testing.T) {
 	w.Close()
 	m.Close()
 	r.want(t, nil)
-	if isClosed(m.Left()) {
+	if fdtest.IsClosed(m.Left()) {
 		t.Errorf("left: %v", m.Err())
 	}
 }
@@ -143,7 +144,7 @@ func TestLeave(t *testing.T) {
 	received := w.receive()
 	w.say(fdpass.TypeReady)
 	w.say(fdpass.TypeLeave)
-	closed(t, "leaving", m.Left())
+	fdtest.Closed(t, "leaving", m.Left())
 	if m.Err() != ErrLeft {
 		t.Errorf("left with %v, want ErrLeft", m.Err())
 	}
@@ -268,7 +269,7 @@ func TestMalformed(t *testing.T) {
 				m.Drain()
 			}
 			misbehave(t, w)
-			closed(t, "leaving", m.Left())
+			fdtest.Closed(t, "leaving", m.Left())
 			if !errors.Is(m.Err(), fdpass.ErrMalformed) {
 				t.Errorf("left with %v, want fdpass.ErrMalformed", m.Err())
 			}
@@ -293,7 +294,7 @@ func TestMalformedReturn(t *testing.T) {
 	bad := hs[2:]
 	unix.Dup3(1, bad[0].FD, unix.O_CLOEXEC)
 	giveBack(w, append(hs[:2:2], bad[0], fdpass.Handoff{FD: socket(t, unix.AF_INET, unix.SOCK_STREAM)}))
-	closed(t, "leaving", m.Left())
+	fdtest.Closed(t, "leaving", m.Left())
 	r.want(t, hs[:2])
 }
 
@@ -305,13 +306,13 @@ func TestUnknown(t *testing.T) {
 	w.say(99, fdpass.Handoff{FD: fd})
 	unix.Close(fd)
 	w.say(fdpass.TypeReady)
-	closed(t, "ready", m.Ready())
+	fdtest.Closed(t, "ready", m.Ready())
 	r.want(t, nil)
 }
 
 // TestNeverStarted: a mailbox without a worker can be closed.
 func TestNeverStarted(t *testing.T) {
-	checkLeaks(t)
+	fdtest.NoLeaks(t)
 	r := new(returned)
 	m, err := Open(nil, Wishes{}, r.readmit)
 	if err != nil {
@@ -340,7 +341,7 @@ func TestShutdown(t *testing.T) {
 			if err := act(w.fd); err != nil {
 				t.Fatal(err)
 			}
-			closed(t, "leaving", m.Left())
+			fdtest.Closed(t, "leaving", m.Left())
 			if m.Err() != ErrShutDown {
 				t.Errorf("left with %v, want ErrShutDown", m.Err())
 			}

@@ -7,16 +7,17 @@ import (
 	"testing"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/fdtest"
 )
 
 // watched is open for a worker that answers pings.
 func watched(t testing.TB) (*Mailbox, *worker) {
 	t.Helper()
-	checkLeaks(t)
+	fdtest.NoLeaks(t)
 	m, w, _ := openWith(t, nil, Wishes{Pings: true})
 	w.say(fdpass.TypePong)
 	w.say(fdpass.TypeReady)
-	closed(t, "ready", m.Ready())
+	fdtest.Closed(t, "ready", m.Ready())
 	return m, w
 }
 
@@ -51,13 +52,13 @@ func TestPing(t *testing.T) {
 	ping(t, m, false)
 	w.pinged(false) // it has the first one
 	w.say(fdpass.TypePong)
-	eventually(t, "pong", func() bool { return !m.owes.Load() })
+	fdtest.Eventually(t, "pong", func() bool { return !m.owes.Load() })
 	ping(t, m, true)
 	w.pinged(true)
 	ping(t, m, false)
 	w.say(fdpass.TypePong)
 	w.say(fdpass.TypePong) // nobody has asked
-	eventually(t, "pong", func() bool { return !m.owes.Load() })
+	fdtest.Eventually(t, "pong", func() bool { return !m.owes.Load() })
 	ping(t, m, true)
 }
 
@@ -76,7 +77,7 @@ func TestPingReports(t *testing.T) {
 		{fdpass.Report{Open: 5, Accepted: 5}, false},
 	} {
 		w.report(c.report.Open, c.report.Accepted)
-		eventually(t, "report", func() bool { r, _ := m.Report(); return r == c.report })
+		fdtest.Eventually(t, "report", func() bool { r, _ := m.Report(); return r == c.report })
 		ping(t, m, c.alive)
 	}
 }
@@ -117,13 +118,13 @@ func TestPingFull(t *testing.T) {
 func TestNoPing(t *testing.T) {
 	for name, late := range map[string]bool{"late": true, "not wished": false} {
 		t.Run(name, func(t *testing.T) {
-			checkLeaks(t)
+			fdtest.NoLeaks(t)
 			m, w, _ := openWith(t, nil, Wishes{Pings: late})
 			if !late {
 				w.say(fdpass.TypePong)
 			}
 			w.say(fdpass.TypeReady)
-			closed(t, "ready", m.Ready())
+			fdtest.Closed(t, "ready", m.Ready())
 			w.say(fdpass.TypePong)
 			for range 3 {
 				ping(t, m, true)
@@ -140,7 +141,7 @@ func TestNoPing(t *testing.T) {
 func TestPingOfWorker(t *testing.T) {
 	m, w := watched(t)
 	w.say(fdpass.TypePing)
-	closed(t, "left", m.Left())
+	fdtest.Closed(t, "left", m.Left())
 	if err := m.Err(); !errors.Is(err, fdpass.ErrMalformed) || !strings.Contains(err.Error(), "ping") {
 		t.Error(err)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/master/supervisor"
 )
 
@@ -40,12 +41,12 @@ func TestFinished(t *testing.T) {
 		t.Error("its connections count before it has disconnected")
 	}
 	w.Close()
-	eventually(t, "looks", func() bool { return looks.Load() > 2 })
-	if isClosed(l.Finished()) {
+	fdtest.Eventually(t, "looks", func() bool { return looks.Load() > 2 })
+	if fdtest.IsClosed(l.Finished()) {
 		t.Error("finished with a connection open")
 	}
 	none.Store(true)
-	closed(t, "finished", l.Finished())
+	fdtest.Closed(t, "finished", l.Finished())
 }
 
 // TestSentSockets is row A8: what Node asks about sockets that a worker has sent is answered as its

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+
+	"github.com/handfast/handfast/fdpass/sock"
 )
 
 // FuzzHeard: whatever a worker sends, in whatever parts, and whenever it ends, each of its
@@ -47,8 +49,8 @@ func FuzzHeard(f *testing.F) {
 
 		back := make(map[uint64]bool)
 		for _, h := range r.all {
-			inode, ok := inodeOf(h.FD)
-			if !ok || back[inode] {
+			inode, err := sock.InodeFD(h.FD)
+			if err != nil || back[inode] {
 				t.Errorf("connection %v was given back and closed, or given back twice", h.Client)
 			}
 			back[inode] = true

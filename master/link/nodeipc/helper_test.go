@@ -5,82 +5,22 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
-	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/master/clientip"
 )
 
 // timeout bounds what should be immediate.
-const timeout = 10 * time.Second
-
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for begin := time.Now(); !ok(); time.Sleep(100 * time.Microsecond) {
-		if time.Since(begin) > timeout {
-			t.Fatalf("%s: not within %v", what, timeout)
-		}
-	}
-}
-
-func closed(t testing.TB, what string, c <-chan struct{}) {
-	t.Helper()
-	select {
-	case <-c:
-	case <-time.After(timeout):
-		t.Fatalf("%s: not within %v", what, timeout)
-	}
-}
-
-func isClosed(c <-chan struct{}) bool {
-	select {
-	case <-c:
-		return true
-	default:
-		return false
-	}
-}
-
-// checkLeaks fails the test if in the end, after the cleanups that follow, more descriptors
-// are open or goroutines run than now.
-func checkLeaks(t testing.TB) {
-	t.Helper()
-	listen(t).Close() // Go's poller opens its own descriptors with the first socket
-	files, goroutines := openFiles(t), runtime.NumGoroutine()
-	t.Cleanup(func() {
-		eventually(t, "end of descriptors", func() bool { return openFiles(t) == files })
-		eventually(t, "end of goroutines", func() bool { return runtime.NumGoroutine() <= goroutines })
-	})
-}
-
-func openFiles(t testing.TB) int {
-	t.Helper()
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(entries)
-}
-
-func listen(t testing.TB) net.Listener {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ln
-}
+const timeout = fdtest.Patience
 
 // client is the other end of a connection.
 type client struct {
@@ -98,7 +38,7 @@ func connect(t testing.TB, n int) (hs []fdpass.Handoff, clients []client) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { unix.Close(fds[0]) })
-		inode, _ := inodeOf(fds[1])
+		inode := fdtest.Inode(t, fds[1])
 		clients = append(clients, client{fd: fds[0], inode: inode})
 		hs = append(hs, fdpass.Handoff{FD: fds[1], Client: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(1+i))})
 	}
@@ -109,12 +49,6 @@ func connect(t testing.TB, n int) (hs []fdpass.Handoff, clients []client) {
 func (c client) ended() bool {
 	n, err := unix.Read(c.fd, make([]byte, 1))
 	return n == 0 && err == nil
-}
-
-func inodeOf(fd int) (inode uint64, ok bool) {
-	var stat unix.Stat_t
-	err := unix.Fstat(fd, &stat)
-	return stat.Ino, err == nil
 }
 
 // returned collects what is readmitted, and what is given up.
@@ -151,7 +85,7 @@ func (r *returned) Release(id clientip.Session, l *Link) {
 // keeps waits until there are so many sessions.
 func (r *returned) keeps(t testing.TB, n int) {
 	t.Helper()
-	eventually(t, "sessions", func() bool {
+	fdtest.Eventually(t, "sessions", func() bool {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		return len(r.sessions) == n
@@ -188,7 +122,7 @@ func clientsOf(hs []fdpass.Handoff) []netip.AddrPort {
 // want waits until exactly these connections were readmitted, in any order.
 func (r *returned) want(t testing.TB, hs []fdpass.Handoff) {
 	t.Helper()
-	eventually(t, "readmission", func() bool { return len(r.clients()) >= len(hs) })
+	fdtest.Eventually(t, "readmission", func() bool { return len(r.clients()) >= len(hs) })
 	if got, want := r.clients(), clientsOf(hs); !slices.Equal(got, want) {
 		t.Fatalf("readmitted: %v\nwant: %v", got, want)
 	}
@@ -219,7 +153,7 @@ type testPrimary struct{ *Primary }
 
 func newPrimary(t testing.TB, when ReadyWhen, r *returned, log hclog.Logger) testPrimary {
 	t.Helper()
-	checkLeaks(t)
+	fdtest.NoLeaks(t)
 	p := NewPrimary(Config{ReadyWhen: when, Readmit: r.readmit, GiveUp: r.giveUp, Patience: timeout, Sessions: r, Logger: log})
 	p.ports[port] = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:8080")}
 	t.Cleanup(func() {
@@ -245,7 +179,7 @@ func (p testPrimary) openLink(t testing.TB) (*Link, *fakeWorker) {
 	w := &fakeWorker{t: t, fd: fd}
 	t.Cleanup(func() {
 		w.Close()
-		if !isClosed(l.ended) {
+		if !fdtest.IsClosed(l.ended) {
 			l.Close()
 		}
 	})
@@ -415,7 +349,7 @@ func deliver(t testing.TB, l *Link, hs []fdpass.Handoff) {
 func gone(t testing.TB, clients ...client) {
 	t.Helper()
 	for i, c := range clients {
-		eventually(t, fmt.Sprintf("end of connection %d", i), c.ended)
+		fdtest.Eventually(t, fmt.Sprintf("end of connection %d", i), c.ended)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/fdtest"
 )
 
 // TestServer: a server takes connections in order, each in a message of its own, and the
@@ -27,7 +28,7 @@ func TestServer(t *testing.T) {
 		if m.Type != "net.Native" || in.Cmd != cmdCluster || in.Act != "newconn" || in.Key != key {
 			t.Fatalf("offered by %+v", m)
 		}
-		if inode, _ := inodeOf(m.fd); inode != clients[i].inode {
+		if inode := fdtest.Inode(t, m.fd); inode != clients[i].inode {
 			t.Fatalf("connection %d is another", i)
 		}
 		unix.Close(m.fd)
@@ -50,7 +51,7 @@ func TestServer(t *testing.T) {
 func TestListener(t *testing.T) {
 	l, w, r := openLink(t, ReadyStarted)
 	w.starts()
-	closed(t, "ready", l.Ready())
+	fdtest.Closed(t, "ready", l.Ready())
 	hs, clients := connect(t, 3)
 	deliver(t, l, hs)
 	for i := range 2 {
@@ -239,7 +240,7 @@ func TestFullChannel(t *testing.T) {
 	for i := range queries { // that nobody hears the answers of
 		w.sayf(`{"cmd":"NODE_CLUSTER","act":"queryServer","index":%d,"data":null,"address":null,"port":%d,"addressType":4,"seq":%d}`, 1, port, i)
 	}
-	eventually(t, "a full channel", func() bool {
+	fdtest.Eventually(t, "a full channel", func() bool {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		return len(l.outbox.answers) > 0 && l.seq > queries // all are heard
@@ -300,8 +301,8 @@ func TestGarbage(t *testing.T) {
 			deliver(t, l, hs)
 			w.accepts(w.takes())
 			gone(t, clients...)
-			if isClosed(l.Left()) || isClosed(l.Ready()) {
-				t.Errorf("left: %v, ready: %v", isClosed(l.Left()), isClosed(l.Ready()))
+			if fdtest.IsClosed(l.Left()) || fdtest.IsClosed(l.Ready()) {
+				t.Errorf("left: %v, ready: %v", fdtest.IsClosed(l.Left()), fdtest.IsClosed(l.Ready()))
 			}
 			r.want(t, nil)
 		})
@@ -329,7 +330,7 @@ func TestReady(t *testing.T) {
 			w.say(texts[0] + "\n" + queryElsewhere + "\n")
 			unix.Close(w.hear().fd) // so all was heard
 			w.sayf(`{"cmd":"NODE_HANDLE_ACK"}`)
-			if isClosed(l.Ready()) {
+			if fdtest.IsClosed(l.Ready()) {
 				t.Errorf("when %d: ready too early", when)
 			}
 			if when == ReadyStarted {
@@ -337,7 +338,7 @@ func TestReady(t *testing.T) {
 			} else {
 				w.say(texts[1] + "\n")
 			}
-			closed(t, fmt.Sprintf("ready, when %d", when), l.Ready())
+			fdtest.Closed(t, fmt.Sprintf("ready, when %d", when), l.Ready())
 		}
 	}
 }
@@ -363,7 +364,7 @@ func TestLeft(t *testing.T) {
 				w.takes()
 			}
 			w.say(test.says + "\n")
-			closed(t, "leaving", l.Left())
+			fdtest.Closed(t, "leaving", l.Left())
 			if l.Err() != test.why {
 				t.Errorf("left with %v, want %v", l.Err(), test.why)
 			}
@@ -398,12 +399,12 @@ func TestStarted(t *testing.T) {
 	hs, _ := connect(t, 1)
 	deliver(t, l, hs)
 	w.sayf(`{"cmd":"disconnect"}`)
-	closed(t, "leaving", l.Left()) // so all was heard
-	if n, _, err := unix.Recvfrom(w.fd, make([]byte, 1), unix.MSG_DONTWAIT|unix.MSG_PEEK); err == nil && n > 0 || isClosed(l.Ready()) {
+	fdtest.Closed(t, "leaving", l.Left()) // so all was heard
+	if n, _, err := unix.Recvfrom(w.fd, make([]byte, 1), unix.MSG_DONTWAIT|unix.MSG_PEEK); err == nil && n > 0 || fdtest.IsClosed(l.Ready()) {
 		t.Error("something follows, or it is ready")
 	}
 	w.sayf(`{"cmd":"NODE_HANDLE_NACK"}`)
-	closed(t, "ready", l.Ready())
+	fdtest.Closed(t, "ready", l.Ready())
 	m := w.hear()
 	if m.inner().Ack == nil {
 		t.Errorf("heard %+v", m)
@@ -426,7 +427,7 @@ func TestRefusedForGood(t *testing.T) {
 	refused := 0
 	for seen := 0; seen < 2; {
 		m := w.hear()
-		inode, _ := inodeOf(m.fd)
+		inode := fdtest.Inode(t, m.fd)
 		unix.Close(m.fd)
 		if inode == clients[1].inode {
 			w.accepts(m.inner().Seq)
@@ -494,7 +495,7 @@ func TestListensAgain(t *testing.T) {
 	}
 	gone(t, clients...)
 	time.Sleep(reopen + pause) // nothing is to happen when this is over
-	if isClosed(l.Left()) {
+	if fdtest.IsClosed(l.Left()) {
 		t.Errorf("it has left: %v", l.Err())
 	}
 	r.want(t, nil)

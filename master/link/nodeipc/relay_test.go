@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/fdtest"
 )
 
 // greeting is how an adapter begins.
@@ -308,7 +309,7 @@ func TestDoesNotRead(t *testing.T) {
 	deliver(t, l, hs)
 	seq := w.takes()
 	query := fmt.Sprintf(`{"cmd":"NODE_CLUSTER","act":"queryServer","index":1,"data":%q,"address":"127.0.0.1","port":%d,"addressType":4,"seq":1}`, strings.Repeat("d", 10_000), port) + "\n"
-	for !isClosed(l.Left()) {
+	for !fdtest.IsClosed(l.Left()) {
 		if _, err := unix.SendmsgN(w.fd, []byte(query), nil, nil, unix.MSG_NOSIGNAL); err != nil {
 			t.Fatal(err)
 		}

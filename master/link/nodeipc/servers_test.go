@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/fdtest"
 )
 
 // TestServers: which servers a program may have on the balancer's port, as under Node's cluster,
@@ -170,16 +171,8 @@ func TestByAddress(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		file, err := server.(*net.TCPConn).File()
+		fd := fdtest.Duplicate(t, server.(*net.TCPConn))
 		server.Close()
-		if err != nil {
-			t.Fatal(err)
-		}
-		fd, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-		file.Close()
-		if err != nil {
-			t.Fatal(err)
-		}
 		deliver(t, l, []fdpass.Handoff{{FD: fd}})
 		m := w.hear()
 		if m.inner().Key != keys[want] {

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/master/clientip"
 )
 
@@ -14,7 +15,7 @@ func waits(t *testing.T) (*Link, *fakeWorker, *returned) {
 	t.Helper()
 	l, w, r := openLink(t, ReadyMessage)
 	w.sayf(`{"cmd":"ready"}`)
-	closed(t, "ready", l.Ready())
+	fdtest.Closed(t, "ready", l.Ready())
 	return l, w, r
 }
 

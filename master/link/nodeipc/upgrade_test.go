@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/master/reexec"
 )
 
@@ -65,7 +66,7 @@ func (p testPrimary) upgrade(t testing.TB, ls ...*Link) (testPrimary, []*Link) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() {
-			if !isClosed(l.ended) {
+			if !fdtest.IsClosed(l.ended) {
 				l.Close()
 			}
 		})
@@ -130,7 +131,7 @@ func (l *Link) end() {
 // see waits until something shows in a link.
 func see(t testing.TB, what string, l *Link, ok func() bool) {
 	t.Helper()
-	eventually(t, what, func() bool {
+	fdtest.Eventually(t, what, func() bool {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		return ok()
@@ -152,7 +153,7 @@ func TestUpgradeHalfHeard(t *testing.T) {
 			p := newPrimary(t, ReadyAuto, new(returned), hclog.NewNullLogger())
 			l, w := p.openLink(t)
 			w.say(before)
-			eventually(t, "half a message", func() bool {
+			fdtest.Eventually(t, "half a message", func() bool {
 				reexec.Lock.Lock()
 				defer reexec.Lock.Unlock()
 				return len(l.channel.in) == len(before) || l.channel.skip
@@ -266,7 +267,7 @@ func TestUpgradeInFlight(t *testing.T) {
 	gone(t, clients[2])
 	w.Close()
 	r.want(t, hs[3:])
-	closed(t, "leaving", ls[0].Left())
+	fdtest.Closed(t, "leaving", ls[0].Left())
 	if err := ls[0].Err(); !errors.Is(err, ErrHungUp) {
 		t.Errorf("left: %v", err)
 	}
@@ -315,9 +316,9 @@ func TestUpgradeLeaves(t *testing.T) {
 		p := newPrimary(t, ReadyAuto, new(returned), hclog.NewNullLogger())
 		l, w := p.openLink(t)
 		w.sayf(`{"cmd":"disconnect"}`)
-		closed(t, "leaving", l.Left())
+		fdtest.Closed(t, "leaving", l.Left())
 		_, ls := p.upgrade(t, l)
-		closed(t, "leaving", ls[0].Left())
+		fdtest.Closed(t, "leaving", ls[0].Left())
 		if err := ls[0].Err(); err == nil || err.Error() != ErrAskedFor.Error() {
 			t.Errorf("left: %v", err)
 		}
@@ -339,7 +340,7 @@ func TestUpgradeLeaves(t *testing.T) {
 		w.sayf(`{"cmd":"NODE_CLUSTER","act":"close","key":%q,"seq":9}`, key)
 		see(t, "closing", ls[0], func() bool { return ls[0].shut })
 		_, ls = p.upgrade(t, ls...)
-		closed(t, "leaving", ls[0].Left())
+		fdtest.Closed(t, "leaving", ls[0].Left())
 		if err := ls[0].Err(); err != ErrClosedServer {
 			t.Errorf("left: %v", err)
 		}
@@ -397,7 +398,7 @@ func TestUpgradeDialect(t *testing.T) {
 	}
 	w.sayf(`{"cmd":"NODE_HANDLE_ACK"}`)
 	w.sayf(`{"type":"close"}`)
-	closed(t, "leaving", ls[0].Left())
+	fdtest.Closed(t, "leaving", ls[0].Left())
 }
 
 // TestUpgradeMissed: what a worker has missed is still reported.
@@ -509,7 +510,7 @@ func TestNothingMoves(t *testing.T) {
 			t.Errorf("%d bytes are left to be heard, error %v", n, err)
 		}
 	})
-	if after := look(); after != before || isClosed(l.Left()) {
+	if after := look(); after != before || fdtest.IsClosed(l.Left()) {
 		t.Error("something moved")
 	}
 	reexec.Lock.Unlock()
@@ -518,6 +519,6 @@ func TestNothingMoves(t *testing.T) {
 		t.Errorf("heard %.100q", text)
 	}
 	reader.hears(another)
-	closed(t, "leaving", l.Left())
+	fdtest.Closed(t, "leaving", l.Left())
 	r.want(t, hs)
 }
