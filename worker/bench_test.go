@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/worker"
 )
 
@@ -17,11 +18,11 @@ import (
 func BenchmarkAccept(b *testing.B) {
 	perConnection(b, func(b *testing.B, file *os.File) func() net.Conn {
 		ln, err := worker.Config{Mailbox: file, ManualReady: true}.Listen()
-		check(b, err)
+		fdtest.Check(b, err)
 		closing(b, ln)
 		return func() net.Conn {
 			c, err := ln.Accept()
-			check(b, err)
+			fdtest.Check(b, err)
 			return c
 		}
 	})
@@ -30,20 +31,20 @@ func BenchmarkAccept(b *testing.B) {
 func BenchmarkFileConn(b *testing.B) {
 	perConnection(b, func(b *testing.B, file *os.File) func() net.Conn {
 		mailbox, err := fdpass.NewConn(file)
-		check(b, err)
+		fdtest.Check(b, err)
 		closing(b, mailbox)
 		var m fdpass.Message
 		var queue []fdpass.Handoff
 		b.Cleanup(func() { fdpass.CloseHandoffs(queue) })
 		return func() net.Conn {
 			if len(queue) == 0 {
-				check(b, mailbox.Receive(&m))
+				fdtest.Check(b, mailbox.Receive(&m))
 				queue = m.Handoffs
 			}
 			f := os.NewFile(uintptr(queue[0].FD), "tcp")
 			queue = queue[1:]
 			c, err := net.FileConn(f)
-			check(b, err)
+			fdtest.Check(b, err)
 			f.Close()
 			return c
 		}
@@ -54,11 +55,11 @@ func perConnection(b *testing.B, acceptor func(*testing.B, *os.File) func() net.
 	for _, size := range []int{1, fdpass.MaxBatch} {
 		b.Run(fmt.Sprintf("batch=%d", size), func(b *testing.B) {
 			master, file, err := fdpass.Pair()
-			check(b, err)
+			fdtest.Check(b, err)
 			closing(b, master)
 			accept := acceptor(b, file)
 			server, client := ordinary(b, anyPort)
-			fd := dup(b, server)
+			fd := fdtest.Duplicate(b, server)
 			defer fdpass.CloseHandoffs([]fdpass.Handoff{{FD: fd}})
 			batch := make([]fdpass.Handoff, size)
 			for i := range batch {
@@ -67,7 +68,7 @@ func perConnection(b *testing.B, acceptor func(*testing.B, *os.File) func() net.
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
 				if i%size == 0 {
-					check(b, master.TrySend(fdpass.TypeHandoff, batch))
+					fdtest.Check(b, master.TrySend(fdpass.TypeHandoff, batch))
 				}
 				c := accept()
 				c.LocalAddr()

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/worker"
 	"github.com/handfast/handfast/worker/workertest"
 )
@@ -26,7 +27,7 @@ type tcpConn interface {
 	net.Conn
 	io.ReaderFrom
 	io.WriterTo
-	rawConn
+	syscall.Conn
 	CloseRead() error
 	CloseWrite() error
 	File() (*os.File, error)
@@ -39,10 +40,8 @@ type tcpConn interface {
 	SetWriteBuffer(int) error
 }
 
-type rawConn = syscall.Conn
-
 func TestConn(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	pipe := func() (server, client net.Conn, stop func(), err error) {
 		m := workertest.NewMaster(t)
 		ln := m.Listen()
@@ -140,7 +139,7 @@ var calls = map[string]func(tcpConn) error{
 // Whatever fails, it fails as a *net.TCPConn does: the same operation and system
 // call, and the same cause.
 func TestErrorsAreThoseOfNet(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	states := map[string]func(server tcpConn, client *net.TCPConn){
 		"open":     func(_ tcpConn, client *net.TCPConn) { write(t, client, "hello"); client.CloseWrite() },
 		"closed":   func(server tcpConn, _ *net.TCPConn) { server.Close() },
@@ -189,9 +188,9 @@ func reset(t *testing.T, server tcpConn, client *net.TCPConn) {
 	client.SetLinger(0)
 	client.Close()
 	const tcpClose = 7 // TCP_CLOSE
-	eventually(t, "reset", func() bool {
+	fdtest.Eventually(t, "reset", func() bool {
 		var info *unix.TCPInfo
-		control(t, server, func(fd int) (err error) {
+		fdtest.Control(t, server, func(fd int) (err error) {
 			info, err = unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 			return err
 		})
@@ -201,7 +200,7 @@ func reset(t *testing.T, server tcpConn, client *net.TCPConn) {
 
 // The same in the words that programs use.
 func TestErrorsMatch(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	c, client := handedOff(t)
 	local, remote := c.LocalAddr().String(), c.RemoteAddr().String()
 	c.SetReadDeadline(time.Now())
@@ -226,20 +225,20 @@ func TestErrorsMatch(t *testing.T) {
 
 // Close wakes a Read that waits, also one of a raw connection.
 func TestCloseWakes(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	c, _ := handedOff(t)
 	raw, err := c.SyscallConn()
-	check(t, err)
+	fdtest.Check(t, err)
 	failed := make(chan error, 2)
 	reading := make(chan struct{})
 	go func() {
 		failed <- raw.Read(func(uintptr) bool { close(reading); return false })
 	}()
-	receive(t, "raw read", reading)
+	fdtest.Receive(t, "raw read", reading)
 	go func() { _, err := c.Read(make([]byte, 1)); failed <- err }()
 	c.Close()
 	for range 2 {
-		if err := receive(t, "read", failed); !errors.Is(err, net.ErrClosed) {
+		if err := fdtest.Receive(t, "read", failed); !errors.Is(err, net.ErrClosed) {
 			t.Error(err)
 		}
 	}
@@ -260,10 +259,10 @@ var (
 
 // options asks the kernel what is set. Of struct linger, the number has the seconds
 // in its upper half.
-func options(t *testing.T, c rawConn) map[option]uint64 {
+func options(t *testing.T, c syscall.Conn) map[option]uint64 {
 	t.Helper()
 	set := make(map[option]uint64)
-	control(t, c, func(fd int) error {
+	fdtest.Control(t, c, func(fd int) error {
 		var errs [8]error
 		for i, o := range []option{noDelay, keepAlive, keepIdle, keepIntvl, keepCount, linger, readBuf, writeBuf} {
 			set[o], errs[i] = unix.GetsockoptUint64(fd, o.level, o.name)
@@ -275,7 +274,7 @@ func options(t *testing.T, c rawConn) map[option]uint64 {
 
 // Options are set in the kernel, and as a *net.TCPConn sets them.
 func TestOptions(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	config := func(enable bool, idle, interval time.Duration, count int) func(tcpConn) error {
 		return func(c tcpConn) error {
 			return c.SetKeepAliveConfig(net.KeepAliveConfig{Enable: enable, Idle: idle, Interval: interval, Count: count})
@@ -308,8 +307,8 @@ func TestOptions(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			ours, _ := handedOff(t)
 			theirs, _ := ordinary(t, anyPort)
-			check(t, test.set(ours))
-			check(t, test.set(theirs))
+			fdtest.Check(t, test.set(ours))
+			fdtest.Check(t, test.set(theirs))
 			got := options(t, ours)
 			for o, want := range test.want {
 				if got[o] != want {
@@ -324,7 +323,7 @@ func TestOptions(t *testing.T) {
 }
 
 func TestAddresses(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	c, client := handedOff(t)
 	if got, want := c.LocalAddr().String(), client.RemoteAddr().String(); got != want || c.LocalAddr().Network() != "tcp" {
 		t.Errorf("local address %s, want %s", got, want)
@@ -350,12 +349,12 @@ func TestAddresses(t *testing.T) {
 
 // A master may not know the client; and a connection may be of IPv6.
 func TestAddressesUnknownAndIPv6(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	for _, address := range []string{anyPort, "[::1]:0"} {
 		master, ln := mailbox(t, worker.Config{})
 		server, client := ordinary(t, address)
-		h := fdpass.Handoff{FD: dup(t, server)}
-		check(t, master.TrySend(fdpass.TypeHandoff, []fdpass.Handoff{h}))
+		h := fdpass.Handoff{FD: fdtest.Duplicate(t, server)}
+		fdtest.Check(t, master.TrySend(fdpass.TypeHandoff, []fdpass.Handoff{h}))
 		unix.Close(h.FD)
 		c := accept(t, ln)
 		if got, want := c.RemoteAddr().String(), client.LocalAddr().String(); got != want {
@@ -368,30 +367,30 @@ func TestAddressesUnknownAndIPv6(t *testing.T) {
 }
 
 func TestFileIsIndependent(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	c, client := handedOff(t)
 	f, err := c.File()
-	check(t, err)
+	fdtest.Check(t, err)
 	closing(t, f)
-	check(t, c.Close())
+	fdtest.Check(t, c.Close())
 	_, err = f.WriteString("from the file")
-	check(t, err)
+	fdtest.Check(t, err)
 	read(t, client, "from the file")
-	check(t, f.Close())
+	fdtest.Check(t, f.Close())
 	readEOF(t, client)
 
 	c, client = handedOff(t)
 	f, err = c.File()
-	check(t, err)
-	check(t, f.Close())
+	fdtest.Check(t, err)
+	fdtest.Check(t, f.Close())
 	write(t, c, "from the connection")
 	read(t, client, "from the connection")
 }
 
 func TestHalfClose(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	c, client := handedOff(t)
-	check(t, c.CloseWrite())
+	fdtest.Check(t, c.CloseWrite())
 	readEOF(t, client)
 	write(t, client, "still read")
 	read(t, c, "still read")

@@ -6,22 +6,18 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"runtime"
-	"runtime/debug"
 	"slices"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/worker"
 	"github.com/handfast/handfast/worker/workertest"
 )
 
 // bound ends every wait that should be short.
-const bound = 20 * time.Second
+const bound = fdtest.Patience
 
 // childEnv tells this test binary that it is a child, and what it is to do.
 const childEnv = "WORKER_TEST_CHILD"
@@ -29,10 +25,6 @@ const childEnv = "WORKER_TEST_CHILD"
 func TestMain(m *testing.M) {
 	if os.Getenv(childEnv) == serveChild {
 		os.Exit(serveInChild())
-	}
-	// The poller opens its descriptors once and for all.
-	if ln, err := net.Listen("tcp", "127.0.0.1:0"); err == nil {
-		ln.Close()
 	}
 	os.Exit(m.Run())
 }
@@ -64,63 +56,6 @@ func inChild(t *testing.T) bool {
 		t.Fatalf("in a child process: %v\n%s", err, out)
 	}
 	return false
-}
-
-// noLeaks fails the test if, after all its other cleanups, it has left descriptors
-// or goroutines behind. Call it first.
-func noLeaks(t testing.TB) {
-	t.Helper()
-	files, goroutines := openFiles(), runtime.NumGoroutine()
-	t.Cleanup(func() {
-		defer debug.SetGCPercent(debug.SetGCPercent(-1)) // it closes files that nobody closed
-		for end := time.Now().Add(bound); len(openFiles()) > len(files) || runtime.NumGoroutine() > goroutines; {
-			if time.Now().After(end) {
-				stacks := make([]byte, 1<<20)
-				stacks = stacks[:runtime.Stack(stacks, true)]
-				t.Fatalf("leaked: files were %q\nare %q\ngoroutines were %d, are\n%s", files, openFiles(), goroutines, stacks)
-			}
-			time.Sleep(time.Millisecond)
-		}
-	})
-}
-
-// openFiles returns what the open descriptors of this process are.
-func openFiles() []string {
-	paths, _ := filepath.Glob("/proc/self/fd/*")
-	var files []string
-	for _, path := range paths {
-		if target, err := os.Readlink(path); err == nil { // not the directory itself
-			files = append(files, filepath.Base(path)+" "+target)
-		}
-	}
-	return files
-}
-
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(bound); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("not in time: ", what)
-		}
-	}
-}
-
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// receive waits for what a channel brings.
-func receive[T any](t testing.TB, what string, c <-chan T) (v T) {
-	t.Helper()
-	select {
-	case v = <-c:
-	case <-time.After(bound):
-		t.Fatal("not in time: ", what)
-	}
-	return v
 }
 
 // read wants exactly this text next.
@@ -185,9 +120,9 @@ func ordinary(t testing.TB, address string) (server, client *net.TCPConn) {
 	}
 	defer ln.Close()
 	c, err := net.Dial("tcp", ln.Addr().String())
-	check(t, err)
+	fdtest.Check(t, err)
 	s, err := ln.Accept()
-	check(t, err)
+	fdtest.Check(t, err)
 	return closing(t, s.(*net.TCPConn)), closing(t, c.(*net.TCPConn))
 }
 
@@ -197,11 +132,11 @@ const anyPort = "127.0.0.1:0"
 func mailbox(t testing.TB, c worker.Config) (*fdpass.Conn, *worker.Listener) {
 	t.Helper()
 	master, file, err := fdpass.Pair()
-	check(t, err)
+	fdtest.Check(t, err)
 	closing(t, master)
 	c.Mailbox = file
 	ln, err := c.Listen()
-	check(t, err)
+	fdtest.Check(t, err)
 	return master, closing(t, ln)
 }
 
@@ -213,11 +148,11 @@ func handOff(t testing.TB, master *fdpass.Conn, typ fdpass.Type, n int) (clients
 	for range n {
 		server, client := ordinary(t, anyPort)
 		clients = append(clients, client)
-		batch = append(batch, fdpass.Handoff{FD: dup(t, server), Client: addrPort(client.LocalAddr())})
+		batch = append(batch, fdpass.Handoff{FD: fdtest.Duplicate(t, server), Client: addrPort(client.LocalAddr())})
 		server.Close()
 	}
 	defer fdpass.CloseHandoffs(batch)
-	check(t, master.TrySend(typ, batch))
+	fdtest.Check(t, master.TrySend(typ, batch))
 	return clients
 }
 
@@ -226,29 +161,11 @@ func next(t testing.TB, master *fdpass.Conn) fdpass.Message {
 	t.Helper()
 	var m fdpass.Message
 	master.SetReceiveDeadline(time.Now().Add(bound))
-	check(t, master.Receive(&m))
+	fdtest.Check(t, master.Receive(&m))
 	return m
 }
 
 func addrPort(a net.Addr) netip.AddrPort { return a.(*net.TCPAddr).AddrPort() }
-
-// dup returns a duplicate of a connection's descriptor, non-blocking as it was.
-func dup(t testing.TB, c rawConn) (fd int) {
-	t.Helper()
-	control(t, c, func(orig int) (err error) {
-		fd, err = unix.FcntlInt(uintptr(orig), unix.F_DUPFD_CLOEXEC, 0)
-		return err
-	})
-	return fd
-}
-
-func control(t testing.TB, c rawConn, f func(fd int) error) {
-	t.Helper()
-	raw, err := c.SyscallConn()
-	check(t, err)
-	check(t, raw.Control(func(fd uintptr) { err = f(int(fd)) }))
-	check(t, err)
-}
 
 // pattern returns bytes in which any displacement shows.
 func pattern(n int) []byte {

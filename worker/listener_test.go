@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/worker"
 )
 
@@ -35,7 +36,7 @@ func idle(t *testing.T, ln *worker.Listener) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), bound)
 	defer cancel()
-	check(t, ln.Wait(ctx))
+	fdtest.Check(t, ln.Wait(ctx))
 }
 
 func draining(ln *worker.Listener) bool {
@@ -49,33 +50,33 @@ func draining(ln *worker.Listener) bool {
 
 // The first Accept says ready, once.
 func TestAcceptSaysReady(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	master, ln := mailbox(t, worker.Config{})
 	handOff(t, master, fdpass.TypeHandoff, 2)
 	accept(t, ln)
 	accept(t, ln)
-	check(t, ln.Ready())
-	check(t, ln.Close())
+	fdtest.Check(t, ln.Ready())
+	fdtest.Check(t, ln.Close())
 	says(t, master, fdpass.TypeReady)
 	says(t, master, fdpass.TypeLeave)
 
 	master, ln = mailbox(t, worker.Config{})
-	check(t, ln.Close())
+	fdtest.Check(t, ln.Close())
 	says(t, master, fdpass.TypeLeave) // Listen has not said ready
 }
 
 func TestManualReady(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	master, ln := mailbox(t, worker.Config{ManualReady: true})
 	handOff(t, master, fdpass.TypeHandoff, 1)
 	accept(t, ln)
-	check(t, ln.Close())
+	fdtest.Check(t, ln.Close())
 	says(t, master, fdpass.TypeLeave)
 
 	master, ln = mailbox(t, worker.Config{ManualReady: true})
-	check(t, ln.Ready())
-	check(t, ln.Ready())
-	check(t, ln.Close())
+	fdtest.Check(t, ln.Ready())
+	fdtest.Check(t, ln.Ready())
+	fdtest.Check(t, ln.Close())
 	says(t, master, fdpass.TypeReady)
 	says(t, master, fdpass.TypeLeave)
 }
@@ -87,11 +88,11 @@ func TestDrain(t *testing.T) {
 		"master gone": (*fdpass.Conn).Close,
 	} {
 		t.Run(name, func(t *testing.T) {
-			noLeaks(t)
+			fdtest.NoLeaks(t)
 			master, ln := mailbox(t, worker.Config{})
 			clients := handOff(t, master, fdpass.TypeHandoff, 3)
 			clients = append(clients, handOff(t, master, fdpass.TypeHandoff, 1)...)
-			check(t, end(master))
+			fdtest.Check(t, end(master))
 			for _, client := range clients {
 				c := accept(t, ln)
 				if draining(ln) {
@@ -108,13 +109,13 @@ func TestDrain(t *testing.T) {
 			if !draining(ln) {
 				t.Error("not draining")
 			}
-			check(t, ln.Close())
+			fdtest.Check(t, ln.Close())
 		})
 	}
 }
 
 func TestCloseUnblocksAccept(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	master, ln := mailbox(t, worker.Config{})
 	const acceptors = 4
 	failed := make(chan error)
@@ -122,15 +123,15 @@ func TestCloseUnblocksAccept(t *testing.T) {
 		go func() { _, err := ln.Accept(); failed <- err }()
 	}
 	says(t, master, fdpass.TypeReady) // so one of them is on its way into Accept
-	check(t, ln.Close())
+	fdtest.Check(t, ln.Close())
 	for range acceptors {
 		var op *net.OpError
-		if err := receive(t, "Accept", failed); !errors.Is(err, net.ErrClosed) || !errors.As(err, &op) || op.Op != "accept" {
+		if err := fdtest.Receive(t, "Accept", failed); !errors.Is(err, net.ErrClosed) || !errors.As(err, &op) || op.Op != "accept" {
 			t.Errorf("Accept: %v, want ErrClosed", err)
 		}
 	}
 	says(t, master, fdpass.TypeLeave)
-	check(t, ln.Close())
+	fdtest.Check(t, ln.Close())
 	acceptClosed(t, ln)
 	idle(t, ln)
 }
@@ -138,21 +139,17 @@ func TestCloseUnblocksAccept(t *testing.T) {
 // Close gives back what was received but not accepted, and leaves in the mailbox
 // what was not received.
 func TestCloseGivesBack(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	master, file, err := fdpass.Pair()
-	check(t, err)
+	fdtest.Check(t, err)
 	closing(t, master)
-	kept, err := file.SyscallConn() // as a master keeps a duplicate
-	check(t, err)
-	var fd int
-	check(t, kept.Control(func(orig uintptr) { fd, err = unix.FcntlInt(orig, unix.F_DUPFD_CLOEXEC, 0) }))
-	check(t, err)
+	fd := fdtest.Duplicate(t, file) // as a master keeps one
 	ln, err := worker.Config{Mailbox: file, ManualReady: true}.Listen()
-	check(t, err)
+	fdtest.Check(t, err)
 	clients := handOff(t, master, fdpass.TypeHandoff, 3)
 	unreceived := handOff(t, master, fdpass.TypeHandoff, 1)
 	accepted := accept(t, ln)
-	check(t, ln.Close())
+	fdtest.Check(t, ln.Close())
 
 	says(t, master, fdpass.TypeLeave)
 	back := next(t, master)
@@ -160,7 +157,7 @@ func TestCloseGivesBack(t *testing.T) {
 		t.Fatalf("got %s with %d connections, want return with 2", back.Type, len(back.Handoffs))
 	}
 	theirs, err := fdpass.NewConn(os.NewFile(uintptr(fd), "the worker's end"))
-	check(t, err)
+	fdtest.Check(t, err)
 	closing(t, theirs)
 	left := next(t, theirs)
 	clients, back.Handoffs = append(clients, unreceived...), append(back.Handoffs, left.Handoffs...)
@@ -179,7 +176,7 @@ func TestCloseGivesBack(t *testing.T) {
 
 // A closed connection counts once, and Wait waits for the last.
 func TestWait(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	master, ln := mailbox(t, worker.Config{})
 	handOff(t, master, fdpass.TypeHandoff, 2)
 	a, b := accept(t, ln), accept(t, ln)
@@ -199,28 +196,28 @@ func TestWait(t *testing.T) {
 		}
 	}
 	open(2)
-	check(t, a.Close())
+	fdtest.Check(t, a.Close())
 	if err := a.Close(); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("second Close: %v", err)
 	}
 	open(1)
-	check(t, b.Close())
+	fdtest.Check(t, b.Close())
 	open(0)
 	waits("nothing is open, but more may come")
 
 	handOff(t, master, fdpass.TypeHandoff, 1)
 	a = accept(t, ln)
-	check(t, ln.Close())
+	fdtest.Check(t, ln.Close())
 	waits("closed, but a connection is open")
 	done := make(chan error)
 	go func() { done <- ln.Wait(t.Context()) }()
-	check(t, a.Close())
-	check(t, receive(t, "Wait", done))
+	fdtest.Check(t, a.Close())
+	fdtest.Check(t, fdtest.Receive(t, "Wait", done))
 }
 
 // Accept, Close of connections, twice, and a drain, all at the same time.
 func TestConcurrent(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	master, ln := mailbox(t, worker.Config{})
 	const batches, batch, acceptors = 40, 3, 4
 	var accepted, closed sync.WaitGroup
@@ -245,7 +242,7 @@ func TestConcurrent(t *testing.T) {
 	for range batches {
 		handOff(t, master, fdpass.TypeHandoff, batch)
 	}
-	check(t, master.CloseWrite())
+	fdtest.Check(t, master.CloseWrite())
 	idle(t, ln)
 	accepted.Wait()
 	closed.Wait()
@@ -260,7 +257,7 @@ func TestConcurrent(t *testing.T) {
 
 // What a later version says is ignored, and its descriptors are closed.
 func TestUnknownMessage(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	master, ln := mailbox(t, worker.Config{})
 	strangers := handOff(t, master, 99, 2)
 	handOff(t, master, 98, 0)
@@ -280,25 +277,25 @@ func TestUnknownMessage(t *testing.T) {
 func rawMailbox(t *testing.T) (fd int, master *fdpass.Conn, ln *worker.Listener) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-	check(t, err)
-	check(t, unix.SetNonblock(fds[0], true))
+	fdtest.Check(t, err)
+	fdtest.Check(t, unix.SetNonblock(fds[0], true))
 	master, err = fdpass.NewConn(os.NewFile(uintptr(fds[0]), "master"))
-	check(t, err)
+	fdtest.Check(t, err)
 	closing(t, master)
 	ln, err = worker.Config{Mailbox: os.NewFile(uintptr(fds[1]), "worker")}.Listen()
-	check(t, err)
+	fdtest.Check(t, err)
 	return fds[0], master, closing(t, ln)
 }
 
 // A message that is not one ends the listener: its error is not temporary, and a
 // drain begins.
 func TestMalformedMessage(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	fd, master, ln := rawMailbox(t)
 	handOff(t, master, fdpass.TypeHandoff, 1)
 	c := accept(t, ln)
 	stranger, client := ordinary(t, anyPort)
-	control(t, stranger, func(stranger int) error {
+	fdtest.Control(t, stranger, func(stranger int) error {
 		return unix.Sendmsg(fd, []byte("nonsense"), unix.UnixRights(stranger), nil, 0)
 	})
 	stranger.Close()
@@ -312,9 +309,9 @@ func TestMalformedMessage(t *testing.T) {
 	}
 	acceptClosed(t, ln)
 	says(t, master, fdpass.TypeReady)
-	check(t, ln.Close())
+	fdtest.Check(t, ln.Close())
 	says(t, master, fdpass.TypeLeave)
-	check(t, c.Close())
+	fdtest.Check(t, c.Close())
 	idle(t, ln)
 }
 
@@ -325,13 +322,13 @@ func TestFileLimit(t *testing.T) {
 		return
 	}
 	for _, limit := range []uint64{200, 700} { // below and above what fdpass calls near
-		check(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: limit, Max: 1024}))
+		fdtest.Check(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: limit, Max: 1024}))
 		master, ln := mailbox(t, worker.Config{})
 		server, client := ordinary(t, anyPort)
 		var open []net.Conn
 		var err error
 		for err == nil {
-			control(t, server, func(fd int) error {
+			fdtest.Control(t, server, func(fd int) error {
 				return master.TrySend(fdpass.TypeHandoff, []fdpass.Handoff{{FD: fd}})
 			})
 			var c net.Conn
@@ -363,7 +360,7 @@ func TestFileLimitLoses(t *testing.T) {
 	if !inChild(t) {
 		return
 	}
-	check(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 700, Max: 1024}))
+	fdtest.Check(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 700, Max: 1024}))
 	master, ln := mailbox(t, worker.Config{})
 	handOff(t, master, fdpass.TypeHandoff, 1)
 	accept(t, ln) // no sign of a limit that is near
@@ -383,19 +380,19 @@ func hogFiles(t *testing.T) (hogs []*os.File) {
 		if errors.Is(err, unix.EMFILE) {
 			return hogs
 		}
-		check(t, err)
+		fdtest.Check(t, err)
 		hogs = append(hogs, closing(t, hog))
 	}
 }
 
 // The same program without a master is an ordinary server.
 func TestAlone(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	ln, err := worker.Listen(anyPort)
-	check(t, err)
+	fdtest.Check(t, err)
 	closing(t, ln)
 	client, err := net.Dial(ln.Addr().Network(), ln.Addr().String())
-	check(t, err)
+	fdtest.Check(t, err)
 	closing(t, client)
 	c := accept(t, ln)
 	write(t, client, "hello")
@@ -416,14 +413,14 @@ func TestAlone(t *testing.T) {
 
 	failed := make(chan error)
 	go func() { _, err := ln.Accept(); failed <- err }()
-	check(t, ln.Close())
-	if err := receive(t, "Accept", failed); !errors.Is(err, net.ErrClosed) {
+	fdtest.Check(t, ln.Close())
+	if err := fdtest.Receive(t, "Accept", failed); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("Accept: %v, want ErrClosed", err)
 	}
 	if _, err := net.Dial("tcp", ln.Addr().String()); !errors.Is(err, unix.ECONNREFUSED) {
 		t.Errorf("after Close: %v, want refused", err)
 	}
-	check(t, c.Close())
+	fdtest.Check(t, c.Close())
 	idle(t, ln)
 }
 
@@ -432,12 +429,12 @@ func TestAloneFileLimit(t *testing.T) {
 		return
 	}
 	ln, err := worker.Listen(anyPort)
-	check(t, err)
+	fdtest.Check(t, err)
 	closing(t, ln)
 	client, err := net.Dial("tcp", ln.Addr().String())
-	check(t, err)
+	fdtest.Check(t, err)
 	closing(t, client)
-	check(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 100, Max: 1024}))
+	fdtest.Check(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 100, Max: 1024}))
 	hogs := hogFiles(t)
 	_, err = ln.Accept()
 	if !temporary(err) || !errors.Is(err, unix.EMFILE) || draining(ln) {

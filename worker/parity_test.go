@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/worker"
 )
 
@@ -30,17 +31,17 @@ func TestParity(t *testing.T) {
 		}},
 		{"alone", func(t *testing.T) (*worker.Listener, func() *net.TCPConn) {
 			ln, err := worker.Listen(anyPort)
-			check(t, err)
+			fdtest.Check(t, err)
 			return closing(t, ln), func() *net.TCPConn { return dialTo(t, ln) }
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			noLeaks(t)
+			fdtest.NoLeaks(t)
 			ln, dial := c.open(t)
 			if addr, ok := ln.Addr().(*net.TCPAddr); !ok || !addr.IP.IsLoopback() || addr.Port == 0 || addr.Network() != "tcp" {
 				t.Errorf("the listener's address is %T %v", ln.Addr(), ln.Addr())
 			}
-			check(t, ln.Ready())
+			fdtest.Check(t, ln.Ready())
 			client := dial()
 			conn := accept(t, ln)
 			for what, addrs := range map[string][2]net.Addr{
@@ -51,30 +52,30 @@ func TestParity(t *testing.T) {
 					t.Errorf("%s address %T %v, want %v", what, addrs[0], addrs[0], addrs[1])
 				}
 			}
-			control(t, conn, func(int) error { return nil })
-			check(t, conn.SetReadDeadline(time.Unix(1, 0)))
+			fdtest.Control(t, conn, func(int) error { return nil })
+			fdtest.Check(t, conn.SetReadDeadline(time.Unix(1, 0)))
 			_, err := conn.Read(make([]byte, 1))
 			if e, ok := errors.AsType[net.Error](err); !ok || !e.Timeout() {
 				t.Errorf("past the deadline: %v", err)
 			}
-			check(t, conn.SetReadDeadline(time.Time{}))
-			check(t, conn.Close())
+			fdtest.Check(t, conn.SetReadDeadline(time.Time{}))
+			fdtest.Check(t, conn.Close())
 			if err := conn.Close(); !errors.Is(err, net.ErrClosed) {
 				t.Errorf("a connection closed twice: %v", err)
 			}
 
 			ended := make(chan error, 1)
 			go func() { _, err := ln.Accept(); ended <- err }()
-			check(t, ln.Close())
-			check(t, ln.Close())
-			for _, err := range []error{receive(t, "accept ends", ended), func() error { _, err := ln.Accept(); return err }()} {
+			fdtest.Check(t, ln.Close())
+			fdtest.Check(t, ln.Close())
+			for _, err := range []error{fdtest.Receive(t, "accept ends", ended), func() error { _, err := ln.Accept(); return err }()} {
 				op, ok := errors.AsType[*net.OpError](err)
 				if !ok || !errors.Is(err, net.ErrClosed) || op.Op != "accept" || op.Net != "tcp" || op.Addr.String() != ln.Addr().String() || op.Temporary() {
 					t.Errorf("accept of a closed listener: %#v", err)
 				}
 			}
-			receive(t, "draining", ln.Draining())
-			check(t, ln.Wait(t.Context()))
+			fdtest.Receive(t, "draining", ln.Draining())
+			fdtest.Check(t, ln.Wait(t.Context()))
 			if _, ok := ln.Addr().(*net.TCPAddr); !ok || strings.Contains(ln.Addr().String(), "handfast") {
 				t.Errorf("after closing the address is %v", ln.Addr())
 			}

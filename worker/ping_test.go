@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/worker"
 )
 
@@ -21,7 +22,7 @@ const aWhile = 50 * time.Millisecond
 func TestPing(t *testing.T) {
 	for name, kernel := range map[string]bool{"handed off": false, "accepts": true} {
 		t.Run(name, func(t *testing.T) {
-			noLeaks(t)
+			fdtest.NoLeaks(t)
 			t.Setenv("HANDFAST_PING", "1")
 			var master *fdpass.Conn
 			var ln *worker.Listener
@@ -33,11 +34,11 @@ func TestPing(t *testing.T) {
 			} else {
 				master, ln = mailbox(t, worker.Config{})
 			}
-			check(t, ln.Ready())
+			fdtest.Check(t, ln.Ready())
 			says(t, master, fdpass.TypePong)
 			says(t, master, ready)
 
-			check(t, master.TrySend(fdpass.TypePing, nil))
+			fdtest.Check(t, master.TrySend(fdpass.TypePing, nil))
 			time.Sleep(aWhile)
 			if typ := master.Next(); typ != 0 {
 				t.Fatalf("nobody accepts, and the worker says %v", typ)
@@ -50,18 +51,18 @@ func TestPing(t *testing.T) {
 					}
 				}()
 				says(t, master, fdpass.TypePong)
-				check(t, master.TrySend(fdpass.TypePing, nil)) // while it waits
+				fdtest.Check(t, master.TrySend(fdpass.TypePing, nil)) // while it waits
 				says(t, master, fdpass.TypePong)
 				if kernel {
 					dialTo(t, listeners[i%2])
 				} else {
 					closing(t, handOff(t, master, fdpass.TypeHandoff, 1)[0])
 				}
-				closing(t, receive(t, "accepted", accepted))
+				closing(t, fdtest.Receive(t, "accepted", accepted))
 				if typ := master.Next(); typ != 0 {
 					t.Errorf("for a connection the worker says %v", typ)
 				}
-				check(t, master.TrySend(fdpass.TypePing, nil))
+				fdtest.Check(t, master.TrySend(fdpass.TypePing, nil))
 			}
 		})
 	}
@@ -69,25 +70,25 @@ func TestPing(t *testing.T) {
 
 // TestNoPing: a master that does not ask for it is not told that pings are answered.
 func TestNoPing(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	t.Setenv("HANDFAST_PING", "0")
 	master, ln := mailbox(t, worker.Config{})
-	check(t, ln.Ready())
+	fdtest.Check(t, ln.Ready())
 	says(t, master, fdpass.TypeReady)
 }
 
 // TestPingLate: an answer for which there was no room comes when there is.
 func TestPingLate(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	t.Setenv("HANDFAST_PING", "1")
 	master, file, err := fdpass.Pair()
-	check(t, err)
+	fdtest.Check(t, err)
 	closing(t, master)
-	other, err := fdpass.NewConn(os.NewFile(uintptr(dup(t, file)), "another end"))
-	check(t, err)
+	other, err := fdpass.NewConn(os.NewFile(uintptr(fdtest.Duplicate(t, file)), "another end"))
+	fdtest.Check(t, err)
 	closing(t, other)
 	ln, err := worker.Config{Mailbox: file, ManualReady: true}.Listen()
-	check(t, err)
+	fdtest.Check(t, err)
 	closing(t, ln)
 	for err == nil {
 		err = other.TrySend(fdpass.TypeReady, nil)
@@ -95,7 +96,7 @@ func TestPingLate(t *testing.T) {
 	if !errors.Is(err, fdpass.ErrFull) {
 		t.Fatal(err)
 	}
-	check(t, master.TrySend(fdpass.TypePing, nil))
+	fdtest.Check(t, master.TrySend(fdpass.TypePing, nil))
 	client := closing(t, handOff(t, master, fdpass.TypeHandoff, 1)[0])
 	accept(t, ln) // has found the ping before, and no room
 	for next(t, master).Type != fdpass.TypePong {
@@ -110,13 +111,13 @@ func TestPingAtFileLimit(t *testing.T) {
 		return
 	}
 	t.Setenv("HANDFAST_PING", "1")
-	check(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 200, Max: 1024}))
+	fdtest.Check(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 200, Max: 1024}))
 	master, ln := mailbox(t, worker.Config{})
-	check(t, ln.Ready())
+	fdtest.Check(t, ln.Ready())
 	says(t, master, fdpass.TypePong)
 	says(t, master, fdpass.TypeReady)
 	handOff(t, master, fdpass.TypeHandoff, 1)
-	check(t, master.TrySend(fdpass.TypePing, nil))
+	fdtest.Check(t, master.TrySend(fdpass.TypePing, nil))
 	hogFiles(t)
 	if _, err := ln.Accept(); !errors.Is(err, unix.EMFILE) {
 		t.Errorf("Accept: %v; want EMFILE", err)

@@ -1,7 +1,6 @@
 package worker_test
 
 import (
-	"fmt"
 	"net"
 	"os"
 	"strconv"
@@ -11,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/worker"
 )
 
@@ -35,29 +35,27 @@ func setFD(t *testing.T, value string) { t.Setenv("HANDFAST_FD", value) }
 // The mailbox that the environment names is used, once, and the processes that a
 // worker starts inherit neither it nor the variable.
 func TestInheritedMailbox(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	master, file, err := fdpass.Pair()
-	check(t, err)
+	fdtest.Check(t, err)
 	closing(t, master)
 	raw, err := file.SyscallConn()
-	check(t, err)
+	fdtest.Check(t, err)
 	var fd int
-	check(t, raw.Control(func(orig uintptr) { fd, err = unix.FcntlInt(orig, unix.F_DUPFD, 0) })) // inheritable
-	check(t, err)
-	check(t, file.Close())
+	fdtest.Check(t, raw.Control(func(orig uintptr) { fd, err = unix.FcntlInt(orig, unix.F_DUPFD, 0) })) // inheritable
+	fdtest.Check(t, err)
+	fdtest.Check(t, file.Close())
 	setFD(t, strconv.Itoa(fd))
 	t.Setenv("HANDFAST_ADDRESS", "192.0.2.1:80")
 	ln, err := worker.Listen("not used")
-	check(t, err)
+	fdtest.Check(t, err)
 	closing(t, ln)
 	if value, ok := os.LookupEnv("HANDFAST_FD"); ok {
 		t.Errorf("HANDFAST_FD=%s is still set", value)
 	}
-	for _, file := range openFiles() {
-		var number int
-		fmt.Sscan(file, &number)
-		if flags, err := unix.FcntlInt(uintptr(number), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 && strings.Contains(file, "socket") {
-			t.Errorf("%s is inherited by child processes", file)
+	for fd, name := range fdtest.OpenFiles() {
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 && strings.Contains(name, "socket") {
+			t.Errorf("%d, %s, is inherited by child processes", fd, name)
 		}
 	}
 	handOff(t, master, fdpass.TypeHandoff, 1)
@@ -71,12 +69,12 @@ func TestInheritedMailbox(t *testing.T) {
 }
 
 func TestBadMailbox(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	null, err := os.Open(os.DevNull)
-	check(t, err)
+	fdtest.Check(t, err)
 	closing(t, null)
 	server, _ := ordinary(t, anyPort)
-	stream := dup(t, server)
+	stream := fdtest.Duplicate(t, server)
 	defer unix.Close(stream)
 	for value, want := range map[string]string{
 		"":                           `HANDFAST_FD="" is not a descriptor`,

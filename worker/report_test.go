@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/worker"
 )
 
@@ -25,7 +26,7 @@ func nextReport(t testing.TB, master *fdpass.Conn) fdpass.Report {
 // TestReports: the master learns how many connections are open and were accepted, also
 // when the worker has left its mailbox and drains.
 func TestReports(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	t.Setenv("HANDFAST_REPORT", "1")
 	master, ln := mailbox(t, worker.Config{})
 	for _, client := range handOff(t, master, fdpass.TypeHandoff, 3) {
@@ -54,10 +55,10 @@ func TestReports(t *testing.T) {
 
 // TestReportsAreRare: after the first at most one a second, however much happens.
 func TestReportsAreRare(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	t.Setenv("HANDFAST_REPORT", "1")
 	master, ln := mailbox(t, worker.Config{})
-	check(t, ln.Ready())
+	fdtest.Check(t, ln.Ready())
 	nextReport(t, master)
 	start, reports := time.Now(), 0
 	for deadline := start.Add(2500 * time.Millisecond); time.Now().Before(deadline); {
@@ -77,7 +78,7 @@ func TestReportsAreRare(t *testing.T) {
 
 // TestNoReports: a master that does not ask for them would take them for malformed.
 func TestNoReports(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	t.Setenv("HANDFAST_REPORT", "")
 	master, ln := mailbox(t, worker.Config{})
 	client := closing(t, handOff(t, master, fdpass.TypeHandoff, 1)[0])
@@ -96,13 +97,13 @@ func TestNoReports(t *testing.T) {
 
 // TestReportsFullMailbox: a master that does not listen costs the worker nothing.
 func TestReportsFullMailbox(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	t.Setenv("HANDFAST_REPORT", "1")
 	master, file, err := fdpass.Pair()
-	check(t, err)
+	fdtest.Check(t, err)
 	closing(t, master)
-	other, err := fdpass.NewConn(os.NewFile(uintptr(dup(t, file)), "another end"))
-	check(t, err)
+	other, err := fdpass.NewConn(os.NewFile(uintptr(fdtest.Duplicate(t, file)), "another end"))
+	fdtest.Check(t, err)
 	closing(t, other)
 	for err == nil {
 		err = other.TrySendReport(fdpass.Report{})
@@ -111,7 +112,7 @@ func TestReportsFullMailbox(t *testing.T) {
 		t.Fatal(err)
 	}
 	ln, err := worker.Config{Mailbox: file, ManualReady: true}.Listen()
-	check(t, err)
+	fdtest.Check(t, err)
 	closing(t, ln)
 	client := closing(t, handOff(t, master, fdpass.TypeHandoff, 1)[0])
 	accept(t, ln)
@@ -130,7 +131,7 @@ func TestReportsFullMailbox(t *testing.T) {
 // TestReportsSoon: a worker that may have so many connections and no more says at once, before Close
 // returns, when an eighth of them were closed, and of fewer soon.
 func TestReportsSoon(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	t.Setenv("HANDFAST_REPORT", "1")
 	for limit, share := range map[string]int{"1": 1, "15": 1, "16": 2, "80": 10} {
 		t.Setenv("HANDFAST_MAX_CONNECTIONS_PER_SLOT", limit)
@@ -169,7 +170,7 @@ func TestReportsLost(t *testing.T) {
 	}
 	t.Setenv("HANDFAST_REPORT", "1")
 	t.Setenv("HANDFAST_MAX_CONNECTIONS_PER_SLOT", "8")
-	check(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 700, Max: 1024}))
+	fdtest.Check(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 700, Max: 1024}))
 	master, ln := mailbox(t, worker.Config{})
 	handOff(t, master, fdpass.TypeHandoff, 1)
 	accept(t, ln) // no sign of a limit that is near

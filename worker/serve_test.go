@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/worker"
 	"github.com/handfast/handfast/worker/workertest"
 )
@@ -56,7 +57,7 @@ func (s *site) run(srv *http.Server, dial func(context.Context, string, string) 
 	s.t.Cleanup(func() {
 		transport.CloseIdleConnections()
 		close(s.signals) // as many as are wanted
-		receive(s.t, "end of Serve", ended)
+		fdtest.Receive(s.t, "end of Serve", ended)
 	})
 }
 
@@ -73,17 +74,17 @@ func (s *site) get(path, want string) *http.Response {
 func (s *site) fetch(path string) (*http.Response, []byte) {
 	s.t.Helper()
 	res, err := s.client.Get("http://site" + path)
-	check(s.t, err)
+	fdtest.Check(s.t, err)
 	defer res.Body.Close()
 	body, err := io.ReadAll(res.Body)
-	check(s.t, err)
+	fdtest.Check(s.t, err)
 	return res, body
 }
 
 // served wants Serve to end, with this error.
 func (s *site) served(want error) {
 	s.t.Helper()
-	if err := receive(s.t, "end of Serve", s.ended); !errors.Is(err, want) {
+	if err := fdtest.Receive(s.t, "end of Serve", s.ended); !errors.Is(err, want) {
 		s.t.Fatalf("Serve returned %v, want %v", err, want)
 	}
 }
@@ -129,12 +130,12 @@ func (s *site) pending(h waiting, path string) <-chan string {
 		body, _ := io.ReadAll(res.Body)
 		answer <- fmt.Sprintf("%s close=%v", body, res.Close)
 	}()
-	receive(s.t, "request", h.has)
+	fdtest.Receive(s.t, "request", h.has)
 	return answer
 }
 
 func TestServe(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	data := pattern(8 << 20)
 	file := sourceFile(t, data)
 	mux := http.NewServeMux()
@@ -156,14 +157,14 @@ func TestServe(t *testing.T) {
 	req, _ := http.NewRequest("GET", "http://site/file", nil)
 	req.Header.Set("Range", "bytes=1000000-1999999")
 	res, err := s.client.Do(req)
-	check(t, err)
+	fdtest.Check(t, err)
 	body, err := io.ReadAll(res.Body)
 	res.Body.Close()
 	if err != nil || res.StatusCode != http.StatusPartialContent || !bytes.Equal(body, data[1000000:2000000]) {
 		t.Errorf("range: %s, %d bytes, %v", res.Status, len(body), err)
 	}
 	res, err = s.client.Post("http://site/echo", "", bytes.NewReader(data))
-	check(t, err)
+	fdtest.Check(t, err)
 	body, err = io.ReadAll(res.Body)
 	res.Body.Close()
 	if err != nil || !bytes.Equal(body, data) {
@@ -175,13 +176,13 @@ func TestServe(t *testing.T) {
 
 // An idle connection is closed at a drain, or else Serve would wait for it.
 func TestServeDrainIdle(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	s := start(t, &http.Server{Handler: http.HandlerFunc(hello)})
 	client := closing(t, s.Dial())
 	write(t, client, "GET /x HTTP/1.1\r\nHost: site\r\n\r\n")
 	r := bufio.NewReader(client)
 	res, err := http.ReadResponse(r, nil)
-	check(t, err)
+	fdtest.Check(t, err)
 	io.Copy(io.Discard, res.Body)
 	s.Drain()
 	readEOF(t, client)
@@ -190,19 +191,19 @@ func TestServeDrainIdle(t *testing.T) {
 
 // A request in flight, and one of which only a part has arrived, are answered.
 func TestServeDrainInFlight(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	h := newWaiting()
 	s := start(t, &http.Server{Handler: h})
 	answer := s.pending(h, "/x")
 	partial := closing(t, s.Dial())
 	write(t, partial, "GET /y HTTP/1.1\r\nHost: site\r\n")
 	s.Drain()
-	receive(t, "drain", s.ln.Draining())
+	fdtest.Receive(t, "drain", s.ln.Draining())
 	write(t, partial, "\r\n")
-	receive(t, "request", h.has)
+	fdtest.Receive(t, "request", h.has)
 	s.serving()
 	close(h.answer)
-	if got := receive(t, "answer", answer); !strings.HasPrefix(got, "hello /x") {
+	if got := fdtest.Receive(t, "answer", answer); !strings.HasPrefix(got, "hello /x") {
 		t.Error(got)
 	}
 	body, err := io.ReadAll(partial)
@@ -213,7 +214,7 @@ func TestServeDrainInFlight(t *testing.T) {
 }
 
 func TestServeWebSocketSurvivesDrain(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	shutdown := make(chan struct{})
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c, err := websocket.Accept(w, r, nil)
@@ -233,29 +234,29 @@ func TestServeWebSocketSurvivesDrain(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), bound)
 	defer cancel()
 	ws, _, err := websocket.Dial(ctx, "http://site/", &websocket.DialOptions{HTTPClient: s.client})
-	check(t, err)
+	fdtest.Check(t, err)
 	defer ws.CloseNow()
 	echo := func(text string) {
 		t.Helper()
-		check(t, ws.Write(ctx, websocket.MessageText, []byte(text)))
+		fdtest.Check(t, ws.Write(ctx, websocket.MessageText, []byte(text)))
 		if _, got, err := ws.Read(ctx); string(got) != text {
 			t.Fatalf("%q, %v", got, err)
 		}
 	}
 	echo("before")
 	s.Drain()
-	receive(t, "shutdown hook", shutdown)
+	fdtest.Receive(t, "shutdown hook", shutdown)
 	for end := time.Now().Add(50 * time.Millisecond); time.Now().Before(end); {
 		echo("after")
 		s.serving()
 	}
-	check(t, ws.Close(websocket.StatusNormalClosure, ""))
+	fdtest.Check(t, ws.Close(websocket.StatusNormalClosure, ""))
 	s.served(nil)
 }
 
 // A signal begins a drain of the worker's own: the master hears of it.
 func TestServeSignal(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	h := newWaiting()
 	s := start(t, &http.Server{Handler: h})
 	answer := s.pending(h, "/x")
@@ -265,30 +266,30 @@ func TestServeSignal(t *testing.T) {
 	}
 	s.serving()
 	close(h.answer)
-	if got := receive(t, "answer", answer); !strings.HasPrefix(got, "hello /x") {
+	if got := fdtest.Receive(t, "answer", answer); !strings.HasPrefix(got, "hello /x") {
 		t.Error(got)
 	}
 	s.served(nil)
 }
 
 func TestServeSecondSignal(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	h := newWaiting()
 	s := start(t, &http.Server{Handler: h})
 	answer := s.pending(h, "/x")
 	s.signals <- unix.SIGTERM
-	receive(t, "drain", s.ln.Draining())
+	fdtest.Receive(t, "drain", s.ln.Draining())
 	s.serving()
 	s.signals <- unix.SIGTERM
 	s.served(nil)
-	if got := receive(t, "end of the connection", answer); got != "error" {
+	if got := fdtest.Receive(t, "end of the connection", answer); got != "error" {
 		t.Error(got)
 	}
 }
 
 // After a failure, too, what is in flight is finished.
 func TestServeMalformed(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	fd, master, ln := rawMailbox(t)
 	h := newWaiting()
 	s := &site{t: t, ln: ln, signals: make(chan os.Signal, 2), ended: make(chan error, 1)}
@@ -296,11 +297,11 @@ func TestServeMalformed(t *testing.T) {
 		return handOff(t, master, fdpass.TypeHandoff, 1)[0], nil
 	})
 	answer := s.pending(h, "/x")
-	check(t, unix.Sendmsg(fd, []byte("nonsense"), nil, nil, 0))
-	receive(t, "drain", ln.Draining())
+	fdtest.Check(t, unix.Sendmsg(fd, []byte("nonsense"), nil, nil, 0))
+	fdtest.Receive(t, "drain", ln.Draining())
 	s.serving()
 	close(h.answer)
-	if got := receive(t, "answer", answer); !strings.HasPrefix(got, "hello /x") {
+	if got := fdtest.Receive(t, "answer", answer); !strings.HasPrefix(got, "hello /x") {
 		t.Error(got)
 	}
 	s.served(fdpass.ErrMalformed)
@@ -309,7 +310,7 @@ func TestServeMalformed(t *testing.T) {
 // The program may shut its server down by itself: Serve does then as package http's
 // does, and returns at once.
 func TestServeShutdown(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	h := newWaiting()
 	srv := &http.Server{Handler: h}
 	s := start(t, srv)
@@ -318,14 +319,14 @@ func TestServeShutdown(t *testing.T) {
 	go func() { shut <- srv.Shutdown(t.Context()) }()
 	s.served(http.ErrServerClosed)
 	close(h.answer)
-	if got := receive(t, "answer", answer); !strings.HasPrefix(got, "hello /x") {
+	if got := fdtest.Receive(t, "answer", answer); !strings.HasPrefix(got, "hello /x") {
 		t.Error(got)
 	}
-	check(t, receive(t, "shutdown", shut))
+	fdtest.Check(t, fdtest.Receive(t, "shutdown", shut))
 }
 
 func TestServeTLS(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	unused := httptest.NewTLSServer(nil) // has a certificate
 	defer unused.Close()
 	s := start(t, &http.Server{
@@ -336,7 +337,7 @@ func TestServeTLS(t *testing.T) {
 	roots.AddCert(unused.Certificate())
 	s.client.Transport.(*http.Transport).TLSClientConfig = &tls.Config{RootCAs: roots}
 	res, err := s.client.Get("https://example.com/x")
-	check(t, err)
+	fdtest.Check(t, err)
 	body, err := io.ReadAll(res.Body)
 	res.Body.Close()
 	if string(body) != "hello /x" || res.ProtoMajor != 2 {
@@ -363,15 +364,15 @@ func serveInChild() int {
 
 // A real process, as a master starts it, and a real SIGTERM.
 func TestServeInProcess(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	master, file, err := fdpass.Pair()
-	check(t, err)
+	fdtest.Check(t, err)
 	closing(t, master)
 	cmd := child(t, []*os.File{file}, childEnv+"="+serveChild,
 		"HANDFAST_FD=3", "HANDFAST_SLOT=1", "HANDFAST_SLOTS=2", "HANDFAST_GENERATION=3")
 	cmd.Stderr = t.Output()
-	check(t, cmd.Start())
-	check(t, file.Close())
+	fdtest.Check(t, cmd.Start())
+	fdtest.Check(t, file.Close())
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	t.Cleanup(func() { cmd.Process.Kill() })
@@ -384,8 +385,8 @@ func TestServeInProcess(t *testing.T) {
 		t.Errorf("%q, %v; want %s", answer, err, want)
 	}
 	idle := handOff(t, master, fdpass.TypeHandoff, 1)[0]
-	check(t, cmd.Process.Signal(unix.SIGTERM))
+	fdtest.Check(t, cmd.Process.Signal(unix.SIGTERM))
 	says(t, master, fdpass.TypeLeave)
 	idle.Close()
-	check(t, receive(t, "exit", ended))
+	fdtest.Check(t, fdtest.Receive(t, "exit", ended))
 }

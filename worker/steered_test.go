@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/worker"
 )
 
@@ -16,27 +17,27 @@ import (
 func steered(t testing.TB, n int) (*fdpass.Conn, *worker.Listener, []*net.TCPListener) {
 	t.Helper()
 	master, file, err := fdpass.Pair()
-	check(t, err)
+	fdtest.Check(t, err)
 	closing(t, master)
 	var listeners []*net.TCPListener
 	var offer []fdpass.Handoff
 	for range n {
 		ln, err := net.Listen("tcp", anyPort)
-		check(t, err)
+		fdtest.Check(t, err)
 		listeners = append(listeners, closing(t, ln.(*net.TCPListener)))
-		offer = append(offer, fdpass.Handoff{FD: dup(t, ln.(*net.TCPListener)), Client: addrPort(ln.Addr())})
+		offer = append(offer, fdpass.Handoff{FD: fdtest.Duplicate(t, ln.(*net.TCPListener)), Client: addrPort(ln.Addr())})
 	}
 	defer fdpass.CloseHandoffs(offer)
-	check(t, master.TrySend(fdpass.TypeListen, offer))
+	fdtest.Check(t, master.TrySend(fdpass.TypeListen, offer))
 	ln, err := worker.Config{Mailbox: file}.Listen()
-	check(t, err)
+	fdtest.Check(t, err)
 	return master, closing(t, ln), listeners
 }
 
 func dialTo(t testing.TB, ln net.Listener) *net.TCPConn {
 	t.Helper()
 	conn, err := net.Dial("tcp", ln.Addr().String())
-	check(t, err)
+	fdtest.Check(t, err)
 	return closing(t, conn.(*net.TCPConn))
 }
 
@@ -56,12 +57,12 @@ func serves(t testing.TB, ln *worker.Listener, client *net.TCPConn) *worker.Conn
 // TestSteered: a worker accepts from the slot's listeners, says so, and also takes what the
 // master hands off.
 func TestSteered(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	master, ln, listeners := steered(t, 2)
 	if got, want := ln.Addr().String(), listeners[0].Addr().String(); got != want {
 		t.Errorf("listens on %s, want %s", got, want)
 	}
-	check(t, ln.Ready())
+	fdtest.Check(t, ln.Ready())
 	if m := next(t, master); m.Type != fdpass.TypeListen || len(m.Handoffs) != 0 {
 		t.Errorf("says %v with %d records", m.Type, len(m.Handoffs))
 	}
@@ -83,18 +84,18 @@ func TestSteered(t *testing.T) {
 // TestSteeredDrain: at end of file the worker accepts no more. Its listeners are closed, not shut down:
 // who comes then is another's.
 func TestSteeredDrain(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	master, ln, listeners := steered(t, 1)
-	serves(t, ln, func() *net.TCPConn { check(t, ln.Ready()); return dialTo(t, listeners[0]) }())
-	check(t, master.CloseWrite())
+	serves(t, ln, func() *net.TCPConn { fdtest.Check(t, ln.Ready()); return dialTo(t, listeners[0]) }())
+	fdtest.Check(t, master.CloseWrite())
 	if _, err := ln.Accept(); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("after the end: %v", err)
 	}
-	receive(t, "draining", ln.Draining())
+	fdtest.Receive(t, "draining", ln.Draining())
 	client := dialTo(t, listeners[0])
 	listeners[0].SetDeadline(time.Now().Add(bound))
 	c, err := listeners[0].Accept()
-	check(t, err)
+	fdtest.Check(t, err)
 	defer c.Close()
 	if got, want := c.RemoteAddr().String(), client.LocalAddr().String(); got != want {
 		t.Errorf("accepted %s, want %s", got, want)
@@ -104,13 +105,13 @@ func TestSteeredDrain(t *testing.T) {
 // TestSteeredClose: a worker that leaves gives back what it has taken from the backlog and
 // nobody has accepted.
 func TestSteeredClose(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	master, ln, listeners := steered(t, 2)
 	client := dialTo(t, listeners[1])
-	eventually(t, "in the backlog", func() bool { return backlog(t, listeners[1]) == 1 })
-	check(t, ln.Ready())
-	eventually(t, "taken from the backlog", func() bool { return backlog(t, listeners[1]) == 0 })
-	check(t, ln.Close())
+	fdtest.Eventually(t, "in the backlog", func() bool { return backlog(t, listeners[1]) == 1 })
+	fdtest.Check(t, ln.Ready())
+	fdtest.Eventually(t, "taken from the backlog", func() bool { return backlog(t, listeners[1]) == 0 })
+	fdtest.Check(t, ln.Close())
 	for _, want := range []fdpass.Type{fdpass.TypeListen, fdpass.TypeLeave, fdpass.TypeReturn} {
 		m := next(t, master)
 		if m.Type != want {
@@ -125,7 +126,7 @@ func TestSteeredClose(t *testing.T) {
 
 // backlog returns how many connections wait to be accepted (TCP_INFO of a listener).
 func backlog(t testing.TB, ln *net.TCPListener) (n uint32) {
-	control(t, ln, func(fd int) error {
+	fdtest.Control(t, ln, func(fd int) error {
 		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 		if err == nil {
 			n = info.Unacked
@@ -137,11 +138,11 @@ func backlog(t testing.TB, ln *net.TCPListener) (n uint32) {
 
 // TestSteeredUnused: a worker that is never ready accepts nothing.
 func TestSteeredUnused(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	_, ln, listeners := steered(t, 1)
 	dialTo(t, listeners[0])
-	eventually(t, "in the backlog", func() bool { return backlog(t, listeners[0]) == 1 })
-	check(t, ln.Close())
+	fdtest.Eventually(t, "in the backlog", func() bool { return backlog(t, listeners[0]) == 1 })
+	fdtest.Check(t, ln.Close())
 	if n := backlog(t, listeners[0]); n != 1 {
 		t.Errorf("%d connections wait", n)
 	}

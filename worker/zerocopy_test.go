@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/worker"
 )
 
@@ -20,9 +21,9 @@ import (
 func sourceFile(t testing.TB, data []byte) *os.File {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "data")
-	check(t, os.WriteFile(name, data, 0o600))
+	fdtest.Check(t, os.WriteFile(name, data, 0o600))
 	f, err := os.Open(name)
-	check(t, err)
+	fdtest.Check(t, err)
 	return closing(t, f)
 }
 
@@ -88,7 +89,7 @@ func (e embedded) Read(b []byte) (int, error) {
 // What the kernel can move is moved by it, everything else is copied, and it all
 // arrives.
 func TestZeroCopy(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	data := pattern(1 << 20)
 	for _, test := range []struct {
 		name   string
@@ -106,12 +107,12 @@ func TestZeroCopy(t *testing.T) {
 		}, true, data[10:1010]},
 		{"file without sendfile", func(t *testing.T) io.Reader {
 			f, err := os.Open("/proc/self/comm") // seq_read: no splice_read
-			check(t, err)
+			fdtest.Check(t, err)
 			return closing(t, f)
 		}, false, comm(t)},
 		{"pipe", func(t *testing.T) io.Reader {
 			r, w, err := os.Pipe()
-			check(t, err)
+			fdtest.Check(t, err)
 			closing(t, r)
 			go func() { w.Write(data); w.Close() }()
 			return r
@@ -141,7 +142,7 @@ func TestZeroCopy(t *testing.T) {
 				t.Errorf("%d bytes, %v; want %d", n, err, len(test.want))
 			}
 			c.Close()
-			if !bytes.Equal(receive(t, "content", got), test.want) {
+			if !bytes.Equal(fdtest.Receive(t, "content", got), test.want) {
 				t.Error("other bytes arrived")
 			}
 		})
@@ -151,14 +152,14 @@ func TestZeroCopy(t *testing.T) {
 func comm(t *testing.T) []byte {
 	t.Helper()
 	name, err := os.ReadFile("/proc/self/comm")
-	check(t, err)
+	fdtest.Check(t, err)
 	return name
 }
 
 // io.Copy finds the way, whichever of the two is a handed-off connection. More than
 // a pipe and the socket buffers hold goes through.
 func TestCopy(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	data := pattern(8 << 20)
 	sources := map[string]func(testing.TB, []byte) io.Reader{
 		"file":       func(t testing.TB, b []byte) io.Reader { return sourceFile(t, b) },
@@ -191,7 +192,7 @@ func TestCopy(t *testing.T) {
 					t.Errorf("%d bytes, %v", n, err)
 				}
 				dst.Close()
-				if !bytes.Equal(receive(t, "content", got), data) {
+				if !bytes.Equal(fdtest.Receive(t, "content", got), data) {
 					t.Error("other bytes arrived")
 				}
 			})
@@ -201,7 +202,7 @@ func TestCopy(t *testing.T) {
 
 // The system call that failed shows that io.Copy uses it.
 func TestCopyErrorNamesSystemCall(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	ours, oursClient := handedOff(t)
 	reset(t, ours, oursClient)
 	theirs, theirsClient := ordinary(t, anyPort)
@@ -227,7 +228,7 @@ func TestCopyErrorNamesSystemCall(t *testing.T) {
 
 // A limit is a limit also of what is taken from the source, and says what is left.
 func TestLimitedReader(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	for name, source := range map[string]io.Reader{
 		"file":       sourceFile(t, []byte("abcdef")),
 		"net":        sourceNet(t, []byte("abcdef")),
@@ -251,7 +252,7 @@ func TestLimitedReader(t *testing.T) {
 
 // A client that reads slowly meets the write deadline; the count is what it gets.
 func TestZeroCopySlowClient(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	data := pattern(16 << 20)
 	for name, source := range map[string]io.Reader{
 		"file": sourceFile(t, data),
@@ -275,14 +276,14 @@ func TestZeroCopySlowClient(t *testing.T) {
 				t.Errorf("the rest: %d bytes, %v", rest, err)
 			}
 			c.Close()
-			if !bytes.Equal(receive(t, "content", got), data) {
+			if !bytes.Equal(fdtest.Receive(t, "content", got), data) {
 				t.Error("other bytes arrived")
 			}
 			continue
 		}
 		got := all(client)
 		c.Close()
-		if !bytes.Equal(receive(t, "content", got), data[:n]) {
+		if !bytes.Equal(fdtest.Receive(t, "content", got), data[:n]) {
 			t.Errorf("%s: other bytes arrived", name)
 		}
 	}
@@ -290,7 +291,7 @@ func TestZeroCopySlowClient(t *testing.T) {
 
 // A silent source is left at its read deadline, and when it is closed.
 func TestSpliceFromSilentSource(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	type source interface {
 		io.Reader
 		SetReadDeadline(time.Time) error
@@ -308,7 +309,7 @@ func TestSpliceFromSilentSource(t *testing.T) {
 		failed := make(chan error)
 		go func() { _, err := c.ReadFrom(source); failed <- err }()
 		source.Close()
-		if err := receive(t, "splice", failed); !errors.Is(err, net.ErrClosed) {
+		if err := fdtest.Receive(t, "splice", failed); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("%T: %v; want ErrClosed", source, err)
 		}
 	}

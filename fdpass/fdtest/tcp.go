@@ -96,3 +96,9 @@ func Inode(t testing.TB, fd int) uint64 {
 	Check(t, err)
 	return inode
 }
+
+// Control calls f with a descriptor as sock.Control does, and fails the test if f fails or is not called.
+func Control(t testing.TB, c syscall.Conn, f func(fd int) error) {
+	t.Helper()
+	Check(t, sock.Control(c, f))
+}
