@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/master/fdlimit"
 	"github.com/handfast/handfast/master/reexec"
 )
@@ -45,7 +46,7 @@ type acceptor struct {
 	shared bool // with workers, who may do to the listener what they like
 
 	// One turn: what take found.
-	batch   []arrival
+	batch   []connection
 	peeks   bool   // whether connections are peeked at
 	peek    []byte // and into what, one after the other
 	err     error  // why it ended, when not for want of connections or of room
@@ -96,8 +97,8 @@ func acceptFrom(b *Balancer, file *os.File) (*acceptor, error) {
 		b:       b,
 		file:    file,
 		raw:     raw,
-		router:  router{b: b},
-		batch:   make([]arrival, 0, fdpass.MaxBatch),
+		router:  b.newRouter(),
+		batch:   make([]connection, 0, fdpass.MaxBatch),
 		peeks:   b.clients.Peeks(),
 		peek:    b.clients.Buffer(),
 		ceiling: fdlimit.Ceiling(),
@@ -235,7 +236,7 @@ func (a *acceptor) takeOne(listener uintptr) bool {
 	fd, errno := a.accept(listener)
 	switch errno {
 	case 0:
-		a.batch = append(a.batch, arrival{Handoff: fdpass.Handoff{FD: fd, Client: peerAddress(&a.peer)}})
+		a.batch = append(a.batch, connection{Handoff: fdpass.Handoff{FD: fd, Client: sock.RawAddrPort(&a.peer)}})
 		a.scarce = fd >= a.ceiling
 	case unix.EAGAIN:
 		return false
@@ -252,7 +253,7 @@ func (a *acceptor) flush() {
 	if len(a.batch) == 0 {
 		return
 	}
-	a.b.accepted.Add(uint64(len(a.batch)))
+	a.b.ledger.accepted.Add(uint64(len(a.batch)))
 	if !a.peeks && a.b.clients.Peeks() {
 		a.peeks, a.peek = true, a.b.clients.Buffer()
 		deferAccept(a.raw, true)
@@ -269,7 +270,7 @@ func (a *acceptor) rest(ctx context.Context) {
 	for paused := false; a.err != nil || fdlimit.Scarce(); paused = true {
 		if say && !paused {
 			a.said = start
-			a.b.log.Error("accept paused: "+shortage(a.err), "parked", a.b.lot.len())
+			a.b.ledger.log.Error("accept paused: "+shortage(a.err), "parked", a.b.waitlist.len())
 		}
 		select {
 		case <-time.After(acceptPause):
@@ -279,7 +280,7 @@ func (a *acceptor) rest(ctx context.Context) {
 		a.err = nil
 	}
 	if say && a.said == start {
-		a.b.log.Info("accept resumed", "after", time.Since(start).Round(time.Millisecond).String())
+		a.b.ledger.log.Info("accept resumed", "after", time.Since(start).Round(time.Millisecond).String())
 	}
 }
 

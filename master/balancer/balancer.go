@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -91,31 +90,24 @@ func (c *Config) Validate() error {
 	return c.Clients.Validate()
 }
 
-const (
-	// MaxPatience is the longest time that a connection may be parked.
-	MaxPatience = 24 * time.Hour
-	// maxOverflow is how many connections beyond MaxParked are refused politely at
-	// a time.
-	maxOverflow = 1024
-)
+// MaxPatience is the longest time that a connection may be parked.
+const MaxPatience = 24 * time.Hour
 
 // Balancer hands connections to the workers of a table. A goroutine runs for each
 // parked connection; Shutdown waits for them.
 type Balancer struct {
-	cfg   Config
-	table *Table
-	log   hclog.Logger // limited, since clients cause what it says
+	cfg     Config
+	table   *Table
+	clients *clientip.Finder
+	ledger  *ledger
+	refuser *refuser
 
-	clients  *clientip.Finder
-	lot      *lot            // parked for their head or their slot, or being refused
-	overflow *lot            // being refused since the lot is full
-	hurry    context.Context // ended when nothing may be parked any longer
-	hurryUp  context.CancelFunc
+	waitlist    *waitlist       // connections that are parked for their head or their slot, or being refused
+	draining    context.Context // ended when nothing may be parked any longer
+	stopWaiting context.CancelFunc
 
 	serving   sync.Mutex
 	acceptors map[*acceptor]struct{} // of Serve
-
-	accepted, handedOff, takenBack, refused, gone atomic.Uint64
 }
 
 // New checks the configuration; Serve accepts connections.
@@ -135,19 +127,26 @@ func New(cfg Config, table *Table) (*Balancer, error) {
 		cfg.Logger.Info("clients are named by proxies", "header", cfg.Clients.Rules.Header, "key", forwarded.FormatKey(cfg.Clients.Rules.Key),
 			"proxy_protocol", cfg.Clients.ProxyProtocol, "trusted", cfg.Clients.Rules.Trusted.String())
 	}
-	hurry, hurryUp := context.WithCancel(context.Background())
-	return &Balancer{
-		cfg:      cfg,
-		table:    table,
-		log:      logging.Limit(cfg.Logger, logging.Few),
-		clients:  clients,
-		lot:      newLot(cfg.MaxParked, cfg.MaxClient),
-		overflow: newLot(min(maxOverflow, fdlimit.Limit()/8), 0),
-
+	b := &Balancer{
+		cfg:     cfg,
+		table:   table,
+		clients: clients,
+		ledger: &ledger{
+			table:  table,
+			log:    logging.Limit(cfg.Logger, logging.Few),
+			report: cfg.OnOutcome,
+			every:  cfg.EveryOutcome,
+		},
+		waitlist:  newWaitlist(cfg.MaxParked, cfg.MaxClient),
 		acceptors: make(map[*acceptor]struct{}),
-		hurry:     hurry,
-		hurryUp:   hurryUp,
-	}, nil
+	}
+	b.refuser = &refuser{
+		ledger:   b.ledger,
+		mute:     cfg.Refuse == RefuseClose,
+		overflow: newWaitlist(min(maxOverflow, fdlimit.Limit()/8), 0),
+	}
+	b.draining, b.stopWaiting = context.WithCancel(context.Background())
+	return b, nil
 }
 
 // Serve accepts connections from ln, a *net.TCPListener that it takes ownership
@@ -181,38 +180,38 @@ func (b *Balancer) serves(a *acceptor, now bool) {
 // Readmit takes ownership of connections that were accepted before, such as those
 // that a worker did not take, and finds a worker for each. It does not wait.
 func (b *Balancer) Readmit(conns []fdpass.Handoff) {
-	for _, a := range b.takeBack(conns) {
-		b.park(a)
+	for _, c := range b.takeBack(conns) {
+		b.park(c)
 	}
 }
 
 // GiveUp takes ownership of connections that the worker of their slot has refused for as long as
-// a connection may wait for it. They are not offered to that again. It does not wait.
+// a connection may wait for it. They are not delivered to that slot again. It does not wait.
 func (b *Balancer) GiveUp(conns []fdpass.Handoff) {
-	for _, a := range b.takeBack(conns) {
-		b.enterLot(a, func(p *parked) { b.giveUp(p, errUnwilling) })
+	for _, c := range b.takeBack(conns) {
+		b.parkFor(c, func(p *parked) { b.giveUp(p, errUnwilling) })
 	}
 }
 
-// takeBack finds out again whom connections are from, and returns those that identify does.
-func (b *Balancer) takeBack(conns []fdpass.Handoff) (known []arrival) {
-	b.takenBack.Add(uint64(len(conns)))
-	arrivals := make([]arrival, len(conns))
+// takeBack finds out again whose connections these are, and returns those that identify does.
+func (b *Balancer) takeBack(conns []fdpass.Handoff) (known []connection) {
+	b.ledger.takenBack.Add(uint64(len(conns)))
+	all := make([]connection, len(conns))
 	for i, h := range conns {
-		arrivals[i].Handoff = b.believe(h)
+		all[i].Handoff = b.believe(h)
 	}
-	return b.identify(arrivals, b.clients.Buffer())
+	return b.identify(all, b.clients.Buffer())
 }
 
 // Shutdown waits until no connection is parked. When ctx ends those that are left,
 // and all that come later, are refused at once; it still waits for that. Call it
 // when Serve has returned.
 func (b *Balancer) Shutdown(ctx context.Context) {
-	if b.lot.wait(ctx) != nil {
-		b.hurryUp()
-		b.lot.wait(context.Background()) // bounded by lingerTimeout
+	if b.waitlist.waitUntilEmpty(ctx) != nil {
+		b.stopWaiting()
+		b.waitlist.waitUntilEmpty(context.Background()) // bounded by lingerTimeout
 	}
-	b.overflow.wait(context.Background()) // likewise
+	b.refuser.overflow.waitUntilEmpty(context.Background()) // likewise
 }
 
 // Config returns what the balancer was made with.
@@ -223,41 +222,16 @@ func (b *Balancer) Table() *Table { return b.table }
 
 // ParkedBySlot returns how many connections wait for each slot's worker; NoSlot is that of those whose
 // client is not known yet.
-func (b *Balancer) ParkedBySlot() map[int]int { return b.lot.counts() }
+func (b *Balancer) ParkedBySlot() map[int]int { return b.waitlist.countBySlot() }
 
 // Patience is how long a connection may be parked.
 func (b *Balancer) Patience() time.Duration {
 	return b.clients.Timeout() + b.cfg.Patience()
 }
 
-// Stats are counts since the start, except Parked.
-type Stats struct {
-	Accepted  uint64 // connections accepted from listeners
-	HandedOff uint64 // given to workers; one that was taken back counts again
-	TakenBack uint64 // not taken by the worker that they were given to
-	Refused   uint64 // ended for want of a worker, or of a request in time
-	Gone      uint64 // ended by the client before it was known
-	Parked    int    // waiting now
-}
-
-// Add adds the counts of another balancer.
-func (s *Stats) Add(other Stats) {
-	s.Accepted += other.Accepted
-	s.HandedOff += other.HandedOff
-	s.TakenBack += other.TakenBack
-	s.Refused += other.Refused
-	s.Gone += other.Gone
-	s.Parked += other.Parked
-}
-
 // Stats returns the counts. They are not of one instant.
 func (b *Balancer) Stats() Stats {
-	return Stats{
-		Accepted:  b.accepted.Load(),
-		HandedOff: b.handedOff.Load(),
-		TakenBack: b.takenBack.Load(),
-		Refused:   b.refused.Load(),
-		Gone:      b.gone.Load(),
-		Parked:    b.lot.len() + b.overflow.len(),
-	}
+	s := b.ledger.stats()
+	s.Parked = b.waitlist.len() + b.refuser.overflow.len()
+	return s
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/handfast/handfast/hash"
 	"github.com/handfast/handfast/master/clientip"
 	"github.com/handfast/handfast/master/logging"
+	"github.com/handfast/handfast/master/reexec"
 )
 
 const testPatience = 20 * time.Second
@@ -257,7 +258,7 @@ func TestShutdownHurries(t *testing.T) {
 	stop()
 
 	ours, theirs := tcpPair(t)
-	b.Readmit([]fdpass.Handoff{{FD: duplicate(t, theirs), Client: netip.MustParseAddrPort("127.0.0.1:1")}})
+	readmit(b, []fdpass.Handoff{{FD: duplicate(t, theirs), Client: netip.MustParseAddrPort("127.0.0.1:1")}})
 	theirs.Close()
 	reads(t, ours, "HTTP/1.1 502 ")
 	if s := b.Stats(); s.TakenBack != 1 || s.Refused != 2 {
@@ -457,4 +458,11 @@ func TestTable(t *testing.T) {
 			table.Resize(n)
 		}()
 	}
+}
+
+// readmit gives connections back as a link does.
+func readmit(b *Balancer, conns []fdpass.Handoff) {
+	reexec.Lock.RLock()
+	defer reexec.Lock.RUnlock()
+	b.Readmit(conns)
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/fdpass/forwarded"
+	"github.com/handfast/handfast/master/reexec"
 
 	"github.com/handfast/handfast/master/clientip"
 )
@@ -49,16 +50,18 @@ func TestIdentifyAllocatesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	fd := duplicate(t, theirs)
-	batch := []arrival{{Handoff: fdpass.Handoff{FD: fd, Client: netip.MustParseAddrPort("127.0.0.1:1")}}}
+	batch := []connection{{Handoff: fdpass.Handoff{FD: fd, Client: netip.MustParseAddrPort("127.0.0.1:1")}}}
 	buffer := b.clients.Buffer()
-	var known []arrival
+	var known []connection
 	if n := testing.AllocsPerRun(100, func() { known = b.identify(batch, buffer) }); n != 0 {
 		t.Errorf("identifying allocates %v times", n)
 	}
 	if len(known) != 1 || known[0].client.Addr != netip.MustParseAddr("203.0.113.2") {
 		t.Errorf("%+v", known)
 	}
-	b.turnAway(known[0], 0, errEmpty)
+	reexec.Lock.RLock()
+	b.refuser.refuse(known[0], 0, errEmpty)
+	reexec.Lock.RUnlock()
 	b.Shutdown(t.Context())
 }
 
@@ -175,7 +178,7 @@ func TestReadmitIdentifies(t *testing.T) {
 	if _, err := ours.Write([]byte(proxiedHead)); err != nil {
 		t.Fatal(err)
 	}
-	b.Readmit([]fdpass.Handoff{{FD: duplicate(t, theirs), Client: peer}})
+	readmit(b, []fdpass.Handoff{{FD: duplicate(t, theirs), Client: peer}})
 	theirs.Close()
 	begins(t, ours, "2") // the last byte of 203.0.113.2
 
@@ -186,7 +189,7 @@ func TestReadmitIdentifies(t *testing.T) {
 	gone, theirGone := tcpPair(t)
 	gone.SetLinger(0)
 	gone.Close()
-	b.Readmit([]fdpass.Handoff{{FD: duplicate(t, theirs), Client: peer}, {FD: duplicate(t, theirGone), Client: peer}})
+	readmit(b, []fdpass.Handoff{{FD: duplicate(t, theirs), Client: peer}, {FD: duplicate(t, theirGone), Client: peer}})
 	theirs.Close()
 	theirGone.Close()
 	if !soon(func() bool { s := b.Stats(); return s.Parked == 1 && s.Gone == 1 }) {
@@ -237,8 +240,8 @@ func TestStrangersBesideProxies(t *testing.T) {
 			for i := range strangers {
 				io.WriteString(dial(byte(1+i)), "P")
 			}
-			if !soon(func() bool { return b.Stats().Accepted == strangers && b.lot.len() == proxies }) {
-				t.Fatalf("%+v, %d wait, want %d", b.Stats(), b.lot.len(), proxies)
+			if !soon(func() bool { return b.Stats().Accepted == strangers && b.waitlist.len() == proxies }) {
+				t.Fatalf("%+v, %d wait, want %d", b.Stats(), b.waitlist.len(), proxies)
 			}
 			var conns []net.Conn
 			for range proxies {
@@ -246,8 +249,8 @@ func TestStrangersBesideProxies(t *testing.T) {
 				io.WriteString(conn, v.first)
 				conns = append(conns, conn)
 			}
-			if !soon(func() bool { return b.lot.len() == 2*proxies }) {
-				t.Errorf("%+v, %d wait, want %d", b.Stats(), b.lot.len(), 2*proxies)
+			if !soon(func() bool { return b.waitlist.len() == 2*proxies }) {
+				t.Errorf("%+v, %d wait, want %d", b.Stats(), b.waitlist.len(), 2*proxies)
 			}
 			for _, conn := range conns {
 				io.WriteString(conn, v.later)

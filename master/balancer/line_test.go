@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/master/clientip"
 	"github.com/handfast/handfast/master/link/mailbox"
 )
@@ -20,11 +21,11 @@ import (
 func BenchmarkRoute(b *testing.B) {
 	for _, slots := range []int{2, 16, 64} {
 		b.Run(fmt.Sprintf("slots=%d", slots), func(b *testing.B) {
-			r, batch := straight(b, slots)
+			balancer, r, batch := straight(b, slots)
 			b.ReportAllocs()
 			n := 0
 			for b.Loop() {
-				r.route(r.b.identify(batch, nil))
+				r.route(balancer.identify(batch, nil))
 				n += len(batch)
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(n), "ns/conn")
@@ -94,7 +95,7 @@ func newLine(t testing.TB, slots int) *line {
 			t.Fatal(err)
 		}
 		t.Cleanup(m.Close)
-		fd, err := dup(m.Files()[0])
+		fd, err := sock.Duplicate(m.Files()[0])
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -28,19 +28,6 @@ func (o *Outcome) Reason() string {
 	return "other"
 }
 
-// tell reports an outcome to whoever is interested: of a connection that w has, or that has
-// ended because of err.
-func (b *Balancer) tell(a *arrival, slot int, w Worker, err error) {
-	if b.cfg.OnOutcome == nil {
-		return
-	}
-	o := Outcome{Peer: a.Client, Client: a.client.Addr, Slot: slot, Worker: w, Err: err}
-	if !a.parked.IsZero() {
-		o.Parked = time.Since(a.parked)
-	}
-	b.cfg.OnOutcome(o)
-}
-
 // Reasons lists what Reason may return for a connection that has ended.
 func Reasons() []string {
 	all := append(slices.Collect(maps.Values(reasons)), "other")

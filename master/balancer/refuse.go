@@ -9,25 +9,37 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/master/clientip"
 	"github.com/handfast/handfast/master/reexec"
 )
 
-// Bounds of a polite refusal: how long and how much the client may go on sending
-// while it reads the answer.
 const (
+	// lingerTimeout and lingerBytes bound a polite refusal: how long and how much the client may go on
+	// sending while it reads the answer.
 	lingerTimeout = 2 * time.Second
 	lingerBytes   = 256 << 10
+
+	// maxOverflow is how many connections beyond MaxParked are refused politely at a time.
+	maxOverflow = 1024
 )
 
-// What refused clients read.
+// refuser ends connections that nobody serves: it answers, and lets the client read the answer. A
+// goroutine runs for each of them meanwhile.
+type refuser struct {
+	ledger   *ledger
+	mute     bool      // without an answer
+	overflow *waitlist // connections for which there was no room to be parked
+}
+
+// answers are what refused clients read.
 var (
-	noWorker = answer(502, "Bad Gateway", "No worker took this connection in time. Please try again.")
-	crowded  = answer(503, "Service Unavailable", "Too many connections are waiting for a worker. Please try again.")
-	occupied = answer(503, "Service Unavailable", "Too many connections are open. Please try again.")
-	stopping = answer(503, "Service Unavailable", "This server is stopping. Please try again.")
-	tooSlow  = answer(408, "Request Timeout", "The head of the request did not arrive in time.")
-	tooLarge = answer(431, "Request Header Fields Too Large", "The head of the request is too long.")
+	answerNoWorker = answer(502, "Bad Gateway", "No worker took this connection in time. Please try again.")
+	answerCrowded  = answer(503, "Service Unavailable", "Too many connections are waiting for a worker. Please try again.")
+	answerLimit    = answer(503, "Service Unavailable", "Too many connections are open. Please try again.")
+	answerStopping = answer(503, "Service Unavailable", "This server is stopping. Please try again.")
+	answerTooSlow  = answer(408, "Request Timeout", "The head of the request did not arrive in time.")
+	answerTooLarge = answer(431, "Request Header Fields Too Large", "The head of the request is too long.")
 )
 
 // answerTo returns the answer that tells a client why it is refused, and none when
@@ -35,19 +47,19 @@ var (
 func answerTo(why error) []byte {
 	switch why {
 	case errCrowded, errGreedy, errNoFile:
-		return crowded
+		return answerCrowded
 	case fdpass.ErrLimit:
-		return occupied
+		return answerLimit
 	case errStopping:
-		return stopping
+		return answerStopping
 	case clientip.ErrPartial:
-		return tooSlow
+		return answerTooSlow
 	case clientip.ErrTooLarge:
-		return tooLarge
+		return answerTooLarge
 	case errCrowdedSilent, clientip.ErrSilent, clientip.ErrNoProxyHeader, clientip.ErrBadProxyHeader, clientip.ErrProxyForbidden:
 		return nil
 	default:
-		return noWorker
+		return answerNoWorker
 	}
 }
 
@@ -63,67 +75,64 @@ func answer(status int, text, body string) []byte {
 		status, text, len(body), more, body)
 }
 
-// refuse ends a parked connection that nobody serves. file is its descriptor's; nil: it is to be
-// made.
-func (b *Balancer) refuse(p *parked, in *lot, file *os.File, slot int, why error) {
+// refuse takes ownership of a connection that is not parked. It does not wait.
+func (r *refuser) refuse(c connection, slot int, why error) {
+	reexec.Lock.MustHold()
+	if p, err := r.overflow.enter(c, waitKey{slot: slot}, maxOverflow); err == nil {
+		go r.end(p, r.overflow, nil, slot, why)
+		return
+	}
+	// There is no room even to refuse politely: answer, but do not wait until the client has
+	// read it.
+	r.reply(c.FD, &c, slot, why)
+	fdpass.CloseConnections(c.FD)
+}
+
+// end refuses a connection that is on a waitlist, and returns when it is closed. file is its
+// descriptor's; nil: it is to be made.
+func (r *refuser) end(p *parked, in *waitlist, file *os.File, slot int, why error) {
 	reexec.Lock.RLock()
 	if file == nil {
 		file = os.NewFile(uintptr(p.FD), "refused connection")
 	}
 	p.refused = true
-	said := false
-	controlFile(file, func(fd int) error { said = b.sayWhy(fd, p.arrival, slot, why); return nil })
+	replied := false
+	sock.Control(file, func(fd int) error { replied = r.reply(fd, &p.connection, slot, why); return nil })
 	reexec.Lock.RUnlock()
-	b.linger(p, in, file, said)
+	r.linger(p, in, file, replied)
 }
 
 // linger waits until the client has read its answer, if there is one, and ends the connection.
 // Closing a socket with unread bytes sends a reset, which can overtake the answer; so what the
 // client sends is read until it closes (RFC 9112, section 9.6).
-func (b *Balancer) linger(p *parked, in *lot, file *os.File, said bool) {
-	if said {
+func (r *refuser) linger(p *parked, in *waitlist, file *os.File, replied bool) {
+	if replied {
 		file.SetReadDeadline(time.Now().Add(lingerTimeout))
 		io.CopyN(io.Discard, file, lingerBytes)
 	}
 	reexec.Lock.RLock()
 	in.leave(p)
 	reexec.Lock.RUnlock()
-	end(file)
+	closeConnection(file)
 }
 
-// end closes a connection that a worker may have had: with lingering off, or it could wait for as long as
-// that worker has said (fdpass.CloseConnections). For the same reason reexec.Lock must not be held.
-func end(file *os.File) {
-	controlFile(file, func(fd int) error {
-		return unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{})
-	})
-	file.Close()
-}
-
-// sayWhy tells the client and the log why a connection is refused, and whether the client got an
+// reply tells the client and the ledger why a connection is refused, and whether the client got an
 // answer. It borrows the connection's descriptor.
-func (b *Balancer) sayWhy(fd int, a arrival, slot int, why error) (said bool) {
-	b.refused.Add(1)
-	b.table.counts(slot).refused.Add(1)
-	b.logRefusal(a, slot, why)
-	b.tell(&a, slot, nil, why)
+func (r *refuser) reply(fd int, c *connection, slot int, why error) (sent bool) {
+	r.ledger.wasRefused(c, slot, why)
 	answer := answerTo(why)
-	return answer != nil && b.cfg.Refuse != RefuseClose && say(fd, answer)
-}
-
-// say sends an answer, and nothing follows.
-func say(fd int, answer []byte) (sent bool) {
+	if answer == nil || r.mute {
+		return false
+	}
 	// The socket's buffer is empty: either this fits or the client is gone.
 	n, err := unix.SendmsgN(fd, answer, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-	unix.Shutdown(fd, unix.SHUT_WR)
+	unix.Shutdown(fd, unix.SHUT_WR) // nothing follows
 	return err == nil && n == len(answer)
 }
 
-// logRefusal says why a connection is refused.
-func (b *Balancer) logRefusal(a arrival, slot int, why error) {
-	fields := []any{"peer", a.Client.String()}
-	if slot != NoSlot {
-		fields = append(fields, "client", a.client.Addr.String(), "slot", slot)
-	}
-	b.log.Warn("connection refused", append(fields, "reason", why.Error())...)
+// closeConnection closes a connection that a worker may have had: with lingering off, or it could wait for as long as
+// that worker has said (fdpass.CloseConnections). For the same reason the gate of reexec must not be held.
+func closeConnection(file *os.File) {
+	sock.Control(file, func(fd int) error { sock.StopLingering(fd); return nil })
+	file.Close()
 }

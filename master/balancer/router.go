@@ -1,8 +1,6 @@
 package balancer
 
 import (
-	"errors"
-
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/master/fdlimit"
 )
@@ -10,7 +8,11 @@ import (
 // router places a batch of connections: it groups them by slot and delivers each
 // group. It belongs to one goroutine and keeps its buffers.
 type router struct {
-	b     *Balancer
+	table    *Table
+	strategy Strategy
+	ledger   *ledger
+	park     func(connection) // takes ownership of those that cannot be delivered now
+
 	group []fdpass.Handoff // the connections of one slot
 	index []int            // and which of the batch they are
 	next  []int            // per connection: the next of the same slot, or -1
@@ -20,11 +22,15 @@ type router struct {
 	sent  []int            // descriptors that workers have copies of, to be closed
 }
 
+func (b *Balancer) newRouter() router {
+	return router{table: b.table, strategy: b.cfg.Strategy, ledger: b.ledger, park: b.park}
+}
+
 // route delivers a batch and takes ownership of its descriptors. Connections that
 // cannot be delivered now are parked.
-func (r *router) route(batch []arrival) {
+func (r *router) route(batch []connection) {
 	batch = r.toOwners(batch)
-	seats := r.b.table.load()
+	seats := r.table.load()
 	r.sort(batch, len(seats))
 	for _, slot := range r.used {
 		r.group, r.index = r.group[:0], r.index[:0]
@@ -33,13 +39,13 @@ func (r *router) route(batch []arrival) {
 		}
 		r.first[slot] = -1
 		n := r.deliver(seats[slot].worker, seats[slot].counts)
-		if r.b.cfg.EveryOutcome {
+		if r.ledger.every {
 			for _, i := range r.index[:n] {
-				r.b.tell(&batch[i], slot, seats[slot].worker, nil)
+				r.ledger.hasWorker(&batch[i], slot, seats[slot].worker)
 			}
 		}
 		for _, i := range r.index[n:] {
-			r.b.park(batch[i])
+			r.park(batch[i])
 		}
 	}
 	fdlimit.Close(r.sent)
@@ -48,35 +54,35 @@ func (r *router) route(batch []arrival) {
 
 // toOwners delivers those connections whose session a worker keeps, and returns the
 // others.
-func (r *router) toOwners(batch []arrival) (others []arrival) {
-	if !r.b.table.Any() {
+func (r *router) toOwners(batch []connection) (others []connection) {
+	if !r.table.Any() {
 		return batch
 	}
 	others = batch[:0]
-	for _, a := range batch {
-		owner := r.b.table.Owner(a.client.Session)
+	for _, c := range batch {
+		owner := r.table.Owner(c.client.Session)
 		if owner == nil {
-			others = append(others, a)
+			others = append(others, c)
 			continue
 		}
-		r.group = append(r.group[:0], a.Handoff)
-		if r.deliver(owner, r.b.table.countsOf(owner)) == 0 {
-			r.b.park(a) // the others cannot serve it
-		} else if r.b.cfg.EveryOutcome {
-			r.b.tell(&a, slotOf(owner), owner, nil)
+		r.group = append(r.group[:0], c.Handoff)
+		if r.deliver(owner, r.table.countsOf(owner)) == 0 {
+			r.park(c) // the others cannot serve it
+		} else if r.ledger.every {
+			r.ledger.hasWorker(&c, slotOf(owner), owner)
 		}
 	}
 	return others
 }
 
 // sort links the connections of each slot, in the order in which they came.
-func (r *router) sort(batch []arrival, slots int) {
+func (r *router) sort(batch []connection, slots int) {
 	for len(r.first) < slots {
 		r.first, r.last = append(r.first, -1), append(r.last, -1)
 	}
 	r.used, r.next = r.used[:0], r.next[:0]
 	for i := range batch {
-		slot := r.b.cfg.Strategy.Slot(batch[i].client, slots, 0)
+		slot := r.strategy.Slot(batch[i].client, slots, 0)
 		r.next = append(r.next, -1)
 		if r.first[slot] < 0 {
 			r.first[slot] = i
@@ -89,34 +95,19 @@ func (r *router) sort(batch []arrival, slots int) {
 }
 
 // deliver gives the group to its worker, and returns how many that has taken.
-func (r *router) deliver(w Worker, c *counts) int {
+func (r *router) deliver(w Worker, c *counts) (n int) {
 	if w == nil {
 		return 0
 	}
+	var err error
 	if copier, ok := w.(Copier); ok {
-		n, err := copier.Copy(r.group)
+		n, err = copier.Copy(r.group)
 		for _, h := range r.group[:n] {
 			r.sent = append(r.sent, h.FD)
 		}
-		r.b.count(c, n, err)
-		return n
+	} else {
+		n, err = w.Deliver(r.group)
 	}
-	n, _ := r.b.deliver(w, c, r.group)
+	r.ledger.delivered(c, n, err)
 	return n
-}
-
-// deliver is Worker.Deliver, counted.
-func (b *Balancer) deliver(w Worker, c *counts, conns []fdpass.Handoff) (n int, err error) {
-	n, err = w.Deliver(conns)
-	b.count(c, n, err)
-	return n, err
-}
-
-// count notes that a worker has taken n connections, and why no more.
-func (b *Balancer) count(c *counts, n int, err error) {
-	b.handedOff.Add(uint64(n))
-	c.handedOff.Add(uint64(n))
-	if errors.Is(err, fdpass.ErrFull) && err != fdpass.ErrInFlight { // which is another one's fault
-		c.full.Add(1)
-	}
 }

@@ -144,7 +144,7 @@ func TestReadmitUnderLock(t *testing.T) {
 	returned := make(chan struct{})
 	w.Lock()
 	go func() {
-		b.Readmit([]fdpass.Handoff{{FD: duplicate(t, theirs), Client: netip.MustParseAddrPort("127.0.0.1:1")}})
+		readmit(b, []fdpass.Handoff{{FD: duplicate(t, theirs), Client: netip.MustParseAddrPort("127.0.0.1:1")}})
 		close(returned)
 	}()
 	select {

@@ -10,7 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/hash"
+	"github.com/handfast/handfast/master/reexec"
 )
 
 // sink takes everything at no cost.
@@ -21,8 +23,8 @@ func (s *sink) Deliver(conns []fdpass.Handoff) (int, error) {
 	return len(conns), nil
 }
 
-// straight returns a router over n slots, and a batch of clients for it.
-func straight(t testing.TB, n int) (*router, []arrival) {
+// straight returns a balancer with n slots, its router, and a batch of clients for it.
+func straight(t testing.TB, n int) (b *Balancer, r *router, batch []connection) {
 	table := NewTable(n)
 	for slot := range n {
 		table.Fill(slot, new(sink))
@@ -31,27 +33,28 @@ func straight(t testing.TB, n int) (*router, []arrival) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	batch := make([]arrival, fdpass.MaxBatch)
+	batch = make([]connection, fdpass.MaxBatch)
 	for i := range batch {
 		client := netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})
 		batch[i].Handoff = fdpass.Handoff{FD: -1, Client: netip.AddrPortFrom(client, 1)}
 	}
-	return &router{b: b}, b.identify(batch, nil)
+	router := b.newRouter()
+	return b, &router, b.identify(batch, nil)
 }
 
 // TestStraightLineAllocatesNothing: placing and grouping a batch, and all of the line with mailboxes
 // at its end.
 func TestStraightLineAllocatesNothing(t *testing.T) {
-	r, batch := straight(t, 7)
+	b, r, batch := straight(t, 7)
 	r.route(batch) // its buffers grow once
-	if n := testing.AllocsPerRun(100, func() { r.route(r.b.identify(batch, nil)) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { r.route(b.identify(batch, nil)) }); n != 0 {
 		t.Errorf("placing a batch allocates %v times", n)
 	}
 
 	const runs = 50
 	l := newLine(t, 2)
 	l.connect(runs + 1)
-	l.batch = make([]arrival, 0, 1)
+	l.batch = make([]connection, 0, 1)
 	if n := testing.AllocsPerRun(runs, l.pass); n != 0 {
 		t.Errorf("accepting and delivering allocates %v times", n)
 	}
@@ -72,13 +75,15 @@ func TestRouteKeepsOrder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &router{b: b}
+	r := b.newRouter()
 	for round := range 3 {
-		_, batch := straight(t, 1)
+		_, _, batch := straight(t, 1)
 		for i := range batch {
 			batch[i].FD = 1000*round + i
 		}
+		reexec.Lock.RLock()
 		r.route(batch)
+		reexec.Lock.RUnlock()
 	}
 	total := 0
 	for slot, w := range workers {
@@ -139,7 +144,7 @@ func TestPeerAddress(t *testing.T) {
 		conn.Close()
 	}
 	scoped := unix.RawSockaddrInet6{Family: unix.AF_INET6, Addr: netip.MustParseAddr("fe80::1").As16(), Scope_id: 7}
-	if got := peerAddress(&scoped).Addr().String(); got != "fe80::1%7" {
+	if got := sock.RawAddrPort(&scoped).Addr().String(); got != "fe80::1%7" {
 		t.Errorf("link-local client is %s", got)
 	}
 }
@@ -178,7 +183,7 @@ func (w *halfCopier) Copy(conns []fdpass.Handoff) (int, error) {
 // TestRouteClosesWhatWasCopied and nothing else: what its worker has not taken is parked, and what
 // lies between is somebody else's.
 func TestRouteClosesWhatWasCopied(t *testing.T) {
-	_, batch := straight(t, 1)
+	_, _, batch := straight(t, 1)
 	batch = batch[:9]
 	table := NewTable(1)
 	w := new(halfCopier)
@@ -200,7 +205,10 @@ func TestRouteClosesWhatWasCopied(t *testing.T) {
 	for i := range batch {
 		batch[i].FD = others[i]
 	}
-	(&router{b: b}).route(batch)
+	router := b.newRouter()
+	reexec.Lock.RLock()
+	router.route(batch)
+	reexec.Lock.RUnlock()
 	for i, fd := range fds {
 		_, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
 		if open := err == nil; open != (i == foreign || i > w.taken) {

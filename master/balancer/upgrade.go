@@ -31,42 +31,41 @@ func (b *Balancer) SaveListeners(bundle *reexec.Bundle) (all []SavedListener) {
 
 // SaveParked keeps what is parked, or reads its refusal.
 func (b *Balancer) SaveParked(bundle *reexec.Bundle) (all []SavedParked) {
-	for _, p := range slices.Concat(b.lot.all(), b.overflow.all()) {
+	for _, p := range slices.Concat(b.waitlist.all(), b.refuser.overflow.all()) {
 		bundle.Keep(p.FD)
-		all = append(all, SavedParked{p.Handoff, p.parked, p.refused})
+		all = append(all, SavedParked{p.Handoff, p.since, p.refused})
 	}
 	return all
 }
 
 // RestoreStats goes on with the counts of the program before.
-func (b *Balancer) RestoreStats(s Stats) {
-	b.accepted.Store(s.Accepted)
-	b.handedOff.Store(s.HandedOff)
-	b.takenBack.Store(s.TakenBack)
-	b.refused.Store(s.Refused)
-	b.gone.Store(s.Gone)
-}
+func (b *Balancer) RestoreStats(s Stats) { b.ledger.restore(s) }
 
 // ReadmitParked parks again what was parked in the program before. Patience begins anew.
 func (b *Balancer) ReadmitParked(conns []SavedParked) {
 	reexec.Lock.RLock()
 	defer reexec.Lock.RUnlock()
-	var waiting []arrival
-	for _, c := range conns {
-		a := arrival{Handoff: c.Handoff, parked: c.Parked}
-		if !c.Refused {
-			waiting = append(waiting, a)
-			continue
+	var waiting []connection
+	for _, saved := range conns {
+		c := connection{Handoff: saved.Handoff, since: saved.Parked}
+		if saved.Refused {
+			b.refuser.resume(c)
+		} else {
+			waiting = append(waiting, c)
 		}
-		p, err := b.overflow.enter(a, place{slot: NoSlot}, maxOverflow)
-		if err != nil {
-			fdpass.CloseConnections(c.FD)
-			continue
-		}
-		p.refused = true
-		go b.linger(p, b.overflow, os.NewFile(uintptr(c.FD), "refused connection"), true)
 	}
-	for _, a := range b.identify(waiting, b.clients.Buffer()) {
-		b.park(a)
+	for _, c := range b.identify(waiting, b.clients.Buffer()) {
+		b.park(c)
 	}
+}
+
+// resume takes ownership of a connection that has its answer, and lets the client read it.
+func (r *refuser) resume(c connection) {
+	p, err := r.overflow.enter(c, waitKey{slot: NoSlot}, maxOverflow)
+	if err != nil {
+		fdpass.CloseConnections(c.FD)
+		return
+	}
+	p.refused = true
+	go r.linger(p, r.overflow, os.NewFile(uintptr(c.FD), "refused connection"), true)
 }
