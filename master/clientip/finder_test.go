@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/fdpass/forwarded"
 )
 
@@ -98,7 +99,7 @@ type moment struct {
 func checkMoments(t *testing.T, change func(*Config), moments []moment) {
 	for _, v := range moments {
 		t.Run(v.name, func(t *testing.T) {
-			noLeaks(t)
+			fdtest.NoLeaks(t)
 			f := finder(t, rulesOf(t, v.trusted, v.key), func(cfg *Config) {
 				cfg.HeaderLimit = max(v.limit, MinHeaderLimit)
 				if change != nil {
@@ -404,7 +405,7 @@ func TestValidate(t *testing.T) {
 func TestDefault(t *testing.T) {
 	cfg := DefaultConfig()
 	f, err := New(cfg)
-	check(t, err)
+	fdtest.Check(t, err)
 	if f.Peeks() || f.Timeout() != 0 || cfg.HeaderTimeout != 5*time.Second || cfg.HeaderLimit != 16<<10 {
 		t.Errorf("%+v, peeks %v, timeout %v", cfg, f.Peeks(), f.Timeout())
 	}

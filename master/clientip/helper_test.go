@@ -4,23 +4,19 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
-	"runtime"
-	"runtime/debug"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/fdpass/forwarded"
 	"github.com/handfast/handfast/hash"
 )
 
 // bound ends every wait that should be short.
-const bound = 20 * time.Second
+const bound = fdtest.Patience
 
 // Clients have documentation addresses (RFC 5737, RFC 3849), and 203.0.113.66 is what
 // an attacker would like to be.
@@ -41,7 +37,7 @@ func addr(text string) netip.Addr {
 func trust(t testing.TB, list string) forwarded.Trust {
 	t.Helper()
 	trusted, err := forwarded.ParseTrust(list)
-	check(t, err)
+	fdtest.Check(t, err)
 	return trusted
 }
 
@@ -56,7 +52,7 @@ func finder(t testing.TB, rules forwarded.Rules, change func(*Config)) *Finder {
 		change(&cfg)
 	}
 	f, err := New(cfg)
-	check(t, err)
+	fdtest.Check(t, err)
 	return f
 }
 
@@ -74,21 +70,9 @@ type pair struct {
 
 func connect(t testing.TB) *pair {
 	t.Helper()
-	ln, err := net.Listen("tcp4", here+":0")
-	check(t, err)
-	defer ln.Close()
-	client, err := net.Dial("tcp4", ln.Addr().String())
-	check(t, err)
-	t.Cleanup(func() { client.Close() })
-	p := &pair{client: client.(*net.TCPConn)}
-	raw, err := ln.(*net.TCPListener).SyscallConn()
-	check(t, err)
-	eventually(t, "accept", func() bool {
-		// With Control: a net.Listener cannot be read raw.
-		check(t, raw.Control(func(fd uintptr) { p.FD, _, err = unix.Accept4(int(fd), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC) }))
-		return err != unix.EAGAIN
-	})
-	check(t, err)
+	client, fd := fdtest.Connection(t)
+	p := &pair{client: client}
+	p.FD = fd
 	t.Cleanup(func() {
 		if p.file != nil {
 			p.file.Close()
@@ -97,7 +81,6 @@ func connect(t testing.TB) *pair {
 		}
 	})
 	p.Client = client.LocalAddr().(*net.TCPAddr).AddrPort()
-	check(t, client.SetDeadline(time.Now().Add(3*bound)))
 	return p
 }
 
@@ -106,35 +89,35 @@ func (p *pair) send(t testing.TB, text string) {
 	t.Helper()
 	before := p.unread(t)
 	_, err := p.client.Write([]byte(text))
-	check(t, err)
-	eventually(t, "arrives", func() bool { return p.unread(t) >= before+len(text) })
+	fdtest.Check(t, err)
+	fdtest.Eventually(t, "arrives", func() bool { return p.unread(t) >= before+len(text) })
 }
 
 // unread returns how many bytes are in our socket (SIOCINQ, man 7 tcp).
 func (p *pair) unread(t testing.TB) int {
 	n, err := unix.IoctlGetInt(p.FD, unix.TIOCINQ)
-	check(t, err)
+	fdtest.Check(t, err)
 	return n
 }
 
 // finish sends a FIN, and returns when it is there.
 func (p *pair) finish(t testing.TB) {
 	t.Helper()
-	check(t, p.client.CloseWrite())
+	fdtest.Check(t, p.client.CloseWrite())
 	p.reaches(t, unix.BPF_TCP_CLOSE_WAIT)
 }
 
 // reset sends an RST, and returns when it is there.
 func (p *pair) reset(t testing.TB) {
 	t.Helper()
-	check(t, p.client.SetLinger(0))
-	check(t, p.client.Close())
+	fdtest.Check(t, p.client.SetLinger(0))
+	fdtest.Check(t, p.client.Close())
 	p.reaches(t, unix.BPF_TCP_CLOSE)
 }
 
 func (p *pair) reaches(t testing.TB, state uint8) {
 	t.Helper()
-	eventually(t, "end of connection", func() bool {
+	fdtest.Eventually(t, "end of connection", func() bool {
 		info, err := unix.GetsockoptTCPInfo(p.FD, unix.IPPROTO_TCP, unix.TCP_INFO)
 		return err == nil && info.State == state
 	})
@@ -153,70 +136,13 @@ func (p *pair) reads(t testing.TB, want string) {
 	}
 }
 
-// noLeaks fails the test if, after all its other cleanups, it has left descriptors
-// or goroutines behind. Call it first.
-func noLeaks(t testing.TB) {
-	t.Helper()
-	openPoller()
-	files, goroutines := openFiles(), runtime.NumGoroutine()
-	t.Cleanup(func() {
-		defer debug.SetGCPercent(debug.SetGCPercent(-1)) // it closes files that nobody closed
-		for end := time.Now().Add(bound); len(openFiles()) > len(files) || runtime.NumGoroutine() > goroutines; {
-			if time.Now().After(end) {
-				t.Fatalf("leaked: files were %q\nare %q\ngoroutines were %d, are\n%s", files, openFiles(), goroutines, stacks())
-			}
-			time.Sleep(time.Millisecond)
-		}
-	})
-}
-
-// openPoller makes the poller open its descriptors, once and for all.
-var openPoller = sync.OnceFunc(func() {
-	if ln, err := net.Listen("tcp", here+":0"); err == nil {
-		ln.Close()
-	}
-})
-
-// openFiles returns what the open descriptors of this process are.
-func openFiles() []string {
-	paths, _ := filepath.Glob("/proc/self/fd/*")
-	var files []string
-	for _, path := range paths {
-		if target, err := os.Readlink(path); err == nil { // not the directory itself
-			files = append(files, filepath.Base(path)+" "+target)
-		}
-	}
-	return files
-}
-
-func stacks() string {
-	all := make([]byte, 64<<10)
-	return string(all[:runtime.Stack(all, true)])
-}
-
 // inPoller tells whether a Wait has looked and waits for more.
 func inPoller() bool {
-	for stack := range strings.SplitSeq(stacks(), "\n\n") {
+	for stack := range strings.SplitSeq(fdtest.Stacks(), "\n\n") {
 		state, _, _ := strings.Cut(stack, "\n")
 		if strings.Contains(state, "[IO wait") && strings.Contains(stack, ".(*Finder).Wait(") {
 			return true
 		}
 	}
 	return false
-}
-
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(bound); !ok(); time.Sleep(100 * time.Microsecond) {
-		if time.Now().After(end) {
-			t.Fatal("not in time: ", what)
-		}
-	}
-}
-
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"strings"
 	"testing"
+
+	"github.com/handfast/handfast/fdpass/fdtest"
 )
 
 // TestSessionIn: a session's name is the value of `sid` in the query, and nothing else is.
@@ -110,7 +112,7 @@ func TestNowSessionAllocatesNothing(t *testing.T) {
 // TestWaitSession: it arrives byte by byte; and when it does not, the client is known all
 // the same.
 func TestWaitSession(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	f := sessionFinder(t)
 	p := connect(t)
 	answers := p.wait(t.Context(), f)

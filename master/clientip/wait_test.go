@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/fdpass/forwarded"
 )
 
@@ -53,7 +54,7 @@ func wants(t *testing.T, answers <-chan answer, client Client, err error) (a ans
 // is something new: when the connection is added.
 func open(t *testing.T, answers <-chan answer) {
 	t.Helper()
-	eventually(t, "waits in the poller", func() bool { return inPoller() || len(answers) > 0 })
+	fdtest.Eventually(t, "waits in the poller", func() bool { return inPoller() || len(answers) > 0 })
 	for range 10 {
 		if len(answers) > 0 {
 			t.Fatalf("answers too soon: %+v", <-answers)
@@ -66,9 +67,9 @@ func open(t *testing.T, answers <-chan answer) {
 func (p *pair) segments(t *testing.T, answers <-chan answer, parts ...string) {
 	t.Helper()
 	for _, part := range parts {
-		eventually(t, "waits in the poller", func() bool { return inPoller() || len(answers) > 0 })
+		fdtest.Eventually(t, "waits in the poller", func() bool { return inPoller() || len(answers) > 0 })
 		_, err := p.client.Write([]byte(part)) // a PROXY header is taken when it is whole: send would not see it
-		check(t, err)
+		fdtest.Check(t, err)
 	}
 }
 
@@ -114,7 +115,7 @@ func (v *late) arrives(t *testing.T, f *Finder, send func(*pair, <-chan answer))
 	if (p.Flags == fdpass.FlagProxied) != (v.taken > 0) {
 		t.Errorf("flags %b", p.Flags)
 	}
-	eventually(t, "all arrives", func() bool { return p.unread(t) == len(v.sent)-v.taken })
+	fdtest.Eventually(t, "all arrives", func() bool { return p.unread(t) == len(v.sent)-v.taken })
 	p.reads(t, v.sent[v.taken:])
 	p.client.Close()
 	p.file.Close()
@@ -124,7 +125,7 @@ func (v *late) arrives(t *testing.T, f *Finder, send func(*pair, <-chan answer))
 func TestWaitBytes(t *testing.T) {
 	for _, v := range append(lates, late{"2,000 bytes", padded(2000, "192.0.2.1"), "192.0.2.1", "", "", 0}) {
 		t.Run(v.name, func(t *testing.T) {
-			noLeaks(t)
+			fdtest.NoLeaks(t)
 			v.arrives(t, v.finder(t), func(p *pair, answers <-chan answer) {
 				last := len(v.sent) - 1
 				p.segments(t, answers, strings.Split(v.sent[:last], "")...)
@@ -139,7 +140,7 @@ func TestWaitBytes(t *testing.T) {
 func TestWaitCuts(t *testing.T) {
 	for _, v := range lates {
 		t.Run(v.name, func(t *testing.T) {
-			noLeaks(t)
+			fdtest.NoLeaks(t)
 			f := v.finder(t)
 			for i := 1; i < len(v.sent); i++ {
 				v.arrives(t, f, func(p *pair, answers <-chan answer) {
@@ -160,7 +161,7 @@ func TestWaitCuts(t *testing.T) {
 // TestWaitArrived: what is there before anybody waits is looked at. The poller reports it
 // once more, when the connection is added to it, and that is not the end.
 func TestWaitArrived(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	f := finder(t, rulesOf(t, loopback, ""), nil)
 	for n := 1; n <= len(shortHead); n++ {
 		p := connect(t)
@@ -208,7 +209,7 @@ func TestWaitEnd(t *testing.T) {
 		{"peer is no proxy, PROXY", true, elsewhere, proxyV1, "", ErrProxyForbidden, true},
 	} {
 		t.Run(v.name, func(t *testing.T) {
-			noLeaks(t)
+			fdtest.NoLeaks(t)
 			f := finder(t, rulesOf(t, v.trusted, ""), func(cfg *Config) { cfg.ProxyProtocol, cfg.HeaderLimit = v.proxy, MinHeaderLimit })
 			var want Client
 			if v.err == nil {
@@ -236,7 +237,7 @@ func TestWaitEnd(t *testing.T) {
 			p := connect(t) // the end comes with the last segment, or right behind
 			answers := p.wait(t.Context(), f)
 			p.segments(t, answers, v.sent)
-			check(t, p.client.CloseWrite())
+			fdtest.Check(t, p.client.CloseWrite())
 			wants(t, answers, want, v.err)
 		})
 	}
@@ -265,7 +266,7 @@ func TestWaitTimeout(t *testing.T) {
 		{"peer is no proxy, silent", "", "", true, elsewhere, ErrSilent},
 	} {
 		t.Run(v.name, func(t *testing.T) {
-			noLeaks(t)
+			fdtest.NoLeaks(t)
 			f := finder(t, rulesOf(t, v.trusted, ""), func(cfg *Config) {
 				cfg.ProxyProtocol, cfg.HeaderTimeout, cfg.HeaderLimit = v.proxy, timeout, MaxHeaderLimit
 			})
@@ -315,7 +316,7 @@ func TestWaitLastLook(t *testing.T) {
 func TestWaitContext(t *testing.T) {
 	for sent, want := range map[string]error{"": ErrSilent, "\r\n": ErrSilent, "GET": ErrPartial} {
 		t.Run(fmt.Sprintf("%q", sent), func(t *testing.T) {
-			noLeaks(t)
+			fdtest.NoLeaks(t)
 			f := finder(t, rulesOf(t, loopback, ""), nil)
 			p := connect(t)
 			p.send(t, sent)
@@ -339,7 +340,7 @@ func TestWaitContext(t *testing.T) {
 
 // TestWaitLimit: what becomes too long is too long as soon as it is.
 func TestWaitLimit(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	for _, limit := range []int{MinHeaderLimit, 16 << 10, MaxHeaderLimit} {
 		f := finder(t, rulesOf(t, loopback, ""), func(cfg *Config) { cfg.HeaderLimit = limit })
 		long := padded(limit+1, "192.0.2.1")
@@ -368,7 +369,7 @@ func TestWaitLongest(t *testing.T) {
 		{"behind the longest PROXY", signatureV2 + "\x21\x11\xff\xf0" + proxy2[16:] + strings.Repeat("\x00", 0xfff0-12), MaxHeaderLimit},
 	} {
 		t.Run(v.name, func(t *testing.T) {
-			noLeaks(t)
+			fdtest.NoLeaks(t)
 			f := finder(t, rulesOf(t, inner+",2001:db8::/32", ""), func(cfg *Config) { cfg.ProxyProtocol, cfg.HeaderLimit = v.before != "", MaxHeaderLimit })
 			head := padded(MaxHeaderLimit, "198.51.100.9")
 			p := connect(t)
@@ -384,7 +385,7 @@ func TestWaitLongest(t *testing.T) {
 				sent <- err
 			}()
 			wants(t, answers, f.from("198.51.100.9"), nil)
-			check(t, <-sent)
+			fdtest.Check(t, <-sent)
 			p.reads(t, head)
 		})
 	}
@@ -393,7 +394,7 @@ func TestWaitLongest(t *testing.T) {
 // TestWaitMany: one Finder for many that wait at the same time, each with an address of its
 // own.
 func TestWaitMany(t *testing.T) {
-	noLeaks(t)
+	fdtest.NoLeaks(t)
 	const many = 50
 	f := finder(t, rulesOf(t, loopback, "X-Session"), nil)
 	name := func(i int) string { return forwarded.DefaultHeader[:1+i%10] + string(rune('a'+i%26)) }
@@ -410,7 +411,7 @@ func TestWaitMany(t *testing.T) {
 		for i, p := range pairs {
 			n := len(heads[i])
 			_, err := p.client.Write([]byte(heads[i][n*cut/4 : n*(cut+1)/4]))
-			check(t, err)
+			fdtest.Check(t, err)
 		}
 	}
 	for i := range many {
@@ -426,7 +427,7 @@ func TestWaitNoFile(t *testing.T) {
 	p := connect(t)
 	p.send(t, shortHead)
 	p.file = os.NewFile(uintptr(p.FD), "closed connection")
-	check(t, p.file.Close())
+	fdtest.Check(t, p.file.Close())
 	for _, file := range []*os.File{nil, p.file} {
 		if client, err := f.Wait(t.Context(), file, &fdpass.Handoff{FD: -1}); err == nil || client != (Client{}) {
 			t.Errorf("%v, %v", client, err)
