@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/master/supervisor"
 )
 
@@ -144,7 +145,7 @@ func TestDrain(t *testing.T) {
 	c := client(t, f)
 	steps, result := make(chan Progress, 10), make(chan error, 1)
 	go func() { result <- c.Drain(t.Context(), 1, func(p Progress) { steps <- p }) }()
-	eventually(t, "drain", func() bool { return len(f.deeds()) > 0 })
+	fdtest.Eventually(t, "drain", func() bool { return len(f.deeds()) > 0 })
 	f.change(func(s *supervisor.Snapshot) { s.Slots[1].Next = worker(1, 1, 200) })
 	step(t, steps, "starting 0/1 slot 1 pid 200")
 	f.change(func(s *supervisor.Snapshot) {

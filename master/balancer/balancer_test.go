@@ -7,8 +7,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -18,13 +16,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/hash"
 	"github.com/handfast/handfast/master/clientip"
 	"github.com/handfast/handfast/master/logging"
 	"github.com/handfast/handfast/master/reexec"
 )
 
-const testPatience = 20 * time.Second
+const testPatience = fdtest.Patience
 
 // fakeWorker takes at most room connections and answers each with its name. It
 // stands for what sticky-listen calls an active worker: anything that takes
@@ -65,7 +64,7 @@ func (bySource) Slot(client clientip.Client, slots, rank int) int {
 // and no descriptor is left.
 func serveTest(t *testing.T, table *Table, change func(*Config)) (b *Balancer, dial func(last byte) net.Conn, stop func()) {
 	t.Helper()
-	goroutines, files := runtime.NumGoroutine(), openFiles(t)
+	fdtest.NoLeaks(t)
 	cfg := DefaultConfig()
 	cfg.Strategy = bySource{}
 	if change != nil {
@@ -99,9 +98,6 @@ func serveTest(t *testing.T, table *Table, change func(*Config)) (b *Balancer, d
 		for _, c := range clients {
 			c.Close()
 		}
-		if !soon(func() bool { return runtime.NumGoroutine() <= goroutines && openFiles(t) <= files }) {
-			t.Errorf("goroutines: %d, before %d; descriptors: %d, before %d", runtime.NumGoroutine(), goroutines, openFiles(t), files)
-		}
 	})
 	dial = func(last byte) net.Conn {
 		t.Helper()
@@ -115,23 +111,6 @@ func serveTest(t *testing.T, table *Table, change func(*Config)) (b *Balancer, d
 		return conn
 	}
 	return b, dial, stop
-}
-
-func openFiles(t *testing.T) int {
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(entries)
-}
-
-func soon(f func() bool) bool {
-	for deadline := time.Now().Add(testPatience); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if f() {
-			return true
-		}
-	}
-	return false
 }
 
 // reads fails unless the connection carries want and then ends.
@@ -155,7 +134,7 @@ func TestLibrary(t *testing.T) {
 	for last := byte(3); last < 33; last++ {
 		reads(t, dial(last), workers[last%3].name)
 	}
-	if want := (Stats{Accepted: 30, HandedOff: 30}); !soon(func() bool { return b.Stats() == want }) {
+	if want := (Stats{Accepted: 30, HandedOff: 30}); !fdtest.Poll(func() bool { return b.Stats() == want }) {
 		t.Errorf("%+v, want %+v", b.Stats(), want)
 	}
 	if client := workers[0].got[0].Client; client.Addr() != netip.MustParseAddr("127.0.0.3") || client.Port() == 0 {
@@ -168,7 +147,7 @@ func TestFilledSlotTakesParkedAtOnce(t *testing.T) {
 	table := NewTable(2)
 	b, dial, _ := serveTest(t, table, func(c *Config) { c.RetryDelay = 20 * time.Minute })
 	clients := []net.Conn{dial(2), dial(4), dial(6)}
-	if !soon(func() bool { return b.Stats().Parked == len(clients) }) {
+	if !fdtest.Poll(func() bool { return b.Stats().Parked == len(clients) }) {
 		t.Fatalf("%+v", b.Stats())
 	}
 	table.Fill(0, busyWorker("late"))
@@ -183,7 +162,7 @@ func TestParkedFollowSlots(t *testing.T) {
 	table := NewTable(2)
 	b, dial, _ := serveTest(t, table, func(c *Config) { c.RetryDelay = 20 * time.Minute })
 	client := dial(3)
-	if !soon(func() bool { return b.Stats().Parked == 1 }) {
+	if !fdtest.Poll(func() bool { return b.Stats().Parked == 1 }) {
 		t.Fatalf("%+v", b.Stats())
 	}
 	table.Fill(0, busyWorker("zero"))
@@ -200,7 +179,7 @@ func TestFullMailbox(t *testing.T) {
 	b, dial, _ := serveTest(t, table, func(c *Config) { c.RetryDelay = time.Millisecond; c.MaxRetries = 1 << 20 })
 	reads(t, dial(1), "w")
 	waiting := []net.Conn{dial(2), dial(3), dial(4)}
-	if !soon(func() bool { return b.Stats().Parked == 3 }) {
+	if !fdtest.Poll(func() bool { return b.Stats().Parked == 3 }) {
 		t.Fatalf("%+v", b.Stats())
 	}
 	w.mu.Lock()
@@ -249,7 +228,7 @@ func TestBacklogIsServed(t *testing.T) {
 func TestShutdownHurries(t *testing.T) {
 	b, dial, stop := serveTest(t, NewTable(1), func(c *Config) { c.RetryDelay = 20 * time.Minute })
 	client := dial(2)
-	if !soon(func() bool { return b.Stats().Parked == 1 }) {
+	if !fdtest.Poll(func() bool { return b.Stats().Parked == 1 }) {
 		t.Fatalf("%+v", b.Stats())
 	}
 	go stop()
@@ -257,8 +236,8 @@ func TestShutdownHurries(t *testing.T) {
 	client.Close()
 	stop()
 
-	ours, theirs := tcpPair(t)
-	readmit(b, []fdpass.Handoff{{FD: duplicate(t, theirs), Client: netip.MustParseAddrPort("127.0.0.1:1")}})
+	ours, theirs := fdtest.TCPPair(t)
+	readmit(b, []fdpass.Handoff{{FD: fdtest.Duplicate(t, theirs), Client: netip.MustParseAddrPort("127.0.0.1:1")}})
 	theirs.Close()
 	reads(t, ours, "HTTP/1.1 502 ")
 	if s := b.Stats(); s.TakenBack != 1 || s.Refused != 2 {
@@ -280,7 +259,7 @@ func TestResetWhileParked(t *testing.T) {
 		conn.SetLinger(0)
 		conn.Close()
 	}
-	if !soon(func() bool { s := b.Stats(); return s.Refused == 50 && s.Parked == 0 }) {
+	if !fdtest.Poll(func() bool { s := b.Stats(); return s.Refused == 50 && s.Parked == 0 }) {
 		t.Errorf("%+v", b.Stats())
 	}
 }
@@ -386,40 +365,6 @@ func TestInheritedOptions(t *testing.T) {
 		}
 		return true
 	})
-}
-
-// tcpPair returns both ends of a connection.
-func tcpPair(t testing.TB) (ours, theirs *net.TCPConn) {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	conn, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	accepted, err := ln.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn.SetDeadline(time.Now().Add(testPatience))
-	return conn.(*net.TCPConn), accepted.(*net.TCPConn)
-}
-
-// duplicate returns a descriptor of a connection that the caller owns.
-func duplicate(t testing.TB, conn *net.TCPConn) (fd int) {
-	t.Helper()
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw.Control(func(s uintptr) { fd, err = unix.FcntlInt(s, unix.F_DUPFD_CLOEXEC, 0) })
-	if err != nil {
-		t.Fatal(err)
-	}
-	return fd
 }
 
 func TestTable(t *testing.T) {

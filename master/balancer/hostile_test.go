@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/master/reexec"
 )
 
@@ -25,9 +26,9 @@ func TestLingeringReadmitted(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b, _, stop := serveTest(t, NewTable(1), change)
 			defer stop()
-			conn, client := tcpPair(t)
+			conn, client := fdtest.TCPPair(t)
 			defer client.Close()
-			fd := duplicate(t, conn)
+			fd := fdtest.Duplicate(t, conn)
 			conn.Close()
 			for data := make([]byte, 1<<20); ; {
 				if _, err := unix.Write(fd, data); err != nil {
@@ -78,10 +79,10 @@ func TestReadmittedClient(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			conn, client := tcpPair(t)
+			conn, client := fdtest.TCPPair(t)
 			defer client.Close()
 			defer conn.Close()
-			h := fdpass.Handoff{FD: duplicate(t, conn), Client: netip.MustParseAddrPort("203.0.113.9:1"), Flags: v.flags}
+			h := fdpass.Handoff{FD: fdtest.Duplicate(t, conn), Client: netip.MustParseAddrPort("203.0.113.9:1"), Flags: v.flags}
 			defer unix.Close(h.FD)
 			if got := b.believe(h); got.Client.Addr().String() != v.want || got.FD != h.FD {
 				t.Errorf("%+v, want a client %s", got, v.want)

@@ -14,10 +14,10 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/fdpass/forwarded"
-	"github.com/handfast/handfast/master/reexec"
-
 	"github.com/handfast/handfast/master/clientip"
+	"github.com/handfast/handfast/master/reexec"
 )
 
 const proxiedHead = "GET / HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: 203.0.113.2, 10.0.0.1\r\n\r\n"
@@ -43,13 +43,13 @@ func TestIdentifyAllocatesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ours, theirs := tcpPair(t)
+	ours, theirs := fdtest.TCPPair(t)
 	defer ours.Close()
 	defer theirs.Close()
 	if _, err := ours.Write([]byte(proxiedHead)); err != nil {
 		t.Fatal(err)
 	}
-	fd := duplicate(t, theirs)
+	fd := fdtest.Duplicate(t, theirs)
 	batch := []connection{{Handoff: fdpass.Handoff{FD: fd, Client: netip.MustParseAddrPort("127.0.0.1:1")}}}
 	buffer := b.clients.Buffer()
 	var known []connection
@@ -157,7 +157,7 @@ func TestHalfAHeadAtTheEnd(t *testing.T) {
 	b, dial, stop := serveTest(t, NewTable(1), behindProxy)
 	client := dial(1)
 	client.Write([]byte(proxiedHead[:20]))
-	if !soon(func() bool { return b.Stats().Parked == 1 }) {
+	if !fdtest.Poll(func() bool { return b.Stats().Parked == 1 }) {
 		t.Fatalf("%+v", b.Stats())
 	}
 	go stop()
@@ -172,27 +172,27 @@ func TestReadmitIdentifies(t *testing.T) {
 		table.Fill(slot, w)
 	}
 	b, _, _ := serveTest(t, table, behindProxy)
-	ours, theirs := tcpPair(t)
+	ours, theirs := fdtest.TCPPair(t)
 	defer ours.Close()
 	peer := netip.MustParseAddrPort("127.0.0.1:1")
 	if _, err := ours.Write([]byte(proxiedHead)); err != nil {
 		t.Fatal(err)
 	}
-	readmit(b, []fdpass.Handoff{{FD: duplicate(t, theirs), Client: peer}})
+	readmit(b, []fdpass.Handoff{{FD: fdtest.Duplicate(t, theirs), Client: peer}})
 	theirs.Close()
 	begins(t, ours, "2") // the last byte of 203.0.113.2
 
 	// Half a head waits for the rest, and who is gone is forgotten.
-	ours, theirs = tcpPair(t)
+	ours, theirs = fdtest.TCPPair(t)
 	defer ours.Close()
 	ours.Write([]byte(proxiedHead[:20]))
-	gone, theirGone := tcpPair(t)
+	gone, theirGone := fdtest.TCPPair(t)
 	gone.SetLinger(0)
 	gone.Close()
-	readmit(b, []fdpass.Handoff{{FD: duplicate(t, theirs), Client: peer}, {FD: duplicate(t, theirGone), Client: peer}})
+	readmit(b, []fdpass.Handoff{{FD: fdtest.Duplicate(t, theirs), Client: peer}, {FD: fdtest.Duplicate(t, theirGone), Client: peer}})
 	theirs.Close()
 	theirGone.Close()
-	if !soon(func() bool { s := b.Stats(); return s.Parked == 1 && s.Gone == 1 }) {
+	if !fdtest.Poll(func() bool { s := b.Stats(); return s.Parked == 1 && s.Gone == 1 }) {
 		t.Fatalf("%+v", b.Stats())
 	}
 	ours.Write([]byte(proxiedHead[20:]))
@@ -240,7 +240,7 @@ func TestStrangersBesideProxies(t *testing.T) {
 			for i := range strangers {
 				io.WriteString(dial(byte(1+i)), "P")
 			}
-			if !soon(func() bool { return b.Stats().Accepted == strangers && b.waitlist.len() == proxies }) {
+			if !fdtest.Poll(func() bool { return b.Stats().Accepted == strangers && b.waitlist.len() == proxies }) {
 				t.Fatalf("%+v, %d wait, want %d", b.Stats(), b.waitlist.len(), proxies)
 			}
 			var conns []net.Conn
@@ -249,7 +249,7 @@ func TestStrangersBesideProxies(t *testing.T) {
 				io.WriteString(conn, v.first)
 				conns = append(conns, conn)
 			}
-			if !soon(func() bool { return b.waitlist.len() == 2*proxies }) {
+			if !fdtest.Poll(func() bool { return b.waitlist.len() == 2*proxies }) {
 				t.Errorf("%+v, %d wait, want %d", b.Stats(), b.waitlist.len(), 2*proxies)
 			}
 			for _, conn := range conns {

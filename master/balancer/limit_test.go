@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/fdtest"
 )
 
 // limitedWorker has as many connections as it may after room more.
@@ -33,7 +34,7 @@ func TestLimit(t *testing.T) {
 				c.OnOutcome = func(o Outcome) { outcomes <- o }
 			})
 			parked := dial(2)
-			if !soon(func() bool { return b.Stats().Parked == 1 }) {
+			if !fdtest.Poll(func() bool { return b.Stats().Parked == 1 }) {
 				t.Fatalf("%+v", b.Stats())
 			}
 			refused := func(read io.Reader) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/master/clientip"
 )
 
@@ -84,7 +85,7 @@ func TestSessionOwnerGone(t *testing.T) {
 	table.Claim(sessionB, full)
 	conn = dial(1)
 	fmt.Fprint(conn, "GET /?sid=b HTTP/1.1\r\n\r\n")
-	if !soon(func() bool { return b.Stats().Parked == 1 }) {
+	if !fdtest.Poll(func() bool { return b.Stats().Parked == 1 }) {
 		t.Error("it does not wait for its owner")
 	}
 	full.mu.Lock()
@@ -138,13 +139,13 @@ func TestReadmitUnderLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	table.Claim(sessionA, w)
-	ours, theirs := tcpPair(t)
+	ours, theirs := fdtest.TCPPair(t)
 	defer ours.Close()
 	defer theirs.Close()
 	returned := make(chan struct{})
 	w.Lock()
 	go func() {
-		readmit(b, []fdpass.Handoff{{FD: duplicate(t, theirs), Client: netip.MustParseAddrPort("127.0.0.1:1")}})
+		readmit(b, []fdpass.Handoff{{FD: fdtest.Duplicate(t, theirs), Client: netip.MustParseAddrPort("127.0.0.1:1")}})
 		close(returned)
 	}()
 	select {

@@ -3,6 +3,8 @@ package balancer
 import (
 	"io"
 	"testing"
+
+	"github.com/handfast/handfast/fdpass/fdtest"
 )
 
 // TestCounts: what happens to connections is counted for their slot, whoever is in it.
@@ -13,7 +15,7 @@ func TestCounts(t *testing.T) {
 	counted := func(slot int, handedOff, refused, full uint64) {
 		t.Helper()
 		c := table.counts(slot)
-		if !soon(func() bool {
+		if !fdtest.Poll(func() bool {
 			return c.handedOff.Load() == handedOff && c.refused.Load() == refused && c.full.Load() == full
 		}) {
 			t.Errorf("slot %d: handed off %d, refused %d, full %d; want %d, %d, %d",

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/master/link/mailbox"
 	"github.com/handfast/handfast/master/reexec"
 )
@@ -28,7 +29,7 @@ func TestNothingMoves(t *testing.T) {
 	head := "GET / HTTP/1.1\r\nX-Forwarded-For: 192.0.2.%d\r\n\r\n"
 	parked, half := dial(2), dial(1)
 	fmt.Fprintf(parked, head, 2)
-	if !soon(func() bool { return b.Stats().Parked == 2 }) {
+	if !fdtest.Poll(func() bool { return b.Stats().Parked == 2 }) {
 		t.Fatalf("%+v", b.Stats())
 	}
 	returned := make(chan []fdpass.Handoff, 1)
@@ -41,10 +42,10 @@ func TestNothingMoves(t *testing.T) {
 	table.Fill(0, busyWorker("first"))
 	table.Fill(1, busyWorker("second"))
 	fmt.Fprintf(half, head, 1)
-	ours, far := tcpPair(t)
+	ours, far := fdtest.TCPPair(t)
 	defer ours.Close()
 	defer far.Close()
-	given := fdpass.Handoff{FD: duplicate(t, ours)}
+	given := fdpass.Handoff{FD: fdtest.Duplicate(t, ours)}
 	if err := theirs.TrySend(fdpass.TypeReturn, []fdpass.Handoff{given}); err != nil {
 		t.Error(err)
 	}
@@ -55,7 +56,7 @@ func TestNothingMoves(t *testing.T) {
 	}
 	reexec.Lock.Unlock()
 
-	if !soon(func() bool { s := b.Stats(); return s.HandedOff == 2 && s.Accepted == 3 }) {
+	if !fdtest.Poll(func() bool { s := b.Stats(); return s.HandedOff == 2 && s.Accepted == 3 }) {
 		t.Errorf("afterwards: %+v", b.Stats())
 	}
 	fdpass.CloseHandoffs(<-returned)

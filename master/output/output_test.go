@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/master/reexec"
 	"github.com/handfast/handfast/master/supervisor"
 )
@@ -44,30 +45,9 @@ func (s *sink) String() string {
 // says waits until the sink has got this, and nothing else.
 func (s *sink) says(t *testing.T, want string) {
 	t.Helper()
-	if !eventually(func() bool { return s.String() == want }) {
+	if !fdtest.Poll(func() bool { return s.String() == want }) {
 		t.Fatalf("written %q, want %q", s, want)
 	}
-}
-
-func eventually(f func() bool) bool {
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
-		if f() {
-			return true
-		}
-	}
-	return false
-}
-
-// checkFiles fails the test if it leaves descriptors open.
-func checkFiles(t *testing.T) {
-	count := func() int { entries, _ := os.ReadDir("/proc/self/fd"); return len(entries) }
-	count() // may open the poller
-	before := count()
-	t.Cleanup(func() {
-		if !eventually(func() bool { return count() <= before }) {
-			t.Errorf("%d descriptors, were %d", count(), before)
-		}
-	})
 }
 
 var seat = supervisor.Seat{Slot: 2, Slots: 11, Generation: 3}
@@ -137,7 +117,7 @@ func TestPrefix(t *testing.T) {
 	const script = `if test -t 1 && test -t 2; then stty size <&1; else echo pipe; fi; echo err >&2; echo; printf '\033[1mbold\033[0m'`
 	for name, first := range map[string]string{"terminal": "40 90", "pipe": "pipe"} {
 		t.Run(name, func(t *testing.T) {
-			checkFiles(t)
+			fdtest.NoLeaks(t)
 			out := &sink{}
 			cfg := Config{Form: Prefix, Stdout: out, Stderr: out}
 			if name == "terminal" {
@@ -162,7 +142,7 @@ func TestResize(t *testing.T) {
 		unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 80})
 	})
 	c.resized <- unix.SIGWINCH
-	if !eventually(func() bool {
+	if !fdtest.Poll(func() bool {
 		size, err := windowSize(w.streams[0].file)
 		return err == nil && size.Col == 70 && size.Row == 24
 	}) {
@@ -173,7 +153,7 @@ func TestResize(t *testing.T) {
 // TestJSON: each line is an object, from which exactly what the worker wrote can be had again: lines that are long, that are no
 // UTF-8, that hold what JSON must escape. Row C14: plain text inside --log-json.
 func TestJSON(t *testing.T) {
-	checkFiles(t)
+	fdtest.NoLeaks(t)
 	out, errs := &sink{}, &sink{}
 	long := strings.Repeat("é", maxLine) + "\n"
 	written := "{\"a\": \"<b> & \x01\"}\r\n\xff\xfe\n\n" + long
@@ -184,7 +164,7 @@ func TestJSON(t *testing.T) {
 	_, w := start(t, Config{Form: JSON, Stdout: out, Stderr: errs}, "cat "+file+"; echo err >&2; exit 3")
 	w.ends(t)
 	var got strings.Builder
-	if !eventually(func() bool { return strings.Count(out.String(), "\n") == 6 && errs.String() != "" }) {
+	if !fdtest.Poll(func() bool { return strings.Count(out.String(), "\n") == 6 && errs.String() != "" }) {
 		t.Fatalf("written %q", out)
 	}
 	for line := range strings.Lines(out.String() + errs.String()) {
@@ -227,7 +207,7 @@ func TestStalledSink(t *testing.T) {
 	out := &sink{}
 	out.held.Lock()
 	_, w := start(t, Config{Form: Prefix, Stdout: out, Stderr: out}, `i=0; while [ $i -lt 30000 ]; do echo "line $i"; i=$((i+1)); done`)
-	if !eventually(func() bool { return w.streams[0].hasMore() }) {
+	if !fdtest.Poll(func() bool { return w.streams[0].hasMore() }) {
 		t.Fatal("all was read")
 	}
 	time.Sleep(50 * time.Millisecond)
@@ -244,7 +224,7 @@ func TestStalledSink(t *testing.T) {
 	if words := w.ends(t); !strings.HasSuffix(words, "line 29998\nline 29999") || strings.Count(words, "\n") != maxWords-1 {
 		t.Errorf("last words %q", words)
 	}
-	if !eventually(func() bool { return strings.HasSuffix(out.String(), "slot  2 | line 29999\n") }) {
+	if !fdtest.Poll(func() bool { return strings.HasSuffix(out.String(), "slot  2 | line 29999\n") }) {
 		t.Error("the last line is missing")
 	}
 	for i, line := range strings.Split(strings.TrimSpace(out.String()), "\n") {
@@ -256,7 +236,7 @@ func TestStalledSink(t *testing.T) {
 
 // TestGrandchild: a process that the worker has left behind keeps neither its last words nor the end waiting. Row C14.
 func TestGrandchild(t *testing.T) {
-	checkFiles(t)
+	fdtest.NoLeaks(t)
 	out := &sink{}
 	c, w := start(t, Config{Form: Prefix, Stdout: out, Stderr: out}, "echo last; sleep 60 & exit 1")
 	began := time.Now()
@@ -285,7 +265,7 @@ func TestGoesOn(t *testing.T) {
 			cfg.Stdout, cfg.Stderr = old, old
 			gate := t.TempDir() + "/gate"
 			_, w := start(t, cfg, "echo one; printf tw; while ! test -e "+gate+"; do sleep 0.01; done; echo o; echo three")
-			if !eventually(func() bool {
+			if !fdtest.Poll(func() bool {
 				return strings.Contains(old.String(), "one") && strings.HasSuffix(w.LastWords(0), "tw")
 			}) {
 				t.Fatalf("written %q", old)
@@ -377,7 +357,7 @@ func TestWords(t *testing.T) {
 
 // TestStartFails: when no process could be started nothing is left.
 func TestStartFails(t *testing.T) {
-	checkFiles(t)
+	fdtest.NoLeaks(t)
 	out := &sink{}
 	c := New(Config{Form: Prefix, Stdout: out, Stderr: out, Terminal: terminal(t)})
 	o, err := c.NewOutput(seat)

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass/fdtest"
 )
 
 // group starts a shell that leads a group, whose two children say their numbers, and that ends then. It
@@ -46,9 +48,9 @@ func TestLiving(t *testing.T) {
 		t.Fatalf("%v live, want %v", got, children)
 	}
 	unix.Kill(children[0], unix.SIGKILL)
-	eventually(t, func() bool { return slices.Equal(Left(pgid, children), children[1:]) })
+	fdtest.Eventually(t, "what is left", func() bool { return slices.Equal(Left(pgid, children), children[1:]) })
 	unix.Kill(-pgid, unix.SIGKILL)
-	eventually(t, func() bool { return len(Left(pgid, children)) == 0 })
+	fdtest.Eventually(t, "what is left", func() bool { return len(Left(pgid, children)) == 0 })
 	if got := Living(pgid); len(got) > 0 {
 		t.Errorf("%v live", got)
 	}
@@ -80,14 +82,5 @@ func TestLeftFindsNewOnes(t *testing.T) {
 	pgid, children := group(t, "sleep 1000 & echo $!; sleep 1000 & echo $!")
 	before := children[:1]
 	unix.Kill(before[0], unix.SIGKILL)
-	eventually(t, func() bool { return slices.Equal(Left(pgid, before), children[1:]) })
-}
-
-func eventually(t *testing.T, f func() bool) {
-	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !f(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("it did not come to that")
-		}
-	}
+	fdtest.Eventually(t, "what is left", func() bool { return slices.Equal(Left(pgid, before), children[1:]) })
 }

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/hash"
 )
 
@@ -133,7 +134,7 @@ func TestQueue(t *testing.T) {
 	}
 	somaxconn, _ := strconv.Atoi(strings.TrimSpace(string(b)))
 	for slot := range 2 {
-		eventually(t, fmt.Sprintf("%d wait in slot %d of at most %d", want[slot], slot, somaxconn), func() bool {
+		fdtest.Eventually(t, fmt.Sprintf("%d wait in slot %d of at most %d", want[slot], slot, somaxconn), func() bool {
 			waiting, limit, err := g.Queue(slot)
 			return waiting == want[slot] && limit == somaxconn && err == nil
 		})
@@ -147,7 +148,7 @@ func TestInUse(t *testing.T) {
 	orphan := startWorker(t, earlier.Listener(1))
 	earlier.Close()
 
-	files := openFiles(t)
+	files := len(fdtest.OpenFiles())
 	for _, address := range []string{address, fmt.Sprintf(":%d", earlier.Addr().Port)} {
 		g, err := Listen(t.Context(), address, hash.DefaultConfig(), 3)
 		if err == nil {
@@ -161,7 +162,7 @@ func TestInUse(t *testing.T) {
 		}
 		t.Log(err)
 	}
-	if n := openFiles(t); n != files {
+	if n := len(fdtest.OpenFiles()); n != files {
 		t.Errorf("%d files are open, %d before", n, files)
 	}
 
@@ -434,7 +435,7 @@ func TestShared(t *testing.T) {
 	first.do("accept")
 	second.do("accept")
 	pids := make(map[int]int)
-	eventually(t, "both accept", func() bool {
+	fdtest.Eventually(t, "both accept", func() bool {
 		pid, err := slotOf(t.Context(), loopback(1), address)
 		if err != nil {
 			t.Fatal(err)
@@ -594,24 +595,12 @@ func scan(conn net.Conn, number *int) bool {
 	return err == nil
 }
 
-func openFiles(t *testing.T) int {
-	t.Helper()
-	files, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(files)
-}
-
 // TestClosed: what a closed group says.
 func TestClosed(t *testing.T) {
-	files := openFiles(t)
+	fdtest.NoLeaks(t)
 	g := mustListen(t, "127.0.0.1:0", hash.DefaultConfig(), 8)
 	if err := g.Close(); err != nil {
 		t.Error(err)
-	}
-	if n := openFiles(t); n != files {
-		t.Errorf("%d files are open, %d before", n, files)
 	}
 	if err := resize(g, 3); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("resize: %v", err)
@@ -623,7 +612,7 @@ func TestClosed(t *testing.T) {
 
 // TestSilence: who is connected, or about to be, comes to its slot; first packets are lost.
 func TestSilence(t *testing.T) {
-	files := openFiles(t)
+	fdtest.NoLeaks(t)
 	g := mustListen(t, "127.0.0.1:0", hash.DefaultConfig(), 2)
 	before, err := dial(t.Context(), loopback(0), g.Addr().String())
 	if err != nil {
@@ -651,9 +640,5 @@ func TestSilence(t *testing.T) {
 	}
 	if err := g.Close(); err != nil {
 		t.Error(err)
-	}
-	before.Close()
-	if n := openFiles(t); n > files+1 { // Go's poller may be new
-		t.Errorf("%d files are open, %d before", n, files)
 	}
 }

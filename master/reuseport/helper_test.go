@@ -19,11 +19,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/hash"
 )
 
 // bound is the longest that a test waits for anything.
-const bound = 20 * time.Second
+const bound = fdtest.Patience
 
 // roleVariable makes the test binary play another program.
 const roleVariable = "STEER_TEST_ROLE"
@@ -222,16 +223,6 @@ func slotOf(ctx context.Context, from netip.Addr, to string) (slot int, err erro
 func loopback(n int) netip.Addr {
 	n = 1 + (n*0x9e3779)&0xffffff%0xfffffe
 	return netip.AddrFrom4([4]byte{127, byte(n >> 16), byte(n >> 8), byte(n)})
-}
-
-// eventually waits until f is true.
-func eventually(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	for end := time.Now().Add(bound); !f(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not within %v: %s", bound, what)
-		}
-	}
 }
 
 // inNetwork runs the calling test once more, in a network namespace where all IPv4 and IPv6

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/master/reexec"
 )
 
@@ -403,7 +404,7 @@ func (f filled) Fill(_ int, link Link) { f.links <- link }
 func TestProbationAcrossAnUpgrade(t *testing.T) {
 	for name, lasts := range map[string]bool{"lasts": true, "fails": false} {
 		t.Run(name, func(t *testing.T) {
-			checkFiles(t)
+			fdtest.NoLeaks(t)
 			b := reexec.NewBundle("")
 			var workers []savedWorker
 			for i, state := range []State{Standby, Serving} {

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass/fdtest"
 )
 
 // testRole makes the test binary play a worker, or a master in circumstances that
@@ -82,7 +84,7 @@ func playMaster(command []string) int {
 }
 
 func TestWorkerInheritsNothingElse(t *testing.T) {
-	checkFiles(t)
+	fdtest.NoLeaks(t)
 	for _, name := range []string{"LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"} {
 		t.Setenv(name, "for the master")
 	}
@@ -153,7 +155,7 @@ func TestWorkerOfAnOddlyStartedMaster(t *testing.T) {
 		"open file":  {`trap "" HUP; exec 7</dev/zero 9</dev/zero`, files, `"Files":{"0":"/dev/null","1":"/dev/null","2":"/dev/null","3":"pipe:`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			checkFiles(t)
+			fdtest.NoLeaks(t)
 			pipe := newPipe(t)
 			cmd := exec.Command("sh", append([]string{"-c", `trap "" HUP; ` + tt.oddity + `; exec "$0" "$@"`, self(t)}, tt.worker...)...)
 			cmd.Env = append(os.Environ(), testRole+"=master", "GORACE=atexit_sleep_ms=0")
@@ -184,7 +186,7 @@ func TestExit(t *testing.T) {
 		"kill -KILL $$": "signal killed",
 		"kill -TERM $$": "signal terminated",
 	} {
-		checkFiles(t)
+		fdtest.NoLeaks(t)
 		if got := start(t, Spec{Command: []string{"sh", "-c", script}}).Wait(); got.String() != want {
 			t.Errorf("%s: exit %v, want %s", script, got, want)
 		}
@@ -193,7 +195,7 @@ func TestExit(t *testing.T) {
 
 // A wrapper such as sh or npm does not pass signals on.
 func TestSignalReachesWhatAWrapperStarted(t *testing.T) {
-	checkFiles(t)
+	fdtest.NoLeaks(t)
 	pipe := newPipe(t)
 	p := start(t, Spec{Command: []string{"sh", "-c", "sh -c 'echo up >&3; exec sleep 1000'; :"}, Files: []*os.File{pipe.w}})
 	pipe.w.Close()
@@ -208,7 +210,7 @@ func TestSignalReachesWhatAWrapperStarted(t *testing.T) {
 // The number of the process, and so of its group, may be somebody else's by then:
 // here it is a process that the worker left behind.
 func TestSignalAfterTheEndDoesNothing(t *testing.T) {
-	checkFiles(t)
+	fdtest.NoLeaks(t)
 	in, out := newPipe(t), newPipe(t)
 	p := start(t, Spec{Command: []string{"sh", "-c", "cat <&4 >&3 & exit 0"}, Files: []*os.File{out.w, in.r}})
 	in.r.Close()
@@ -222,7 +224,7 @@ func TestSignalAfterTheEndDoesNothing(t *testing.T) {
 }
 
 func TestStartProcessFails(t *testing.T) {
-	checkFiles(t)
+	fdtest.NoLeaks(t)
 	if _, err := StartProcess(Spec{Command: []string{"/does/not/exist"}}); !os.IsNotExist(err) {
 		t.Errorf("error %v, want one that says that there is no such file", err)
 	}
@@ -284,17 +286,6 @@ func (p *pipe) rest() []byte {
 		p.t.Fatal(err)
 	}
 	return text
-}
-
-// checkFiles wants no descriptor left open in the end.
-func checkFiles(t *testing.T) {
-	t.Helper()
-	before := openFiles()
-	t.Cleanup(func() {
-		if after := openFiles(); !maps.Equal(after, before) {
-			t.Errorf("descriptors %v after the test, %v before", after, before)
-		}
-	})
 }
 
 // startBlocked starts a process that blocks two signals.

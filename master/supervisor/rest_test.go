@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/master/reexec"
 )
 
@@ -198,7 +199,7 @@ func (nobody) Empty(int)      {}
 
 // A process is its group: who is left is found, and reached, until Wait.
 func TestRestIsSignalled(t *testing.T) {
-	checkFiles(t)
+	fdtest.NoLeaks(t)
 	pipe := newPipe(t)
 	p := start(t, Spec{Command: []string{"sh", "-c", "sleep 1000 >&3 & exit 3"}, Files: []*os.File{pipe.w}})
 	pipe.w.Close()

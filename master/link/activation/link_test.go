@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/master/link/launch"
 	"github.com/handfast/handfast/master/supervisor"
 )
@@ -121,12 +122,12 @@ func TestServers(t *testing.T) {
 			first.end()
 			if name == "php-fpm" {
 				c, err := net.Dial("tcp", address) // it speaks FastCGI: an empty record of another version ends it
-				check(t, err)
+				fdtest.Check(t, err)
 				defer c.Close()
 				return
 			}
 			c, err := net.Dial("tcp", address)
-			check(t, err)
+			fdtest.Check(t, err)
 			defer c.Close()
 			c.SetDeadline(time.Now().Add(patience))
 			io.WriteString(c, "GET / HTTP/1.0\r\n\r\n")
@@ -149,9 +150,9 @@ type worker struct {
 func start(t *testing.T, cfg Config) *worker {
 	t.Helper()
 	l, err := Open(cfg)
-	check(t, err)
+	fdtest.Check(t, err)
 	p, err := supervisor.StartProcess(supervisor.Spec{Command: l.Launch(cfg.Command), Env: l.Env(), Files: l.Files()})
-	check(t, err)
+	fdtest.Check(t, err)
 	w := &worker{Link: l, Process: p, t: t}
 	t.Cleanup(w.end)
 	return w
@@ -181,13 +182,13 @@ func (w *worker) end() {
 func listen(t *testing.T) (*os.File, string) {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	check(t, err)
+	fdtest.Check(t, err)
 	file := os.NewFile(uintptr(fd), "listener")
 	t.Cleanup(func() { file.Close() })
-	check(t, unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
-	check(t, unix.Listen(fd, 100))
+	fdtest.Check(t, unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+	fdtest.Check(t, unix.Listen(fd, 100))
 	at, err := unix.Getsockname(fd)
-	check(t, err)
+	fdtest.Check(t, err)
 	return file, fmt.Sprint("127.0.0.1:", at.(*unix.SockaddrInet4).Port)
 }
 
@@ -195,13 +196,13 @@ func listen(t *testing.T) (*os.File, string) {
 func nonBlocking(t *testing.T, file *os.File) (on bool) {
 	t.Helper()
 	raw, err := file.SyscallConn()
-	check(t, err)
-	check(t, raw.Control(func(fd uintptr) {
+	fdtest.Check(t, err)
+	fdtest.Check(t, raw.Control(func(fd uintptr) {
 		var flags int
 		flags, err = unix.FcntlInt(fd, unix.F_GETFL, 0)
 		on = flags&unix.O_NONBLOCK != 0
 	}))
-	check(t, err)
+	fdtest.Check(t, err)
 	return on
 }
 
@@ -243,7 +244,7 @@ func TestLeft(t *testing.T) {
 	one, _ := listen(t)
 	two, _ := listen(t)
 	l, err := Open(Config{Listeners: []*os.File{one, two}, Command: []string{"true"}})
-	check(t, err)
+	fdtest.Check(t, err)
 	command := append([]string{os.Args[0]}, l.Launch([]string{"true"})[1:]...)
 	// Room for one listener besides what it has: three streams, three descriptors of ours.
 	cmd := exec.Command("sh", append([]string{"-c", `ulimit -n 7; exec "$@"`, "sh"}, command...)...)
@@ -266,17 +267,10 @@ func TestLeft(t *testing.T) {
 	}
 }
 
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 func write(t *testing.T, dir, name, text string) string {
 	t.Helper()
 	path := filepath.Join(dir, name)
-	check(t, os.WriteFile(path, []byte(text), 0o644))
+	fdtest.Check(t, os.WriteFile(path, []byte(text), 0o644))
 	return path
 }
 

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass/fdtest"
 )
 
 // patience bounds what should happen soon.
@@ -38,22 +40,15 @@ func start(t *testing.T, c *Control, command ...string) (*exec.Cmd, *bytes.Buffe
 	unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC) // what we have inherited, as the supervisor does
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
-	check(t, cmd.Start())
+	fdtest.Check(t, cmd.Start())
 	return cmd, &out, &errs
 }
 
 func open(t *testing.T, mode Mode, files ...*os.File) *Control {
 	t.Helper()
 	c, err := Open(mode, files...)
-	check(t, err)
+	fdtest.Check(t, err)
 	return c
-}
-
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // listeners opens two, as blocking files.
@@ -62,9 +57,9 @@ func listeners(t *testing.T) []*os.File {
 	var files []*os.File
 	for range 2 {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		check(t, err)
+		fdtest.Check(t, err)
 		file, err := ln.(*net.TCPListener).File()
-		check(t, err)
+		fdtest.Check(t, err)
 		ln.Close()
 		t.Cleanup(func() { file.Close() })
 		files = append(files, file)
@@ -99,7 +94,7 @@ func run(t *testing.T, c *Control) (*exec.Cmd, reported) {
 		t.Fatalf("%v: %s", err, errs)
 	}
 	var r reported
-	check(t, json.Unmarshal(out.Bytes(), &r))
+	fdtest.Check(t, json.Unmarshal(out.Bytes(), &r))
 	return cmd, r
 }
 
@@ -109,7 +104,7 @@ func TestTrapInheritsNothing(t *testing.T) {
 	c := open(t, Trap)
 	cmd, got := run(t, c)
 	pid, notifications, err := c.Hello()
-	check(t, err)
+	fdtest.Check(t, err)
 	defer notifications.Close()
 	if pid != cmd.Process.Pid || got.PID != pid {
 		t.Errorf("hello of %d, command in %d, started %d", pid, got.PID, cmd.Process.Pid)
@@ -137,7 +132,7 @@ func TestTrapInheritsNothing(t *testing.T) {
 func signals(t *testing.T, text string) (set uint64) {
 	t.Helper()
 	set, err := strconv.ParseUint(strings.TrimSpace(text), 16, 64)
-	check(t, err)
+	fdtest.Check(t, err)
 	return set
 }
 
@@ -145,7 +140,7 @@ func signals(t *testing.T, text string) (set uint64) {
 func ownStatus(t *testing.T, field string) string {
 	t.Helper()
 	status, err := os.ReadFile("/proc/self/status")
-	check(t, err)
+	fdtest.Check(t, err)
 	_, value, _ := strings.Cut(string(status), "\n"+field+":")
 	value, _, _ = strings.Cut(value, "\n")
 	return value
@@ -162,7 +157,7 @@ func TestActivate(t *testing.T) {
 	for i, file := range files {
 		number := fmt.Sprint(3 + i)
 		own, err := os.Readlink(fmt.Sprint("/proc/self/fd/", descriptor(t, file)))
-		check(t, err)
+		fdtest.Check(t, err)
 		if got.Files[number] != own {
 			t.Errorf("descriptor %s is %s, want %s", number, got.Files[number], own)
 		}
@@ -187,11 +182,11 @@ func TestActivateKeepsNonBlocking(t *testing.T) {
 	for _, nonBlocking := range []bool{false, true} {
 		files := listeners(t)
 		for _, file := range files {
-			check(t, unix.SetNonblock(descriptor(t, file), nonBlocking))
+			fdtest.Check(t, unix.SetNonblock(descriptor(t, file), nonBlocking))
 		}
 		// As a file that is in Go's poller.
 		dup, err := unix.Dup(descriptor(t, files[0]))
-		check(t, err)
+		fdtest.Check(t, err)
 		files[0] = os.NewFile(uintptr(dup), "listener")
 		defer files[0].Close()
 		c := open(t, Activate, files...)
@@ -205,7 +200,7 @@ func TestActivateKeepsNonBlocking(t *testing.T) {
 func descriptor(t *testing.T, file *os.File) int {
 	t.Helper()
 	fd, err := borrow(file)
-	check(t, err)
+	fdtest.Check(t, err)
 	return fd
 }
 
@@ -213,9 +208,9 @@ func descriptor(t *testing.T, file *os.File) int {
 func TestCommandsThatCannotRun(t *testing.T) {
 	dir := t.TempDir()
 	plain := filepath.Join(dir, "plain")
-	check(t, os.WriteFile(plain, []byte("no program"), 0o644))
+	fdtest.Check(t, os.WriteFile(plain, []byte("no program"), 0o644))
 	garbage := filepath.Join(dir, "garbage")
-	check(t, os.WriteFile(garbage, []byte("no program"), 0o755))
+	fdtest.Check(t, os.WriteFile(garbage, []byte("no program"), 0o755))
 	t.Setenv("PATH", os.Getenv("PATH")+":"+dir)
 	for _, tt := range []struct {
 		command string
@@ -285,31 +280,20 @@ func TestCloseEndsHello(t *testing.T) {
 // What says hello may be anything, for all we know.
 func TestHelloOfStrangers(t *testing.T) {
 	null, err := os.Open(os.DevNull)
-	check(t, err)
+	fdtest.Check(t, err)
 	defer null.Close()
 	for text, fds := range map[string]int{"pid 1": 0, "pid 2": 2, "pid 3": 1, "pid x": 1, "": 0, "error seccomp 0": 0, "error seccomp 22": 1} {
 		c := open(t, Trap)
-		before := openFiles(t)
-		check(t, unix.Sendmsg(descriptor(t, c.theirs), []byte(text), unix.UnixRights(slices.Repeat([]int{descriptor(t, null)}, fds)...), nil, 0))
+		before := len(fdtest.OpenFiles())
+		fdtest.Check(t, unix.Sendmsg(descriptor(t, c.theirs), []byte(text), unix.UnixRights(slices.Repeat([]int{descriptor(t, null)}, fds)...), nil, 0))
 		if pid, file, err := c.Hello(); err == nil || file != nil {
 			t.Errorf("%q with %d descriptors: pid %d, file %v", text, fds, pid, file)
 		}
-		after := openFiles(t)
-		for start := time.Now(); after != before && time.Since(start) < 10*time.Second; after = openFiles(t) {
-			time.Sleep(time.Millisecond) // they are closed by a goroutine
-		}
-		if after != before {
-			t.Errorf("%q with %d descriptors: %d are open, %d before", text, fds, after, before)
+		if !fdtest.Poll(func() bool { return len(fdtest.OpenFiles()) == before }) { // a goroutine closes them
+			t.Errorf("%q with %d descriptors: %d are open, %d before", text, fds, len(fdtest.OpenFiles()), before)
 		}
 		c.Close()
 	}
-}
-
-func openFiles(t *testing.T) int {
-	t.Helper()
-	entries, err := os.ReadDir("/proc/self/fd")
-	check(t, err)
-	return len(entries)
 }
 
 func FuzzHello(f *testing.F) {

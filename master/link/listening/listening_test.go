@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass/fdtest"
 )
 
 // patience bounds what should happen soon.
@@ -39,10 +41,10 @@ func start(t *testing.T, how string, file *os.File) (pid int, goOn func()) {
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	in, err := cmd.StdinPipe()
-	check(t, err)
+	fdtest.Check(t, err)
 	out, err := cmd.StdoutPipe()
-	check(t, err)
-	check(t, cmd.Start())
+	fdtest.Check(t, err)
+	fdtest.Check(t, cmd.Start())
 	t.Cleanup(func() {
 		unix.Kill(-cmd.Process.Pid, unix.SIGKILL) // and its children
 		cmd.Wait()
@@ -57,27 +59,20 @@ func start(t *testing.T, how string, file *os.File) (pid int, goOn func()) {
 func listen(t *testing.T) *os.File {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	check(t, err)
+	fdtest.Check(t, err)
 	file := os.NewFile(uintptr(fd), "listener")
 	t.Cleanup(func() { file.Close() })
-	check(t, unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
-	check(t, unix.Listen(fd, 10))
+	fdtest.Check(t, unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+	fdtest.Check(t, unix.Listen(fd, 10))
 	return file
-}
-
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 func inode(t *testing.T, file *os.File) Listener {
 	t.Helper()
 	n, err := Inode(file)
-	check(t, err)
+	fdtest.Check(t, err)
 	raw, err := file.SyscallConn()
-	check(t, err)
+	fdtest.Check(t, err)
 	s := Listener{Inode: n}
 	raw.Control(func(fd uintptr) {
 		name, _ := unix.Getsockname(int(fd))
@@ -192,7 +187,7 @@ func TestWhoWaits(t *testing.T) {
 // Processes that end while they are looked at are no error.
 func TestNobodyThere(t *testing.T) {
 	cmd := exec.Command("true")
-	check(t, cmd.Run())
+	fdtest.Check(t, cmd.Run())
 	if seen, err := Listening([]int{cmd.Process.Pid}, []Listener{{Inode: 1}}); seen || err != nil {
 		t.Errorf("seen %v, error %v", seen, err)
 	}
