@@ -20,10 +20,8 @@ import (
 // and with duplicates of the descriptors that were kept.
 func (p testPrimary) upgrade(t testing.TB, ls ...*Link) (testPrimary, []*Link) {
 	t.Helper()
-	for _, l := range ls { // at rest, as execve finds them
-		close(l.ended)
-		l.channel.interrupt()
-		l.done.Wait()
+	for _, l := range ls {
+		l.rest()
 	}
 	saved, next := reexec.NewBundle("this"), reexec.NewBundle("this")
 	if err := p.Save(saved); err != nil {
@@ -109,6 +107,13 @@ func keepCopy(t testing.TB, b *reexec.Bundle, fd int) int {
 		t.Fatal(err)
 	}
 	return b.Keep(fd)
+}
+
+// rest stops what a link does by itself, as execve finds it.
+func (l *Link) rest() {
+	close(l.ended)
+	l.channel.interrupt()
+	l.done.Wait()
 }
 
 // end closes what a link has that is at rest, and tells nobody.
@@ -423,6 +428,8 @@ func TestRehearsal(t *testing.T) {
 	w.listens()
 	hs, _ := connect(t, window+1)
 	deliver(t, l, hs)
+	l.rest()
+	defer l.end()
 	state, err := l.Save(reexec.NewRehearsal("this"))
 	if s := state.(saved); err != nil || len(s.Queue)+len(s.Flight) > 0 {
 		t.Errorf("%d and %d connections, error %v", len(s.Queue), len(s.Flight), err)
