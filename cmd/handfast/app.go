@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/urfave/cli/v2"
 
@@ -31,9 +32,23 @@ func usagef(format string, args ...any) error {
 	return usageError{fmt.Errorf(format, args...)}
 }
 
+// parsing is held from the first look at a command line until its command begins: urfave/cli keeps
+// its help command and flags in variables, and writes to them.
+var parsing sync.Mutex
+
 // run is the whole command; args[0] is the program's name.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	app := newApp(stdout, stderr)
+	parsing.Lock()
+	parsed := sync.OnceFunc(parsing.Unlock)
+	defer parsed()
+	for _, command := range app.Commands {
+		action := command.Action
+		command.Action = func(c *cli.Context) error {
+			parsed()
+			return action(c)
+		}
+	}
 	if last := len(args) - 1; last > 0 && args[last] == completionFlag {
 		for _, word := range complete(ctx, app, args[1:last]) {
 			fmt.Fprintln(stdout, word)
