@@ -36,12 +36,13 @@ func readAccess(t *testing.T, path string) (lines []accessLine) {
 // TestAccessLog: one line for each connection, also for such as waited or were refused; and
 // SIGUSR1 opens the file anew.
 func TestAccessLog(t *testing.T) {
-	t.Setenv("HANDFAST_ROUTE", "auto")
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "access.log")
 	gate := filepath.Join(t.TempDir(), "gate")
 	b := start(t, 1, options{
-		flags:  []string{"--access-log", path, "--max-retries", "2", "--retry-delay", "50ms"},
-		worker: []string{"gate", gate}, notReady: true,
+		variant: variant{route: "auto"},
+		flags:   []string{"--access-log", path, "--max-retries", "2", "--retry-delay", "50ms"},
+		worker:  []string{"gate", gate}, notReady: true,
 	})
 	if a, err := b.get(source(1), "/"); err != nil || a.status != 502 {
 		t.Fatalf("%+v, %v", a, err)
@@ -72,6 +73,7 @@ func TestAccessLog(t *testing.T) {
 
 // TestAccessLogRoute: the kernel's route and an access log exclude each other.
 func TestAccessLogRoute(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "access.log")
 	out := &strings.Builder{}
 	if status := run(t.Context(), []string{"handfast", "run", "--listen", "127.0.0.1:0", "--route", "kernel", "--access-log", path, "--", "true"}, out, out); status != exitUsage ||

@@ -26,6 +26,7 @@ http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), http.server.BaseHTTPRequ
 // For a server that listens by itself its calls tell; else, and where that is seen, its last words.
 // Row D13.
 func TestOwnPort(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name, network string
 		flags         []string
@@ -47,6 +48,7 @@ func TestOwnPort(t *testing.T) {
 // told so as soon as it fails, or after five seconds.
 // Row C1.
 func TestBesideLink(t *testing.T) {
+	t.Parallel()
 	node := findNode(t)
 	address := freeAddress(t)
 	script := `require("http").createServer().listen(` + portOf(t, address) + `, "127.0.0.1")`

@@ -117,7 +117,8 @@ func known[T uint64 | int](n *T) string {
 func byRoutes(t *testing.T, test func(t *testing.T, route string)) {
 	for _, route := range []string{"master", "kernel"} {
 		t.Run(route, func(t *testing.T) {
-			t.Setenv("HANDFAST_ROUTE", route)
+			t.Parallel()
+			under(t, variant{route: route})
 			test(t, route)
 		})
 	}
@@ -158,6 +159,7 @@ func exchange(ctx context.Context, c *websocket.Conn, text string) error {
 
 // TestStatus: who is in the slots, what they have, and what nobody can know.
 func TestStatus(t *testing.T) {
+	t.Parallel()
 	byRoutes(t, func(t *testing.T, route string) {
 		b := start(t, 2, options{flags: []string{"--name", "api"}})
 		home := sourceIn(1, 2, 0)
@@ -216,6 +218,7 @@ func TestStatus(t *testing.T) {
 
 // TestStatusOfParked: those who wait are counted for their slot.
 func TestStatusOfParked(t *testing.T) {
+	t.Parallel()
 	gate := t.TempDir() + "/gate"
 	b := start(t, 1, options{worker: []string{"gate", gate}, notReady: true})
 	waiting := b.open(source(0), 3)
@@ -240,6 +243,7 @@ func TestStatusOfParked(t *testing.T) {
 // Row C10: TestWatch: where there is no terminal the tables follow each other, without control
 // sequences.
 func TestWatch(t *testing.T) {
+	t.Parallel()
 	b := start(t, 1, options{})
 	a := b.begin("status", "--watch", "--interval", "20ms")
 	a.says(fmt.Sprint(b.worker(0)))
@@ -259,6 +263,7 @@ func TestWatch(t *testing.T) {
 
 // TestReloadCommand waits, tells of each slot, and says whether the new version took over.
 func TestReloadCommand(t *testing.T) {
+	t.Parallel()
 	broken := t.TempDir() + "/broken"
 	b := start(t, 2, options{worker: []string{"broken", broken}})
 	_, stop := b.load(4, "/", "/sleep/5ms")
@@ -294,6 +299,7 @@ func TestReloadCommand(t *testing.T) {
 
 // TestTwoReloads: the second one follows the first, and both can be watched.
 func TestTwoReloads(t *testing.T) {
+	t.Parallel()
 	gate := t.TempDir() + "/gate"
 	open := func() {
 		if err := os.WriteFile(gate, nil, 0o600); err != nil {
@@ -328,6 +334,7 @@ func TestTwoReloads(t *testing.T) {
 
 // TestScaleCommand: under load, and nothing is lost.
 func TestScaleCommand(t *testing.T) {
+	t.Parallel()
 	byRoutes(t, func(t *testing.T, _ string) {
 		b := start(t, 2, options{})
 		made, stop := b.load(8, "/", "/sleep/10ms", "/bytes/100000")
@@ -360,6 +367,7 @@ func TestScaleCommand(t *testing.T) {
 // TestDrainCommand: a slot gets a fresh worker under load. Nothing is lost, its clients stay, the
 // old worker finishes what it has, and others are not touched.
 func TestDrainCommand(t *testing.T) {
+	t.Parallel()
 	byRoutes(t, func(t *testing.T, _ string) {
 		broken := t.TempDir() + "/broken"
 		b := start(t, 3, options{worker: []string{"broken", broken}})
@@ -404,6 +412,7 @@ func TestDrainCommand(t *testing.T) {
 
 // TestStopCommand waits until the master has gone; what is under way is served before.
 func TestStopCommand(t *testing.T) {
+	t.Parallel()
 	b := start(t, 2, options{})
 	slow, err := b.dial(source(0))
 	if err != nil {
@@ -429,6 +438,7 @@ func TestStopCommand(t *testing.T) {
 
 // TestStopNoWait: the answer comes while there is still something open.
 func TestStopNoWait(t *testing.T) {
+	t.Parallel()
 	b := start(t, 1, options{})
 	talk := b.socketFor(source(0))
 	b.tell("stop", "--no-wait")
@@ -579,6 +589,7 @@ func TestAdminBeside(t *testing.T) {
 
 // TestAdminTCP: only when it is asked for.
 func TestAdminTCP(t *testing.T) {
+	t.Parallel()
 	b := start(t, 1, options{flags: []string{"--admin", "127.0.0.1:0"}})
 	addr := b.awaitCount("admin socket", 2)[1].Address
 	b.admin = addr
@@ -595,6 +606,7 @@ func TestAdminTCP(t *testing.T) {
 
 // TestSlotCommand: the running master knows best; with --workers it is computed.
 func TestSlotCommand(t *testing.T) {
+	t.Parallel()
 	byRoutes(t, func(t *testing.T, route string) {
 		b := start(t, 3, options{flags: []string{"--hash-seed", "9"}})
 		for from, slot := range b.slotsOf(sources(20), 1) {
@@ -624,6 +636,7 @@ func TestSlotCommand(t *testing.T) {
 
 // TestAskingUsage: mistakes are told from failures.
 func TestAskingUsage(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		args   string
 		status int

@@ -81,6 +81,7 @@ const nodeServer = `require('http').createServer((req, res) => res.end('ok')).li
 // Row C4: a server that listens on another port, or another address, is named within seconds, with
 // both addresses and the flag, whatever its link.
 func TestElsewhere(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		flags, program []string
 		host           string
@@ -117,6 +118,7 @@ func TestElsewhere(t *testing.T) {
 // Row B2: a server for localhost does not become public because of a --listen that leaves the host
 // out: it is refused within seconds, and the log names both addresses and both remedies.
 func TestNarrower(t *testing.T) {
+	t.Parallel()
 	python := []string{"python3", "-c", pythonServer}
 	node := []string{"node", "-e", nodeServer, "--"}
 	for name, test := range map[string]struct {
@@ -175,6 +177,7 @@ func (b *balancer) within(command ...string) string {
 // Row D12: an address that comes a little later, or is tentative, is waited for; with --freebind it
 // is listened on at once. By both routes.
 func TestAddressComes(t *testing.T) {
+	t.Parallel()
 	testworker := []string{trial.Build(t, testWorker), "http"}
 	const notThere = "address is not there yet, trying again"
 	for name, test := range map[string]struct{ route, setup, listen, why string }{

@@ -44,6 +44,7 @@ while True:
 // long, and so is each new one of a reload; and no client is refused that has not waited for as long
 // as it may.
 func TestBusyServers(t *testing.T) {
+	t.Parallel()
 	python := trial.Need(t, "python3", "python3")
 	for name, server := range map[string]func(t *testing.T, address string) []string{
 		"gunicorn, any": func(t *testing.T, address string) []string {
@@ -210,6 +211,8 @@ func TestReplacedGetsNothing(t *testing.T) {
 	}
 	stop()
 	for _, l := range b.log("worker exited") {
-		t.Errorf("a worker was woken for nothing: %s", l.text)
+		if l.Exit != "signal killed" { // as is one that has none left, if the test takes long
+			t.Errorf("a worker was woken for nothing: %s", l.text)
+		}
 	}
 }

@@ -133,6 +133,7 @@ func TestCheckRights(t *testing.T) {
 
 // Row B5: TestCheckSeed: that anybody can compute who shares a slot is said where it may matter.
 func TestCheckSeed(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		flags string
 		noted bool

@@ -120,6 +120,7 @@ func TestDefaultWorkers(t *testing.T) {
 // listeners does so, and others are refused at once, with what would do.
 // Row D5.
 func TestNested(t *testing.T) {
+	t.Parallel()
 	trial.Need(t, "gunicorn", "gunicorn")
 	self, err := os.Executable()
 	if err != nil {

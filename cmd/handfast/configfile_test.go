@@ -135,6 +135,7 @@ func TestConfigRun(t *testing.T) {
 
 // TestCheckMachine: what is too small, and what to do about it.
 func TestCheckMachine(t *testing.T) {
+	t.Parallel()
 	out, status := runCheck(t, "--max-parked", "2000000000", "--listen", "192.0.2.1:8080", "--", "no-such-program")
 	if status != exitFailure {
 		t.Errorf("status %d", status)

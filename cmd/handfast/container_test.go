@@ -18,6 +18,7 @@ import (
 //
 // Row C11: the health check fails until the slots have workers, succeeds then, and fails when it has stopped.
 func TestContainer(t *testing.T) {
+	t.Parallel()
 	asRoot(t)
 	for program, pkg := range map[string]string{"unshare": "util-linux", "setpriv": "util-linux", "ip": "iproute2", "gunicorn": "gunicorn"} {
 		trial.Need(t, program, pkg)
@@ -82,6 +83,7 @@ func TestContainer(t *testing.T) {
 
 // Row C11: TestStatusReady: status tells a probe what /readyz does.
 func TestStatusReady(t *testing.T) {
+	t.Parallel()
 	gate := t.TempDir() + "/gate"
 	b := start(t, 1, options{worker: []string{"gate", gate}, notReady: true})
 	b.awaitStatus("a slot", func(s *master.Status) bool { return len(s.Slots) == 1 })

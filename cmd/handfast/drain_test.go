@@ -46,6 +46,7 @@ var foreignLinks = map[string][]string{
 // TestDrainNone is row A7: a server that is not known to finish on a signal finishes its requests
 // in a reload, and when handfast stops, which does not wait for connections that are only kept alive.
 func TestDrainNone(t *testing.T) {
+	t.Parallel()
 	for name, flags := range foreignLinks {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -80,6 +81,7 @@ func TestDrainNone(t *testing.T) {
 // TestDrainLost is row A7: a worker that dies of its drain signal, with a request that it has not
 // answered, is named with the remedy, once.
 func TestDrainLost(t *testing.T) {
+	t.Parallel()
 	const message = "worker died of its drain signal at once, with requests that it had not answered"
 	for name, flags := range foreignLinks {
 		t.Run(name, func(t *testing.T) {

@@ -3,7 +3,9 @@ package main
 import (
 	"fmt"
 	"net/http"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -25,6 +27,7 @@ func instead(command ...string) func(*exec.Cmd) {
 // Row A2: the first process of a worker is killed. Its children are told to finish, and end before
 // long; none of them answers after that, after a reload or after a stop.
 func TestOrphans(t *testing.T) {
+	t.Parallel()
 	wrapped := []string{"sh", "-c", `"$0" "$@"; true`}
 	for name, start := range map[string]func(*testing.T) *balancer{
 		"nginx, any": func(t *testing.T) *balancer {
@@ -153,7 +156,8 @@ while True:
     last = b' /last ' in conn.recv(10000)
     if last:
         s.close()
-        time.sleep(6)
+        while not os.path.exists(sys.argv[2]):
+            time.sleep(0.01)
     body = b'slot=0 pid=%d generation=1 client=%s\n' % (os.getpid(), peer[0].encode())
     conn.sendall(b'HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n' % len(body) + body)
     conn.close()
@@ -165,10 +169,10 @@ while True:
 // when it has answered its last request; and that is not disturbed.
 func TestWorkerThatFinishesLast(t *testing.T) {
 	t.Parallel() // it is a wait
-	address := trial.FreeAddress(t)
+	address, gate := trial.FreeAddress(t), filepath.Join(t.TempDir(), "gate")
 	b := start(t, 1, options{
 		flags:  []string{"--listen", address, "--worker-link", "any", "--route", "kernel"},
-		change: instead(trial.Need(t, "python3", "python3"), "-c", finishesLast, address),
+		change: instead(trial.Need(t, "python3", "python3"), "-c", finishesLast, address, gate),
 	})
 	first := b.worker(0)
 	last := make(chan answer, 1)
@@ -179,9 +183,11 @@ func TestWorkerThatFinishesLast(t *testing.T) {
 		}
 		last <- a
 	}()
-	eventually(func() bool { return b.mustGet(source(0), "/").pid != first })
-	if len(last) > 0 {
-		t.Error("clients waited for the end of the last request")
+	if !eventually(func() bool { return b.mustGet(source(0), "/").pid != first }) {
+		t.Error("there is no successor before the end of the last request")
+	}
+	if err := os.WriteFile(gate, nil, 0o600); err != nil {
+		t.Fatal(err)
 	}
 	if a := <-last; a.pid != first {
 		t.Errorf("the last request: %+v, want it from %d", a, first)
@@ -197,6 +203,7 @@ func TestWorkerThatFinishesLast(t *testing.T) {
 // Row C12: a program that throws tells its exit status, not that it disconnected; and a reload that
 // failed does not change the generation.
 func TestWorkerThatThrows(t *testing.T) {
+	t.Parallel()
 	b := startNode(t, 2, `
 if (generation === '2') throw new Error('broken');
 server.on('request', (req) => { if (req.url === '/throw') setImmediate(() => { throw new Error('thrown'); }); });

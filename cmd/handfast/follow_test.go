@@ -34,6 +34,7 @@ for at in sys.argv[1:]: serve(at)
 // Row C4: without --listen, handfast listens where the workers do, on all their addresses and on no
 // others; through a reload, a crash and an upgrade.
 func TestFollow(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		listens, reaches, not string // of ports 1 and 2
 	}{
@@ -90,6 +91,7 @@ func TestFollow(t *testing.T) {
 
 // Row C4: check says so.
 func TestFollowCheck(t *testing.T) {
+	t.Parallel()
 	var out bytes.Buffer
 	run(t.Context(), []string{"handfast", "check", "--", "python3", "-m", "http.server", "8000"}, &out, &out)
 	if !strings.Contains(out.String(), "run listens where the first worker does") || strings.Contains(out.String(), "--listen :8080") {
@@ -99,6 +101,7 @@ func TestFollowCheck(t *testing.T) {
 
 // Row C4: what a worker of another user may not bind, the master does not bind for it.
 func TestFollowRights(t *testing.T) {
+	t.Parallel()
 	wrapper := network(t, "sysctl -qw net.ipv4.ip_unprivileged_port_start=1024;")
 	for _, user := range []string{"nobody", "root"} {
 		b := runsUnder(t, wrapper, "--workers", "1", "--user", user, "--", "python3", "-c", pythonServer, "127.0.0.1", "81")
@@ -112,6 +115,7 @@ func TestFollowRights(t *testing.T) {
 
 // Row C4: where the address is somebody else's, the log says whose.
 func TestFollowInUse(t *testing.T) {
+	t.Parallel()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -92,9 +93,39 @@ type options struct {
 	lean     bool            // the master has none, and starts in a fraction of the time: it does so often
 	notReady bool            // do not wait until the workers are ready
 	noAdmin  bool            // no --admin, which is else a path of this balancer's own
+	variant                  // what is not said here is as the test says it; see under
 	change   func(*exec.Cmd) // last changes to the command
 
 	contained bool // see balancer
+}
+
+// variant is how clients come to slots, and connections to workers.
+type variant struct {
+	route string // "" is master
+	link  string // "" is auto
+}
+
+// variants has those under which tests run again, by the names of the tests.
+var variants sync.Map
+
+// under has the test, and all that are part of it, start balancers like that.
+func under(t *testing.T, v variant) {
+	variants.Store(t.Name(), v)
+	t.Cleanup(func() { variants.Delete(t.Name()) })
+}
+
+// variantOf returns what the test, or the nearest that it is part of, runs under.
+func variantOf(t *testing.T) variant {
+	for name := t.Name(); ; {
+		if v, ok := variants.Load(name); ok {
+			return v.(variant)
+		}
+		end := strings.LastIndexByte(name, '/')
+		if end < 0 {
+			return variant{}
+		}
+		name = name[:end]
+	}
 }
 
 // start runs a balancer with n workers on 127.0.0.1 until the test ends.
@@ -114,13 +145,15 @@ func start(t *testing.T, n int, o options) *balancer {
 	if o.race {
 		build = trial.BuildAsTest
 	}
+	all := variantOf(t)
+	v := variant{cmp.Or(o.route, all.route, "master"), cmp.Or(o.link, all.link)}
 	admin := socketPath(t)
 	if !o.noAdmin {
 		o.flags = append([]string{"--admin", admin}, o.flags...)
 	}
 	args := []string{"run", "--log-json", "--log-level", "debug", "--stop-timeout", "10s", "--workers", strconv.Itoa(n)}
 	listen := ""
-	if os.Getenv("HANDFAST_WORKER_LINK") == "any" {
+	if v.link == "any" {
 		listen = trial.FreeAddress(t)
 		args = append(args, "--listen", listen)
 	} else if !slices.Contains(o.flags, "--listen") {
@@ -128,9 +161,9 @@ func start(t *testing.T, n int, o options) *balancer {
 	}
 	args = slices.Concat(args, o.flags, []string{"--", build(t, testWorker)}, o.worker)
 	b := &balancer{t: t, admin: admin, cmd: exec.Command(self, args...), exited: make(chan struct{}), changed: make(chan struct{}), contained: o.contained}
-	b.cmd.Env = append(os.Environ(), testRole+"=1", "HANDFAST_TEST_LISTEN="+listen)
-	if os.Getenv("HANDFAST_ROUTE") == "" { // else a test runs again, by another route
-		b.cmd.Env = append(b.cmd.Env, "HANDFAST_ROUTE=master")
+	b.cmd.Env = append(os.Environ(), testRole+"=1", "HANDFAST_TEST_LISTEN="+listen, "HANDFAST_ROUTE="+v.route) // flags come first
+	if v.link != "" {
+		b.cmd.Env = append(b.cmd.Env, "HANDFAST_WORKER_LINK="+v.link)
 	}
 	if o.change != nil {
 		o.change(b.cmd)

@@ -22,6 +22,7 @@ import (
 // TestNotHTTP: what does not begin like an HTTP/1 request goes to the slot of its peer
 // at once, whatever the header timeout is.
 func TestNotHTTP(t *testing.T) {
+	t.Parallel()
 	const slots = 16
 	b := start(t, slots, options{worker: []string{"raw"}, flags: []string{"--behind-proxy", "--header-timeout", "10m"}})
 	for i, text := range []string{
@@ -49,6 +50,7 @@ func TestNotHTTP(t *testing.T) {
 // TestHeaderBounds: what comes too slowly, is too long, or one too many, is refused with
 // an answer that arrives, and is closed when it is not known to be HTTP.
 func TestHeaderBounds(t *testing.T) {
+	t.Parallel()
 	const head = "GET / HTTP/1.1\r\nHost: test\r\nX-Long: "
 	t.Run("timeout", func(t *testing.T) {
 		b := start(t, 1, options{flags: []string{"--behind-proxy", "--header-timeout", "300ms"}})
@@ -154,6 +156,7 @@ func TestHeaderBounds(t *testing.T) {
 
 // TestStopWithHalfAHead: a stop waits for the rest of a head, as for whatever is parked.
 func TestStopWithHalfAHead(t *testing.T) {
+	t.Parallel()
 	b := start(t, 2, options{flags: []string{"--behind-proxy", "--header-timeout", "2s"}})
 	head := forwardedFor(proxied(1))
 	first, second := b.park(proxyAt, head[:20]), b.park(proxyAt, head[:20])
@@ -180,6 +183,7 @@ func TestStopWithHalfAHead(t *testing.T) {
 // it was, and cost the master less than 64 MiB. What the senders themselves take from
 // the machine is there in both: to compare with, they send elsewhere.
 func TestSlowClients(t *testing.T) {
+	t.Parallel()
 	const (
 		slow   = 5000
 		most   = 64 << 10 // KiB

@@ -34,6 +34,7 @@ func mayBindLow(t *testing.T) bool {
 //
 // Row B1: the worker listened in root's directory and on port 81, and had root remove a file of root's.
 func TestNodeListensAsItsUser(t *testing.T) {
+	t.Parallel()
 	asRoot(t)
 	for _, upgraded := range []bool{false, true} {
 		t.Run(fmt.Sprintf("upgraded %v", upgraded), func(t *testing.T) {

@@ -21,6 +21,7 @@ import (
 //
 // Row A5: after the upgrade nobody was accepted, and SIGTERM did nothing.
 func TestHostileDescriptors(t *testing.T) {
+	t.Parallel()
 	for _, link := range []string{"native", "node"} {
 		t.Run(link, func(t *testing.T) {
 			b := start(t, 2, options{
@@ -46,6 +47,7 @@ func TestHostileDescriptors(t *testing.T) {
 //
 // Row A11: the reason was "mailbox full", of a worker that kept up.
 func TestInFlight(t *testing.T) {
+	t.Parallel()
 	asRoot(t)
 	const user, limit = nobody + 11, 256 // nobody else's, since the limit is the user's
 	b := start(t, 2, options{
@@ -92,6 +94,7 @@ func TestInFlight(t *testing.T) {
 // TestWorkerOfAnotherUser: a worker that runs as somebody else than root's master can do nothing to that, nor with its
 // rights, however it gets its connections. One of the same user can, which shows that it tries in earnest.
 func TestWorkerOfAnotherUser(t *testing.T) {
+	t.Parallel()
 	asRoot(t)
 	all := []string{"signals", "environment", "memory", "descriptors", "a copy of one", "admin socket", "files", "low port"}
 	for _, v := range []struct {
@@ -105,7 +108,7 @@ func TestWorkerOfAnotherUser(t *testing.T) {
 		{"kernel", "native", 0, append(slices.Clone(all), "others' clients")},
 	} {
 		t.Run(fmt.Sprintf("%s/%s/user %d", v.route, v.link, v.user), func(t *testing.T) {
-			t.Setenv("HANDFAST_ROUTE", v.route)
+			t.Parallel()
 			dir := t.TempDir()
 			address := trial.FreeAddress(t)
 			var could []string
@@ -113,7 +116,8 @@ func TestWorkerOfAnotherUser(t *testing.T) {
 				could = []string{"low port"}
 			}
 			b := start(t, 1, options{
-				lean: true, worker: []string{"burgles"},
+				variant: variant{route: v.route},
+				lean:    true, worker: []string{"burgles"},
 				flags: []string{"--user", fmt.Sprint(v.user), "--worker-link", v.link, "--listen", address},
 				change: func(cmd *exec.Cmd) {
 					last := len(cmd.Args) - 2 // before "burgles"

@@ -15,6 +15,7 @@ import (
 // TestInit: as process 1 of a container, where it waits for the orphans of its workers, and
 // stops when it is told to.
 func TestInit(t *testing.T) {
+	t.Parallel()
 	asRoot(t)
 	b := start(t, 2, options{contained: true, change: func(cmd *exec.Cmd) {
 		worker := slices.Index(cmd.Args, "--") + 1

@@ -119,6 +119,7 @@ func put(t *testing.T, dir, name, text string) string {
 // TestInjectServers: unmodified servers behind nginx stay with their clients, whom the header
 // names, also over a reload, and when one is killed.
 func TestInjectServers(t *testing.T) {
+	t.Parallel()
 	for name, server := range plainServers {
 		t.Run(name, func(t *testing.T) {
 			dir, err := os.MkdirTemp("", "inject") // which also those can enter that give up their rights
@@ -167,6 +168,7 @@ func TestInjectServers(t *testing.T) {
 
 // TestInjectRedis: a server of another protocol, by the client's address.
 func TestInjectRedis(t *testing.T) {
+	t.Parallel()
 	server := trial.Need(t, "redis-server", "redis-server")
 	listen := trial.FreeAddress(t)
 	host, port, _ := net.SplitHostPort(listen)

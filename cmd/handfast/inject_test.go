@@ -22,12 +22,13 @@ const acceptThreads = 4
 // TestInject: what is promised is promised to servers that know nothing of handfast, also where
 // the kernel cannot give clients to slots.
 func TestInject(t *testing.T) {
-	t.Setenv("HANDFAST_WORKER_LINK", "any")
+	t.Parallel()
+	under(t, variant{link: "any"})
 	for name, test := range map[string]func(*testing.T){
 		"Sticky":                  TestSticky,
 		"Scale":                   TestScale,
 		"BehindProxy":             TestBehindProxy,
-		"ReloadUnderLoad":         func(t *testing.T) { reloadUnderLoad(t, reloads(t, 8), 0) },
+		"ReloadUnderLoad":         func(t *testing.T) { t.Parallel(); reloadUnderLoad(t, reloads(t, 8), 0) },
 		"KillUnderLoad":           TestKillUnderLoad,
 		"StopWithRequestInFlight": TestStopWithRequestInFlight,
 		"WhenDownNext":            TestWhenDownNext,
@@ -40,7 +41,7 @@ func TestInject(t *testing.T) {
 // startInjected is start with --worker-link any and a master that routes.
 func startInjected(t *testing.T, n int, o options) *balancer {
 	t.Helper()
-	t.Setenv("HANDFAST_WORKER_LINK", "any")
+	o.link = "any"
 	b := start(t, n, o)
 	if len(b.log("--worker-link any where the master gives clients to slots is experimental: connections are handed to workers in answer to accept")) != 1 {
 		t.Error("it does not warn")
@@ -50,6 +51,7 @@ func startInjected(t *testing.T, n int, o options) *balancer {
 
 // TestInjectProxyProtocol: the header is consumed, and the worker's client is the proxy.
 func TestInjectProxyProtocol(t *testing.T) {
+	t.Parallel()
 	const slots = 4
 	b := startInjected(t, slots, options{flags: []string{"--proxy-protocol"}})
 	for i := range 20 {
@@ -65,6 +67,7 @@ func TestInjectProxyProtocol(t *testing.T) {
 // killed its successor serves all who wait. Threads that wait in accept cannot be stopped
 // there: each takes one connection with it.
 func TestInjectStalled(t *testing.T) {
+	t.Parallel()
 	const clients = 300 // more than are queued for it
 	for worker, mayLose := range map[string]int{"http": 0, "accepts": acceptThreads} {
 		t.Run(worker, func(t *testing.T) {
@@ -103,6 +106,7 @@ const soakConnections = "HANDFAST_SOAK_CONNECTIONS"
 // TestInjectSoak: a storm of signals on the master and the workers meanwhile, and every connection is
 // answered by its slot's worker.
 func TestInjectSoak(t *testing.T) {
+	t.Parallel()
 	total := 2000
 	if text := os.Getenv(soakConnections); text != "" {
 		n, err := strconv.Atoi(text)

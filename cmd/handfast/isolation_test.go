@@ -35,6 +35,7 @@ func (b *balancer) latencies(from netip.Addr, n int) (took []time.Duration) {
 // other slot notice nothing; its own are parked, the first are refused, and after
 // SIGCONT all others are served.
 func TestStalledWorker(t *testing.T) {
+	t.Parallel()
 	// A mailbox takes some 278 messages (its limit is the send buffer, 212,992
 	// bytes by default), and up to 64 connections in each.
 	const most = 5000
@@ -88,6 +89,7 @@ func TestStalledWorker(t *testing.T) {
 // TestStalledWorkerAndFewFiles: one stalled worker cannot use up the open files with
 // its parked clients, so the others are served all the time.
 func TestStalledWorkerAndFewFiles(t *testing.T) {
+	t.Parallel()
 	b := start(t, 3, options{change: func(cmd *exec.Cmd) { viaShell(cmd, "ulimit -n 200") }})
 	freeze(t, b.worker(0))
 	for i := range 60 {
@@ -104,6 +106,7 @@ func TestStalledWorkerAndFewFiles(t *testing.T) {
 // TestReloadRescuesFromStalledWorker: what lies in the mailbox of a stalled worker is
 // served by the one that replaces it.
 func TestReloadRescuesFromStalledWorker(t *testing.T) {
+	t.Parallel()
 	b := start(t, 2, options{flags: []string{"--drain-timeout", "5s", "--kill-timeout", "1s"}})
 	stalled := b.worker(0)
 	freeze(t, stalled)
@@ -124,6 +127,7 @@ func TestReloadRescuesFromStalledWorker(t *testing.T) {
 // TestLogReaderGone: who reads the log may go away (a pipe without a reader, man 7
 // pipe, SIGPIPE).
 func TestLogReaderGone(t *testing.T) {
+	t.Parallel()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -170,6 +174,7 @@ func reset(conn *net.TCPConn) {
 // TestBadClients: clients that reset at any moment, half-close, or stay silent harm
 // nobody, and the master keeps nothing of them.
 func TestBadClients(t *testing.T) {
+	t.Parallel()
 	gate := t.TempDir() + "/gate"
 	b := start(t, 2, options{worker: []string{"gate", gate}, notReady: true, flags: []string{"--retry-delay", "20ms", "--max-retries", "30"}})
 	b.awaitCount("worker started", 2)
@@ -237,6 +242,7 @@ func TestBadClients(t *testing.T) {
 // and how to raise it, does not spin, and recovers by itself, even though the
 // worker that all wait for must be started meanwhile.
 func TestFileLimit(t *testing.T) {
+	t.Parallel()
 	const clients = 100
 	gate := t.TempDir() + "/gate"
 	b := start(t, 1, options{
@@ -276,6 +282,7 @@ func TestFileLimit(t *testing.T) {
 
 // TestFileLimitTooLow: a limit with which nothing can work is said at the start.
 func TestFileLimitTooLow(t *testing.T) {
+	t.Parallel()
 	self, _ := os.Executable()
 	cmd := exec.Command(self, "run", "--listen", "127.0.0.1:0", "-n", "20", "--", "true")
 	cmd.Env = append(os.Environ(), testRole+"=1")
@@ -289,6 +296,7 @@ func TestFileLimitTooLow(t *testing.T) {
 // TestParkedLimit: beyond --max-parked connections get a 503 at once; who is parked
 // stays so.
 func TestParkedLimit(t *testing.T) {
+	t.Parallel()
 	gate := t.TempDir() + "/gate"
 	b := start(t, 1, options{worker: []string{"gate", gate}, notReady: true, flags: []string{"--max-parked", "10"}})
 	b.await("worker started")
@@ -319,6 +327,7 @@ func TestParkedLimit(t *testing.T) {
 // TestParkedClient: beyond --max-per-client a client gets a 503 at once; its others, and other
 // clients, stay parked. So it is also where a proxy names clients.
 func TestParkedClient(t *testing.T) {
+	t.Parallel()
 	for name, flags := range map[string][]string{"address": nil, "header": {"--behind-proxy"}} {
 		t.Run(name, func(t *testing.T) {
 			gate := t.TempDir() + "/gate"

@@ -13,12 +13,13 @@ import (
 
 // TestKernelRoute: what is promised does not depend on who gives clients to slots.
 func TestKernelRoute(t *testing.T) {
-	t.Setenv("HANDFAST_ROUTE", "kernel")
+	t.Parallel()
+	under(t, variant{route: "kernel"})
 	for name, test := range map[string]func(*testing.T){
 		"Sticky":                  TestSticky,
 		"Scale":                   TestScale,
 		"Listen":                  TestListen,
-		"ReloadUnderLoad":         func(t *testing.T) { reloadUnderLoad(t, reloads(t, 20), 3) },
+		"ReloadUnderLoad":         func(t *testing.T) { t.Parallel(); reloadUnderLoad(t, reloads(t, 20), 3) },
 		"ReloadQueued":            TestReloadQueued,
 		"ReloadOfBrokenVersion":   TestReloadOfBrokenVersion,
 		"KillUnderLoad":           TestKillUnderLoad,
@@ -26,7 +27,7 @@ func TestKernelRoute(t *testing.T) {
 		"WebSocketsSurviveReload": TestWebSocketsSurviveReload,
 		"Stop":                    TestStop,
 		"StopWithRequestInFlight": TestStopWithRequestInFlight,
-		"StopUnderLoad":           func(t *testing.T) { stopUnderLoad(t) },
+		"StopUnderLoad":           func(t *testing.T) { t.Parallel(); stopUnderLoad(t) },
 		"Refusal":                 TestRefusal,
 		"RefuseClose":             TestRefuseClose,
 		"Patience":                TestPatience,
@@ -39,7 +40,8 @@ func TestKernelRoute(t *testing.T) {
 // TestKernelNode: nor does what is promised to Node servers. They accept for themselves;
 // workers that wait for messages get them from the master.
 func TestKernelNode(t *testing.T) {
-	t.Setenv("HANDFAST_ROUTE", "kernel")
+	t.Parallel()
+	under(t, variant{route: "kernel"})
 	for name, test := range map[string]func(*testing.T){
 		"Sticky":          TestNodeSticky,
 		"TLS":             TestNodeTLS,
@@ -57,7 +59,7 @@ func TestKernelNode(t *testing.T) {
 // startKernel is start with --route kernel.
 func startKernel(t *testing.T, n int, o options) *balancer {
 	t.Helper()
-	t.Setenv("HANDFAST_ROUTE", "kernel")
+	o.route = "kernel"
 	return start(t, n, o)
 }
 
@@ -74,6 +76,7 @@ func (b *balancer) stopped() logLine {
 // TestKernelAccepts: the master has nothing to do with connections. If a worker has taken its time
 // to start, it may have the first clients: it was about to accept for the empty slot.
 func TestKernelAccepts(t *testing.T) {
+	t.Parallel()
 	b := startKernel(t, 2, options{})
 	accepted := func() uint64 {
 		if n := b.status().Totals.Accepted; n != nil {
@@ -93,6 +96,7 @@ func TestKernelAccepts(t *testing.T) {
 // TestKernelKill: clients wait in the queue of a worker that is stalled, and when it is killed
 // its successor serves them all. Other slots are not touched.
 func TestKernelKill(t *testing.T) {
+	t.Parallel()
 	const clients = 300
 	b := startKernel(t, 2, options{})
 	victim := b.worker(1)
@@ -118,6 +122,7 @@ func TestKernelKill(t *testing.T) {
 // TestKernelHandsOff: for a worker that does not accept for itself the master does, and
 // places by the same hash.
 func TestKernelHandsOff(t *testing.T) {
+	t.Parallel()
 	b := startKernel(t, 3, options{worker: []string{"receives"}})
 	b.slotsOf(sources(30), 2)
 	_, stop := b.load(4, "/", "/sleep/5ms")
@@ -134,6 +139,7 @@ func TestKernelHandsOff(t *testing.T) {
 // TestKernelScaleUnderLoad: the number of slots changes in one step, and no connection is
 // lost on the way.
 func TestKernelScaleUnderLoad(t *testing.T) {
+	t.Parallel()
 	b := startKernel(t, 2, options{})
 	made, stop := b.load(8, "/", "/sleep/10ms", "/", "/bytes/100000")
 	for i := range 12 {
@@ -161,6 +167,7 @@ func TestKernelScaleUnderLoad(t *testing.T) {
 // TestKernelOrphans: processes that still hold a listener would go on taking clients, and
 // are named.
 func TestKernelOrphans(t *testing.T) {
+	t.Parallel()
 	b := startKernel(t, 2, options{worker: []string{"hoards"}, notReady: true})
 	b.hears("hoards", 2)
 	names := func(pid int) {
@@ -189,7 +196,8 @@ func TestKernelOrphans(t *testing.T) {
 // TestRouteChosen: auto is the kernel unless something else than addresses matters, and the
 // log says why; who insists is told.
 func TestRouteChosen(t *testing.T) {
-	t.Setenv("HANDFAST_ROUTE", "auto")
+	t.Parallel()
+	under(t, variant{route: "auto"})
 	if b := start(t, 1, options{}); !strings.Contains(b.await("listening").text, `"route":"kernel"`) {
 		t.Error("auto is not the kernel")
 	}

@@ -28,6 +28,7 @@ func (b *balancer) occupy(from netip.Addr, n int) (open []*websocket.Conn) {
 // TestMaxConnections: beyond --max-connections-per-slot clients of that slot are refused at once, with
 // 503 and not after the patience with an empty one; others are not. What ends makes room.
 func TestMaxConnections(t *testing.T) {
+	t.Parallel()
 	b := start(t, 2, options{flags: []string{"--route", "auto", "--max-connections-per-slot", "5", "--max-retries", "1000"}})
 	if l := b.await("the master gives clients to slots"); !strings.Contains(l.text, "--max-connections-per-slot") {
 		t.Error(l.text)
@@ -92,6 +93,7 @@ func TestMaxConnections(t *testing.T) {
 
 // TestMaxConnectionsBurst: however many come at the same time, the worker gets no more.
 func TestMaxConnectionsBurst(t *testing.T) {
+	t.Parallel()
 	const limit, clients = 20, 300
 	b := start(t, 1, options{flags: []string{"--max-connections-per-slot", fmt.Sprint(limit)}})
 	var all, connected sync.WaitGroup
@@ -132,6 +134,7 @@ func TestMaxConnectionsBurst(t *testing.T) {
 // TestMaxConnectionsChurn: short connections, fewer at a time than the limit and far more than it
 // in a second, are all served.
 func TestMaxConnectionsChurn(t *testing.T) {
+	t.Parallel()
 	b := start(t, 1, options{flags: []string{"--max-connections-per-slot", "64"}})
 	var all sync.WaitGroup
 	for range 8 {
@@ -149,6 +152,7 @@ func TestMaxConnectionsChurn(t *testing.T) {
 // TestMaxConnectionsOldWorker: a worker that does not report is not held to a limit, which is said once
 // in each generation.
 func TestMaxConnectionsOldWorker(t *testing.T) {
+	t.Parallel()
 	b := start(t, 2, options{worker: []string{"old"}, flags: []string{"--max-connections-per-slot", "1", "--watchdog", "1s", "--when-hung", "replace"}})
 	said := b.await("worker cannot be held to everything")
 	if said.Level != "warn" || said.Generation != 1 || !strings.Contains(said.text, "--max-connections-per-slot") || !strings.Contains(said.text, "--watchdog") {
@@ -173,6 +177,7 @@ func TestMaxConnectionsOldWorker(t *testing.T) {
 // TestMailboxNeeded: what only workers with a mailbox can do is refused with others, and the error
 // says what to do.
 func TestMailboxNeeded(t *testing.T) {
+	t.Parallel()
 	for args, says := range map[string][]string{
 		"--max-connections-per-slot 5 --route kernel":                          {"--route kernel: with --max-connections-per-slot", "use --route master"},
 		"--max-connections-per-slot 5 --worker-link node":                      {"--max-connections-per-slot 5", "server.maxConnections", "--worker-link native"},

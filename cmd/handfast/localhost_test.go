@@ -31,6 +31,7 @@ Server(('::', int(sys.argv[1])), http.server.SimpleHTTPRequestHandler).serve_for
 // Row C3: where the workers listen on IPv4 only the kernel refuses IPv6, so that who comes to
 // localhost by IPv6 goes on to IPv4. Where they listen on both, both are served.
 func TestIPv4Only(t *testing.T) {
+	t.Parallel()
 	for name, server := range listensEverywhere {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -54,6 +55,7 @@ func TestIPv4Only(t *testing.T) {
 // when the master's program is another one by then; later ones that listen on IPv4 only where the
 // first ones listened on both go on to get both.
 func TestFamiliesChange(t *testing.T) {
+	t.Parallel()
 	const server = `
 import http.server, os, sys
 v6 = (os.environ['HANDFAST_GENERATION'] == '1') == (sys.argv[1] == 'both')
@@ -128,6 +130,7 @@ func (b *browser) navigate(url string) string {
 // Row C3: http://localhost works in a browser whenever it works without handfast, with the --listen that
 // the server's own address suggests.
 func TestLocalhostInBrowser(t *testing.T) {
+	t.Parallel()
 	const gunicorn = `def app(environ, start):
     start('200 OK', [('Content-Length', '2')]); return [b'ok']
 `

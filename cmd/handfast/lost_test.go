@@ -38,6 +38,7 @@ func (b *balancer) open(from netip.Addr, n int) (clients []*net.TCPConn) {
 // TestKillWithFullMailbox: a worker is killed while 200 handoffs lie in its
 // mailbox. All are answered by its successor, and other slots are not touched.
 func TestKillWithFullMailbox(t *testing.T) {
+	t.Parallel()
 	const clients = 200
 	b := start(t, 2, options{})
 	files := b.files()
@@ -141,6 +142,7 @@ func reloadUnderLoad(t *testing.T, reloads, held int) {
 
 // TestReloadQueued: signals during a reload make one more, not one each.
 func TestReloadQueued(t *testing.T) {
+	t.Parallel()
 	b := start(t, 2, options{race: true})
 	_, stop := b.load(4, "/")
 	for range 20 {
@@ -156,6 +158,7 @@ func TestReloadQueued(t *testing.T) {
 // TestReloadOfBrokenVersion: a version that does not come up replaces nobody, and
 // the log says why; the next one that works does.
 func TestReloadOfBrokenVersion(t *testing.T) {
+	t.Parallel()
 	broken := t.TempDir() + "/broken"
 	b := start(t, 2, options{worker: []string{"broken", broken}})
 	_, stop := b.load(4, "/", "/sleep/5ms")
@@ -179,6 +182,7 @@ func TestReloadOfBrokenVersion(t *testing.T) {
 // TestKillUnderLoad: a worker that is killed takes with it only what it had
 // accepted: at most the requests of the clients of its slot that are being served.
 func TestKillUnderLoad(t *testing.T) {
+	t.Parallel()
 	const kills, clients = 10, 8
 	b := start(t, 2, options{flags: []string{"--min-uptime", "0s"}})
 	var failed, made atomic.Int64
@@ -214,6 +218,7 @@ func TestKillUnderLoad(t *testing.T) {
 // TestMasterDies: when the master is killed its workers notice by themselves,
 // finish what they have, and exit.
 func TestMasterDies(t *testing.T) {
+	t.Parallel()
 	b := start(t, 2, options{race: true})
 	slow, err := b.dial(source(0))
 	if err != nil {
@@ -240,6 +245,7 @@ func TestMasterDies(t *testing.T) {
 // TestWebSocketsSurviveReload: a worker leaves when its last connection ends, not
 // before.
 func TestWebSocketsSurviveReload(t *testing.T) {
+	t.Parallel()
 	const clients = 20
 	b := start(t, 2, options{race: true})
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -286,6 +292,7 @@ func TestWebSocketsSurviveReload(t *testing.T) {
 
 // TestStop: SIGTERM finishes what is open and parked, and exits with status 0.
 func TestStop(t *testing.T) {
+	t.Parallel()
 	gate := t.TempDir() + "/gate"
 	b := start(t, 1, options{worker: []string{"gate", gate}, notReady: true})
 	b.await("worker started")
@@ -296,7 +303,7 @@ func TestStop(t *testing.T) {
 	}
 	b.signal(unix.SIGTERM)
 	b.await("stopping")
-	if os.Getenv("HANDFAST_ROUTE") != "kernel" { // else the first packet is lost until the end
+	if variantOf(t).route != "kernel" { // else the first packet is lost until the end
 		if conn, err := b.dial(source(0)); err == nil {
 			// It may have been in the backlog. Then it is served too.
 			parked = append(parked, conn)
@@ -321,6 +328,7 @@ func TestStop(t *testing.T) {
 
 // TestStopWithRequestInFlight: it is answered.
 func TestStopWithRequestInFlight(t *testing.T) {
+	t.Parallel()
 	b := start(t, 2, options{})
 	slow, err := b.dial(source(0))
 	if err != nil {
@@ -340,6 +348,7 @@ func TestStopWithRequestInFlight(t *testing.T) {
 
 // TestStopStubbornWorker: drain, then SIGTERM, then SIGKILL; and all is reaped.
 func TestStopStubbornWorker(t *testing.T) {
+	t.Parallel()
 	b := start(t, 2, options{worker: []string{"stubborn"}, flags: []string{"--stop-timeout", "50ms", "--kill-timeout", "50ms"}})
 	b.signal(unix.SIGTERM)
 	if status := b.exit(); status != exitOK {
@@ -354,6 +363,7 @@ func TestStopStubbornWorker(t *testing.T) {
 
 // TestStopTwice: a second signal does not wait, unless it comes so soon that it must be the first one by another way.
 func TestStopTwice(t *testing.T) {
+	t.Parallel()
 	b := start(t, 2, options{worker: []string{"stubborn"}})
 	begin := time.Now()
 	b.signal(unix.SIGTERM)
@@ -371,6 +381,7 @@ func TestStopTwice(t *testing.T) {
 // TestStopUnderLoad: whoever was connected when the balancer was told to stop is served,
 // also who sends its request only then. Later ones cannot connect.
 func TestStopUnderLoad(t *testing.T) {
+	t.Parallel()
 	stopUnderLoad(t)
 	stopUnderLoad(t, "--behind-proxy")
 }

@@ -17,6 +17,7 @@ import (
 // Row C10: TestManual: the page has every flag and the sections that people look for, in lines that editors and
 // patches can bear, and mandoc finds nothing to say of it.
 func TestManual(t *testing.T) {
+	t.Parallel()
 	page := help(t, "man")
 	text := strings.ReplaceAll(page, `\-`, "-")
 	for _, want := range []string{".TH HANDFAST 8", ".SH EXAMPLES", ".SH FILES", ".SH SIGNALS", `.SH "EXIT STATUS"`, ".SH ENVIRONMENT", "SIGUSR2", "/run/handfast/NAME.sock"} {
@@ -133,6 +134,7 @@ func TestComplete(t *testing.T) {
 
 // Row C10: TestChoices: what completion offers is what the flags take.
 func TestChoices(t *testing.T) {
+	t.Parallel()
 	for name, words := range choices {
 		if flagOf(runFlags(), name) == nil {
 			t.Errorf("no flag --%s", name)
@@ -153,6 +155,7 @@ func TestChoices(t *testing.T) {
 // TestCompletion: each shell completes by what the program says. What follows -- belongs to the worker, and is
 // not run.
 func TestCompletion(t *testing.T) {
+	t.Parallel()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

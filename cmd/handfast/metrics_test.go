@@ -34,6 +34,7 @@ func (b *balancer) metrics() string {
 // TestMetrics: what happens is counted: a connection that was handed off, one that was parked until
 // there was a worker, one that was refused, a reload, and a worker that was killed.
 func TestMetrics(t *testing.T) {
+	t.Parallel()
 	gate := t.TempDir() + "/gate"
 	b := start(t, 1, options{worker: []string{"gate", gate}, notReady: true, flags: []string{"--max-per-client", "1", "--max-retries", "1000"}})
 	b.await("worker started")

@@ -45,6 +45,7 @@ func (b *balancer) openTunnel() (conn net.Conn, lines *bufio.Reader) {
 // TestNodeFinishes is row A8: a worker that a timer keeps, and one that has sent a socket to its
 // primary, ends when its last connection has, not at the drain timeout, and not before.
 func TestNodeFinishes(t *testing.T) {
+	t.Parallel()
 	for name, script := range map[string]string{
 		"Timer":  `setInterval(() => {}, 1e6); server.listen(+PORT);`,
 		"Sticky": `setInterval(() => {}, 1e6); process.on('message', (m, s) => { if (m.msg === 'sticky:balance') server.emit('connection', s); }); process.send({ cmd: 'ready' });`,

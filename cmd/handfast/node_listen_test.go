@@ -27,6 +27,7 @@ const stickySession = `
 // TestNodeModules: package.json says which module workers are written for, or a flag does. They
 // run as they are, and leave as they do under that module.
 func TestNodeModules(t *testing.T) {
+	t.Parallel()
 	listen := stickySession + `process.on('message', handle);`
 	for name, test := range map[string]struct {
 		script, depends string
@@ -64,6 +65,7 @@ func TestNodeModules(t *testing.T) {
 // TestNodeStartedFails: a version that fails in its first turn has never started, so it does not
 // take a slot over.
 func TestNodeStartedFails(t *testing.T) {
+	t.Parallel()
 	script := `if (generation > 1) { for (let end = Date.now() + 300; Date.now() < end;); throw new Error('broken'); }` + stickyListen
 	b := startNode(t, 1, script, nodeOptions{flags: []string{"--ready-when", "started"}})
 	b.signal(unix.SIGUSR2)
@@ -79,6 +81,7 @@ func TestNodeStartedFails(t *testing.T) {
 // TestNodeListensAgain: a program may close its server and listen again, with the same or with
 // another one, and nobody notices.
 func TestNodeListensAgain(t *testing.T) {
+	t.Parallel()
 	for name, way := range map[string]string{
 		"another server": `server.close(); complain(http.createServer(answer)).listen(PORT);`,
 		"after a while":  `server.close(); setTimeout(() => complain(http.createServer(answer)).listen(PORT), 100);`,
@@ -105,6 +108,7 @@ func TestNodeListensAgain(t *testing.T) {
 // TestNodeAddresses: a program may have a server for each address of the balancer's port, and
 // each gets who has called it. Where the balancer does not listen there is an error.
 func TestNodeAddresses(t *testing.T) {
+	t.Parallel()
 	const second = "127.0.0.77"
 	var first, host, port string
 	if !eventually(func() bool {
@@ -144,6 +148,7 @@ func TestNodeAddresses(t *testing.T) {
 // TestNodeRefuses: who is behind a full server waits as long as for an empty slot, and then is
 // refused or goes to the next.
 func TestNodeRefuses(t *testing.T) {
+	t.Parallel()
 	for whenDown, want := range map[string]int{"wait": http.StatusBadGateway, "next": http.StatusOK} {
 		t.Run(whenDown, func(t *testing.T) {
 			b := startNode(t, 2, `server.maxConnections = 1; server.prependListener('request', () => say('request'));`+plain, nodeOptions{
@@ -170,6 +175,7 @@ func TestNodeRefuses(t *testing.T) {
 
 // TestNodeWorkerObject: what a program finds in cluster and process is what Node documents.
 func TestNodeWorkerObject(t *testing.T) {
+	t.Parallel()
 	b := startNode(t, 1, `server.listen(PORT, () => say('is', cluster.isWorker, !!cluster.isPrimary, cluster.worker.id > 0, process.connected,
 		cluster.worker.isConnected(), cluster.worker.isDead(), String(cluster.worker.exitedAfterDisconnect), cluster.worker.process === process,
 		server.address().port === +PORT, process.send('x')));`, nodeOptions{})
@@ -181,6 +187,7 @@ func TestNodeWorkerObject(t *testing.T) {
 // TestNodeExclusive: what a worker binds for itself is its own affair: another port works, the
 // balancer's is in use.
 func TestNodeExclusive(t *testing.T) {
+	t.Parallel()
 	other := freeAddress(t)
 	b := startNode(t, 1, `
 		const { AT, HOST } = process.env;

@@ -46,6 +46,7 @@ const chat = `
 // also in the next generation. A worker that drains has cut itself off, as under Node's own
 // primary, and that disturbs nobody.
 func TestNodeRelay(t *testing.T) {
+	t.Parallel()
 	b := startNode(t, 3, chat, nodeOptions{})
 	for generation := 1; generation <= 2; generation++ {
 		from := sourceIn(0, 3, 0)
@@ -80,9 +81,10 @@ func TestNodeRelay(t *testing.T) {
 // TestNodeRelayStopped: while one worker is stopped the others chat, and hear all. What the
 // master keeps for it is bounded, and it takes part again when it goes on.
 func TestNodeRelayStopped(t *testing.T) {
-	const messages = 400   // of 64 KiB: more than is kept
-	t.Setenv("GOGC", "20") // so that memory is what is kept, and little of what was
-	b := startNode(t, 3, chat, nodeOptions{})
+	t.Parallel()
+	const messages = 400 // of 64 KiB: more than is kept
+	// Memory is to be what is kept, and little of what was.
+	b := startNode(t, 3, chat, nodeOptions{env: []string{"GOGC=20"}})
 	b.mustGet(sourceIn(0, 3, 0), "/flood/1") // what a chat costs at all
 	b.hears("all", 2)
 	before := b.memory()

@@ -33,6 +33,7 @@ func (b *balancer) beginsSession(name string, slot int) (pid int) {
 // TestNodeSession: requests of a session reach the worker that keeps it, from whatever
 // address, and also while that worker drains. It leaves when its last session has ended.
 func TestNodeSession(t *testing.T) {
+	t.Parallel()
 	b := startNode(t, 2, keepsSessions, nodeOptions{flags: []string{"--ready-when", "started"}})
 	first := b.beginsSession("first", 0)
 	second := b.beginsSession("second", 1)
@@ -67,6 +68,7 @@ func TestNodeSession(t *testing.T) {
 // TestNodeSessionDies: with its worker. Its requests go by their clients' addresses then,
 // and the slot's next worker may begin it again.
 func TestNodeSessionDies(t *testing.T) {
+	t.Parallel()
 	b := startNode(t, 2, keepsSessions, nodeOptions{flags: []string{"--ready-when", "started"}})
 	unix.Kill(b.beginsSession("a", 0), unix.SIGKILL)
 	b.awaitCount("worker ready", 3)
@@ -78,6 +80,7 @@ func TestNodeSessionDies(t *testing.T) {
 
 // TestNodeSessionStop: when handfast stops, a session does not hold its worker up.
 func TestNodeSessionStop(t *testing.T) {
+	t.Parallel()
 	b := startNode(t, 2, keepsSessions, nodeOptions{flags: []string{"--ready-when", "started", "--stop-timeout", "10m"}})
 	b.beginsSession("a", 0)
 	b.signal(unix.SIGUSR2)

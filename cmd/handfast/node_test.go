@@ -184,6 +184,7 @@ const plain = `server.listen(PORT);`
 // TestNodeSticky: a program that only listens is in its slot, sees its clients' own
 // addresses, and itself as a cluster worker with a number of its own.
 func TestNodeSticky(t *testing.T) {
+	t.Parallel()
 	const workers = 3
 	b := startNode(t, workers, plain, nodeOptions{})
 	for from, slot := range b.slotsOf(sources(30), 2) {
@@ -242,6 +243,7 @@ func selfSigned(t *testing.T) (files string, roots *x509.CertPool) {
 // TestNodeTLS: TLS is the workers' own, and a session that one of them has begun goes on
 // with another, of the next generation and of another slot (RFC 5077, RFC 8446 section 4.6.1).
 func TestNodeTLS(t *testing.T) {
+	t.Parallel()
 	dir, roots := selfSigned(t)
 	b := startNode(t, 2, `
 		const read = (name) => fs.readFileSync(process.env.KEYS + '/' + name);
@@ -284,6 +286,7 @@ func TestNodeTLS(t *testing.T) {
 // TestNodeKillWithFullLink: a worker is killed while its channel, our queue for it and the
 // lot are full of connections. All are answered by its successor.
 func TestNodeKillWithFullLink(t *testing.T) {
+	t.Parallel()
 	const clients = 400
 	b := startNode(t, 2, plain, nodeOptions{flags: []string{"--max-retries", "300"}})
 	files := b.files()
@@ -320,6 +323,7 @@ func reloads(t *testing.T, n int) int {
 
 // TestNodeReloadUnderLoad: no request fails, whatever is going on when a worker drains.
 func TestNodeReloadUnderLoad(t *testing.T) {
+	t.Parallel()
 	b := startNode(t, 2, plain, nodeOptions{})
 	made, stop := b.load(8, "/", "/sleep/10ms", "/sleep/300ms", "/")
 	for i := range reloads(t, 10) {
@@ -336,8 +340,9 @@ func TestNodeReloadUnderLoad(t *testing.T) {
 // TestNodeKillUnderLoad: a worker that is killed takes with it only what it had accepted:
 // those clients see their connection end, at once. Nobody is left waiting.
 func TestNodeKillUnderLoad(t *testing.T) {
+	t.Parallel()
 	const kills, clients = 8, 8
-	b := startNode(t, 2, plain, nodeOptions{flags: []string{"--min-uptime", "0s"}})
+	b := startNode(t, 2, plain, nodeOptions{flags: []string{"--min-uptime", "0s", "--max-retries", "250"}})
 	var failed, made atomic.Int64
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -384,6 +389,7 @@ const (
 // TestNodeReady: a worker is ready when it listens or says so, and then is served by what
 // it has: a server, or a handler of messages.
 func TestNodeReady(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct{ script, when string }{
 		"listens":                         {plain, "auto"},
 		"listens on an address":           {`server.listen(PORT, '127.0.0.1');`, "auto"},
@@ -417,6 +423,7 @@ func TestNodeReady(t *testing.T) {
 
 // TestNodeNotReady: what does not become ready is replaced, and the log says so.
 func TestNodeNotReady(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct{ script, when string }{
 		"does nothing":          {`setInterval(() => {}, 1000);`, "auto"},
 		"only listens":          {plain, "message"},
@@ -440,6 +447,7 @@ func TestNodeNotReady(t *testing.T) {
 // TestNodeLeaves: a worker that goes by itself, in any of the ways that Node and recluster
 // have, is replaced. It finishes what it has, unless it has cut itself off.
 func TestNodeLeaves(t *testing.T) {
+	t.Parallel()
 	const times = 4
 	for name, way := range map[string]string{
 		"cluster.worker.disconnect": `cluster.worker.disconnect()`,
@@ -478,6 +486,7 @@ func TestNodeLeaves(t *testing.T) {
 // TestNodeDrain: a worker that is replaced hears of it as Node's cluster and recluster tell
 // it, and finishes a slow request; idle keep-alive connections do not hold it up.
 func TestNodeDrain(t *testing.T) {
+	t.Parallel()
 	for name, script := range map[string]string{
 		"server":        plain,
 		"sticky-listen": stickyListen + ready,
@@ -528,6 +537,7 @@ func TestNodeDrain(t *testing.T) {
 // TestNodeMaxConnections: what a server refuses is offered again until it is taken, and
 // nobody spins meanwhile.
 func TestNodeMaxConnections(t *testing.T) {
+	t.Parallel()
 	b := startNode(t, 1, `server.maxConnections = 1;`+plain, nodeOptions{flags: []string{"--max-retries", "300"}})
 	slow, err := b.dial(source(0))
 	if err != nil {
@@ -604,6 +614,7 @@ func askDatagram(addr string) func() (string, error) {
 // TestNodeOtherListens: what a program listens on besides is shared by all workers, as under
 // Node's cluster, also by those of the next generation.
 func TestNodeOtherListens(t *testing.T) {
+	t.Parallel()
 	other, path := freeAddress(t), filepath.Join(t.TempDir(), "socket")
 	b := startNode(t, 2, `
 		const who = () => complain(net.createServer((c) => c.end(String(process.pid))));
@@ -645,6 +656,7 @@ func TestNodeOtherListens(t *testing.T) {
 // TestNodeListenFails: what cannot be is an error with a code, which the program gets where
 // Node says it does, and nothing else is disturbed.
 func TestNodeListenFails(t *testing.T) {
+	t.Parallel()
 	taken, err := net.Listen("tcp", freeAddress(t))
 	if err != nil {
 		t.Fatal(err)
@@ -669,6 +681,7 @@ func TestNodeListenFails(t *testing.T) {
 // TestNodeFileLimit: a worker at its limit of open files gets what it could not take again,
 // when it has closed others.
 func TestNodeFileLimit(t *testing.T) {
+	t.Parallel()
 	const clients = 120
 	b := startNode(t, 1, plain, nodeOptions{shell: "ulimit -n 40", flags: []string{"--max-retries", "300"}})
 	var waiting []*net.TCPConn
@@ -691,6 +704,7 @@ func TestNodeFileLimit(t *testing.T) {
 
 // TestNodeMessages: a program may send whatever it likes. It concerns nobody.
 func TestNodeMessages(t *testing.T) {
+	t.Parallel()
 	other, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -714,6 +728,7 @@ func TestNodeMessages(t *testing.T) {
 
 // TestNodeChosen: auto takes the link that the command needs.
 func TestNodeChosen(t *testing.T) {
+	t.Parallel()
 	var out bytes.Buffer
 	args := []string{"handfast", "run", "--worker-link", "cluster", "--", "true"}
 	if status := run(context.Background(), args, &out, &out); status != exitUsage || !strings.Contains(out.String(), `--worker-link`) {

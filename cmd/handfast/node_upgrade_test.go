@@ -64,6 +64,7 @@ func (b *balancer) wantConnections(workers, want int) {
 // TestNodeUpgradeUnderLoad: no request fails, none is served twice, no worker notices, and clients
 // stay where they are.
 func TestNodeUpgradeUnderLoad(t *testing.T) {
+	t.Parallel()
 	const workers = 2
 	for name, test := range map[string]struct {
 		script   string
@@ -96,6 +97,7 @@ func TestNodeUpgradeUnderLoad(t *testing.T) {
 // TestNodeUpgradeStopped: a worker is stopped while its channel, our queue for it and the lot are
 // full of connections. After upgrades it serves all of them, or its successor does.
 func TestNodeUpgradeStopped(t *testing.T) {
+	t.Parallel()
 	const clients = 400
 	takesSticky := stickySession + `process.on('message', handle);`
 	for name, test := range map[string]struct {
@@ -171,6 +173,7 @@ func TestNodeUpgradeStopped(t *testing.T) {
 // TestNodeUpgradeRelay: while workers talk to each other the program is replaced, and each hears
 // all, in order. Who has asked before is answered after.
 func TestNodeUpgradeRelay(t *testing.T) {
+	t.Parallel()
 	const upgrades = 10
 	b := startNode(t, 3, chat+`
 		let n = 0, talking;
@@ -204,6 +207,7 @@ func TestNodeUpgradeRelay(t *testing.T) {
 // TestNodeUpgradeRelayStopped: what waits for a worker that does not read, and the part of a message
 // that it has read of, reach it after upgrades.
 func TestNodeUpgradeRelayStopped(t *testing.T) {
+	t.Parallel()
 	const messages = 100 // of 64 KiB: less than is kept
 	b := startNode(t, 2, chat, nodeOptions{lean: true})
 	stopped := b.worker(1)
@@ -224,6 +228,7 @@ func TestNodeUpgradeRelayStopped(t *testing.T) {
 // TestNodeUpgradeSession: a session stays with its worker, also while that drains, and its end is
 // still the end of the worker.
 func TestNodeUpgradeSession(t *testing.T) {
+	t.Parallel()
 	byRoutes(t, func(t *testing.T, _ string) {
 		b := startNode(t, 2, keepsSessions, nodeOptions{lean: true, flags: []string{"--ready-when", "started"}})
 		first := b.beginsSession("first", 0)
@@ -256,6 +261,7 @@ func TestNodeUpgradeSession(t *testing.T) {
 // TestNodeUpgradeListens: what workers share besides stays open, and at its path, until the end;
 // later workers get it, too, and a number that no worker had.
 func TestNodeUpgradeListens(t *testing.T) {
+	t.Parallel()
 	byRoutes(t, func(t *testing.T, _ string) {
 		other, path := freeAddress(t), filepath.Join(t.TempDir(), "socket")
 		b := startNode(t, 2, `
@@ -285,6 +291,7 @@ func TestNodeUpgradeListens(t *testing.T) {
 
 // TestNodeUpgradeReload: an upgrade replaces the program and not the workers; then a reload does.
 func TestNodeUpgradeReload(t *testing.T) {
+	t.Parallel()
 	byRoutes(t, func(t *testing.T, _ string) {
 		b := startNode(t, 2, plain, nodeOptions{lean: true})
 		b.upgradesTo(2)

@@ -14,6 +14,7 @@ import (
 
 // TestNotify: what systemd hears, from start to stop. Workers do not see its socket.
 func TestNotify(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "notify")
 	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	if err != nil {

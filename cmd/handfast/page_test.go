@@ -169,6 +169,7 @@ func (b *browser) shows(words ...string) (text string) {
 // itself. The page loads nothing but itself and the status, and needs no more than its policy
 // allows.
 func TestPage(t *testing.T) {
+	t.Parallel()
 	gate := t.TempDir() + "/gate"
 	open := func() {
 		if err := os.WriteFile(gate, nil, 0o600); err != nil {

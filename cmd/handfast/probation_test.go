@@ -15,6 +15,7 @@ import (
 // Row A14: a version that dies soon after it has taken over replaces nothing: the old workers, which
 // stood by, are back in all slots, and the reload fails. One that lasts replaces them.
 func TestProbation(t *testing.T) {
+	t.Parallel()
 	byRoutes(t, func(t *testing.T, route string) {
 		file := filepath.Join(t.TempDir(), "dies")
 		b := start(t, 2, options{worker: []string{"dies", file}, flags: []string{"--route", route, "--probation", "2s"}})

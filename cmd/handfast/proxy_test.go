@@ -108,6 +108,7 @@ var proxyAt = source(0) // a trusted proxy connects from here
 // TestBehindProxy: clients are told apart by what the proxy says, keep their slots
 // over reloads, and the worker's peer stays the proxy.
 func TestBehindProxy(t *testing.T) {
+	t.Parallel()
 	const slots, clients = 4, 40
 	b := start(t, slots, options{flags: []string{"--behind-proxy"}})
 	for generation := 1; generation <= 2; generation++ {
@@ -134,6 +135,7 @@ func TestBehindProxy(t *testing.T) {
 
 // TestProxyHeaders: other headers, other grammars.
 func TestProxyHeaders(t *testing.T) {
+	t.Parallel()
 	const slots = 8 // all addresses here are of different ones
 	client := netip.MustParseAddr("2001:db8:17::5")
 	for _, c := range []struct{ header, line string }{
@@ -150,6 +152,7 @@ func TestProxyHeaders(t *testing.T) {
 
 // TestTrust: who is no trusted proxy is its own address, whatever it claims.
 func TestTrust(t *testing.T) {
+	t.Parallel()
 	const slots = 4
 	b := start(t, slots, options{flags: []string{"--behind-proxy", "--trusted-proxies", proxyAt.String() + ",198.51.100.0/24"}})
 	client, liar := proxied(2), source(7)
@@ -168,6 +171,7 @@ func TestTrust(t *testing.T) {
 
 // TestKeyHeader: the key is the header's value; without one it is the client's address.
 func TestKeyHeader(t *testing.T) {
+	t.Parallel()
 	const slots = 16
 	b := start(t, slots, options{flags: []string{"--behind-proxy", "--key", "header:X-Session"}})
 	for i := range 20 {
@@ -190,6 +194,7 @@ func TestKeyHeader(t *testing.T) {
 // successor, not to the slot of the proxy: its head is peeked again, and a PROXY header
 // that is gone already is not asked for again.
 func TestTakenBackBehindProxy(t *testing.T) {
+	t.Parallel()
 	const slots = 2
 	for _, c := range []struct {
 		flag string
@@ -234,6 +239,7 @@ func TestTakenBackBehindProxy(t *testing.T) {
 // TestPooledConnection: a proxy that sends requests of two clients over one connection
 // is told to close it, and the operator once.
 func TestPooledConnection(t *testing.T) {
+	t.Parallel()
 	const said = "sends requests of several clients over one connection"
 	b := start(t, 2, options{flags: []string{"--behind-proxy"}})
 	for range 3 {

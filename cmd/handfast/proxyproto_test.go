@@ -16,6 +16,7 @@ import (
 // TestProxyProtocol: the header is consumed, what follows is left, and the worker's
 // peer is the client.
 func TestProxyProtocol(t *testing.T) {
+	t.Parallel()
 	const slots = 16
 	untrusted := source(9)
 	b := start(t, slots, options{worker: []string{"raw"}, flags: []string{"--proxy-protocol", "--trusted-proxies", proxyAt.String()}})
@@ -58,6 +59,7 @@ func TestProxyProtocol(t *testing.T) {
 
 // TestProxyProtocolAndHeader: PROXY first, and if that names a trusted proxy, its header.
 func TestProxyProtocolAndHeader(t *testing.T) {
+	t.Parallel()
 	const slots = 16
 	b := start(t, slots, options{flags: []string{"--proxy-protocol", "--behind-proxy"}})
 	inner, client := netip.MustParseAddr("10.1.2.3"), proxied(3)

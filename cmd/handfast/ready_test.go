@@ -16,6 +16,7 @@ import (
 // TestReadyWhenProbed: a worker that its link believes is ready takes its slot over only when it
 // answers, at an address of its own.
 func TestReadyWhenProbed(t *testing.T) {
+	t.Parallel()
 	var mu sync.Mutex
 	asked := map[string]int{}
 	up := map[string]bool{}
@@ -59,6 +60,7 @@ func TestReadyWhenProbed(t *testing.T) {
 }
 
 func TestReadyWhenWrong(t *testing.T) {
+	t.Parallel()
 	for args, want := range map[string]string{
 		"--ready-when soon":                           "or http://HOST:PORT/PATH",
 		"--ready-when tcp:localhost":                  "missing port",

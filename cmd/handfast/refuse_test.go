@@ -20,6 +20,7 @@ import (
 // TestRefusal: the 502 is complete and well formed, and the client receives it
 // although it has sent more than anybody read.
 func TestRefusal(t *testing.T) {
+	t.Parallel()
 	b := start(t, 1, options{worker: []string{"mute"}, notReady: true, flags: []string{"--retry-delay", "10ms", "--max-retries", "3"}})
 	for name, body := range map[string]int{"no body": 0, "100 KB unread": 100 << 10} {
 		conn, err := b.dial(source(0))
@@ -66,6 +67,7 @@ func stateOf(t *testing.T, conn *net.TCPConn) (state uint8) {
 
 // TestRefuseClose: no answer, for protocols that are not HTTP.
 func TestRefuseClose(t *testing.T) {
+	t.Parallel()
 	b := start(t, 1, options{worker: []string{"mute"}, notReady: true, flags: []string{"--refuse", "close", "--max-retries", "0"}})
 	conn, err := b.dial(source(0))
 	if err != nil {
@@ -80,6 +82,7 @@ func TestRefuseClose(t *testing.T) {
 // TestPatience: --max-retries counts the tries after the first; sticky-listen's
 // retryCount < maxRetries made 5 mean 4, and 0 could not be said.
 func TestPatience(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		delay, retries string
 		min, max       time.Duration
@@ -99,6 +102,7 @@ func TestPatience(t *testing.T) {
 // TestWhenDownNext: after the retries the next slot takes the client, in an order
 // that spreads the clients of the empty slot.
 func TestWhenDownNext(t *testing.T) {
+	t.Parallel()
 	broken := t.TempDir() + "/broken"
 	b := start(t, 3, options{worker: []string{"broken", broken}, flags: []string{"--when-down", "next", "--retry-delay", "10ms", "--max-retries", "2", "--backoff-min", "1h", "--backoff-max", "1h"}})
 	os.WriteFile(broken, nil, 0o600)
@@ -121,6 +125,7 @@ func TestWhenDownNext(t *testing.T) {
 // TestBadCommands: a command that exits at once, or cannot be started: a clear
 // message, delays between starts, a 502, and the master goes on.
 func TestBadCommands(t *testing.T) {
+	t.Parallel()
 	notAProgram := filepath.Join(t.TempDir(), "not-a-program")
 	if err := os.WriteFile(notAProgram, []byte("\x00\x01\x02"), 0o700); err != nil {
 		t.Fatal(err)

@@ -62,12 +62,14 @@ func everybodys(t *testing.T, program string) (path string) {
 // TestRights: workers run as whom the flags name, by each route, also after a reload; the
 // master stays who it is.
 func TestRights(t *testing.T) {
+	t.Parallel()
 	asRoot(t)
 	for _, route := range routeWords[1:] {
 		t.Run(route, func(t *testing.T) {
-			t.Setenv("HANDFAST_ROUTE", route)
+			t.Parallel()
 			b := start(t, 2, options{
-				flags: []string{"--user", fmt.Sprint(nobody), "--group", fmt.Sprint(nobody + 1), "--no-new-privs"},
+				variant: variant{route: route},
+				flags:   []string{"--user", fmt.Sprint(nobody), "--group", fmt.Sprint(nobody + 1), "--no-new-privs"},
 				change: func(cmd *exec.Cmd) {
 					last := len(cmd.Args) - 2 // before "http"
 					cmd.Args[last] = everybodys(t, cmd.Args[last])
@@ -117,6 +119,7 @@ func statusOf(t *testing.T, pid int, name string) string {
 
 // TestRightsOfNames: a user's own group and home are taken with the name.
 func TestRightsOfNames(t *testing.T) {
+	t.Parallel()
 	asRoot(t)
 	b := start(t, 1, options{flags: []string{"--user", "root"}})
 	env := strings.Split(b.mustGet(source(0), "/env").body, "\n")
@@ -138,11 +141,12 @@ func TestRightsOfNames(t *testing.T) {
 // TestDropRoot: the master binds as root, and then neither it nor its workers are. It may still add
 // slots, reload, be asked, and be replaced. A worker of another user than the master cannot ask it.
 func TestDropRoot(t *testing.T) {
+	t.Parallel()
 	asRoot(t)
-	t.Setenv("HANDFAST_ROUTE", "kernel")
 	program := ""
 	b := start(t, 1, options{
-		flags: []string{"--user", fmt.Sprint(nobody), "--drop-root"},
+		variant: variant{route: "kernel"},
+		flags:   []string{"--user", fmt.Sprint(nobody), "--drop-root"},
 		change: func(cmd *exec.Cmd) {
 			program = everybodys(t, cmd.Path)
 			cmd.Path, cmd.Args[0] = program, program

@@ -40,6 +40,7 @@ require('http').createServer((req, res) => res.end(text)).listen(at.split(':')[1
 // Row D1: a deployment moves a link; a reload starts what it leads to then, with the variables that
 // are in the file then. What is not there fails the reload, and the old worker goes on.
 func TestDirectory(t *testing.T) {
+	t.Parallel()
 	for name, script := range map[string]string{"any": releasePython, "node": releaseNode} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -9,6 +9,7 @@ import (
 // TestSeveralProcesses: a server with processes of its own in each slot is named, with what would do.
 // Row C2.
 func TestSeveralProcesses(t *testing.T) {
+	t.Parallel()
 	trial.Need(t, "gunicorn", "gunicorn")
 	address := trial.FreeAddress(t)
 	b := runs(t, "--listen", address, "--workers", "2", "--", "gunicorn", "-w", "2", "-b", address, "wsgiref.simple_server:demo_app")

@@ -43,6 +43,7 @@ func TestSameStop(t *testing.T) {
 
 // TestStopByTimeout: timeout(1) sends SIGTERM to the process and to its group; nobody who is being served is cut off. Row A12.
 func TestStopByTimeout(t *testing.T) {
+	t.Parallel()
 	b := start(t, 1, options{change: func(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} }})
 	conn, err := b.dial(source(1))
 	if err != nil {
@@ -67,6 +68,7 @@ func TestStopByTimeout(t *testing.T) {
 // TestTerminalCloses: with a terminal as standard input SIGHUP stops, however often it comes: a shell sends it, and the kernel. Without one it
 // upgrades, which TestUpgrade tries. Row C13.
 func TestTerminalCloses(t *testing.T) {
+	t.Parallel()
 	_, theirs := openTerminal(t)
 	b := start(t, 1, options{change: func(cmd *exec.Cmd) { cmd.Stdin = theirs }})
 	b.signal(unix.SIGHUP)
@@ -88,6 +90,7 @@ func TestTerminalCloses(t *testing.T) {
 
 // TestSummary: by the kernel's route nobody knows how many connections there were, and no figure says otherwise. Row C12.
 func TestSummary(t *testing.T) {
+	t.Parallel()
 	byRoutes(t, func(t *testing.T, route string) {
 		b := start(t, 1, options{lean: true})
 		b.mustGet(source(1), "/")

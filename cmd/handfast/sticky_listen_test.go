@@ -36,6 +36,7 @@ func (b *balancer) wantSlot(client netip.Addr, parts ...string) {
 
 // TestStickyListenHeads: what it gets wrong in the heads of requests.
 func TestStickyListenHeads(t *testing.T) {
+	t.Parallel()
 	outer, b := t, behindProxy(t)
 	for name, test := range map[string]func(*balancer){
 		"FirstChunkOnly":       firstChunkOnly,
@@ -134,6 +135,7 @@ func ipv6HashesToOneValue(b *balancer) {
 
 // TestStickyListenRandomSeed: it draws a seed at each start, and everybody moves.
 func TestStickyListenRandomSeed(t *testing.T) {
+	t.Parallel()
 	const slots = 3
 	for range 2 {
 		b := start(t, slots, options{flags: []string{"--behind-proxy"}})
@@ -147,6 +149,7 @@ func TestStickyListenRandomSeed(t *testing.T) {
 
 // TestStickyListenWaitsForEver: it has no timeout for the first chunk.
 func TestStickyListenWaitsForEver(t *testing.T) {
+	t.Parallel()
 	b := start(t, 1, options{flags: []string{"--behind-proxy", "--header-timeout", "100ms"}})
 	if text, err := io.ReadAll(b.send(proxyAt)); len(text) > 0 || isTimeout(err) {
 		t.Errorf("%q, %v, want a closed connection", text, err)
@@ -156,6 +159,7 @@ func TestStickyListenWaitsForEver(t *testing.T) {
 // TestStickyListenDiesOfAReset: a client's reset while it is peeked, or while its slot is
 // down, kills its master.
 func TestStickyListenDiesOfAReset(t *testing.T) {
+	t.Parallel()
 	gate := t.TempDir() + "/gate"
 	b := start(t, 1, options{worker: []string{"gate", gate}, notReady: true, flags: []string{"--behind-proxy"}})
 	b.await("worker started")
@@ -180,6 +184,7 @@ func TestStickyListenDiesOfAReset(t *testing.T) {
 // TestUsageBehindProxy: combinations that would do nothing, or nothing good, are refused
 // with what is missing.
 func TestUsageBehindProxy(t *testing.T) {
+	t.Parallel()
 	for args, says := range map[string]string{
 		"--proxy-header X-Real-IP":                           "--proxy-header X-Real-IP: needs --behind-proxy",
 		"--behind-proxy --proxy-header X:Y":                  `--proxy-header "X:Y"`,

@@ -55,6 +55,7 @@ func same(t *testing.T, what string, before, after map[netip.Addr]int) {
 // TestSticky: a client stays with its slot over connections, reloads, the death of
 // its worker and a restart of the master, and `handfast slot` knows the slot.
 func TestSticky(t *testing.T) {
+	t.Parallel()
 	const workers = 4
 	b := start(t, workers, options{})
 	before := b.slotsOf(sources(60), 3)
@@ -88,6 +89,7 @@ func TestSticky(t *testing.T) {
 // TestScale: SIGTTIN adds a slot and moves only clients that go there; SIGTTOU
 // removes it and moves them back.
 func TestScale(t *testing.T) {
+	t.Parallel()
 	b := start(t, 3, options{})
 	before := b.slotsOf(sources(80), 1)
 	b.signal(unix.SIGTTIN)
@@ -122,6 +124,7 @@ func TestScale(t *testing.T) {
 
 // TestSeed: another seed is another order, the same on each machine.
 func TestSeed(t *testing.T) {
+	t.Parallel()
 	b := start(t, 4, options{flags: []string{"--hash-seed", "7"}})
 	slots := b.slotsOf(sources(20), 1)
 	for from, slot := range slots {
@@ -136,6 +139,7 @@ func TestSeed(t *testing.T) {
 // TestListen: each kind of address, several at once, and clients of both families
 // on a dual-stack listener.
 func TestListen(t *testing.T) {
+	t.Parallel()
 	b := start(t, 2, options{flags: []string{"--listen", "127.0.0.1:0", "--listen", "[::1]:0", "--listen", ":0"}})
 	port := make(map[string]string)
 	for _, l := range b.awaitCount("listening", 3) {
@@ -158,6 +162,7 @@ func TestListen(t *testing.T) {
 // TestInherited: a listener passed by systemd is served (man 3 sd_listen_fds), and
 // not passed on to workers.
 func TestInherited(t *testing.T) {
+	t.Parallel()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -208,6 +213,7 @@ func viaShell(cmd *exec.Cmd, script string) {
 
 // TestEnvironment: what a worker learns.
 func TestEnvironment(t *testing.T) {
+	t.Parallel()
 	b := start(t, 3, options{})
 	a := b.mustGet(sourceIn(2, 3, 0), "/env")
 	for _, want := range []string{"HANDFAST_SLOT=2", "WORKER_ID=2", "HANDFAST_SLOTS=3", "HANDFAST_GENERATION=1", "HANDFAST_ADDRESS=" + b.addr} {

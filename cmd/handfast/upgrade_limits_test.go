@@ -10,6 +10,7 @@ import (
 // TestUpgradeLimits: the next program goes on counting a worker's connections where the one before has
 // stopped, and goes on watching it.
 func TestUpgradeLimits(t *testing.T) {
+	t.Parallel()
 	b := start(t, 1, options{flags: []string{"--max-connections-per-slot", "3", "--watchdog", "2s"}})
 	worker := b.worker(0)
 	open := b.occupy(source(0), 3)

@@ -36,6 +36,7 @@ func (b *balancer) workers(slots int) (pids []int) {
 // TestUpgradeUnderLoad: 20 upgrades, and no request fails, no worker is restarted, connections stay
 // open, and clients stay with their workers. Nothing is left open in the master.
 func TestUpgradeUnderLoad(t *testing.T) {
+	t.Parallel()
 	byRoutes(t, func(t *testing.T, _ string) {
 		const upgrades = 20
 		b := start(t, 2, options{lean: true})
@@ -83,6 +84,7 @@ func TestUpgradeUnderLoad(t *testing.T) {
 // TestUpgradeThenKill: what lies in a worker's mailbox from before the upgrade is taken back, and
 // the successor has the master's signals unblocked.
 func TestUpgradeThenKill(t *testing.T) {
+	t.Parallel()
 	const clients = 50
 	b := start(t, 2, options{})
 	victim := b.worker(1)
@@ -129,6 +131,7 @@ func blocksNothing(t *testing.T, pid int) bool {
 // TestUpgradeParked: who is parked, for want of a worker or of a request's head, or reads a refusal,
 // stays through upgrades.
 func TestUpgradeParked(t *testing.T) {
+	t.Parallel()
 	gate := filepath.Join(t.TempDir(), "gate")
 	b := start(t, 1, options{
 		worker: []string{"gate", gate}, notReady: true,
@@ -174,6 +177,7 @@ func TestUpgradeParked(t *testing.T) {
 // TestUpgradeFails: a new program that does not come up changes nothing, and the log and the exit
 // status say so.
 func TestUpgradeFails(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	program, config := filepath.Join(dir, "handfast"), filepath.Join(dir, "config.yaml")
 	self, err := os.ReadFile("/proc/self/exe")
@@ -244,11 +248,11 @@ func TestUpgradeFails(t *testing.T) {
 // TestUpgradeLinks: workers that know nothing of handfast go on, too: who has bound the port, and who
 // has inherited listeners. Later ones start, and are told to finish, as before.
 func TestUpgradeLinks(t *testing.T) {
-	t.Setenv("HANDFAST_ROUTE", "kernel")
+	t.Parallel()
+	under(t, variant{route: "kernel"})
 	for name, start := range map[string]func(t *testing.T) *balancer{
 		"any": func(t *testing.T) *balancer {
-			t.Setenv("HANDFAST_WORKER_LINK", "any")
-			return start(t, 2, options{lean: true})
+			return start(t, 2, options{variant: variant{link: "any"}, lean: true})
 		},
 		"activation": func(t *testing.T) *balancer {
 			return start(t, 2, options{
@@ -290,6 +294,7 @@ func TestUpgradeLinks(t *testing.T) {
 // TestUpgradeConfiguration: the next program goes by the configuration as it is then: addresses to
 // listen on, and the number of slots if that has changed there, not if it was scaled since.
 func TestUpgradeConfiguration(t *testing.T) {
+	t.Parallel()
 	config := filepath.Join(t.TempDir(), "config.yaml")
 	configure := func(text string) {
 		t.Helper()
@@ -335,6 +340,7 @@ func TestUpgradeConfiguration(t *testing.T) {
 // TestUpgradeSignals: signals that come while the program is being replaced kill nobody, and wait for
 // the next one.
 func TestUpgradeSignals(t *testing.T) {
+	t.Parallel()
 	b := start(t, 1, options{lean: true})
 	b.signal(unix.SIGHUP)
 	sent := []syscall.Signal{unix.SIGTTIN, unix.SIGHUP, unix.SIGTTOU, unix.SIGUSR1}

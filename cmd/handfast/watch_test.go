@@ -162,6 +162,7 @@ func (w *window) leaves(before unix.Termios, signal syscall.Signal) {
 // Row C10: TestWatchWindow: status --watch fits a window, also another one, scrolls, and leaves the terminal as it
 // was, by a key and by signals.
 func TestWatchWindow(t *testing.T) {
+	t.Parallel()
 	b := start(t, 32, options{})
 	w := openWindow(t, 80, 24, "status", "--watch", "--interval", "20ms", "--admin", b.admin)
 	before := b.status().Name

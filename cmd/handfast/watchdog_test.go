@@ -14,6 +14,7 @@ import (
 // TestWatchdog: a worker that is stopped is reported, once, and shown, and when it goes on that is
 // said too. Nothing else happens to it, and nothing at all to the other one.
 func TestWatchdog(t *testing.T) {
+	t.Parallel()
 	byRoutes(t, func(t *testing.T, route string) {
 		b := start(t, 2, options{flags: []string{"--route", route, "--watchdog", "2s"}})
 		stopped := b.worker(1)
@@ -62,6 +63,7 @@ func TestWatchdog(t *testing.T) {
 // TestWatchdogReplaces: a worker that is stopped is replaced, and who waits for it is served by the
 // successor. Clients of the other slot notice nothing.
 func TestWatchdogReplaces(t *testing.T) {
+	t.Parallel()
 	byRoutes(t, func(t *testing.T, route string) {
 		b := start(t, 2, options{flags: []string{"--route", route, "--watchdog", "2s", "--when-hung", "replace"}})
 		ours, others := sourceIn(0, 2, 0), sourceIn(1, 2, 0)
@@ -103,6 +105,7 @@ func TestWatchdogReplaces(t *testing.T) {
 // TestWatchdogDeaf: a process that runs, and does not accept what it is handed, is no better than
 // one that does not run.
 func TestWatchdogDeaf(t *testing.T) {
+	t.Parallel()
 	b := start(t, 1, options{worker: []string{"stubborn"}, flags: []string{"--watchdog", "200ms", "--when-hung", "replace", "--kill-timeout", "1s", "--stop-timeout", "1s"}})
 	b.await("worker does not answer the watchdog")
 	b.awaitCount("worker ready", 2)
@@ -111,6 +114,7 @@ func TestWatchdogDeaf(t *testing.T) {
 // TestWatchdogOfStoppedMaster: a master that was stopped for longer than the watchdog waits, alone or with
 // all its workers, takes nobody for hung when it goes on.
 func TestWatchdogOfStoppedMaster(t *testing.T) {
+	t.Parallel()
 	const watchdog = 2 * time.Second
 	b := start(t, 2, options{flags: []string{"--watchdog", watchdog.String(), "--when-hung", "replace"}})
 	master, workers := b.cmd.Process.Pid, []int{b.worker(0), b.worker(1)}

@@ -2,10 +2,12 @@ package trial
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -31,8 +33,18 @@ type thing struct {
 	err  error
 }
 
+// perCPU is how many parallel tests run for each CPU, unless -parallel says how many do: most of
+// their time they wait for processes.
+const perCPU = 4
+
 // Main runs the tests of a package that has something built, and returns their exit status.
 func Main(m *testing.M) (status int) {
+	flag.Parse()
+	asked := false
+	flag.Visit(func(f *flag.Flag) { asked = asked || f.Name == "test.parallel" })
+	if !asked {
+		flag.Set("test.parallel", strconv.Itoa(perCPU*runtime.GOMAXPROCS(0)))
+	}
 	var err error
 	if built.dir, err = os.MkdirTemp("", "trial"); err == nil {
 		defer os.RemoveAll(built.dir)
