@@ -7,8 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/handfast/handfast/master/link/foreign"
 	"github.com/handfast/handfast/master/link/listening"
-	"github.com/handfast/handfast/master/link/trap"
 	"github.com/handfast/handfast/master/programs"
 	"github.com/handfast/handfast/master/supervisor"
 )
@@ -128,16 +128,16 @@ func (m *Master) adviseFailed(e supervisor.Event) {
 
 // wanted returns addresses that a worker may have failed to get, the likeliest first: those with the port
 // that it named, and those that it has asked for, the last one first.
-func (m *Master) wanted(link supervisor.Link, port uint16) (all []trap.OwnAddress) {
-	if link, ok := link.(interface{ OwnAddresses() []trap.OwnAddress }); ok {
+func (m *Master) wanted(link supervisor.Link, port uint16) (all []foreign.OwnAddress) {
+	if link, ok := link.(interface{ OwnAddresses() []foreign.OwnAddress }); ok {
 		all = link.OwnAddresses()
 	}
 	slices.Reverse(all)
-	named := func(at trap.OwnAddress) int { return int(min(at.Port()^port, 1)) }
-	slices.SortStableFunc(all, func(a, b trap.OwnAddress) int { return named(a) - named(b) })
+	named := func(at foreign.OwnAddress) int { return int(min(at.Port()^port, 1)) }
+	slices.SortStableFunc(all, func(a, b foreign.OwnAddress) int { return named(a) - named(b) })
 	ours := func(at netip.AddrPort) bool { return at.Port() == port }
 	if len(all) == 0 && port != 0 && !slices.ContainsFunc(m.listensAt(), ours) {
-		all = []trap.OwnAddress{
+		all = []foreign.OwnAddress{
 			{Network: "tcp", AddrPort: netip.AddrPortFrom(netip.IPv6Unspecified(), port)},
 			{Network: "udp", AddrPort: netip.AddrPortFrom(netip.IPv6Unspecified(), port)},
 		}
@@ -146,7 +146,7 @@ func (m *Master) wanted(link supervisor.Link, port uint16) (all []trap.OwnAddres
 }
 
 // holder returns another worker that has a socket there; nil: none.
-func (m *Master) holder(e supervisor.Event, at trap.OwnAddress) *supervisor.WorkerStatus {
+func (m *Master) holder(e supervisor.Event, at foreign.OwnAddress) *supervisor.WorkerStatus {
 	snapshot, _ := m.supervisor.Snapshot()
 	for _, slot := range snapshot.Slots {
 		for _, w := range []*supervisor.WorkerStatus{slot.Worker, slot.Next, slot.Standby} {

@@ -21,10 +21,11 @@ import (
 	"github.com/handfast/handfast/master/clientip"
 	"github.com/handfast/handfast/master/fdlimit"
 	"github.com/handfast/handfast/master/kernelroute"
+	"github.com/handfast/handfast/master/link/acceptinject"
 	"github.com/handfast/handfast/master/link/activation"
+	"github.com/handfast/handfast/master/link/bindswap"
 	"github.com/handfast/handfast/master/link/mailbox"
 	"github.com/handfast/handfast/master/link/nodeipc"
-	"github.com/handfast/handfast/master/link/trap"
 	"github.com/handfast/handfast/master/logging"
 	"github.com/handfast/handfast/master/openconns"
 	"github.com/handfast/handfast/master/programs"
@@ -122,8 +123,8 @@ const (
 	LinkNative     LinkKind = iota // from a mailbox, as package fdpass describes it
 	LinkNode                       // over Node's own channel (package nodeipc)
 	LinkActivation                 // they inherit listeners, as from systemd (package activation)
-	LinkAny                        // they bind the port themselves (package trap)
-	LinkInject                     // so they do, and accept is answered (trap.Injector)
+	LinkAny                        // they bind the port themselves (package bindswap)
+	LinkInject                     // so they do, and accept is answered (package acceptinject)
 )
 
 func (k LinkKind) String() string {
@@ -288,7 +289,7 @@ func newMaster(cfg Config) (*Master, error) {
 	m.command = cfg.Supervisor.Command
 	m.connections = openconns.New(func() []uint16 { return ports(m.listensAt()) })
 	m.settleDraining(cfg.DrainSignal)
-	cfg.Supervisor.NewLink = [...]func(supervisor.Seat) (supervisor.Link, error){m.newMailbox, m.newNodeLink, m.newActivation, m.newTrap, m.newInjector}[cfg.Link]
+	cfg.Supervisor.NewLink = [...]func(supervisor.Seat) (supervisor.Link, error){m.newMailbox, m.newNodeLink, m.newActivation, m.newBindSwap, m.newAcceptInject}[cfg.Link]
 	if !cfg.Link.handsOff() && m.kernel == nil {
 		return nil, fmt.Errorf("master: workers of link %v take listeners: Groups are required", cfg.Link)
 	}
@@ -381,16 +382,16 @@ func (m *Master) activation(l *kernelroute.Lease) activation.Config {
 	}
 }
 
-func (m *Master) newTrap(seat supervisor.Seat) (supervisor.Link, error) {
-	return m.kernel.LetTo(seat, func(l *kernelroute.Lease) (supervisor.Link, error) { return trap.Open(m.trap(l)) })
+func (m *Master) newBindSwap(seat supervisor.Seat) (supervisor.Link, error) {
+	return m.kernel.LetTo(seat, func(l *kernelroute.Lease) (supervisor.Link, error) { return bindswap.Open(m.bindswap(l)) })
 }
 
-func (m *Master) trap(l *kernelroute.Lease) trap.Config {
-	cfg := trap.Config{
+func (m *Master) bindswap(l *kernelroute.Lease) bindswap.Config {
+	cfg := bindswap.Config{
 		Listeners: m.kernel.Files(l),
 		IPv4:      func(both *os.File) (*os.File, error) { return m.kernel.OnlyIPv4(l, both) },
 		Drain:     m.drain(func() bool { return m.kernel.Idle(l) }),
-		Logger:    m.few.Named("trap"),
+		Logger:    m.few.Named("any"),
 	}
 	if m.kernel.Follows() {
 		cfg.Follow = func(bound netip.AddrPort, onlyIPv6 bool) (*os.File, error) {
@@ -400,12 +401,12 @@ func (m *Master) trap(l *kernelroute.Lease) trap.Config {
 	return cfg
 }
 
-func (m *Master) newInjector(supervisor.Seat) (supervisor.Link, error) {
-	return trap.OpenInjector(trap.InjectorConfig{
+func (m *Master) newAcceptInject(supervisor.Seat) (supervisor.Link, error) {
+	return acceptinject.Open(acceptinject.Config{
 		Addresses: m.addresses,
 		Readmit:   m.balancer.Readmit,
 		Drain:     m.drain(nil),
-		Logger:    m.few.Named("trap"),
+		Logger:    m.few.Named("any"),
 	})
 }
 

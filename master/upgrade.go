@@ -12,8 +12,8 @@ import (
 	"github.com/handfast/handfast/master/balancer"
 	"github.com/handfast/handfast/master/kernelroute"
 	"github.com/handfast/handfast/master/link/activation"
+	"github.com/handfast/handfast/master/link/bindswap"
 	"github.com/handfast/handfast/master/link/mailbox"
-	"github.com/handfast/handfast/master/link/trap"
 	"github.com/handfast/handfast/master/reexec"
 	"github.com/handfast/handfast/master/supervisor"
 )
@@ -191,7 +191,7 @@ func (m *Master) restoreOne(b *reexec.Bundle, seat supervisor.Seat, l *kernelrou
 	case LinkActivation:
 		return activation.Restore(m.activation(l), state)
 	case LinkAny:
-		return trap.Restore(b, m.trap(l), state)
+		return bindswap.Restore(b, m.bindswap(l), state)
 	}
 	return nil, fmt.Errorf("master: workers of link %v cannot be kept", m.link)
 }

@@ -20,7 +20,7 @@ import (
 	"github.com/handfast/handfast/hash"
 	"github.com/handfast/handfast/master"
 	"github.com/handfast/handfast/master/admin"
-	"github.com/handfast/handfast/master/link/trap"
+	"github.com/handfast/handfast/master/link/acceptinject"
 	"github.com/handfast/handfast/master/output"
 	"github.com/handfast/handfast/master/reuseport"
 	"github.com/handfast/handfast/master/supervisor"
@@ -91,7 +91,7 @@ func (t *checking) note(what, text string) { t.say(what, "note: "+text) }
 // routes tries both routes and what their links need, and says what would be taken. Without a
 // command all of them may be wanted.
 func (t *checking) routes(ctx context.Context) {
-	kernel, any, injection := tryKernel(ctx), checkFilter(), trap.CheckInjection()
+	kernel, any, injection := tryKernel(ctx), checkFilter(), acceptinject.Check()
 	needs := []bool{true, true, true}
 	chosen := ""
 	var undecided error

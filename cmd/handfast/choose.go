@@ -11,8 +11,8 @@ import (
 	"strings"
 
 	"github.com/handfast/handfast/master"
+	"github.com/handfast/handfast/master/link/bindswap"
 	"github.com/handfast/handfast/master/link/nodeipc"
-	"github.com/handfast/handfast/master/link/trap"
 	"github.com/handfast/handfast/master/programs"
 	"github.com/handfast/handfast/master/reuseport"
 )
@@ -100,10 +100,10 @@ func checkFilter() error {
 	if err := checkProc(); err != nil {
 		return err
 	}
-	return trap.Check()
+	return bindswap.Check()
 }
 
-// withoutRemedy is an error of trap's for those who need none.
+// withoutRemedy is an error of bindswap's for those who need none.
 func withoutRemedy(err error) string {
 	text, _, _ := strings.Cut(err.Error(), "; without it")
 	return text

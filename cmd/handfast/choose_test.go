@@ -143,7 +143,7 @@ func TestNested(t *testing.T) {
 	})
 	t.Run("does not", func(t *testing.T) {
 		b := nested("--listen", "127.0.0.1:0", "--", "python3", "-m", "http.server")
-		if line := b.hears("handfast: trap:", 1)[0]; !strings.Contains(line, "by seccomp notifications already") || !strings.Contains(line, "--worker-link activation") {
+		if line := b.hears("handfast: bindswap:", 1)[0]; !strings.Contains(line, "by seccomp notifications already") || !strings.Contains(line, "--worker-link activation") {
 			t.Error(line)
 		}
 	})

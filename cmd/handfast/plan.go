@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/master"
+	"github.com/handfast/handfast/master/link/acceptinject"
 	"github.com/handfast/handfast/master/link/nodeipc"
-	"github.com/handfast/handfast/master/link/trap"
 	"github.com/handfast/handfast/master/reuseport"
 	"github.com/handfast/handfast/master/systemd"
 )
@@ -242,7 +242,7 @@ func injects(config *master.Config) error {
 	if err := checkProc(); err != nil {
 		return err
 	}
-	if err := trap.CheckInjection(); err != nil {
+	if err := acceptinject.Check(); err != nil {
 		return err
 	}
 	config.Link = master.LinkInject

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/master/link/seccomp"
 )
 
 // Mode is what a launch does before the command runs.
@@ -20,15 +21,24 @@ type Mode string
 // The modes.
 const (
 	Activate Mode = "activate" // pass listeners, as systemd does (man 3 sd_listen_fds)
-	Trap     Mode = "trap"     // install the filter, and send its notifications to us
-	// Probe installs the filter like Trap, and then binds, instead of running a command, the
+	// BindSwap installs the filter seccomp.Bind, and sends its notifications to us.
+	BindSwap Mode = "bindswap"
+	// AcceptInject does the same with seccomp.BindAccept.
+	AcceptInject Mode = "acceptinject"
+	// Probe installs the filter like BindSwap, and then binds, instead of running a command, the
 	// port of 127.0.0.1 that stands in its place: to see whether that works.
 	Probe Mode = "probe"
-	// Inject is Trap with a filter that asks about accept, too (Linux 5.19).
-	Inject Mode = "inject"
-	// ProbeInject is Probe with that, and accepts a connection.
-	ProbeInject Mode = "probe-inject"
+	// ProbeAccept is Probe with the filter of AcceptInject, and accepts a connection.
+	ProbeAccept Mode = "probe-accept"
 )
+
+// filter returns which filter a mode installs.
+func (m Mode) filter() seccomp.Filter {
+	if m == AcceptInject || m == ProbeAccept {
+		return seccomp.BindAccept
+	}
+	return seccomp.Bind
+}
 
 const (
 	// marker is the first argument of a launch. Nobody types it.

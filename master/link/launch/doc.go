@@ -9,8 +9,8 @@
 //     descriptors 3 and up (what supervisor.Link asks for).
 //  2. In the child, Main sees that it is a launch. Activate: it puts the listeners that
 //     the Control has sent at descriptors 3 and up, and LISTEN_PID into the environment.
-//     Trap and Inject: it installs a seccomp filter on its thread, and sends the descriptor on
-//     which the filter's notifications arrive to the master.
+//     BindSwap and AcceptInject: it installs a seccomp filter on its thread (package seccomp), and
+//     sends the descriptor on which the filter's notifications arrive to the master.
 //  3. It says hello, with its pid, or says why it cannot (Control.Hello).
 //  4. It becomes the command. Nothing else is inherited: no descriptor, no signal that
 //     is ignored or blocked, no limit of ours. Where that fails it says so on standard error

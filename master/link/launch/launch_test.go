@@ -100,8 +100,8 @@ func run(t *testing.T, c *Control) (*exec.Cmd, reported) {
 
 // The command is the process that was started. It has no signal blocked or ignored, and of
 // descriptors only its own.
-func TestTrapInheritsNothing(t *testing.T) {
-	c := open(t, Trap)
+func TestFilterInheritsNothing(t *testing.T) {
+	c := open(t, BindSwap)
 	cmd, got := run(t, c)
 	pid, notifications, err := c.Hello()
 	fdtest.Check(t, err)
@@ -223,7 +223,7 @@ func TestCommandsThatCannotRun(t *testing.T) {
 		{dir, exitCannotRun, "is a directory"},
 		{"garbage", exitCannotRun, "exec format error"},
 	} {
-		for _, mode := range []Mode{Activate, Trap} {
+		for _, mode := range []Mode{Activate, BindSwap} {
 			cmd, _, errs := start(t, open(t, mode), tt.command)
 			cmd.Wait()
 			if status := cmd.ProcessState.ExitCode(); status != tt.status ||
@@ -236,9 +236,9 @@ func TestCommandsThatCannotRun(t *testing.T) {
 
 // A filter with notifications can be only one (EBUSY): what cannot be done is told to the
 // master and on standard error.
-func TestTrapInTrap(t *testing.T) {
+func TestFilterInFilter(t *testing.T) {
 	if os.Getenv("HANDFAST_TEST_ROLE") == "nested" {
-		c := open(t, Trap)
+		c := open(t, BindSwap)
 		cmd, _, errs := start(t, c, "true")
 		_, _, err := c.Hello()
 		var failed *Error
@@ -252,7 +252,7 @@ func TestTrapInTrap(t *testing.T) {
 		return
 	}
 	t.Setenv("HANDFAST_TEST_ROLE", "nested")
-	cmd, out, errs := start(t, open(t, Trap), os.Args[0], "-test.run=^TestTrapInTrap$")
+	cmd, out, errs := start(t, open(t, BindSwap), os.Args[0], "-test.run=^TestFilterInFilter$")
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("%v\n%s%s", err, out, errs)
 	}
@@ -260,7 +260,7 @@ func TestTrapInTrap(t *testing.T) {
 
 // Close ends a Hello that waits for a child which says nothing.
 func TestCloseEndsHello(t *testing.T) {
-	c := open(t, Trap)
+	c := open(t, BindSwap)
 	done := make(chan error)
 	go func() {
 		_, _, err := c.Hello()
@@ -283,7 +283,7 @@ func TestHelloOfStrangers(t *testing.T) {
 	fdtest.Check(t, err)
 	defer null.Close()
 	for text, fds := range map[string]int{"pid 1": 0, "pid 2": 2, "pid 3": 1, "pid x": 1, "": 0, "error seccomp 0": 0, "error seccomp 22": 1} {
-		c := open(t, Trap)
+		c := open(t, BindSwap)
 		before := len(fdtest.OpenFiles())
 		fdtest.Check(t, unix.Sendmsg(descriptor(t, c.theirs), []byte(text), unix.UnixRights(slices.Repeat([]int{descriptor(t, null)}, fds)...), nil, 0))
 		if pid, file, err := c.Hello(); err == nil || file != nil {

@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/master/link/seccomp"
 )
 
 // Exit statuses as a shell's.
@@ -53,7 +55,7 @@ func (c *child) run() int {
 	switch c.mode {
 	case Probe:
 		return probe(c.command[0], false)
-	case ProbeInject:
+	case ProbeAccept:
 		return probe(c.command[0], true)
 	}
 	path, err := exec.LookPath(c.command[0])
@@ -75,11 +77,11 @@ func (c *child) prepare() *Error {
 			return err
 		}
 	} else {
-		notifications, err := install(c.mode)
+		notifications, err := c.mode.filter().Install()
 		if err != nil {
-			return err
+			return filterFailed(err)
 		}
-		rights = unix.UnixRights(notifications) // close-on-exec (kernel/seccomp.c)
+		rights = unix.UnixRights(notifications)
 	}
 	if err := unix.Sendmsg(c.control, pidHello(os.Getpid()), rights, nil, unix.MSG_NOSIGNAL); err != nil {
 		return failed(StepSend, err)
@@ -109,6 +111,17 @@ func (c *child) activate() *Error {
 		return failed(StepReceive, unix.EINVAL)
 	}
 	return nil
+}
+
+// filterFailed says which step of installing a filter has failed.
+func filterFailed(err error) *Error {
+	switch {
+	case errors.Is(err, seccomp.ErrArchitecture):
+		return failed(StepPlatform, err)
+	case errors.Is(err, seccomp.ErrNoNewPrivs):
+		return failed(StepNewPrivs, err)
+	}
+	return failed(StepFilter, err)
 }
 
 func failed(step Step, err error) *Error {

@@ -1,0 +1,82 @@
+package acceptinject
+
+import (
+	"os"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/handfast/handfast/master/link/seccomp"
+	"golang.org/x/sys/unix"
+)
+
+// TestWriteTooLate: whose call does not wait any more is not written to: its number may be another process's.
+//
+// Row B1: root wrote to whatever process had the number of one that had ended.
+func TestWriteTooLate(t *testing.T) {
+	name, want := []byte("12345678"), make([]byte, 8)
+	for _, waits := range []bool{false, true} {
+		buf, size := make([]byte, 8), uint32(8)
+		w := waiter{Caller: seccomp.Caller{TID: os.Getpid()}, name: uint64(uintptr(unsafe.Pointer(&buf[0]))), nameSize: uint64(uintptr(unsafe.Pointer(&size)))}
+		errno := w.write(name, len(name), func() bool { return waits })
+		if waits {
+			want = name
+		}
+		if string(buf) != string(want) || (errno == 0) != waits {
+			t.Errorf("waits %v: %q, %v", waits, buf, errno)
+		}
+	}
+}
+
+// TestDoorIsEmptied: somebody else accepts from a door that blocks, between our look and our accept. It does not wait for
+// the next one.
+func TestDoorIsEmptied(t *testing.T) {
+	for _, family := range []uint16{unix.AF_INET, unix.AF_INET6} {
+		d, err := openDoor(family)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.close()
+		accepted := make(chan error, 1)
+		go func() {
+			fd, err := d.accept()
+			if err == nil {
+				err = unix.Close(fd)
+			}
+			accepted <- err
+		}()
+		select {
+		case err := <-accepted:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("accept waits")
+		}
+		first, second := d.take(), d.take()
+		if first && second {
+			t.Error("it goes on coming")
+		}
+	}
+}
+
+// TestDoorComeAndKnock: both may happen at the same time. The race detector says whether they may.
+func TestDoorComeAndKnock(t *testing.T) {
+	d, err := openDoor(unix.AF_INET)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.close()
+	came := make(chan struct{})
+	go func() {
+		defer close(came)
+		for range 10 {
+			d.come()
+		}
+	}()
+	for range 10 {
+		d.knock(1 << 20)
+	}
+	<-came
+	d.clear()
+}

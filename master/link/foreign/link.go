@@ -1,0 +1,251 @@
+package foreign
+
+import (
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/master/link/launch"
+	"github.com/handfast/handfast/master/link/seccomp"
+)
+
+// maxRoots bounds how many processes are looked at, with their descendants, to see whether the
+// worker is ready.
+const maxRoots = 64
+
+// Link is what both kinds of links have: the launch, the filter that asks, and what became of
+// it.
+type Link struct {
+	*launch.Drainer
+	Notifs  *seccomp.Notifications // from Hello on
+	control *launch.Control
+	log     hclog.Logger
+	ready   chan struct{}
+	isReady sync.Once
+	left    chan struct{}
+	ended   chan struct{} // closed by Close
+	done    sync.WaitGroup
+
+	mu      sync.Mutex
+	pids    []int
+	own     []OwnAddress
+	leftErr error
+	hidden  error // why a process could not be looked into
+	warned  map[string]bool
+	closed  bool
+	refused []uint64 // calls that fail when the worker is told to finish
+	told    bool     // it was
+}
+
+// Open makes a link for a worker that is not yet started.
+func Open(mode launch.Mode, drain launch.Drain, log hclog.Logger) (*Link, error) {
+	control, err := launch.Open(mode)
+	if err != nil {
+		return nil, err
+	}
+	l := newLink(drain, log)
+	l.control = control
+	return l, nil
+}
+
+func newLink(drain launch.Drain, log hclog.Logger) *Link {
+	if log == nil {
+		log = hclog.NewNullLogger()
+	}
+	return &Link{
+		Drainer: launch.NewDrainer(drain),
+		log:     log,
+		ready:   make(chan struct{}),
+		left:    make(chan struct{}),
+		ended:   make(chan struct{}),
+		warned:  make(map[string]bool),
+	}
+}
+
+// Launch returns the command of a program that installs the filter and then becomes command.
+func (l *Link) Launch(command []string) []string { return l.control.Command(command) }
+
+// Files returns what the launch talks to us by; the command does not inherit it.
+func (l *Link) Files() []*os.File { return l.control.Files() }
+
+// Env returns nothing: the worker knows nothing of us.
+func (l *Link) Env() []string { return nil }
+
+// Ready is closed when a process of the worker waits for connections: on every listener of
+// the slot, if that has some.
+func (l *Link) Ready() <-chan struct{} { return l.ready }
+
+// Ping implements supervisor.Link: a program that knows nothing of us cannot answer.
+func (l *Link) Ping() bool { return true }
+
+// Left is closed when the worker cannot be given what it asks for. Err tells why: an
+// *launch.Error if the filter could not be installed.
+func (l *Link) Left() <-chan struct{} { return l.left }
+
+// Err tells why the worker left. Ask only after Left is closed.
+func (l *Link) Err() error { return l.leftErr }
+
+// Close ends the link. Processes that go on and bind something then fail (ENOSYS).
+func (l *Link) Close() {
+	l.mu.Lock()
+	l.closed = true
+	close(l.ended)
+	if l.Notifs != nil {
+		l.Notifs.Close()
+	}
+	l.mu.Unlock()
+	l.control.Close()
+	l.done.Wait()
+	l.End()
+}
+
+// Closed is closed by Close.
+func (l *Link) Closed() <-chan struct{} { return l.ended }
+
+// Go runs f in a goroutine that Close waits for.
+func (l *Link) Go(f func()) { l.done.Go(f) }
+
+// MarkReady closes Ready.
+func (l *Link) MarkReady() { l.isReady.Do(func() { close(l.ready) }) }
+
+// Hello waits for the child, and has await run from then on.
+func (l *Link) Hello(await func()) error {
+	pid, file, err := l.control.Hello()
+	if err != nil {
+		return err
+	}
+	notifs, err := seccomp.NewNotifications(file)
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		notifs.Close()
+		return os.ErrClosed
+	}
+	l.Notifs = notifs
+	l.pids = []int{pid}
+	l.done.Go(await)
+	return nil
+}
+
+// Roots returns processes of the worker: the first one, and those that took a listener, since
+// they may have left the first one's family.
+func (l *Link) Roots() []int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.pids)
+}
+
+// AddRoot notes a thread's process as one of Roots.
+func (l *Link) AddRoot(tid int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.pids) < maxRoots && !slices.Contains(l.pids, tid) {
+		l.pids = append(l.pids, tid)
+	}
+}
+
+// Refuse says that the worker cannot be given what it asks for in a call of bind, which fails when
+// that was heard (told): else its process could end first, and nobody would know why.
+func (l *Link) Refuse(id uint64, err error) {
+	l.mu.Lock()
+	l.refused = append(l.refused, id)
+	told := l.told
+	l.mu.Unlock()
+	l.Leave(err)
+	if told {
+		l.EndRefused()
+	}
+}
+
+// EndRefused has calls fail that were refused. It is called when the worker is told to finish.
+func (l *Link) EndRefused() {
+	l.mu.Lock()
+	refused := l.refused
+	l.refused, l.told = nil, true
+	l.mu.Unlock()
+	for _, id := range refused {
+		l.Notifs.Answer(id, unix.EADDRNOTAVAIL)
+	}
+}
+
+// Leave says that the worker cannot be given what it asks for. After Close nobody hears.
+func (l *Link) Leave(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.leftErr == nil && !l.closed {
+		l.leftErr = err
+		close(l.left)
+	}
+}
+
+// CannotSee notes that a process of the worker cannot be looked into.
+func (l *Link) CannotSee(err error) {
+	l.mu.Lock()
+	l.hidden = err
+	l.mu.Unlock()
+	l.WarnOnce("the worker cannot be looked into; it must stay the master's user, or the master needs CAP_SYS_PTRACE", "err", err)
+}
+
+// WarnOnce logs what a worker may cause again and again.
+func (l *Link) WarnOnce(message string, args ...any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.warned[message] {
+		l.warned[message] = true
+		l.log.Warn(message, args...)
+	}
+}
+
+// ReplaceSocket puts a duplicate of source in the place of a caller's descriptor, with what epoll
+// instances had of it.
+func (l *Link) ReplaceSocket(n *seccomp.Notification, caller seccomp.Caller, source int, closeOnExec bool) unix.Errno {
+	errno, lost := l.Notifs.ReplaceSocket(n.ID, caller, source, closeOnExec)
+	if lost != nil {
+		l.WarnOnce("the worker has registered its socket with epoll before it was bound, and that is lost", "pid", caller.TID, "err", lost,
+			"remedy", "--worker-link activation if it takes a socket from systemd; for Netty: java -Dio.netty.transport.noNative=true, or its NIO transport")
+	}
+	return errno
+}
+
+// OwnAddress is an address other than the balancer's that a worker has asked for; whether it got it,
+// nobody knows.
+type OwnAddress struct {
+	Network string // "tcp" or "udp"
+	netip.AddrPort
+}
+
+// maxOwn is how many of those are remembered.
+const maxOwn = 32
+
+// OwnAddresses returns those that the worker has asked for, in this order.
+func (l *Link) OwnAddresses() []OwnAddress {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.own)
+}
+
+// NoteOwn remembers an address that a thread asks for.
+func (l *Link) NoteOwn(bound netip.AddrPort, caller seccomp.Caller) {
+	if bound.Port() == 0 {
+		return
+	}
+	protocol, _ := caller.Protocol()
+	protocol = strings.TrimSuffix(strings.TrimPrefix(protocol, "MP"), "v6")
+	if protocol != "TCP" && protocol != "UDP" {
+		return
+	}
+	at := OwnAddress{strings.ToLower(protocol), bound}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.own) < maxOwn && !slices.Contains(l.own, at) {
+		l.own = append(l.own, at)
+	}
+}

@@ -1,0 +1,71 @@
+package foreign
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os/exec"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/master/link/launch"
+)
+
+// probeTimeout bounds how long the child of Probe may take.
+const probeTimeout = 10 * time.Second
+
+// Probe runs, in place of a worker, the child that binds a port (launch.Probe). The error says which
+// part this machine cannot do: oldest is the oldest kernel that has all of it.
+func (l *Link) Probe(at net.Addr, oldest string) error { return explain(l.probe(at), oldest) }
+
+func (l *Link) probe(at net.Addr) error {
+	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
+	defer cancel()
+	command := l.Launch([]string{strconv.Itoa(at.(*net.TCPAddr).Port)})
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
+	cmd.ExtraFiles = l.Files()
+	err := cmd.Run()
+	if err == nil {
+		return nil
+	}
+	// What it has told us says more than its exit status.
+	select {
+	case <-l.Left():
+		return l.Err()
+	case <-time.After(probeTimeout / 10):
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.hidden != nil {
+		return l.hidden
+	}
+	return fmt.Errorf("its bind was not answered: %w", err)
+}
+
+// explain says what a failure comes from, if it is not that the kernel is older than the oldest.
+func explain(err error, oldest string) error {
+	var failed *launch.Error
+	if !errors.As(err, &failed) {
+		return err
+	}
+	switch {
+	case failed.Step == launch.StepPlatform:
+		return errors.New("there is no filter for this architecture; it needs x86-64 or arm64")
+	case failed.Step == launch.StepNewPrivs:
+		return fmt.Errorf("no_new_privs is refused (%w); it needs that or CAP_SYS_ADMIN", failed.Errno)
+	case failed.Step != launch.StepFilter:
+		return err
+	}
+	switch failed.Errno {
+	case unix.ENOSYS, unix.EINVAL:
+		return fmt.Errorf("the kernel has no seccomp notifications (%w); it needs Linux %s or newer with CONFIG_SECCOMP_FILTER, and no sandbox such as gVisor that stands for it", failed.Errno, oldest)
+	case unix.EBUSY:
+		return fmt.Errorf("somebody watches this process by seccomp notifications already (%w), such as a container's manager or another handfast; it needs to be the only one", failed.Errno)
+	case unix.EPERM, unix.EACCES:
+		return fmt.Errorf("seccomp(2) is refused (%w), as by a container's profile; it needs seccomp to be allowed", failed.Errno)
+	}
+	return err
+}

@@ -1,0 +1,209 @@
+package seccomp
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/master/reexec"
+)
+
+// What linux/seccomp.h has and x/sys does not. Other directions and sizes than those of most
+// architectures are the filter's to refuse (arch).
+const (
+	ioctlIDValid = 0x40082102 // SECCOMP_IOCTL_NOTIF_ID_VALID
+	ioctlAddFD   = 0x40182103 // SECCOMP_IOCTL_NOTIF_ADDFD, since Linux 5.9
+)
+
+// Notification is struct seccomp_notif: a system call that waits for our answer.
+type Notification struct {
+	ID     uint64
+	PID    uint32 // of the thread
+	Flags  uint32
+	Number int32
+	Arch   uint32
+	IP     uint64
+	Args   [6]uint64
+}
+
+// response is struct seccomp_notif_resp.
+type response struct {
+	id    uint64
+	value int64
+	errno int32 // negative
+	flags uint32
+}
+
+// addition is struct seccomp_notif_addfd.
+type addition struct {
+	id     uint64
+	flags  uint32
+	source uint32
+	number uint32
+	opened uint32 // flags of the new descriptor
+}
+
+// Notifications is the descriptor on which a filter asks. Its users are the processes that have
+// the filter.
+type Notifications struct {
+	file *os.File // non-blocking
+	raw  interface {
+		Control(func(uintptr)) error
+		Read(func(uintptr) bool) error
+	}
+}
+
+// NewNotifications takes ownership of file.
+func NewNotifications(file *os.File) (*Notifications, error) {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		file.Close()
+		return nil, fmt.Errorf("seccomp: %w", err)
+	}
+	return &Notifications{file, raw}, nil
+}
+
+// File returns the descriptor, which n goes on owning.
+func (n *Notifications) File() *os.File { return n.file }
+
+// errorPause is the time between two looks while Go's poller does not wait for us.
+const errorPause = time.Millisecond
+
+// Next waits for a notification, and has locked reexec.Lock for reading if there is one: the caller
+// unlocks it when the notification is answered, or noted. It fails with os.ErrDeadlineExceeded after interrupt, and now and
+// then without: ask again. With another error it fails when no process has the filter any more, or
+// after Close.
+//
+// The kernel says POLLERR of this descriptor when a signal comes in while it looks at it
+// (seccomp_notify_poll), which means nothing. But if Go's poller was told so, it refuses to wait
+// until it has been told something else.
+func (n *Notifications) Next(got *Notification) error {
+	for {
+		var errno unix.Errno
+		took := func(fd uintptr) bool {
+			reexec.Lock.RLock()
+			if errno = receive(fd, got); errno != 0 {
+				reexec.Lock.RUnlock()
+			}
+			return errno != unix.EWOULDBLOCK
+		}
+		err := n.raw.Read(took)
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, os.ErrClosed) {
+			done := false
+			if err := n.raw.Control(func(fd uintptr) { done = took(fd) }); err != nil {
+				return err
+			}
+			if err = nil; !done {
+				time.Sleep(errorPause)
+				return os.ErrDeadlineExceeded
+			}
+		}
+		switch {
+		case err != nil:
+			return err
+		case errno == unix.ENOENT || errno == unix.EINTR:
+			// The caller was killed or interrupted meanwhile.
+		case errno != 0:
+			return os.NewSyscallError("ioctl", errno)
+		default:
+			return nil
+		}
+	}
+}
+
+// receive takes a notification, without waiting: EWOULDBLOCK says that there is none.
+func receive(fd uintptr, got *Notification) unix.Errno {
+	// Asked first: on some kernels the ioctl waits, whatever O_NONBLOCK says.
+	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	unix.Poll(poll, 0)
+	switch revents := poll[0].Revents; {
+	case revents&unix.POLLIN != 0:
+	case revents&unix.POLLHUP != 0: // since Linux 5.9
+		return unix.ENOTCONN
+	case revents != 0:
+		return unix.EINTR // look again
+	default:
+		return unix.EWOULDBLOCK
+	}
+	*got = Notification{} // or EINVAL
+	return ioctl(fd, unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(got))
+}
+
+// StillValid tells whether the caller waits still: only then what we have read about its
+// process was its own, and not a successor's with the same pid.
+func (n *Notifications) StillValid(id uint64) bool {
+	return n.control(ioctlIDValid, unsafe.Pointer(&id)) == 0
+}
+
+// Continue lets the kernel do the call.
+func (n *Notifications) Continue(id uint64) {
+	n.control(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&response{id: id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}))
+}
+
+// AddFD adds a duplicate of source to the caller's descriptors, and returns its number there. It
+// waits for the caller to be woken, and a signal of ours does no harm (see replace). The call
+// goes on waiting: only Return tells it of the descriptor, and unless the filter's calls
+// are interrupted by nothing but deadly signals (BindAccept) the caller might never hear of it.
+func (n *Notifications) AddFD(id uint64, source int, closeOnExec bool) (number int, errno unix.Errno) {
+	a := addition{id: id, source: uint32(source)}
+	if closeOnExec {
+		a.opened = unix.O_CLOEXEC
+	}
+	if n.raw.Control(func(fd uintptr) { number, errno = call(fd, ioctlAddFD, unsafe.Pointer(&a)) }) != nil {
+		return 0, unix.EBADF // closed
+	}
+	return number, errno
+}
+
+// Return has the call succeed with a value. It fails if the caller is gone.
+func (n *Notifications) Return(id uint64, value int) unix.Errno {
+	return n.control(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&response{id: id, value: int64(value)}))
+}
+
+// Answer has the call succeed with 0, or fail. The caller may be gone.
+func (n *Notifications) Answer(id uint64, errno unix.Errno) {
+	n.control(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&response{id: id, errno: -int32(errno)}))
+}
+
+// replace puts a duplicate of source in the place of a descriptor of the caller. The call goes
+// on waiting: answered in the same step, it could return something else (seen on Linux 6.18, when
+// a signal comes in between).
+func (n *Notifications) replace(id uint64, source, number int, closeOnExec bool) unix.Errno {
+	const set = unix.SECCOMP_ADDFD_FLAG_SETFD
+	a := addition{id: id, flags: set, source: uint32(source), number: uint32(number)}
+	if closeOnExec {
+		a.opened = unix.O_CLOEXEC
+	}
+	return n.control(ioctlAddFD, unsafe.Pointer(&a))
+}
+
+func (n *Notifications) control(request uint, arg unsafe.Pointer) (errno unix.Errno) {
+	if n.raw.Control(func(fd uintptr) { errno = ioctl(fd, request, arg) }) != nil {
+		return unix.EBADF // closed
+	}
+	return errno
+}
+
+// SetDeadline ends Next with os.ErrDeadlineExceeded at some time, also one that is waiting; zero:
+// not at all.
+func (n *Notifications) SetDeadline(at time.Time) { n.file.SetReadDeadline(at) }
+
+func (n *Notifications) Close() { n.file.Close() }
+
+func ioctl(fd uintptr, request uint, arg unsafe.Pointer) unix.Errno {
+	_, errno := call(fd, request, arg)
+	return errno
+}
+
+func call(fd uintptr, request uint, arg unsafe.Pointer) (value int, errno unix.Errno) {
+	for {
+		r, _, errno := unix.Syscall(unix.SYS_IOCTL, fd, uintptr(request), uintptr(arg))
+		if errno != unix.EINTR || request == unix.SECCOMP_IOCTL_NOTIF_RECV {
+			return int(r), errno
+		}
+	}
+}
