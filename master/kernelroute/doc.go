@@ -9,7 +9,7 @@
 //
 //   - route.go implements supervisor.Slots and repairs what workers do to their listeners.
 //   - berth.go lends berths, and says when the master accepts from one.
-//   - attendance.go accepts from listeners that workers share (package balancer does the accepting).
+//   - sharedacceptors.go accepts from listeners that workers share (package balancer does the accepting).
 //   - waitclock.go knows since when clients wait whom nobody has accepted.
 //   - closed.go notices workers that have closed their listeners.
 //   - families.go listens on IPv4 alone, or where workers do.

@@ -41,7 +41,7 @@ const (
 // the worker that fills it. So a worker that is replaced gets no connection any more from one
 // moment to the next, without a word to it, and if its successor dies, it gets them again. Whose
 // worker accepts concerns nobody here. For those who do not, the master accepts and hands off
-// (attendance.go).
+// (sharedacceptors.go).
 //
 // While a slot is empty its clients wait in its berth's queues. If that lasts, the
 // master accepts, and does with them what it does when it routes. Where workers cannot be
