@@ -13,10 +13,10 @@ import (
 	"github.com/handfast/handfast/master/reexec"
 )
 
-// Attend accepts connections from a listener, which it borrows, until ctx ends. Others may
+// AcceptShared accepts connections from a listener, which it borrows, until ctx ends. Others may
 // accept from it at the same time. It makes it non-blocking.
-func (b *Balancer) Attend(ctx context.Context, listener *os.File) error {
-	a, err := newAttendant(b, listener, true)
+func (b *Balancer) AcceptShared(ctx context.Context, listener *os.File) error {
+	a, err := newSharedAcceptor(b, listener, true)
 	if err != nil {
 		return err
 	}
@@ -31,7 +31,7 @@ func (b *Balancer) Attend(ctx context.Context, listener *os.File) error {
 // connection, which it then takes even if ctx has ended.
 func (b *Balancer) RefuseOverdue(tick time.Duration, overdue func(waiting int) int) func(context.Context, *os.File) error {
 	return func(ctx context.Context, listener *os.File) error {
-		a, err := newAttendant(b, listener, false)
+		a, err := newSharedAcceptor(b, listener, false)
 		if err != nil {
 			return err
 		}
@@ -96,7 +96,7 @@ func (a *acceptor) acceptOne(ctx context.Context) error {
 
 // TakeBacklog accepts what waits in a listener's queue. It borrows the listener.
 func (b *Balancer) TakeBacklog(listener *os.File) error {
-	a, err := newAttendant(b, listener, true)
+	a, err := newSharedAcceptor(b, listener, true)
 	if err != nil {
 		return err
 	}
@@ -104,9 +104,9 @@ func (b *Balancer) TakeBacklog(listener *os.File) error {
 	return a.takeBacklog()
 }
 
-// newAttendant makes an acceptor with a descriptor of its own for a listener. To wait in the
+// newSharedAcceptor makes an acceptor with a descriptor of its own for a listener. To wait in the
 // poller it must be non-blocking.
-func newAttendant(b *Balancer, listener *os.File, nonBlocking bool) (*acceptor, error) {
+func newSharedAcceptor(b *Balancer, listener *os.File, nonBlocking bool) (*acceptor, error) {
 	var file *os.File
 	err := controlFile(listener, func(fd int) error {
 		fd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
@@ -116,7 +116,7 @@ func newAttendant(b *Balancer, listener *os.File, nonBlocking bool) (*acceptor, 
 			}
 		}
 		if err == nil {
-			file = os.NewFile(uintptr(fd), "attended listener")
+			file = os.NewFile(uintptr(fd), "shared listener")
 		}
 		return os.NewSyscallError("fcntl", err)
 	})

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/master/reuseport"
 	"github.com/handfast/handfast/master/supervisor"
 )
@@ -35,7 +36,7 @@ const (
 //	it has none                                   wait               now, unless nobody ever came
 //
 // That is when the master accepts from it: never, at once, or when those who wait there have done
-// so for long (Route.attend).
+// so for long (Route.accept).
 type berth struct {
 	number  int
 	slot    int                       // whose workers have it, or had it last
@@ -190,7 +191,7 @@ func (s *Route) assign() {
 		if d := s.dutyAt(b); d != b.duty {
 			b.duty = d
 			for _, g := range s.groups {
-				s.attend(b, g)
+				s.accept(b, g)
 			}
 		}
 	}
@@ -212,8 +213,8 @@ func (s *Route) dutyAt(b *berth) duty {
 	}
 }
 
-// attend accepts from a berth's listener as its duty says.
-func (s *Route) attend(b *berth, g *reuseport.Group) {
+// accept accepts from a berth's listener as its duty says.
+func (s *Route) accept(b *berth, g *reuseport.Group) {
 	ln, slot := g.Listener(b.number), b.slot
 	d := b.duty
 	if d == dutyServes && !b.accepts[g] {
@@ -221,15 +222,15 @@ func (s *Route) attend(b *berth, g *reuseport.Group) {
 	}
 	switch {
 	case d == dutyNone, d == dutyServes:
-		s.attendance.end(ln)
+		s.acceptors.stop(ln)
 	case d == dutyNow && s.handsOff:
-		s.attendance.begin(ln, s.balancer.Attend)
+		s.acceptors.start(ln, s.balancer.AcceptShared)
 	case d == dutyNow: // nobody else will accept
-		s.attendance.begin(ln, s.refuser.RefuseOverdue(s.tick, func(waiting int) int { return waiting }))
+		s.acceptors.start(ln, s.refuser.RefuseOverdue(s.tick, func(waiting int) int { return waiting }))
 	case s.handsOff:
-		s.attendance.begin(ln, attend(s.balancer.Attend).after(queueTime))
+		s.acceptors.start(ln, acceptLoop(s.balancer.AcceptShared).after(queueTime))
 	default:
-		s.attendance.begin(ln, s.refuser.RefuseOverdue(s.tick, func(int) int { return s.clock.overdue(g.Addr(), slot, s.patience) }))
+		s.acceptors.start(ln, s.refuser.RefuseOverdue(s.tick, func(int) int { return s.clock.overdue(g.Addr(), slot, s.patience) }))
 	}
 }
 
@@ -317,7 +318,7 @@ func (s *Route) Files(l *Lease) (files []*os.File) {
 func (s *Route) Offer(l *Lease) (offer []fdpass.Handoff) {
 	for _, ln := range s.listeners(l) {
 		h := fdpass.Handoff{FD: -1, Client: ln.addr}
-		controlFile(ln.File, func(fd int) error { h.FD = fd; return nil })
+		sock.Control(ln.File, func(fd int) error { h.FD = fd; return nil })
 		offer = append(offer, h)
 	}
 	return offer
@@ -342,5 +343,5 @@ func (s *Route) queued(b *berth) (sum int) {
 
 // block makes a listener so.
 func block(file *os.File) error {
-	return controlFile(file, func(fd int) error { return unix.SetNonblock(fd, false) })
+	return sock.Control(file, func(fd int) error { return unix.SetNonblock(fd, false) })
 }

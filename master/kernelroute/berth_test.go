@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/master/balancer"
 	"github.com/handfast/handfast/master/reuseport"
 	"github.com/handfast/handfast/master/supervisor"
@@ -173,7 +174,7 @@ func (s *stage) look() string {
 				text += " " + link.name
 			}
 		}
-		_, attended := s.attendance.current[s.groups[0].Listener(b.number)]
+		_, attended := s.acceptors.current[s.groups[0].Listener(b.number)]
 		text += ": " + [...]string{"none", "serves", "wait", "now"}[b.duty]
 		if attended {
 			text += "!"
@@ -326,7 +327,7 @@ func TestBerthBlocks(t *testing.T) {
 					t.Errorf("%v, worker %s: %s is %d (%v), want %d", kind, name, what, got, err, want)
 				}
 			}
-			controlFile(file, func(fd int) error {
+			sock.Control(file, func(fd int) error {
 				flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
 				if blocking := flags&unix.O_NONBLOCK == 0; blocking != blocks {
 					t.Errorf("%v, worker %s: blocking is %v (%v), want %v", kind, name, blocking, err, blocks)
@@ -348,7 +349,7 @@ func TestSpoiled(t *testing.T) {
 	s := newStage(t, foreign, 1)
 	s.start("a", 0, true)
 	s.fill("a")
-	err := controlFile(s.Files(s.workers["a"])[0], func(fd int) error {
+	err := sock.Control(s.Files(s.workers["a"])[0], func(fd int) error {
 		dropAll := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K}}
 		err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &dropAll[0]})
 		if err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/master/asuser"
 	"github.com/handfast/handfast/master/balancer"
 	"github.com/handfast/handfast/master/reuseport"
@@ -135,7 +136,7 @@ func (s *Route) join(g *reuseport.Group) (err error) {
 		if s.blocking {
 			err = errors.Join(err, block(g.Listener(b.number)))
 		}
-		s.attend(b, g)
+		s.accept(b, g)
 	}
 	return err
 }
@@ -181,7 +182,7 @@ func (s *Route) leave(g *reuseport.Group) {
 			}
 		}
 		// An accept that waits, since the listener is a blocking one, ends only so.
-		controlFile(ln, func(fd int) error { return unix.Shutdown(fd, unix.SHUT_RD) })
+		sock.Control(ln, func(fd int) error { return unix.Shutdown(fd, unix.SHUT_RD) })
 	}
 	g.Close()
 	s.log.Info("not listening on IPv6 any more", "address", g.Addr().String(), "why", "workers listen on IPv4 only: clients that try IPv6 first are refused by the kernel, and go on to IPv4")
@@ -197,7 +198,7 @@ func (s *Route) forget(g *reuseport.Group) bool {
 	}
 	s.groups = slices.Delete(slices.Clone(s.groups), i, i+1)
 	for i := range g.Members() {
-		s.attendance.end(g.Listener(i))
+		s.acceptors.stop(g.Listener(i))
 	}
 	return true
 }

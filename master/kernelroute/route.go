@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/master/balancer"
 	"github.com/handfast/handfast/master/logging"
 	"github.com/handfast/handfast/master/reuseport"
@@ -57,18 +58,18 @@ type Route struct {
 	log      hclog.Logger
 	clock    *waitClock
 
-	mu         sync.Mutex
-	berths     []*berth          // by number
-	at         []*berth          // by slot: where its clients come to
-	filled     []supervisor.Link // by slot: its worker; nil: it is empty
-	groups     []*reuseport.Group
-	ipv4       map[*reuseport.Group]*reuseport.Group // of one for both families: the one for IPv4 in its place
-	follows    bool                                  // there are groups where workers listen
-	user       *syscall.Credential                   // whom they run as; nil: as we do
-	closed     bool
-	served     bool // some slot was filled, once
-	attendance attendance
-	failed     string // why listeners could not be put right in the latest look
+	mu        sync.Mutex
+	berths    []*berth          // by number
+	at        []*berth          // by slot: where its clients come to
+	filled    []supervisor.Link // by slot: its worker; nil: it is empty
+	groups    []*reuseport.Group
+	ipv4      map[*reuseport.Group]*reuseport.Group // of one for both families: the one for IPv4 in its place
+	follows   bool                                  // there are groups where workers listen
+	user      *syscall.Credential                   // whom they run as; nil: as we do
+	closed    bool
+	served    bool // some slot was filled, once
+	acceptors sharedAcceptors
+	failed    string // why listeners could not be put right in the latest look
 
 	howToShare string // what to do about workers that listen by themselves
 	meeting    sync.Mutex
@@ -123,9 +124,9 @@ func New(cfg Config) (*Route, error) {
 		follows:    cfg.Follows,
 		user:       cfg.User,
 		log:        logging.Limit(refusing.Logger, logging.Few),
-		attendance: attendance{current: make(map[*os.File]visit)},
+		acceptors:  newSharedAcceptors(),
 	}
-	s.attendance.failed = func(err error) { s.log.Error("cannot accept for a slot", "err", err) }
+	s.acceptors.failed = func(err error) { s.log.Error("cannot accept for a slot", "err", err) }
 	s.clock = newWaitClock(s.slotOf)
 	if len(groups) > 0 {
 		for i := range groups[0].Members() {
@@ -276,7 +277,7 @@ func (s *Route) repair() {
 		found, err := g.Repair()
 		at := g.Addr().String()
 		for _, i := range found.Shut {
-			s.attendance.again(g.Listener(i))
+			s.acceptors.restart(g.Listener(i))
 			s.warnOnce(i, "a worker has shut its slot's listener down, which resets who waits there; it listens again", at)
 		}
 		for _, i := range found.Filtered {
@@ -438,16 +439,16 @@ func (s *Route) Close(ctx context.Context) {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
-	s.attendance.endAll()
+	s.acceptors.stopAll()
 	s.each(func(listener *os.File, waiting int) (err error) {
 		if waiting > 0 {
 			err = s.refuser.TakeBacklog(listener)
 		}
 		// An accept that waits, since somebody has made the listener blocking, ends only so.
-		controlFile(listener, func(fd int) error { return unix.Shutdown(fd, unix.SHUT_RD) })
+		sock.Control(listener, func(fd int) error { return unix.Shutdown(fd, unix.SHUT_RD) })
 		return err
 	})
-	s.attendance.running.Wait()
+	s.acceptors.running.Wait()
 	s.refuser.Shutdown(ctx)
 	for _, g := range s.groups {
 		g.Close()

@@ -2,33 +2,36 @@ package kernelroute
 
 import (
 	"context"
-	"net"
 	"os"
 	"sync"
 	"time"
 )
 
-// attendance is the master's accepting from listeners that workers share: of slots whose
-// workers do not accept, or that are empty. Its methods belong to one goroutine; one more runs
-// for each listener that is attended, or will be.
-type attendance struct {
-	failed  func(error)
-	current map[*os.File]visit
+// sharedAcceptors are the loops by which the master accepts from listeners that workers share: those of slots
+// whose workers do not accept, or that are empty. Its methods belong to one goroutine; one more runs
+// for each listener that is accepted from, or will be.
+type sharedAcceptors struct {
+	failed  func(error) // told why a loop has ended before it was stopped
+	current map[*os.File]runningLoop
 	running sync.WaitGroup
 }
 
-// attend accepts from a listener until ctx ends.
-type attend func(ctx context.Context, listener *os.File) error
+// acceptLoop accepts from a listener, which it borrows, until ctx ends.
+type acceptLoop func(ctx context.Context, listener *os.File) error
 
-// visit is one turn of accepting from a listener.
-type visit struct {
-	attend attend
-	end    context.CancelFunc
-	ended  chan struct{}
+// runningLoop is a loop that was started for a listener.
+type runningLoop struct {
+	loop  acceptLoop
+	stop  context.CancelFunc
+	ended chan struct{}
 }
 
-// after is attend, begun after a while.
-func (f attend) after(delay time.Duration) attend {
+func newSharedAcceptors() sharedAcceptors {
+	return sharedAcceptors{failed: func(error) {}, current: make(map[*os.File]runningLoop)}
+}
+
+// after is the loop begun after a while.
+func (f acceptLoop) after(delay time.Duration) acceptLoop {
 	return func(ctx context.Context, listener *os.File) error {
 		select {
 		case <-time.After(delay):
@@ -39,60 +42,46 @@ func (f attend) after(delay time.Duration) attend {
 	}
 }
 
-// begin attends a listener, in place of how that was done before.
-func (s *attendance) begin(listener *os.File, attend attend) {
-	before, visited := s.current[listener]
-	s.end(listener)
+// start runs a loop for a listener, in place of the one that runs for it: that one is stopped, and has ended when the
+// new one begins.
+func (s *sharedAcceptors) start(listener *os.File, loop acceptLoop) {
+	before, replaces := s.current[listener]
+	s.stop(listener)
 	ctx, cancel := context.WithCancel(context.Background())
-	v := visit{attend, cancel, make(chan struct{})}
-	s.current[listener] = v
+	r := runningLoop{loop, cancel, make(chan struct{})}
+	s.current[listener] = r
 	s.running.Go(func() {
-		defer close(v.ended)
-		if visited {
+		defer close(r.ended)
+		if replaces {
 			<-before.ended
 		}
 		if ctx.Err() != nil { // nobody is to be accepted any more
 			return
 		}
-		if err := attend(ctx, listener); err != nil && ctx.Err() == nil {
+		if err := loop(ctx, listener); err != nil && ctx.Err() == nil {
 			s.failed(err)
 		}
 	})
 }
 
-// again begins anew what was done, if anything was: the listener had failed.
-func (s *attendance) again(listener *os.File) {
-	if v, ok := s.current[listener]; ok {
-		s.begin(listener, v.attend)
+// restart runs the listener's loop anew, if it has one: the listener had failed.
+func (s *sharedAcceptors) restart(listener *os.File) {
+	if r, ok := s.current[listener]; ok {
+		s.start(listener, r.loop)
 	}
 }
 
-// end stops accepting from a listener.
-func (s *attendance) end(listener *os.File) {
-	if v, ok := s.current[listener]; ok {
-		v.end()
+// stop ends the listener's loop, if it has one. It does not wait.
+func (s *sharedAcceptors) stop(listener *os.File) {
+	if r, ok := s.current[listener]; ok {
+		r.stop()
 		delete(s.current, listener)
 	}
 }
 
-// endAll stops accepting.
-func (s *attendance) endAll() {
+// stopAll ends all loops. It does not wait.
+func (s *sharedAcceptors) stopAll() {
 	for listener := range s.current {
-		s.end(listener)
+		s.stop(listener)
 	}
-}
-
-// controlFile calls f with the descriptor of a file.
-func controlFile(file *os.File, f func(fd int) error) (err error) {
-	if file == nil {
-		return net.ErrClosed
-	}
-	raw, err := file.SyscallConn()
-	if err != nil {
-		return err
-	}
-	if controlErr := raw.Control(func(fd uintptr) { err = f(int(fd)) }); controlErr != nil {
-		return controlErr
-	}
-	return err
 }
