@@ -1,0 +1,102 @@
+package master
+
+import (
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/handfast/handfast/"
+
+// layers says which of our packages each package may import, besides fdpass/sock, which all may. Imports point one
+// way: nothing that the master is made of knows the master, no link knows another one or a route, and
+// the supervisor knows neither routes nor links. What master and worker must agree on is in fdpass.
+var layers = map[string]string{
+	"hash":              "",
+	"fdpass":            "",
+	"fdpass/sock":       "",
+	"fdpass/fdtest":     "fdpass",
+	"fdpass/forwarded":  "hash fdpass",
+	"worker":            "hash fdpass fdpass/forwarded",
+	"worker/workertest": "hash fdpass worker",
+
+	"master": "hash fdpass fdpass/forwarded master/...",
+
+	"master/balancer":    "hash fdpass fdpass/forwarded master/clientip master/fdlimit master/logging master/reexec",
+	"master/kernelroute": "hash fdpass master/balancer master/reuseport master/supervisor master/link/listening master/asuser master/logging master/pgroup master/reexec master/sockdiag",
+	"master/clientip":    "hash fdpass fdpass/forwarded master/reexec",
+	"master/reuseport":   "hash fdpass master/reexec master/sockdiag",
+	"master/supervisor":  "master/asuser master/pgroup master/reexec",
+
+	// Links: one does not know another.
+	"master/link/mailbox":      rows,
+	"master/link/nodeipc":      rows + " master/clientip",
+	"master/link/activation":   rows + shared,
+	"master/link/trap":         rows + shared,
+	"master/link/bindswap":     rows + shared + " master/link/seccomp",
+	"master/link/acceptinject": rows + shared + " master/link/seccomp",
+	"master/link/launch":       "fdpass master/supervisor master/openconns master/reexec master/link/seccomp",
+	"master/link/listening":    "master/sockdiag",
+	"master/link/seccomp":      "fdpass master/fdlimit master/reexec",
+
+	"master/reexec":    "master/pgroup",
+	"master/output":    "master/supervisor master/reexec",
+	"master/systemd":   "master/supervisor",
+	"master/openconns": "master/sockdiag",
+	"master/admin":     "fdpass master master/supervisor",
+	"master/metrics":   "master master/balancer master/supervisor",
+	"master/asuser":    "",
+	"master/fdlimit":   "",
+	"master/logging":   "",
+	"master/pgroup":    "",
+	"master/probe":     "",
+	"master/programs":  "",
+	"master/sockdiag":  "",
+
+	"cmd/handfast":                 "hash fdpass fdpass/forwarded master master/...",
+	"cmd/handfast/testdata/worker": "fdpass worker",
+	"cmd/bench":                    "worker",
+	"cmd/trial":                    "hash",
+	"examples/...":                 "worker",
+}
+
+// rows are what each link may import, and shared is what links to programs that know nothing of handfast share.
+const (
+	rows   = "fdpass master/supervisor master/asuser master/fdlimit master/openconns master/reexec master/link/listening"
+	shared = " master/link/launch"
+)
+
+// TestLayers: no package imports what layers does not allow it.
+func TestLayers(t *testing.T) {
+	list, err := exec.Command("go", "list", "-f", `{{.ImportPath}}: {{join .Imports " "}}`, module+"...", module+"cmd/handfast/testdata/worker").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(list)) {
+		name, imports, _ := strings.Cut(strings.TrimSpace(line), ":")
+		name = strings.TrimPrefix(name, module)
+		allowed, known := layers[name]
+		if !known && strings.HasPrefix(name, "examples/") {
+			allowed, known = layers["examples/..."]
+		}
+		if !known {
+			t.Errorf("%s is not in the table of layers: say there what it may import", name)
+			continue
+		}
+		for _, path := range strings.Fields(imports) {
+			path, ours := strings.CutPrefix(path, module)
+			if ours && path != "fdpass/sock" && !mayImport(strings.Fields(allowed), path) {
+				t.Errorf("%s imports %s, and may import of ours only: %s", name, path, allowed)
+			}
+		}
+	}
+}
+
+// mayImport tells whether a list of packages, and of folders (with "/..."), has a package.
+func mayImport(list []string, path string) bool {
+	return slices.ContainsFunc(list, func(allowed string) bool {
+		folder, isFolder := strings.CutSuffix(allowed, "...")
+		return allowed == path || isFolder && strings.HasPrefix(path, folder)
+	})
+}
