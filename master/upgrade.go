@@ -19,7 +19,7 @@ import (
 )
 
 // part is where a bundle has what a Master saves.
-const part = "master"
+var part = reexec.Part{Name: "master", Version: 1}
 
 // Why a Master's program is not replaced.
 var (
@@ -45,6 +45,19 @@ type saved struct {
 	Parked    []balancer.SavedParked   // none in a rehearsal
 	Listeners []balancer.SavedListener // that the master accepts from
 	Steered   *kernelroute.Saved       // or that the kernel gives clients to
+}
+
+// MarshalText returns the link's word.
+func (k LinkKind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// UnmarshalText fails if the text is the word of no link.
+func (k *LinkKind) UnmarshalText(text []byte) error {
+	for *k = LinkNative; *k <= LinkInject; *k++ {
+		if k.String() == string(text) {
+			return nil
+		}
+	}
+	return fmt.Errorf("master: %q is no link to a worker", text)
 }
 
 // Replace has another program take the place of this one, with everything that is open: first it
@@ -189,7 +202,7 @@ func (m *Master) restoreOne(b *reexec.Bundle, seat supervisor.Seat, l *kernelrou
 	case LinkNode:
 		return m.primary.RestoreLink(b, seat.Slot, m.own(l), state)
 	case LinkActivation:
-		return activation.Restore(m.activation(l), state)
+		return activation.Restore(b, m.activation(l), state)
 	case LinkAny:
 		return bindswap.Restore(b, m.bindswap(l), state)
 	}

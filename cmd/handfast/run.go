@@ -191,7 +191,9 @@ func serve(ctx context.Context, a asked, log *logging.Queue) error {
 	next.master = m
 	if before != nil {
 		log.Flush() // "ready" is what comes last
-		before.bundle.Ready()
+		if err := before.bundle.Ready(); err != nil {
+			return err
+		}
 		before.bundle.Close()
 	}
 	ctx, kill := context.WithCancelCause(ctx)

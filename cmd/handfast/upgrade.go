@@ -23,7 +23,7 @@ import (
 )
 
 // part is where a bundle has what the command saves.
-const part = "command"
+var part = reexec.Part{Name: "command", Version: 1}
 
 // predecessor is the program whose place this one takes, as far as the command is concerned.
 type predecessor struct {

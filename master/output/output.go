@@ -175,6 +175,9 @@ func prefixFor(seat supervisor.Seat) string {
 	return fmt.Sprintf("slot %*d | ", width, seat.Slot)
 }
 
+// part is what Save seals.
+var part = reexec.Part{Name: "output", Version: 1}
+
 // saved is what the program that takes this one's place needs to go on.
 type saved struct {
 	Streams []savedStream
@@ -188,7 +191,9 @@ type savedStream struct {
 }
 
 // Save implements supervisor.Output.
-func (o *Output) Save(b *reexec.Bundle) (any, error) {
+func (o *Output) Save(b *reexec.Bundle) (any, error) { return reexec.Seal(part, o.save(b)) }
+
+func (o *Output) save(b *reexec.Bundle) saved {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	state := saved{Words: o.words.lines}
@@ -197,13 +202,13 @@ func (o *Output) Save(b *reexec.Bundle) (any, error) {
 			state.Streams = append(state.Streams, savedStream{s.name, fd, slices.Clone(s.held)})
 		}
 	}
-	return state, nil
+	return state
 }
 
 // restore goes on with what was saved.
 func (o *Output) restore(b *reexec.Bundle, text json.RawMessage) error {
 	var state saved
-	if err := json.Unmarshal(text, &state); err != nil {
+	if err := b.Unseal(text, part, &state); err != nil {
 		return fmt.Errorf("output: %w", err)
 	}
 	cfg := &o.collector.cfg

@@ -271,17 +271,10 @@ func TestGoesOn(t *testing.T) {
 				t.Fatalf("written %q", old)
 			}
 			b := reexec.NewBundle("test")
-			var state any
 			reexec.Lock.Lock()
-			state, err := w.Save(b)
+			s := w.save(b)
 			reexec.Lock.Unlock()
-			if err != nil {
-				t.Fatal(err)
-			}
-			text, _ := json.Marshal(state)
 			// The descriptors of the old one go to the new one. It does not read any more.
-			var s saved
-			json.Unmarshal(text, &s)
 			for i := range s.Streams {
 				fd, err := unix.FcntlInt(uintptr(s.Streams[i].FD), unix.F_DUPFD_CLOEXEC, 0)
 				if err != nil {
@@ -291,7 +284,10 @@ func TestGoesOn(t *testing.T) {
 			}
 			w.readUntil(time.Now())
 			w.running.Wait()
-			text, _ = json.Marshal(s)
+			text, err := reexec.Seal(part, s)
+			if err != nil {
+				t.Fatal(err)
+			}
 
 			cfg.Form, cfg.Stdout, cfg.Stderr = Prefix, now, now
 			c := New(cfg)

@@ -1,6 +1,7 @@
 package reexec
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,12 +16,14 @@ import (
 )
 
 const (
-	// format changes when a program of before could not read what a bundle has.
-	format = 2
+	// format is of the bundle itself, not of its parts. Change it when a program of before could not read it.
+	format = 3
 	// variable names the bundle's descriptor in the environment, behind why it is passed.
 	variable = "HANDFAST_BUNDLE"
 	// maxBundle bounds what is read: much more than 100,000 parked connections need.
 	maxBundle = 256 << 20
+	// maxVersion bounds the name of a version, in bytes.
+	maxVersion = 256
 )
 
 // why a program is given a bundle.
@@ -31,13 +34,24 @@ const (
 	toResume   why = "resume"
 )
 
+// Part names what one package saves in a bundle, and the version of its form. A program reads no other version: so
+// increase it with each change of what is saved, or of what that means. The next program is tried before it
+// runs, and refuses a part that it does not know in that version (reexectest.Golden reminds of it).
+type Part struct {
+	Name    string
+	Version int
+}
+
+func (p Part) String() string { return fmt.Sprintf("%q in version %d", p.Name, p.Version) }
+
 // Bundle is what a program leaves to the one that takes its place. It belongs to one goroutine.
 type Bundle struct {
 	Version string // of the program that has made it
 	why     why    // empty: it is made, and for good
 
 	files map[int]struct{} // that stay open; of an inherited one: that nobody has taken yet
-	parts map[string]json.RawMessage
+	parts map[string]sealed
+	read  map[string]bool // parts that somebody has got
 }
 
 // contents are a bundle as it travels.
@@ -45,12 +59,24 @@ type contents struct {
 	Format  int
 	Version string
 	Files   []int
-	Parts   map[string]json.RawMessage
+	Parts   map[string]sealed
+}
+
+// sealed is a part with its version.
+type sealed struct {
+	Version int
+	State   json.RawMessage
+}
+
+// named is a sealed part that stands within another one.
+type named struct {
+	Part  string
+	State sealed
 }
 
 // NewBundle makes an empty one.
 func NewBundle(version string) *Bundle {
-	return &Bundle{Version: version, files: make(map[int]struct{}), parts: make(map[string]json.RawMessage)}
+	return &Bundle{Version: version, files: make(map[int]struct{}), parts: make(map[string]sealed), read: make(map[string]bool)}
 }
 
 // NewRehearsal makes one that is only for Rehearse. Who must not be held up while there is another
@@ -76,24 +102,101 @@ func (b *Bundle) KeepFile(file syscall.Conn) int {
 	return fd
 }
 
-// Put adds what somebody saves, under their name.
-func (b *Bundle) Put(name string, state any) error {
+// Put adds what somebody saves.
+func (b *Bundle) Put(part Part, state any) error {
 	text, err := json.Marshal(state)
 	if err != nil {
-		return fmt.Errorf("reexec: %s: %w", name, err)
+		return fmt.Errorf("reexec: %s: %w", part.Name, err)
 	}
-	b.parts[name] = text
+	b.parts[part.Name] = sealed{part.Version, text}
 	return nil
 }
 
-// Get fills state with what was put under a name, and fails if nothing was.
-func (b *Bundle) Get(name string, state any) error {
-	text, ok := b.parts[name]
+// Get fills state with what was put under the part's name. It fails if nothing was, or in another version.
+func (b *Bundle) Get(part Part, state any) error {
+	s, ok := b.parts[part.Name]
 	if !ok {
-		return fmt.Errorf("reexec: version %s has left nothing of %q", b.Version, name)
+		return fmt.Errorf("reexec: version %s has left nothing of %s", b.Version, part)
 	}
-	if err := json.Unmarshal(text, state); err != nil {
-		return fmt.Errorf("reexec: %s of version %s: %w", name, b.Version, err)
+	b.read[part.Name] = true
+	return b.unseal(s, part, state)
+}
+
+// Seal returns a part to stand within another one.
+func Seal(part Part, state any) (json.RawMessage, error) {
+	text, err := json.Marshal(state)
+	if err == nil {
+		text, err = json.Marshal(named{part.Name, sealed{part.Version, text}})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reexec: %s: %w", part.Name, err)
+	}
+	return text, nil
+}
+
+// Unseal fills state with what Seal was given. It fails if that was another part, or another version of it.
+func (b *Bundle) Unseal(text json.RawMessage, part Part, state any) error {
+	var n named
+	if err := decode(text, &n, b.why != toResume); err != nil {
+		return fmt.Errorf("reexec: %s of version %s: %w", part.Name, b.Version, err)
+	}
+	if n.Part != part.Name {
+		return fmt.Errorf("reexec: version %s has left %q where %s was expected", b.Version, n.Part, part)
+	}
+	return b.unseal(n.State, part, state)
+}
+
+func (b *Bundle) unseal(s sealed, part Part, state any) error {
+	if s.Version != part.Version {
+		return fmt.Errorf("reexec: version %s leaves %s, and this one reads version %d; %s", b.Version, Part{part.Name, s.Version}, part.Version, startAnew)
+	}
+	if err := decode(s.State, state, b.why != toResume); err != nil {
+		return fmt.Errorf("reexec: %s of version %s: %w", part.Name, b.Version, err)
+	}
+	return nil
+}
+
+// startAnew is what to do if the next program cannot read what this one leaves.
+const startAnew = "stop it and start this one"
+
+// errLossy: a state is not what this program would have written.
+var errLossy = errors.New("something is missing, or is written otherwise than here")
+
+// decode fills state, with no field left over. exactly: and with none that is missing, twice there, or out of
+// range, since it would be written in the same way again. That takes about as long once more, so it is
+// asked of a program that is tried.
+func decode(text []byte, state any, exactly bool) error {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(state); err != nil {
+		return err
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return errors.New("something follows")
+	}
+	if !exactly {
+		return nil
+	}
+	again, err := json.Marshal(state)
+	if err == nil && !bytes.Equal(again, text) {
+		err = errLossy
+	}
+	return err
+}
+
+// unread returns an error that names what nobody has got or taken: a program that goes on without it would lose it.
+func (b *Bundle) unread() error {
+	var unknown []string
+	for name, s := range b.parts {
+		if !b.read[name] {
+			unknown = append(unknown, Part{name, s.Version}.String())
+		}
+	}
+	if slices.Sort(unknown); len(unknown) > 0 {
+		return fmt.Errorf("reexec: version %s leaves %s, of which this one knows nothing; %s", b.Version, strings.Join(unknown, ", "), startAnew)
+	}
+	if len(b.files) > 0 {
+		return fmt.Errorf("reexec: version %s leaves descriptors %v, with which this one knows nothing to do; %s", b.Version, slices.Sorted(maps.Keys(b.files)), startAnew)
 	}
 	return nil
 }
@@ -203,22 +306,36 @@ func Inherited() (*Bundle, error) {
 	return b, nil
 }
 
-// errOpen: a bundle names a descriptor that is none.
-var errOpen = errors.New("is not open")
+// A bundle names a descriptor that is none, or that every program has.
+var (
+	errOpen     = errors.New("is not open")
+	errStandard = errors.New("is none that a bundle can keep")
+)
 
 func parse(text []byte) (*Bundle, error) {
 	var c contents
-	if err := json.Unmarshal(text, &c); err != nil {
+	var head struct { // which all formats have
+		Format  int
+		Version string
+	}
+	if err := json.Unmarshal(text, &head); err != nil {
 		return nil, fmt.Errorf("reexec: %w", err)
 	}
-	if c.Format != format {
-		return nil, fmt.Errorf("reexec: version %s leaves its state in format %d, this one reads %d; stop it and start this one", c.Version, c.Format, format)
+	if len(head.Version) > maxVersion {
+		return nil, fmt.Errorf("reexec: the name of a version has %d bytes, at most %d are expected", len(head.Version), maxVersion)
+	}
+	if head.Format != format {
+		return nil, fmt.Errorf("reexec: version %s leaves its state in format %d, this one reads %d; %s", head.Version, head.Format, format, startAnew)
+	}
+	if err := decode(text, &c, false); err != nil {
+		return nil, fmt.Errorf("reexec: the state of version %s: %w", head.Version, err)
 	}
 	b := NewBundle(c.Version)
-	if c.Parts != nil {
-		b.parts = c.Parts
-	}
+	maps.Copy(b.parts, c.Parts)
 	for _, fd := range c.Files {
+		if fd <= unix.Stderr {
+			return nil, fmt.Errorf("reexec: descriptor %d %w", fd, errStandard)
+		}
 		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil {
 			return nil, fmt.Errorf("reexec: descriptor %d %w", fd, errOpen)
 		}

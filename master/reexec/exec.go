@@ -168,12 +168,18 @@ func (b *Bundle) start(p Program, memory, output *os.File) (pid int, err error) 
 
 func pass(reason why, fd int) string { return fmt.Sprintf("%s=%s:%d", variable, reason, fd) }
 
-// Ready ends the program, if it is a rehearsal: it could begin.
-func (b *Bundle) Ready() {
-	if b.IsRehearsal() {
-		fmt.Println(ready)
-		os.Exit(0) // nothing that was to be done at the end is ours to do
+// Ready ends the program, if it is a rehearsal: it could begin. It returns an error if it could not go on with all
+// that was left to it.
+func (b *Bundle) Ready() error {
+	if !b.IsRehearsal() {
+		return nil
 	}
+	if err := b.unread(); err != nil {
+		return err
+	}
+	fmt.Println(ready)
+	os.Exit(0) // nothing that was to be done at the end is ours to do
+	return nil
 }
 
 // lingerOff has no socket linger but those that stay: execve closes them, and what a worker has set on one

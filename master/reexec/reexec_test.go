@@ -1,11 +1,14 @@
 package reexec
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -13,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func check(t *testing.T, err error) {
+func check(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -28,6 +31,8 @@ func script(t *testing.T, text string) Program {
 	return Program{Path: path, Args: []string{path, "argument"}, Env: os.Environ()}
 }
 
+var pipePart = Part{"pipe", 7}
+
 // kept is a bundle that keeps a pipe, and the pipe.
 func kept(t *testing.T) (*Bundle, *os.File) {
 	t.Helper()
@@ -35,7 +40,7 @@ func kept(t *testing.T) (*Bundle, *os.File) {
 	check(t, err)
 	t.Cleanup(func() { r.Close(); w.Close() })
 	b := NewBundle("1.2.3")
-	check(t, b.Put("pipe", b.KeepFile(r)))
+	check(t, b.Put(pipePart, b.KeepFile(r)))
 	return b, r
 }
 
@@ -138,11 +143,11 @@ func TestBundle(t *testing.T) {
 		t.Error("children would believe that it is for them")
 	}
 	var fd int
-	check(t, got.Get("pipe", &fd))
+	check(t, got.Get(pipePart, &fd))
 	if fd != int(r.Fd()) || got.Version != "1.2.3" || !got.IsRehearsal() {
 		t.Errorf("descriptor %d of %s, rehearsal %v", fd, got.Version, got.IsRehearsal())
 	}
-	if err := got.Get("another", &fd); err == nil || !strings.Contains(err.Error(), "1.2.3 has left nothing of") {
+	if err := got.Get(Part{"another", 1}, &fd); err == nil || !strings.Contains(err.Error(), `1.2.3 has left nothing of "another" in version 1`) {
 		t.Errorf("what is not there: %v", err)
 	}
 	check(t, got.TakeFD(fd))
@@ -186,10 +191,117 @@ func TestInheritedNonsense(t *testing.T) {
 	for text, want := range map[string]string{
 		"":                              "JSON",
 		`{"Format":0}`:                  "stop it and start this one",
-		`{"Format":2,"Files":[999999]}`: "descriptor 999999 is not open",
+		`{"Format":2,"Version":"1"}`:    "version 1 leaves its state in format 2, this one reads 3; stop it",
+		`{"Format":3,"Files":[999999]}`: "descriptor 999999 is not open",
+		`{"Format":3,"Files":[2]}`:      "descriptor 2 is none that",
+		`{"Format":3,"Files":[-1]}`:     "descriptor -1 is none that",
+		`{"Format":3,"Listeners":[]}`:   `unknown field "Listeners"`,
+		`{"Format":3} {}`:               "",
+		`{"Format":3,"Parts":{"x":{"Version":1,"State":{},"Mode":1}}}`:       `unknown field "Mode"`,
+		`{"Format":3,"Parts":{"x":{"Version":"1","State":{}}}}`:              "cannot unmarshal",
+		`{"Format":3,"Version":"` + strings.Repeat("1", maxVersion+1) + `"}`: "257 bytes",
 	} {
 		if _, err := parse([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", text, err, want)
 		}
 	}
+}
+
+type sample struct {
+	Name  string
+	Count uint8
+	Inner json.RawMessage
+}
+
+// TestParts: a part is read in its version, and exactly as it would be written.
+func TestParts(t *testing.T) {
+	part := Part{"sample", 2}
+	b := NewBundle("1.2.3")
+	b.parts["sample"] = sealed{2, json.RawMessage(`{"Name":"a","Count":255,"Inner":{"x":[1]}}`)}
+	var s sample
+	check(t, b.Get(part, &s))
+	if s.Name != "a" || s.Count != 255 || string(s.Inner) != `{"x":[1]}` {
+		t.Errorf("%+v", s)
+	}
+	if err := b.Get(Part{"sample", 1}, &s); err == nil || !strings.Contains(err.Error(), `version 1.2.3 leaves "sample" in version 2, and this one reads version 1; stop it`) {
+		t.Errorf("another version: %v", err)
+	}
+	for text, want := range map[string]string{
+		`{"Name":"a","Count":256,"Inner":null}`:              "cannot unmarshal number 256",
+		`{"Name":"a","Count":-1,"Inner":null}`:               "cannot unmarshal number -1",
+		`{"Name":"a","Count":1,"Inner":null,"Colour":"red"}`: `unknown field "Colour"`,
+		`{"Name":"a","Inner":null}`:                          errLossy.Error(),
+		`{"Name":"a","Count":1,"Count":1,"Inner":null}`:      errLossy.Error(),
+		`{"name":"a","Count":1,"Inner":null}`:                errLossy.Error(),
+		`{"Name":"a","Count":1,"Inner":null}{}`:              "something follows",
+		`{"Name":"a","Count":1,"Inner":`:                     "EOF",
+		`{"Name":"\ud800","Count":1,"Inner":null}`:           errLossy.Error(),
+	} {
+		b.parts["sample"] = sealed{2, json.RawMessage(text)}
+		if err := b.Get(part, &s); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "sample of version 1.2.3") {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+	if err := b.unread(); err != nil {
+		t.Error(err)
+	}
+	check(t, b.Put(Part{"surprise", 3}, 1))
+	if err := b.unread(); err == nil || !strings.Contains(err.Error(), `1.2.3 leaves "surprise" in version 3, of which this one knows nothing`) {
+		t.Errorf("an unknown part: %v", err)
+	}
+	b.Get(Part{"surprise", 3}, new(int))
+	b.Keep(99)
+	if err := b.unread(); err == nil || !strings.Contains(err.Error(), "descriptors [99]") {
+		t.Errorf("a descriptor that nobody takes: %v", err)
+	}
+}
+
+// TestSeal: a part within another one is read under its name and in its version alone.
+func TestSeal(t *testing.T) {
+	part, b := Part{"inner", 4}, NewBundle("1.2.3")
+	text, err := Seal(part, sample{Name: "a"})
+	check(t, err)
+	var s sample
+	check(t, b.Unseal(text, part, &s))
+	for other, want := range map[Part]string{{"outer", 4}: `has left "inner" where "outer" in version 4 was expected`, {"inner", 5}: `leaves "inner" in version 4, and this one reads version 5`} {
+		if err := b.Unseal(text, other, &s); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("as %v: %v", other, err)
+		}
+	}
+	if err := b.Unseal(json.RawMessage("null"), part, &s); err == nil {
+		t.Error("nothing is something")
+	}
+}
+
+// FuzzBundle: whatever a bundle says, it is refused, or says the same when it is written again, and keeps no descriptor
+// that is not open, or standard.
+func FuzzBundle(f *testing.F) {
+	f.Add([]byte(`{"Format":3,"Version":"1.2.3","Files":[],"Parts":{"sample":{"Version":2,"State":{"Name":"a","Count":255,"Inner":null}}}}`))
+	f.Add([]byte(`{"Format":3,"Files":[0,-1,999999]}`))
+	f.Add([]byte(`{"Format":2}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		b, err := parse(text)
+		if err != nil {
+			return
+		}
+		for fd := range b.files {
+			if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil || fd <= unix.Stderr {
+				t.Errorf("descriptor %d: %v", fd, err)
+			}
+		}
+		var s sample
+		if err := b.Get(Part{"sample", 2}, &s); err == nil {
+			check(t, b.Put(Part{"sample", 2}, s))
+		}
+		memory, err := b.write()
+		check(t, err)
+		defer memory.Close()
+		written, err := io.ReadAll(memory)
+		check(t, err)
+		again, err := parse(written)
+		check(t, err)
+		if !reflect.DeepEqual(again.files, b.files) || len(again.parts) != len(b.parts) || again.Version != b.Version {
+			t.Errorf("%+v became %+v", b, again)
+		}
+	})
 }

@@ -1,9 +1,14 @@
 package supervisor
 
+import (
+	"fmt"
+	"slices"
+)
+
 // State is where in its life a worker is.
 type State int
 
-// The states; doc.go draws them. Their numbers are in what an upgrade passes on.
+// The states; doc.go draws them.
 const (
 	Starting State = iota // the process runs, but is not ready
 	Serving               // ready, and in its slot
@@ -14,8 +19,22 @@ const (
 	Standby               // replaced, and not yet told to finish: it comes back if its successor fails on probation
 )
 
-func (s State) String() string {
-	return [...]string{"starting", "serving", "draining", "stopping", "killed", "exited", "standby"}[s]
+// stateWords are in the API, and in what an upgrade passes on.
+var stateWords = []string{"starting", "serving", "draining", "stopping", "killed", "exited", "standby"}
+
+func (s State) String() string { return stateWords[s] }
+
+// MarshalText returns the state's word.
+func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText fails if the text is the word of no state.
+func (s *State) UnmarshalText(text []byte) error {
+	i := slices.Index(stateWords, string(text))
+	if i < 0 {
+		return fmt.Errorf("supervisor: %q is no state of a worker", text)
+	}
+	*s = State(i)
+	return nil
 }
 
 // moves lists the states that may follow each state.

@@ -16,7 +16,7 @@ const (
 )
 
 // part is where a bundle has what Save puts there.
-const part = "supervisor"
+var part = reexec.Part{Name: "supervisor", Version: 1}
 
 // Why the program cannot be replaced now.
 var (

@@ -9,6 +9,9 @@ import (
 	"github.com/handfast/handfast/master/reexec"
 )
 
+// part is what Save seals.
+var part = reexec.Part{Name: "any", Version: 1}
+
 // saved is what the next program needs to go on with a link.
 type saved struct {
 	foreign.Saved
@@ -25,14 +28,14 @@ func (l *Link) Save(b *reexec.Bundle) (any, error) {
 			s.Taken = append(s.Taken, ln.AddrPort)
 		}
 	}
-	return s, nil
+	return reexec.Seal(part, s)
 }
 
 // Restore makes a link of what Save returned in the program before. Nobody is answered before
 // Resume.
 func Restore(b *reexec.Bundle, cfg Config, state json.RawMessage) (*Link, error) {
 	var s saved
-	if err := json.Unmarshal(state, &s); err != nil {
+	if err := b.Unseal(state, part, &s); err != nil {
 		return nil, fmt.Errorf("bindswap: %w", err)
 	}
 	l, err := newLink(cfg)

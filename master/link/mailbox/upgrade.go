@@ -9,6 +9,9 @@ import (
 	"github.com/handfast/handfast/master/reexec"
 )
 
+// part is what Save seals.
+var part = reexec.Part{Name: "mailbox", Version: 1}
+
 // saved is what the next program needs to go on with a mailbox.
 type saved struct {
 	Ours, Theirs     int // descriptors
@@ -41,7 +44,7 @@ func (m *Mailbox) Save(b *reexec.Bundle) (any, error) {
 	if m.leftErr != nil {
 		s.Left = m.leftErr.Error()
 	}
-	return s, nil
+	return reexec.Seal(part, s)
 }
 
 // Restore makes a mailbox of what Save returned in the program before. Nothing is received before
@@ -49,7 +52,7 @@ func (m *Mailbox) Save(b *reexec.Bundle) (any, error) {
 // known of it; the number of connections is that of the new ones.
 func Restore(b *reexec.Bundle, state json.RawMessage, wishes Wishes, readmit func([]fdpass.Handoff)) (*Mailbox, error) {
 	var s saved
-	if err := json.Unmarshal(state, &s); err != nil {
+	if err := b.Unseal(state, part, &s); err != nil {
 		return nil, fmt.Errorf("mailbox: %w", err)
 	}
 	ourFile, err := b.Take(s.Ours, "mailbox")

@@ -32,6 +32,22 @@ const (
 	StickySession                // of sticky-session
 )
 
+// dialectWords are what an upgrade passes on.
+var dialectWords = []string{"sticky-listen", "sticky-session"}
+
+// MarshalText returns the dialect's word.
+func (d Dialect) MarshalText() ([]byte, error) { return []byte(dialectWords[d]), nil }
+
+// UnmarshalText fails if the text is the word of no dialect.
+func (d *Dialect) UnmarshalText(text []byte) error {
+	i := slices.Index(dialectWords, string(text))
+	if i < 0 {
+		return fmt.Errorf("nodeipc: %q is no dialect", text)
+	}
+	*d = Dialect(i)
+	return nil
+}
+
 // offer is for programs that wait for messages: one of sticky-listen by "msg", one of
 // @socket.io/sticky by "type"; neither minds the other's words. One of sticky-session waits for
 // a mere string. None has a place for a number, and none answers.

@@ -13,8 +13,11 @@ import (
 	"github.com/handfast/handfast/master/reexec"
 )
 
-// part is where a bundle has what a Primary saves.
-const part = "nodeipc"
+// Where a bundle has what a Primary saves, and what a Link does.
+var (
+	part     = reexec.Part{Name: "nodeipc", Version: 1}
+	linkPart = reexec.Part{Name: "nodeipc.link", Version: 1}
+)
 
 // errState: what the program before has left is nothing that it could have been.
 var errState = errors.New("that cannot be")
@@ -136,9 +139,17 @@ type savedSent struct {
 
 // Save implements supervisor.Link.
 func (l *Link) Save(b *reexec.Bundle) (any, error) {
+	s, err := l.save(b)
+	if err != nil {
+		return nil, err
+	}
+	return reexec.Seal(linkPart, s)
+}
+
+func (l *Link) save(b *reexec.Bundle) (*saved, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s := saved{
+	s := &saved{
 		Channel: b.KeepFile(l.channel.file),
 		ID:      l.id,
 		Seq:     l.seq,
@@ -250,7 +261,7 @@ func (l *Link) ownListener(addr netip.AddrPort) *os.File {
 // received before Resume, except that connections may be delivered.
 func (p *Primary) RestoreLink(b *reexec.Bundle, slot int, own func(netip.AddrPort) *os.File, state json.RawMessage) (*Link, error) {
 	var s saved
-	if err := json.Unmarshal(state, &s); err != nil {
+	if err := b.Unseal(state, linkPart, &s); err != nil {
 		return nil, fmt.Errorf("nodeipc: %w", err)
 	}
 	file, err := b.Take(s.Channel, "node channel")

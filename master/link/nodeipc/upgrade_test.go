@@ -79,11 +79,10 @@ func (p testPrimary) upgrade(t testing.TB, ls ...*Link) (testPrimary, []*Link) {
 // save saves a link, with duplicates of its descriptors in the bundle next.
 func save(t testing.TB, l *Link, b, next *reexec.Bundle) json.RawMessage {
 	t.Helper()
-	state, err := l.Save(b)
+	s, err := l.save(b)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := state.(saved)
 	s.Channel = keepCopy(t, next, s.Channel)
 	for i := range s.Queue {
 		s.Queue[i].FD = keepCopy(t, next, s.Queue[i].FD)
@@ -93,7 +92,7 @@ func save(t testing.TB, l *Link, b, next *reexec.Bundle) json.RawMessage {
 			entry.Handoff.FD = keepCopy(t, next, entry.Handoff.FD)
 		}
 	}
-	text, err := json.Marshal(s)
+	text, err := reexec.Seal(linkPart, s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -430,11 +429,10 @@ func TestRehearsal(t *testing.T) {
 	deliver(t, l, hs)
 	l.rest()
 	defer l.end()
-	state, err := l.Save(reexec.NewRehearsal("this"))
-	if s := state.(saved); err != nil || len(s.Queue)+len(s.Flight) > 0 {
+	if s, err := l.save(reexec.NewRehearsal("this")); err != nil || len(s.Queue)+len(s.Flight) > 0 {
 		t.Errorf("%d and %d connections, error %v", len(s.Queue), len(s.Flight), err)
 	}
-	if s, err := l.Save(reexec.NewBundle("this")); err != nil || len(s.(saved).Queue) != 1 || len(s.(saved).Flight) != window {
+	if s, err := l.save(reexec.NewBundle("this")); err != nil || len(s.Queue) != 1 || len(s.Flight) != window {
 		t.Errorf("%+v, error %v", s, err)
 	}
 }
@@ -468,7 +466,11 @@ func TestRestoreImpossible(t *testing.T) {
 				ours.raw.Control(func(s uintptr) { fd = keepCopy(t, b, int(s)) })
 				text = fmt.Sprintf(text, fd)
 			}
-			if l, err := p.RestoreLink(b, 0, nil, json.RawMessage(text)); err == nil {
+			state := json.RawMessage(text)
+			if s := new(saved); json.Unmarshal(state, s) == nil { // whole, so that only this is wrong with it
+				state, _ = reexec.Seal(linkPart, s)
+			}
+			if l, err := p.RestoreLink(b, 0, nil, state); err == nil {
 				t.Errorf("it is restored: %+v", l)
 			}
 		})
