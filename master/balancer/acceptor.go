@@ -32,7 +32,7 @@ const (
 
 const (
 	crowd      = 4                    // connections in a batch from which on to yield
-	longYield  = 2 * time.Millisecond // less than a slice of those who compute
+	longYield  = 2 * time.Millisecond // less than a time slice of a process that computes
 	yieldAgain = 64                   // batches without, after a long one
 )
 
@@ -43,7 +43,7 @@ type acceptor struct {
 	file   *os.File // the listener; an os.File, since a net.Listener cannot be read raw
 	raw    syscall.RawConn
 	router router
-	shared bool // with workers, who may do to the listener what they like
+	shared bool // with workers, which may do to the listener what they like
 
 	// One turn: what take found.
 	batch   []connection
@@ -105,13 +105,13 @@ func acceptFrom(b *Balancer, file *os.File) (*acceptor, error) {
 	}, nil
 }
 
-// run accepts until ctx ends, and then those who believe that they are connected.
+// run accepts until ctx ends, and then the connections that clients believe to be established.
 func (a *acceptor) run(ctx context.Context) error {
 	defer a.file.Close()
 	if err := a.acceptUntil(ctx); err != nil {
 		return err
 	}
-	// From now on nobody connects, but who is about to is let in: the last packet of
+	// From now on nobody connects, but handshakes under way are let in: the last packet of
 	// a handshake may be under way, and the first bytes of a client that the kernel
 	// tells of only then (deferAccept).
 	filterErr := dropSYNs(a.raw)
@@ -174,7 +174,7 @@ func (a *acceptor) turn(listener uintptr) bool {
 // finds all that came meanwhile: less is spent on waking, here and in the
 // workers, and messages carry more. With an idle processor it comes back at once.
 //
-// But those who run instead may compute for long, and then clients wait: after a
+// But the processes that run instead may compute for long, and then clients wait: after a
 // yield longer than longYield there are none for a while.
 func (a *acceptor) yield(n int) bool {
 	if a.noYield > 0 {

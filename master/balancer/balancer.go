@@ -38,7 +38,7 @@ const (
 // Config says how connections are placed and how long they may wait.
 // Start from DefaultConfig.
 type Config struct {
-	Clients    clientip.Config // whom connections are from
+	Clients    clientip.Config // how the client of a connection is found
 	Strategy   Strategy        // where clients belong
 	RetryDelay time.Duration   // between two tries to deliver a parked connection
 	MaxRetries int             // tries after the first; 0: refuse at once

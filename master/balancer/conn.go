@@ -19,8 +19,8 @@ type connection struct {
 	since  time.Time // when it began to wait; zero: it did not
 }
 
-// believe returns a connection that has come back with what is true of it: a worker that gives one back says from whom
-// it is, and could say that of any. Only what a PROXY header has said is the record's alone.
+// believe returns a connection that has come back, with its true peer. The worker that gave it back says
+// where it is from, and could say anything. Only what a PROXY header has said is known from nowhere else.
 func (b *Balancer) believe(h fdpass.Handoff) fdpass.Handoff {
 	if !b.cfg.Clients.ProxyProtocol {
 		h.Flags &^= fdpass.FlagProxied

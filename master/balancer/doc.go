@@ -21,7 +21,7 @@
 // Steps 1 to 4 are the straight line: one goroutine per listener, and nothing is
 // allocated or copied per connection.
 //
-// A Balancer does this over a Table, and whoever manages workers fills the table:
+// A Balancer does this over a Table, and the manager of workers fills the table:
 // package master does it with package supervisor, a program of your own can do it
 // with anything that implements Worker:
 //

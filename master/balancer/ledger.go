@@ -11,11 +11,11 @@ import (
 	"github.com/handfast/handfast/master/clientip"
 )
 
-// ledger counts what happens to connections, and reports it to those who want to know.
+// ledger counts what happens to connections, and reports it to Config.OnOutcome.
 type ledger struct {
 	table  *Table        // has the counts of each slot
 	log    hclog.Logger  // limited, since clients cause the lines
-	report func(Outcome) // Config.OnOutcome; nil: nobody wants to know
+	report func(Outcome) // nil: to nobody
 	every  bool          // Config.EveryOutcome
 
 	accepted, handedOff, takenBack, refused, gone atomic.Uint64

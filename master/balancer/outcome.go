@@ -10,9 +10,9 @@ import (
 // Outcome is what became of one connection in the master.
 type Outcome struct {
 	Peer   netip.AddrPort // the other end of the socket, which may be a proxy
-	Client netip.Addr     // whom it is from; zero if that was not found out
+	Client netip.Addr     // zero if it was not found out
 	Slot   int            // where the client belongs; -1 if that was not found out
-	Worker Worker         // who has it; nil: it has ended
+	Worker Worker         // that has it; nil: it has ended
 	Parked time.Duration  // how long it has waited; 0: not at all
 	Err    error          // why it was refused; clientip.ErrGone: its client had ended it; else nil
 }

@@ -19,7 +19,7 @@ type Sessions struct {
 // Any tells whether any worker has ever claimed a session.
 func (s *Sessions) Any() bool { return s.ever.Load() }
 
-// Claim says that a worker keeps a session, and returns false if another one does: nobody's can
+// Claim says that a worker keeps a session, and returns false if another one does: no session can
 // be taken from them.
 func (s *Sessions) Claim(id clientip.Session, w Worker) bool {
 	s.mu.Lock()

@@ -23,7 +23,7 @@ type Table struct {
 type seat struct {
 	worker  Worker        // nil: empty
 	changed chan struct{} // closed when the slot gets another worker, or is removed
-	counts  *counts       // of the slot, whoever is in it
+	counts  *counts       // of the slot, whichever worker is in it
 }
 
 // counts are what happened to the connections of one slot since it is there.
@@ -75,8 +75,8 @@ func (t *Table) Resize(n int) {
 	})
 }
 
-// change replaces the seats by what f makes of a copy, and then wakes who waits for
-// those that f says are gone.
+// change replaces the seats by what f makes of a copy, and then wakes the connections that
+// wait for those that f says are gone.
 func (t *Table) change(f func(copy []seat) (seats, gone []seat)) {
 	t.changing.Lock()
 	defer t.changing.Unlock()
