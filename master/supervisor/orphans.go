@@ -23,30 +23,98 @@ func ReapOrphans(ctx context.Context) {
 		reapOrphans()
 		select {
 		case <-ended:
+		case <-ours.again:
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// ours are the children that somebody else waits for: those of StartProcess. Who starts one
-// holds the lock until it is here.
-var ours = struct {
-	sync.Mutex
-	pids map[int]struct{}
-}{pids: make(map[int]struct{})}
+// children are processes whose end somebody waits for, so that others leave them alone.
+type children struct {
+	again chan struct{} // of capacity 1: orphans were left alone, and need not be any more
 
+	mu       sync.Mutex // held for moments only, never while a program is being started
+	pids     map[int]struct{}
+	starting int  // starts in progress: their child may exist, and is not in pids yet
+	skipped  bool // orphans were left alone for that
+}
+
+// ours are the children of StartProcess.
+var ours = children{again: make(chan struct{}, 1), pids: make(map[int]struct{})}
+
+// startBegins comes before a start, and startEnds after it: pid is that of the child, 0 if there is none.
+func (c *children) startBegins() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.starting++
+}
+
+func (c *children) startEnds(pid int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if pid > 0 {
+		c.pids[pid] = struct{}{}
+	}
+	if c.starting--; c.starting == 0 && c.skipped {
+		c.skipped = false
+		select {
+		case c.again <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// add adds a child that the program before has started.
+func (c *children) add(pid int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pids[pid] = struct{}{}
+}
+
+// reap reaps a child that has ended. Until that its number is not another's.
+func (c *children) reap(pid int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	reap(pid)
+	delete(c.pids, pid)
+}
+
+// reapOrphans reaps the children of this process that have ended and are not ours.
 func reapOrphans() {
-	ours.Lock()
-	defer ours.Unlock()
+	pids := childrenOfAllThreads()
+	ours.mu.Lock()
+	defer ours.mu.Unlock()
+	if ours.starting > 0 { // for as long as that takes: one of these may be what is being started
+		ours.skipped = true
+		return
+	}
+	for _, pid := range pids {
+		if _, known := ours.pids[pid]; !known {
+			reap(pid)
+		}
+	}
+}
+
+// childrenOfAllThreads lists the children of this process (man 5 proc_tid_children).
+func childrenOfAllThreads() (pids []int) {
 	lists, _ := filepath.Glob("/proc/self/task/*/children")
 	for _, list := range lists {
 		text, _ := os.ReadFile(list) // of a thread that may have ended
 		for field := range strings.FieldsSeq(string(text)) {
-			pid, err := strconv.Atoi(field)
-			if _, known := ours.pids[pid]; err == nil && !known {
-				unix.Wait4(pid, nil, unix.WNOHANG, nil)
+			if pid, err := strconv.Atoi(field); err == nil {
+				pids = append(pids, pid)
 			}
+		}
+	}
+	return pids
+}
+
+// reap reaps a child if it has ended. It does not wait.
+func reap(pid int) {
+	for {
+		if _, err := unix.Wait4(pid, nil, unix.WNOHANG, nil); err != unix.EINTR {
+			return
 		}
 	}
 }

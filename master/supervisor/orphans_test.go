@@ -57,3 +57,35 @@ func TestReapOrphans(t *testing.T) {
 		t.Errorf("%v: %s", err, out)
 	}
 }
+
+// TestStartThatTakesLong: while a program is being started, however long that takes, orphans are left alone, since one of them
+// may be its process; and neither the end of a worker nor ReapOrphans waits for it.
+func TestStartThatTakesLong(t *testing.T) {
+	ours.startBegins()
+	p, err := StartProcess(Spec{Command: []string{"true"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stranger := exec.Command("true")
+	if err := stranger.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for unix.Waitid(unix.P_PID, stranger.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
+	}
+	if exit := p.Wait(); exit != (Exit{}) {
+		t.Error(exit)
+	}
+	reapOrphans()
+	if len(ours.again) != 0 {
+		t.Error("orphans are looked for although the start has not ended")
+	}
+	ours.startEnds(0)
+	select {
+	case <-ours.again:
+	default:
+		t.Error("nobody looks for orphans when the start has ended")
+	}
+	if err := stranger.Wait(); err != nil {
+		t.Errorf("the process that was left alone: %v", err)
+	}
+}

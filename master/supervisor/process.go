@@ -77,20 +77,15 @@ func StartProcess(spec Spec) (Process, error) {
 		unblocked := start
 		start = func() error { return withoutNewPrivs(unblocked) }
 	}
-	ours.Lock()
-	defer ours.Unlock()
+	pid := 0
+	ours.startBegins()
+	defer func() { ours.startEnds(pid) }()
 	if err := start(); err != nil {
 		return nil, err
 	}
-	p := adopt(cmd.Process.Pid)
+	pid = cmd.Process.Pid
 	cmd.Process.Release() // waiting for it is ours
-	return p, nil
-}
-
-// adopt makes a process of a child. ours is locked.
-func adopt(pid int) *process {
-	ours.pids[pid] = struct{}{}
-	return &process{pid: pid}
+	return &process{pid: pid}, nil
 }
 
 // withoutNewPrivs calls f on a thread that can gain no rights any more, and neither can what
@@ -197,15 +192,9 @@ func (p *process) Rest() []int {
 // Wait takes no time after Await.
 func (p *process) Wait() Exit {
 	exit := p.Await()
-	ours.Lock()
-	defer ours.Unlock()
 	p.mu.Lock()
 	p.reaped = true
 	p.mu.Unlock()
-	delete(ours.pids, p.pid)
-	for {
-		if _, err := unix.Wait4(p.pid, nil, unix.WNOHANG, nil); err != unix.EINTR {
-			return exit
-		}
-	}
+	ours.reap(p.pid)
+	return exit
 }
