@@ -83,7 +83,8 @@ type Config struct {
 	// from, what became of it, and how long it waited. It must not wait. nil: none.
 	AccessLog hclog.Logger
 
-	// OnEvent is told of what happens to workers, if it is not nil. It must not wait.
+	// OnEvent is told of what happens to workers, in order, if it is not nil. What it does holds up further events, and
+	// nothing else.
 	OnEvent func(supervisor.Event)
 
 	resume  *saved         // what the program before has left (Adopt); nil: nothing
@@ -273,10 +274,10 @@ func newMaster(cfg Config) (*Master, error) {
 		}
 		cfg.Supervisor.Slots = m.kernel
 	}
+	if m.kernel != nil {
+		cfg.Supervisor.OnEventInLoop = m.kernel.Hear
+	}
 	cfg.Supervisor.OnEvent = func(e supervisor.Event) {
-		if m.kernel != nil {
-			m.kernel.Hear(e)
-		}
 		m.spare(e)
 		m.elsewhere.hear(e)
 		m.several.hear(e)

@@ -77,7 +77,7 @@ func (m *Master) Replace(ctx context.Context, program reexec.Program, save func(
 		m.upgraded.Store(&now)
 	}()
 	var rehearsal *reexec.Rehearsal
-	err = m.supervisor.Hold(func() error {
+	err = m.supervisor.Quiesce(false, func() error {
 		bundle, err := m.save(save, false)
 		if err == nil {
 			rehearsal, err = bundle.Rehearse(program)
@@ -91,7 +91,7 @@ func (m *Master) Replace(ctx context.Context, program reexec.Program, save func(
 		return err
 	}
 	before()
-	return m.supervisor.Hold(func() error {
+	return m.supervisor.Quiesce(true, func() error {
 		bundle, err := m.save(save, true)
 		switch {
 		case err != nil:
@@ -103,7 +103,7 @@ func (m *Master) Replace(ctx context.Context, program reexec.Program, save func(
 	})
 }
 
-// save makes a bundle of everything. forGood is as for supervisor.Save.
+// save makes a bundle of everything. forGood is as for supervisor.Quiesce.
 func (m *Master) save(more func(*reexec.Bundle) error, forGood bool) (*reexec.Bundle, error) {
 	if m.isStopping() {
 		return nil, errStops
@@ -126,7 +126,7 @@ func (m *Master) save(more func(*reexec.Bundle) error, forGood bool) (*reexec.Bu
 	} else {
 		state.Listeners = m.balancer.SaveListeners(b)
 	}
-	err := m.supervisor.Save(b, forGood) // which may park what workers give back
+	err := m.supervisor.Save(b) // which may park what workers give back
 	if forGood {
 		for _, of := range balancers {
 			state.Parked = append(state.Parked, of.SaveParked(b)...)

@@ -71,7 +71,8 @@ type Route struct {
 	acceptors sharedAcceptors
 	failed    string // why listeners could not be put right in the latest look
 
-	howToShare string // what to do about workers that listen by themselves
+	howToShare string     // what to do about workers that listen by themselves
+	joined     []newcomer // who were found at our addresses, and not told of yet
 	meeting    sync.Mutex
 	met        time.Time // when a stranger was told of
 	unmet      int       // those who were not, since
@@ -243,10 +244,11 @@ func (s *Route) Empty(slot int) {
 	s.assign()
 }
 
-// Hear is told what happens to workers.
+// Hear is told what happens to workers, by the supervisor's loop (Config.OnEventInLoop). It makes a few system calls
+// for each slot, and does not wait.
 func (s *Route) Hear(e supervisor.Event) {
 	if e.Kind == supervisor.WorkerExited || e.Kind == supervisor.WorkerGone {
-		s.repair()
+		s.putRight()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -268,11 +270,23 @@ func (s *Route) Hear(e supervisor.Event) {
 	}
 }
 
-// repair puts right what workers did to their listeners. A worker may do it again at once, so each
-// is told of once.
+// repair puts right what workers did to their listeners, and tells of others who listen at our addresses.
 func (s *Route) repair() {
-	var joined []newcomer
+	s.putRight()
 	s.mu.Lock()
+	joined := s.joined
+	s.joined = nil
+	s.mu.Unlock()
+	for _, n := range joined {
+		s.meet(n)
+	}
+}
+
+// putRight puts right what workers did to their listeners. A worker may do it again at once, so each
+// is told of once.
+func (s *Route) putRight() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, g := range s.groups {
 		found, err := g.Repair()
 		at := g.Addr().String()
@@ -287,7 +301,7 @@ func (s *Route) repair() {
 			s.spoil(s.berths[i], g)
 		}
 		for _, stranger := range found.Joined {
-			joined = append(joined, newcomer{stranger, at})
+			s.joined = append(s.joined, newcomer{stranger, at})
 		}
 		if text := fmt.Sprint(err); err == nil {
 			s.failed = ""
@@ -295,10 +309,6 @@ func (s *Route) repair() {
 			s.failed = text
 			s.log.Error("a slot's listener is not what it was", "err", err)
 		}
-	}
-	s.mu.Unlock()
-	for _, n := range joined {
-		s.meet(n)
 	}
 }
 

@@ -67,8 +67,12 @@ type Config struct {
 	// RestoreOutput does the same for what Output.Save returned. nil: what such workers write is lost.
 	RestoreOutput func(seat Seat, pid int, state json.RawMessage) (Output, error)
 
-	OnEvent func(Event)  // nil: nobody; called from Run, must not wait
-	Logger  hclog.Logger // nil: none
+	// OnEvent is told of all that happens, in order, by a goroutine of its own: it may take its time, but if more than
+	// maxReports wait for it, further ones are left out. OnEventInLoop is told by Run itself, before anything comes
+	// of the event, and must not wait. nil: nobody.
+	OnEvent, OnEventInLoop func(Event)
+
+	Logger hclog.Logger // nil: none
 }
 
 // DefaultConfig has everything but Command, Workers, NewLink and Slots.

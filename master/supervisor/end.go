@@ -7,6 +7,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/hashicorp/go-hclog"
 )
 
 // ErrFinishing: a worker has closed its listeners by itself, and finishes (Finishing). It has not failed.
@@ -82,7 +84,7 @@ func (s *Supervisor) ended(w *worker, exit Exit, rest []int, words string) {
 	case e.Was == Starting, e.Was == Draining && !w.link.DrainsGroup():
 		s.terminate(w)
 	case e.Was == Serving || e.Was == Standby:
-		w.enter(Stopping, max(s.cfg.KillTimeout, 1))
+		w.enter(Stopping, s.killTimeout())
 		w.link.Drain()
 	}
 }
@@ -122,10 +124,13 @@ func (s *Supervisor) release(w *worker) {
 
 // closeLink does so in a goroutine.
 func (s *Supervisor) closeLink(link Link) {
-	s.closing.Add(1)
+	s.closing++
 	s.running.Go(func() {
-		defer s.closing.Add(-1)
 		link.Close()
+		s.post(func() {
+			s.closing--
+			s.checkQuiet()
+		})
 	})
 }
 
@@ -133,6 +138,10 @@ func (s *Supervisor) closeLink(link Link) {
 func (s *Supervisor) late(w *worker) {
 	switch w.state {
 	case Starting:
+		if w.process == nil {
+			s.startLate(w)
+			return
+		}
 		e := w.event(WorkerNotReady)
 		e.LastWords = w.output.LastWords(0)
 		s.emit(e)
@@ -146,8 +155,8 @@ func (s *Supervisor) late(w *worker) {
 	case Stopping:
 		s.kill(w)
 	case Killed:
-		// It hangs in the kernel and will not run again: give it up.
-		s.log.Error("worker cannot be killed", "slot", w.seat.Slot, "pid", w.process.PID(), "generation", w.seat.Generation)
+		// It hangs in the kernel and will not run again, or its start hangs: give it up.
+		s.logLater(hclog.Error, "worker cannot be killed", "slot", w.seat.Slot, "pid", w.pid(), "generation", w.seat.Generation)
 		s.release(w)
 	}
 }
@@ -163,17 +172,32 @@ func (s *Supervisor) drain(w *worker, timeout time.Duration) {
 	s.emit(w.event(WorkerDraining))
 }
 
-// terminate sends SIGTERM.
+// terminate sends SIGTERM, as soon as there is a process.
 func (s *Supervisor) terminate(w *worker) {
-	w.enter(Stopping, max(s.cfg.KillTimeout, 1))
+	w.enter(Stopping, s.killTimeout())
+	if w.process != nil {
+		s.sendTerm(w)
+	}
+}
+
+func (s *Supervisor) sendTerm(w *worker) {
 	w.link.Drain()
 	w.process.Signal(syscall.SIGTERM)
 	s.emit(w.event(WorkerTerminated))
 }
 
-// kill sends SIGKILL.
+// killTimeout is the time from SIGTERM to SIGKILL, never zero.
+func (s *Supervisor) killTimeout() time.Duration { return max(s.cfg.KillTimeout, 1) }
+
+// kill sends SIGKILL, as soon as there is a process.
 func (s *Supervisor) kill(w *worker) {
 	w.enter(Killed, reapTimeout)
+	if w.process != nil {
+		s.sendKill(w)
+	}
+}
+
+func (s *Supervisor) sendKill(w *worker) {
 	w.process.Signal(syscall.SIGKILL)
 	s.emit(w.event(WorkerKilled))
 }
@@ -207,9 +231,12 @@ func (s *Supervisor) vacate(w *worker, why error) {
 	default:
 		return // replaced before, or its slot was removed
 	}
-	if w.finished {
+	switch {
+	case isOurFault(why):
+		s.startSoon(sl)
+	case w.finished:
 		s.renew(sl, w)
-	} else {
+	default:
 		s.respawn(sl, w.readyAt.IsZero() || time.Since(w.readyAt) < s.cfg.MinUptime)
 	}
 	s.reloadFailed(w, why)
@@ -219,7 +246,7 @@ func (s *Supervisor) vacate(w *worker, why error) {
 func (w *worker) over(why error) {
 	end := &End{Generation: w.seat.Generation, At: time.Now(), Why: strings.TrimPrefix(why.Error(), "worker "), LastWords: wordsOf(why)}
 	if w.process != nil {
-		end.PID = w.process.PID()
+		end.PID = w.pid()
 	} else {
 		end.Why = "could not be started: " + end.Why
 	}
@@ -236,11 +263,18 @@ func (s *Supervisor) respawn(sl *slot, young bool) {
 	}
 	delay := s.cfg.backoff(sl.failures)
 	if delay > 0 {
-		s.log.Warn("workers keep dying young, next start is delayed", "slot", sl.number, "attempt", sl.failures, "delay", delay.String())
+		s.logLater(hclog.Warn, "workers keep dying young, next start is delayed", "slot", sl.number, "attempt", sl.failures, "delay", delay.String())
 	}
 	sl.failures++
 	sl.restarts++
 	sl.respawnAt = time.Now().Add(delay)
+}
+
+// startSoon starts the next worker of a slot that has nobody left, when there may be descriptors again.
+func (s *Supervisor) startSoon(sl *slot) {
+	if sl.current == nil && sl.next == nil {
+		sl.respawnAt = time.Now().Add(s.cfg.BackoffMin)
+	}
 }
 
 // renew starts the next worker of a slot whose worker had enough: no failure, so without delay, but

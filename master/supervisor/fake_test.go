@@ -70,7 +70,7 @@ func (w *world) run() {
 	ctx, cancel := context.WithCancel(context.Background())
 	w.kill, w.ran = cancel, make(chan error, 1)
 	go func() { w.ran <- w.s.Run(ctx) }()
-	synctest.Wait()
+	w.settle()
 }
 
 func (w *world) create() {
@@ -101,7 +101,7 @@ func (w *world) end() {
 	for _, f := range w.fakes {
 		f.end(Exit{})
 	}
-	synctest.Wait()
+	w.settle()
 	if w.outputs != 0 {
 		w.Errorf("%d outputs were not closed", w.outputs)
 	}
@@ -115,7 +115,7 @@ func (w *world) end() {
 // expect compares what the supervisor has done since the last time.
 func (w *world) expect(want ...string) {
 	w.Helper()
-	synctest.Wait()
+	w.settle()
 	if !slices.Equal(w.lines, want) {
 		w.Fatalf("supervisor did\n\t%s\nwant\n\t%s", strings.Join(w.lines, "; "), strings.Join(want, "; "))
 	}
@@ -125,7 +125,7 @@ func (w *world) expect(want ...string) {
 // expectAnyOrder is for what happens at the same time.
 func (w *world) expectAnyOrder(want ...string) {
 	w.Helper()
-	synctest.Wait()
+	w.settle()
 	slices.Sort(w.lines)
 	slices.Sort(want)
 	w.expect(want...)
@@ -145,7 +145,13 @@ func (w *world) after(d time.Duration, want ...string) {
 func (w *world) pass(d time.Duration) {
 	w.inOrder()
 	time.Sleep(d)
+	w.settle()
+}
+
+// settle waits until nothing happens without the script, or without time going by.
+func (w *world) settle() {
 	synctest.Wait()
+	w.inOrder()
 }
 
 // inOrder tells the race detector what it cannot know: a timer that fires does not
@@ -158,7 +164,7 @@ func (w *world) inOrder() {
 // holds compares the table: the workers in the slots, - for an empty one.
 func (w *world) holds(want string) {
 	w.Helper()
-	synctest.Wait()
+	w.settle()
 	var names []string
 	for _, f := range w.table {
 		names = append(names, f.String())
@@ -171,7 +177,7 @@ func (w *world) holds(want string) {
 // saw wants these among the events, in this order.
 func (w *world) saw(want ...string) {
 	w.Helper()
-	synctest.Wait()
+	w.settle()
 	rest := w.events
 	for _, e := range want {
 		i := slices.Index(rest, e)
@@ -184,7 +190,7 @@ func (w *world) saw(want ...string) {
 
 // What the script lets workers do.
 
-func (w *world) ready(name string) { w.Helper(); close(w.worker(name).readyc); synctest.Wait() }
+func (w *world) ready(name string) { w.Helper(); close(w.worker(name).readyc); w.settle() }
 
 // leaves lets a worker leave and live on.
 func (w *world) leaves(name string) { w.Helper(); close(w.worker(name).leftc); w.pass(lastMoment) }
@@ -194,7 +200,7 @@ func (w *world) finishes(name string) {
 	w.Helper()
 	w.inOrder()
 	close(w.worker(name).nothing)
-	synctest.Wait()
+	w.settle()
 }
 
 func (w *world) mute(name string, mute bool) { w.Helper(); w.inOrder(); w.worker(name).mute = mute }
@@ -217,7 +223,7 @@ func (w *world) restEnds(name string) {
 func (w *world) exits(name string, code int) {
 	w.Helper()
 	w.worker(name).end(Exit{Code: code})
-	synctest.Wait()
+	w.settle()
 }
 
 func (w *world) worker(name string) *fake {
@@ -242,13 +248,13 @@ func (w *world) reload() *call { return w.reloadWith(context.Background()) }
 func (w *world) reloadWith(ctx context.Context) *call {
 	c := &call{w, make(chan error, 1)}
 	go func() { c.err <- w.s.Reload(ctx) }()
-	synctest.Wait()
+	w.settle()
 	return c
 }
 
 func (c *call) waits() {
 	c.w.Helper()
-	synctest.Wait()
+	c.w.settle()
 	if len(c.err) > 0 {
 		c.w.Fatalf("call has returned %v, want it to wait", <-c.err)
 	}
@@ -273,7 +279,7 @@ func (c *call) succeeds() {
 
 func (c *call) result() error {
 	c.w.Helper()
-	synctest.Wait()
+	c.w.settle()
 	select {
 	case err := <-c.err:
 		return err
@@ -294,7 +300,8 @@ func (w *world) runs() { w.Helper(); (&call{w, w.ran}).waits() }
 // What the supervisor does to the world.
 
 func (w *world) write(format string, args ...any) {
-	w.inOrder()
+	w.order.Lock()
+	defer w.order.Unlock()
 	w.lines = append(w.lines, fmt.Sprintf(format, args...))
 }
 
@@ -304,10 +311,13 @@ func (w *world) newLink(seat Seat) (Link, error) {
 		w.write("no link for %d", seat.Slot)
 		return nil, w.linkErr
 	}
+	w.order.Lock()
+	defer w.order.Unlock()
 	f := &fake{
 		w:       w,
 		name:    fmt.Sprintf("%d%c", seat.Slot, 'a'+w.made[seat.Slot]),
 		seat:    seat,
+		pid:     1 + len(w.fakes),
 		readyc:  make(chan struct{}),
 		leftc:   make(chan struct{}),
 		nothing: make(chan struct{}),
@@ -319,7 +329,7 @@ func (w *world) newLink(seat Seat) (Link, error) {
 }
 
 func (w *world) start(spec Spec) (Process, error) {
-	f := w.fakes[len(w.fakes)-1]
+	f := w.started(spec)
 	f.spec = spec
 	if w.startErr != nil {
 		w.write("%v cannot start", f)
@@ -328,6 +338,13 @@ func (w *world) start(spec Spec) (Process, error) {
 	}
 	w.write("%v starts", f)
 	return f, nil
+}
+
+// started returns the worker that is to be started: its link has said who it is.
+func (w *world) started(spec Spec) *fake {
+	w.order.Lock()
+	defer w.order.Unlock()
+	return w.fakes[slices.IndexFunc(w.fakes, func(f *fake) bool { return slices.Contains(spec.Env, "LINK="+f.name) })]
 }
 
 func (w *world) Resize(n int) {
@@ -357,6 +374,8 @@ var kinds = [...]string{"started", "start failed", "ready", "not ready", "left",
 
 // hear writes an event down as its kind, whom it is about, and its details.
 func (w *world) hear(e Event) {
+	w.order.Lock()
+	defer w.order.Unlock()
 	line := kinds[e.Kind]
 	switch {
 	case e.Kind == Scaled:
@@ -384,6 +403,7 @@ type fake struct {
 	w             *world
 	name          string
 	seat          Seat
+	pid           int
 	spec          Spec
 	readyc, leftc chan struct{}
 	nothing       chan struct{} // is left to finish
@@ -415,7 +435,7 @@ func (f *fake) end(exit Exit) {
 
 func (f *fake) Finished() <-chan struct{} { return f.nothing }
 
-func (f *fake) PID() int   { return 1 + slices.Index(f.w.fakes, f) }
+func (f *fake) PID() int   { return f.pid }
 func (f *fake) Wait() Exit { return <-f.exit }
 
 func (f *fake) Await() Exit {
@@ -492,9 +512,15 @@ type output struct {
 }
 
 func (w *world) newOutput(Seat) (Output, error) {
+	w.order.Lock()
+	defer w.order.Unlock()
 	w.outputs++
 	return output{w: w}, nil
 }
 
 func (o output) LastWords(time.Duration) string { return o.w.words }
-func (o output) Close()                         { o.w.outputs-- }
+func (o output) Close() {
+	o.w.order.Lock()
+	defer o.w.order.Unlock()
+	o.w.outputs--
+}

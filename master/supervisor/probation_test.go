@@ -272,7 +272,7 @@ func TestReloadDuringProbation(t *testing.T) {
 		w.ready("0b")
 		second := w.reload()
 		w.expect("0b starts", "fill 0b")
-		if err := w.s.Hold(func() error { return nil }); err != ErrUpgradeReload {
+		if err := w.s.Quiesce(true, func() error { return nil }); err != ErrUpgradeReload {
 			t.Errorf("an upgrade: %v, want %v", err, ErrUpgradeReload)
 		}
 		w.after(probation, "0a drains", "0c starts")
@@ -442,7 +442,7 @@ func TestProbationAcrossAnUpgrade(t *testing.T) {
 				t.Errorf("%s is in the slot", got)
 			}
 			next := reexec.NewBundle("")
-			if err := s.Hold(func() error { return s.Save(next, true) }); err != nil {
+			if err := s.Quiesce(true, func() error { return s.Save(next) }); err != nil {
 				t.Error(err)
 			}
 			var again saved

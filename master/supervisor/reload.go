@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/hashicorp/go-hclog"
 )
 
 // reload is one rolling replacement of all workers.
@@ -49,9 +51,10 @@ func (s *Supervisor) startReplace(slot int, result chan error) error {
 	if err := s.roomForOne(); err != nil {
 		return err
 	}
-	if err := s.spawn(sl, sl.generation); err != nil {
-		return fmt.Errorf("supervisor: slot %d keeps its worker: %w", slot, err)
+	if err := sl.checkStart(); err != nil {
+		return fmt.Errorf("supervisor: slot %d keeps what it had: %w", slot, err)
 	}
+	s.spawn(sl, sl.generation)
 	sl.next.waiting = append(sl.next.waiting, result)
 	return nil
 }
@@ -102,10 +105,11 @@ func (s *Supervisor) stepReload() {
 			return
 		}
 		s.dismiss(sl, errOvertaken) // it was started before the reload
-		if err := s.spawn(sl, r.generation); err != nil {
-			s.respawn(sl, true)
+		if err := sl.checkStart(); err != nil {
 			s.failReload(sl.number, err)
+			return
 		}
+		s.spawn(sl, r.generation)
 		return
 	}
 	if s.onProbation() {
@@ -128,7 +132,7 @@ func (s *Supervisor) noRoom(sl *slot, why error) {
 		s.failReload(sl.number, why)
 	case !r.short:
 		r.short = true
-		s.log.Warn("reload waits for room for another worker process, until workers have lasted for their probation", "slot", sl.number,
+		s.logLater(hclog.Warn, "reload waits for room for another worker process, until workers have lasted for their probation", "slot", sl.number,
 			"generation", r.generation, "processes", len(s.workers), "probation", s.cfg.Probation.String())
 	}
 }

@@ -7,12 +7,20 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// emit reports a change to the log and to whoever listens.
+// emit reports a change: to who must know it before anything comes of it, to the log, and to who wants to know.
 func (s *Supervisor) emit(e Event) {
-	s.logEvent(e)
-	if s.cfg.OnEvent != nil {
-		s.cfg.OnEvent(e)
+	if s.cfg.OnEventInLoop != nil {
+		s.cfg.OnEventInLoop(e)
 	}
+	s.lines.add(func() { s.logEvent(e) })
+	if s.cfg.OnEvent != nil {
+		s.events.add(func() { s.cfg.OnEvent(e) })
+	}
+}
+
+// logLater logs without making the caller wait for the log.
+func (s *Supervisor) logLater(level hclog.Level, message string, args ...any) {
+	s.lines.add(func() { s.log.Log(level, message, args...) })
 }
 
 func (s *Supervisor) logEvent(e Event) {

@@ -3,7 +3,6 @@ package supervisor
 import (
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 )
 
@@ -208,5 +207,5 @@ func (w *world) scale(n int) {
 	if err := w.s.Scale(n); err != nil {
 		w.Fatal(err)
 	}
-	synctest.Wait()
+	w.settle()
 }

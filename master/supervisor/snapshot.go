@@ -31,7 +31,7 @@ type SlotStatus struct {
 // WorkerStatus is one worker.
 type WorkerStatus struct {
 	Seat
-	PID      int
+	PID      int // 0: its process is being started
 	State    State
 	Started  time.Time // when its process was
 	Since    time.Time // it is in this state
@@ -118,7 +118,7 @@ func (s *Supervisor) look() Snapshot {
 // status is nil for no worker. It is made anew after each change only.
 func (w *worker) status() *WorkerStatus {
 	if w != nil && w.shown == nil {
-		w.shown = &WorkerStatus{w.seat, w.process.PID(), w.state, w.started, w.since, w.deadline, w.silent(), w.link}
+		w.shown = &WorkerStatus{w.seat, w.pid(), w.state, w.started, w.since, w.deadline, w.silent(), w.link}
 	}
 	if w == nil {
 		return nil

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 )
 
@@ -13,7 +12,7 @@ import (
 // over, and who drains.
 func (w *world) show() string {
 	w.Helper()
-	synctest.Wait()
+	w.settle()
 	w.inOrder()
 	name := func(s *WorkerStatus) string {
 		if s == nil {
@@ -51,7 +50,7 @@ func (w *world) shows(want string) {
 }
 
 func (w *world) snapshot() *Snapshot {
-	synctest.Wait()
+	w.settle()
 	w.inOrder()
 	s, _ := w.s.Snapshot()
 	return s
@@ -282,7 +281,7 @@ func TestReplaceIsBounded(t *testing.T) {
 		w.replace(0).waits()
 		w.startErr = errors.New("no program")
 		w.exits("0c", 0)
-		if err := w.replace(0).fails(); !strings.Contains(err.Error(), "slot 0 keeps its worker: no program") {
+		if err := w.replace(0).fails(); !strings.Contains(err.Error(), "slot 0 keeps what it had: no program") {
 			t.Error(err)
 		}
 	})
@@ -291,6 +290,6 @@ func TestReplaceIsBounded(t *testing.T) {
 func (w *world) replace(slot int) *call {
 	c := &call{w, make(chan error, 1)}
 	go func() { c.err <- w.s.Replace(w.Context(), slot) }()
-	synctest.Wait()
+	w.settle()
 	return c
 }

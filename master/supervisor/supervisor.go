@@ -5,7 +5,6 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -13,6 +12,13 @@ import (
 
 // reapTimeout is how long to wait for a process that was sent SIGKILL.
 const reapTimeout = 10 * time.Second
+
+const (
+	// endTimeout is how long Run waits in the end for links to be closed and other goroutines to end.
+	endTimeout = 10 * time.Second
+	// reportTimeout is how long a log that hangs, or a callback, can hold up the end of Run, or an upgrade.
+	reportTimeout = time.Second
+)
 
 // never is a time no timer needs to fire at.
 const never = 24 * time.Hour
@@ -42,9 +48,10 @@ type Supervisor struct {
 	stopped chan struct{} // closed by Stop
 	done    chan struct{} // closed when the loop has ended
 	running sync.WaitGroup
-	closing atomic.Int32 // links that are being closed
-	once    sync.Once    // for Stop
+	once    sync.Once // for Stop
 	view    atomic.Pointer[view]
+	lines   reporter // to the log
+	events  reporter // to Config.OnEvent
 
 	// What follows belongs to the goroutine in Run.
 	slots      []*slot
@@ -55,9 +62,16 @@ type Supervisor struct {
 	queued     []chan error         // who waits for the reload after it
 	lastReload *ReloadStatus        // the one that has ended, or nil
 	stopping   bool
-	restored   bool     // slots and workers are those of the program before
-	scaleTo    int      // then: how many slots there are to be
-	answers    []func() // to be given at the end of this turn of the loop
+
+	starting    int             // starts of workers that have not come to an end
+	latestStart <-chan struct{} // closed when the latest of them has
+	closing     int             // links that are being closed
+	quiescing   bool            // nothing is to be started
+	quiet       chan struct{}   // closed when nothing is being started or closed; nil: nobody waits for that
+
+	restored bool     // slots and workers are those of the program before
+	scaleTo  int      // then: how many slots there are to be
+	answers  []func() // to be given at the end of this turn of the loop
 }
 
 // New checks the configuration; Run starts the workers.
@@ -72,13 +86,18 @@ func New(cfg Config) (*Supervisor, error) {
 		return nil, err
 	}
 	s := &Supervisor{
-		cfg:        cfg,
-		log:        cfg.Logger,
-		inbox:      make(chan func()),
-		stopped:    make(chan struct{}),
-		done:       make(chan struct{}),
-		workers:    make(map[*worker]struct{}),
-		generation: 1,
+		cfg:         cfg,
+		log:         cfg.Logger,
+		inbox:       make(chan func()),
+		stopped:     make(chan struct{}),
+		done:        make(chan struct{}),
+		workers:     make(map[*worker]struct{}),
+		generation:  1,
+		latestStart: isClosed,
+	}
+	s.lines.leftOut = func(n int) { s.log.Warn("log not complete: it does not keep up with the supervisor", "left_out", n) }
+	s.events.leftOut = func(n int) {
+		s.logLater(hclog.Error, "events were left out: who is told of them does not keep up", "left_out", n)
 	}
 	if cfg.Resume != nil {
 		if err := s.restore(cfg.Resume); err != nil {
@@ -125,8 +144,27 @@ func (s *Supervisor) Run(ctx context.Context) error {
 		timer.Reset(wait)
 	}
 	close(s.done)
-	s.running.Wait()
+	s.end()
 	return context.Cause(ctx)
+}
+
+// end waits until links are closed, and until all that has happened is in the log and was told, but not for ever.
+func (s *Supervisor) end() {
+	closed := make(chan struct{})
+	go func() { s.running.Wait(); close(closed) }()
+	select {
+	case <-closed:
+	case <-time.After(endTimeout):
+		s.logLater(hclog.Error, "workers have ended, and what they had is not closed", "timeout", endTimeout.String())
+	}
+	timeout := time.After(reportTimeout)
+	for _, r := range []*reporter{&s.events, &s.lines} {
+		select {
+		case <-r.done():
+		case <-timeout:
+			return
+		}
+	}
 }
 
 // tick does what is due and returns how long nothing else will be.
@@ -141,14 +179,8 @@ func (s *Supervisor) tick() time.Duration {
 		}
 	}
 	for _, sl := range s.slots {
-		if sl.respawnAt.IsZero() || now.Before(sl.respawnAt) {
-			continue
-		}
-		switch err := s.spawn(sl, sl.generation); {
-		case errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE):
-			sl.respawnAt = now.Add(s.cfg.BackoffMin) // our fault, and no reason to wait long
-		case err != nil:
-			s.respawn(sl, true)
+		if s.waitsForStart(sl) && !now.Before(sl.respawnAt) {
+			s.spawn(sl, sl.generation)
 		}
 	}
 	// In a second pass, since what was late may have given others a new deadline.
@@ -162,11 +194,17 @@ func (s *Supervisor) tick() time.Duration {
 		}
 	}
 	for _, sl := range s.slots {
-		if !sl.respawnAt.IsZero() {
+		if s.waitsForStart(sl) {
 			next = min(next, sl.respawnAt.Sub(now))
 		}
 	}
 	return max(next, 0)
+}
+
+// waitsForStart tells whether time alone keeps a slot's next worker from being started: it is not while
+// an earlier start has not come to an end, nor while an upgrade is about to be made.
+func (s *Supervisor) waitsForStart(sl *slot) bool {
+	return !sl.respawnAt.IsZero() && sl.starting == 0 && !s.quiescing
 }
 
 // Stop lets all workers finish what they have and ends Run, also one that is yet

@@ -9,11 +9,8 @@ import (
 	"github.com/handfast/handfast/master/reexec"
 )
 
-// How long Hold waits for links that are being closed.
-const (
-	closingTimeout = 5 * time.Second
-	closingPoll    = 5 * time.Millisecond
-)
+// quietTimeout is how long Quiesce waits for starts of workers, and for links that are being closed, to come to an end.
+const quietTimeout = 5 * time.Second
 
 // part is where a bundle has what Save puts there.
 var part = reexec.Part{Name: "supervisor", Version: 1}
@@ -22,7 +19,7 @@ var part = reexec.Part{Name: "supervisor", Version: 1}
 var (
 	// ErrUpgradeReload: a reload is in progress.
 	ErrUpgradeReload = errors.New("supervisor: a reload is in progress; wait for it")
-	errClosing       = errors.New("supervisor: what ended workers have left is not dealt with yet; try again")
+	errBusy          = errors.New("supervisor: workers are being started, or what ended workers have left is not dealt with yet; try again")
 	errUpgraded      = errors.New("the master's program is being replaced, the next one starts it again")
 )
 
@@ -63,29 +60,88 @@ type savedWorker struct {
 	Output json.RawMessage // null: it writes where we do
 }
 
-// Hold calls f, in Run's goroutine, while nothing that belongs to workers moves: no process is
+// Quiesce calls f, in Run's goroutine, while nothing that belongs to workers moves: no process is
 // started or reaped, no link closed, and reexec.Lock is held. It fails without having called f
-// during a reload, or when the supervisor is stopping.
-func (s *Supervisor) Hold(f func() error) error {
-	return s.do(func() error {
-		if s.reload != nil {
-			return ErrUpgradeReload
+// during a reload, or when the supervisor is stopping. For good means that the next program is about to run:
+// workers that are not ready yet are ended first, for which it will start others.
+//
+// Quiesce waits until that is so; the supervisor's loop does not, and starts nothing meanwhile.
+func (s *Supervisor) Quiesce(forGood bool, f func() error) error {
+	begun := false
+	defer func() {
+		if begun {
+			s.post(func() { s.quiescing = false })
 		}
-		for end := time.Now().Add(closingTimeout); s.closing.Load() > 0; time.Sleep(closingPoll) {
-			if time.Now().After(end) {
-				return errClosing
+	}()
+	timeout, reported := time.After(quietTimeout), time.After(reportTimeout)
+	for {
+		var wait <-chan struct{}
+		err := s.do(func() error {
+			if s.reload != nil {
+				return ErrUpgradeReload
 			}
+			s.quiescing, begun = true, true
+			if forGood {
+				s.dismissStarting()
+			}
+			if wait = s.awaitQuiet(reported != nil); wait != nil {
+				return errBusy
+			}
+			reexec.Lock.Lock()
+			defer reexec.Lock.Unlock()
+			return f()
+		})
+		if wait == nil {
+			return err
 		}
-		reexec.Lock.Lock()
-		defer reexec.Lock.Unlock()
-		return f()
-	})
+		select {
+		case <-wait:
+		case <-reported:
+			reported = nil
+		case <-timeout:
+			return errBusy
+		}
+	}
 }
 
-// Save puts into the bundle what the next program needs. Call it from Hold. For good means that the
-// next program is about to run: workers that are not ready yet are ended first, for which
-// it will start others.
-func (s *Supervisor) Save(b *reexec.Bundle, forGood bool) error {
+// dismissStarting ends workers that are not ready yet. Their slots get others.
+func (s *Supervisor) dismissStarting() {
+	for _, sl := range s.slots {
+		s.dismiss(sl, errUpgraded)
+		if sl.current == nil && sl.respawnAt.IsZero() {
+			sl.respawnAt = time.Now()
+		}
+	}
+}
+
+// awaitQuiet returns what is closed when a start has come to an end or a link is closed, or all was reported if that
+// counts; nil: nothing is to be waited for.
+func (s *Supervisor) awaitQuiet(reports bool) <-chan struct{} {
+	switch {
+	case s.starting > 0 || s.closing > 0:
+		if s.quiet == nil {
+			s.quiet = make(chan struct{})
+		}
+		return s.quiet
+	case reports && !s.events.isIdle():
+		return s.events.done()
+	case reports && !s.lines.isIdle():
+		return s.lines.done()
+	}
+	return nil
+}
+
+// checkQuiet tells who waits for it that nothing is being started or closed.
+func (s *Supervisor) checkQuiet() {
+	if s.quiet != nil && s.starting == 0 && s.closing == 0 {
+		close(s.quiet)
+		s.quiet = nil
+	}
+}
+
+// Save puts into the bundle what the next program needs. Call it from Quiesce. Workers that are not ready yet are
+// left out.
+func (s *Supervisor) Save(b *reexec.Bundle) error {
 	state := saved{Generation: s.generation, Published: s.published, Wanted: s.cfg.Workers}
 	if r := s.lastReload; r != nil {
 		state.LastReload = &savedReload{ReloadStatus: *r}
@@ -95,20 +151,14 @@ func (s *Supervisor) Save(b *reexec.Bundle, forGood bool) error {
 		state.LastReload.ReloadStatus.Err = nil
 	}
 	for _, sl := range s.slots {
-		if sl.next != nil && forGood {
-			s.dismiss(sl, errUpgraded)
-		}
-		if sl.current == nil && sl.next == nil && sl.respawnAt.IsZero() {
-			sl.respawnAt = time.Now()
-		}
 		state.Slots = append(state.Slots, savedSlot{sl.generation, sl.failures, sl.restarts, sl.respawnAt, sl.lastEnd})
 	}
 	for w := range s.workers {
-		if w.state == Starting { // this is for a rehearsal
+		if w.state == Starting { // which none is that another program goes on with
 			continue
 		}
 		entry := savedWorker{
-			Seat: w.seat, PID: w.process.PID(), State: w.state, Ended: w.ended, Unasked: w.unasked,
+			Seat: w.seat, PID: w.pid(), State: w.state, Ended: w.ended, Unasked: w.unasked,
 			Current: w.slot.current == w,
 			Standby: w.slot.standby == w,
 			Removed: w.slot.number >= len(s.slots) || s.slots[w.slot.number] != w.slot,

@@ -3,6 +3,8 @@ package supervisor
 import (
 	"context"
 	"time"
+
+	"github.com/hashicorp/go-hclog"
 )
 
 const (
@@ -95,7 +97,7 @@ func (s *Supervisor) watch(w *worker, ready <-chan struct{}, probed chan struct{
 func (s *Supervisor) probe(ctx context.Context, w *worker, passed chan<- struct{}) {
 	if s.cfg.Probe != nil {
 		if err := s.cfg.Probe(ctx, w.seat); err != nil {
-			s.log.Info("worker has not passed its probe", "slot", w.seat.Slot, "pid", w.process.PID(), "generation", w.seat.Generation, "err", err)
+			s.logLater(hclog.Info, "worker has not passed its probe", "slot", w.seat.Slot, "pid", w.pid(), "generation", w.seat.Generation, "err", err)
 			return
 		}
 	}

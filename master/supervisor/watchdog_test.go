@@ -4,7 +4,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -75,7 +74,8 @@ func TestWatchdogReplaces(t *testing.T) {
 		w.pass(time.Minute)
 		w.mute("1a", true)
 		w.after(4*time.Second, "1a KILL", "empty 1", "1b starts")
-		w.saw("hung 1a", "killed 1a", "started 1b", "exited 1a signal killed")
+		w.saw("hung 1a", "killed 1a", "started 1b")
+		w.saw("killed 1a", "exited 1a signal killed")
 		w.ready("1b")
 		w.expect("fill 1b")
 		w.holds("0a 1b")
@@ -157,17 +157,15 @@ func TestWatchdogDuringReload(t *testing.T) {
 func TestWatchdogOfSleeper(t *testing.T) {
 	play(t, func(w *world) {
 		w.watch(true)
-		hear := w.cfg.OnEvent
-		w.cfg.OnEvent = func(e Event) {
+		w.cfg.OnEventInLoop = func(e Event) {
 			if e.Kind == Scaled {
 				time.Sleep(time.Hour)
 			}
-			hear(e)
 		}
 		w.serve(1)
 		for range 3 {
 			go w.s.Scale(1)
-			synctest.Wait()
+			w.settle()
 			w.mute("0a", true)
 			w.pass(time.Hour)
 			w.mute("0a", false)

@@ -15,6 +15,7 @@ type slot struct {
 	failures   int       // workers in a row that died young
 	respawnAt  time.Time // when to start the next one; zero: not waiting
 	restarts   int       // how often that was needed
+	starting   int       // starts that have not come to an end
 	lastEnd    *End
 }
 
@@ -25,7 +26,7 @@ type worker struct {
 	state    State
 	since    time.Time // it is in this state
 	link     Link
-	process  Process
+	process  Process // nil: its start has not come to an end
 	output   Output
 	started  time.Time
 	readyAt  time.Time
@@ -61,6 +62,14 @@ func (w *worker) of(generation int) bool {
 	return w != nil && w.seat.Generation == generation
 }
 
+// pid returns the number of its process, 0 before there is one.
+func (w *worker) pid() int {
+	if w.process == nil {
+		return 0
+	}
+	return w.process.PID()
+}
+
 func (w *worker) event(kind EventKind) Event {
-	return Event{Kind: kind, Seat: w.seat, PID: w.process.PID(), Link: w.link}
+	return Event{Kind: kind, Seat: w.seat, PID: w.pid(), Link: w.link}
 }

@@ -38,7 +38,7 @@ type savedName struct {
 }
 
 // Save puts into the bundle what the next program needs, besides its links. Call it from
-// Supervisor.Hold.
+// Supervisor.Quiesce.
 func (p *Primary) Save(b *reexec.Bundle) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
