@@ -27,16 +27,8 @@ const (
 
 // berth is a listener on each address: the members of that number of all groups. A worker that
 // lives has one, and shares it with nobody, except that a worker which takes the place of one
-// that has died, or has left, takes its berth over, and with it those who wait there.
-//
-//	                          its slot is filled  its slot is empty  no slot's clients come to it
-//	its worker accepts        –                                      wait
-//	its worker does not       now                                    wait
-//	its worker is not ready                       wait               –
-//	it has none                                   wait               now, unless nobody ever came
-//
-// That is when the master accepts from it: never, at once, or when those who wait there have done
-// so for long (Route.accept).
+// that has died, or has left, takes its berth over, and with it those who wait there. When the master
+// accepts from its listeners is for rule to say.
 type berth struct {
 	number  int
 	slot    int                       // whose workers have it, or had it last
@@ -45,9 +37,13 @@ type berth struct {
 	used    bool                      // clients have come since it was new, or clean
 	spoiled bool                      // nobody may get it any more
 	left    time.Time                 // when its slot's clients were led elsewhere
-	duty    duty
+	doing   map[*reuseport.Group]task // what the master does about its listeners
 	closed  closed
 	warned  []string // of what its workers have done
+}
+
+func newBerth(number, slot int) *berth {
+	return &berth{number: number, slot: slot, doing: make(map[*reuseport.Group]task)}
 }
 
 // Lease is the right of a worker to a berth, until its process has ended.
@@ -58,16 +54,6 @@ type Lease struct {
 	pid   int             // 0: it was not started yet
 	over  bool            // it was told to end: it will not be ready
 }
-
-// duty is when the master accepts from a berth's listeners.
-type duty int
-
-const (
-	dutyNone   duty = iota // never
-	dutyServes             // at once, where the worker that fills its slot does not
-	dutyWait               // from those who have waited for long
-	dutyNow                // at once
-)
 
 // lend gives the next worker of a slot a berth: that of its slot, with all who wait there, if the
 // slot is empty; otherwise one that nobody has.
@@ -91,7 +77,7 @@ func (s *Route) lend(slot int) (*Lease, error) {
 	l := &Lease{berth: b, slot: slot}
 	b.slot = slot
 	b.leases = append(b.leases, l)
-	s.assign()
+	s.updateAcceptors()
 	return l, nil
 }
 
@@ -134,7 +120,7 @@ func (s *Route) vacant(slot int) (*berth, error) {
 			return nil, err
 		}
 	}
-	b := &berth{number: len(s.berths), slot: slot}
+	b := newBerth(len(s.berths), slot)
 	s.berths = append(s.berths, b)
 	s.clean(b)
 	return b, nil
@@ -185,52 +171,60 @@ func (s *Route) steer() {
 	}
 }
 
-// assign sees to it that the master accepts where it should.
-func (s *Route) assign() {
+// task is what the master does about a listener, and for the clients of which slot.
+type task struct {
+	action action
+	slot   int
+}
+
+// updateAcceptors has the master do about all listeners what the rule says.
+func (s *Route) updateAcceptors() {
 	for _, b := range s.berths {
-		if d := s.dutyAt(b); d != b.duty {
-			b.duty = d
-			for _, g := range s.groups {
-				s.accept(b, g)
-			}
+		for _, g := range s.groups {
+			s.updateAcceptor(b, g)
 		}
 	}
 }
 
-func (s *Route) dutyAt(b *berth) duty {
-	slot := slices.Index(s.at, b)
-	switch {
-	case slot >= 0 && s.filled[slot] != nil:
-		return dutyServes
-	case slot >= 0:
-		return dutyWait
-	case !b.used: // nobody has come
-		return dutyNone
-	case len(b.leases) > 0:
-		return dutyWait
-	default:
-		return dutyNow
+// updateAcceptor does so for one listener, if it does something else there.
+func (s *Route) updateAcceptor(b *berth, g *reuseport.Group) {
+	next := task{rule(s.situationAt(b, g)), b.slot}
+	if before, known := b.doing[g]; known && before == next {
+		return
+	}
+	b.doing[g] = next
+	if loop := s.loopFor(next, g); loop != nil {
+		s.acceptors.start(g.Listener(b.number), loop)
+	} else {
+		s.acceptors.stop(g.Listener(b.number))
 	}
 }
 
-// accept accepts from a berth's listener as its duty says.
-func (s *Route) accept(b *berth, g *reuseport.Group) {
-	ln, slot := g.Listener(b.number), b.slot
-	d := b.duty
-	if d == dutyServes && !b.accepts[g] {
-		d = dutyNow
-	}
-	switch {
-	case d == dutyNone, d == dutyServes:
-		s.acceptors.stop(ln)
-	case d == dutyNow && s.handsOff:
-		s.acceptors.start(ln, s.balancer.AcceptShared)
-	case d == dutyNow: // nobody else will accept
-		s.acceptors.start(ln, s.refuser.RefuseOverdue(s.tick, func(waiting int) int { return waiting }))
-	case s.handsOff:
-		s.acceptors.start(ln, acceptLoop(s.balancer.AcceptShared).after(queueTime))
+func (s *Route) situationAt(b *berth, g *reuseport.Group) situation {
+	now := situation{slot: slotNone, accepts: b.accepts[g], handsOff: s.handsOff, leased: len(b.leases) > 0, used: b.used}
+	switch slot := slices.Index(s.at, b); {
+	case slot < 0:
+	case s.filled[slot] == nil:
+		now.slot = slotEmpty
 	default:
-		s.acceptors.start(ln, s.refuser.RefuseOverdue(s.tick, func(int) int { return s.clock.overdue(g.Addr(), slot, s.patience) }))
+		now.slot = slotFilled
+	}
+	return now
+}
+
+// loopFor returns how the master accepts; nil: it does not.
+func (s *Route) loopFor(t task, g *reuseport.Group) acceptLoop {
+	switch t.action {
+	case acceptNow:
+		return s.balancer.AcceptShared
+	case acceptLater:
+		return acceptLoop(s.balancer.AcceptShared).after(queueTime)
+	case refuseNow:
+		return s.refuser.RefuseOverdue(s.tick, func(waiting int) int { return waiting })
+	case refuseOverdue:
+		return s.refuser.RefuseOverdue(s.tick, func(int) int { return s.clock.overdue(g.Addr(), t.slot, s.patience) })
+	default:
+		return nil
 	}
 }
 
@@ -273,7 +267,7 @@ func (s *Route) release(l *Lease) {
 	if len(b.leases) == 0 && !b.spoiled {
 		s.clean(b)
 	}
-	s.assign()
+	s.updateAcceptors()
 }
 
 // Listener is one of a berth's.

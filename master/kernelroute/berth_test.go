@@ -159,7 +159,7 @@ func clientOf(b *balancer.Balancer, slot, slots int) netip.Addr {
 	}
 }
 
-// look describes all: for each berth whose clients come to it, who has it, and the master's duty.
+// look describes all: for each berth whose clients come to it, who has it, and what the master does about it.
 func (s *stage) look() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -175,7 +175,20 @@ func (s *stage) look() string {
 			}
 		}
 		_, attended := s.acceptors.current[s.groups[0].Listener(b.number)]
-		text += ": " + [...]string{"none", "serves", "wait", "now"}[b.duty]
+		now := s.situationAt(b, s.groups[0])
+		does := b.doing[s.groups[0]].action
+		switch {
+		case does != rule(now):
+			text += fmt.Sprintf(": %v, not %v", does, rule(now))
+		case does == leaveAlone && now.slot == slotFilled:
+			text += ": serves"
+		case does == leaveAlone:
+			text += ": none"
+		case does == acceptLater, does == refuseOverdue:
+			text += ": wait"
+		default:
+			text += ": now"
+		}
 		if attended {
 			text += "!"
 		}
@@ -301,7 +314,7 @@ func TestBerths(t *testing.T) {
 					s.expect(step.what, step.want)
 				}
 				for slot, b := range s.at { // the kernel agrees
-					if b.duty == dutyServes {
+					if s.filled[slot] != nil {
 						if i := s.comes(slot); i != b.number {
 							t.Errorf("a client of slot %d comes to berth %d, want %d", slot, i, b.number)
 						}

@@ -8,7 +8,8 @@
 // next, without a word to it, and if its successor dies, it gets them again.
 //
 //   - route.go implements supervisor.Slots and repairs what workers do to their listeners.
-//   - berth.go lends berths, and says when the master accepts from one.
+//   - rule.go says when the master accepts from a listener.
+//   - berth.go lends berths, and has the master accept where the rule says so.
 //   - sharedacceptors.go accepts from listeners that workers share (package balancer does the accepting).
 //   - waitclock.go knows since when clients wait whom nobody has accepted.
 //   - closed.go notices workers that have closed their listeners.

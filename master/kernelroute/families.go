@@ -136,7 +136,7 @@ func (s *Route) join(g *reuseport.Group) (err error) {
 		if s.blocking {
 			err = errors.Join(err, block(g.Listener(b.number)))
 		}
-		s.accept(b, g)
+		s.updateAcceptor(b, g)
 	}
 	return err
 }
@@ -199,6 +199,9 @@ func (s *Route) forget(g *reuseport.Group) bool {
 	s.groups = slices.Delete(slices.Clone(s.groups), i, i+1)
 	for i := range g.Members() {
 		s.acceptors.stop(g.Listener(i))
+	}
+	for _, b := range s.berths {
+		delete(b.doing, g)
 	}
 	return true
 }

@@ -131,7 +131,7 @@ func New(cfg Config) (*Route, error) {
 	s.clock = newWaitClock(s.slotOf)
 	if len(groups) > 0 {
 		for i := range groups[0].Members() {
-			s.berths = append(s.berths, &berth{number: i, slot: i})
+			s.berths = append(s.berths, newBerth(i, i))
 		}
 	}
 	s.at = slices.Clone(s.berths)
@@ -181,7 +181,7 @@ func (s *Route) Resize(n int) {
 		s.lead(slot, b)
 	}
 	s.steer()
-	s.assign()
+	s.updateAcceptors()
 }
 
 // awaited returns the berth of the worker that is to fill a slot next, nil if there is none.
@@ -218,12 +218,13 @@ func (s *Route) Fill(slot int, link supervisor.Link) {
 		b = l.berth
 	}
 	s.filled[slot] = link
-	b.accepts, b.duty = accepts, dutyNone // to be assigned anew
+	b.accepts = accepts
+	clear(b.doing) // to begin anew, should a loop have failed
 	if s.at[slot] != b {
 		s.lead(slot, b)
 		s.steer()
 	}
-	s.assign()
+	s.updateAcceptors()
 }
 
 // Empty implements supervisor.Slots. If the next worker is about to be ready, new clients wait for
@@ -241,7 +242,7 @@ func (s *Route) Empty(slot int) {
 		s.lead(slot, next)
 		s.steer()
 	}
-	s.assign()
+	s.updateAcceptors()
 }
 
 // Hear is told what happens to workers, by the supervisor's loop (Config.OnEventInLoop). It makes a few system calls

@@ -86,7 +86,8 @@ func (s *Route) Restore(state *Saved) error {
 	}
 	s.berths = nil
 	for i, entry := range state.Berths {
-		b := &berth{number: i, slot: entry.Slot, used: entry.Used, spoiled: entry.Spoiled, left: entry.Left}
+		b := newBerth(i, entry.Slot)
+		b.used, b.spoiled, b.left = entry.Used, entry.Spoiled, entry.Left
 		for _, l := range entry.Leases {
 			b.leases = append(b.leases, &Lease{berth: b, slot: l.Slot, pid: l.PID})
 		}
