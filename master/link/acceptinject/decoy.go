@@ -11,49 +11,53 @@ import (
 	"github.com/handfast/handfast/fdpass"
 )
 
-// doorBacklog is what a door's backlog holds: more than there are knocks.
-const doorBacklog = 2 * maxQueue
+const (
+	// decoyBacklog is the size of a decoy's backlog: there are fewer wake-ups.
+	decoyBacklog = 2 * maxQueue
+	// nudgeInterval is how long accept waits for a connection that somebody else has taken.
+	nudgeInterval = 100 * time.Millisecond
+)
 
-// door is the listening socket that a server of the worker has in place of its own. It is bound to
-// a loopback address that nobody is told, and no client comes there: the worker's calls of accept
-// are answered by us. But its pollers look at it, so for each connection that waits for
-// the worker one of our own, a knock, waits in the door's backlog.
+// decoy is the listening socket that a server of the worker has in place of its own. It is bound to
+// a loopback address that nobody is told, so no client comes there, and the worker's calls of accept
+// are answered by us. But the worker's pollers look at it. So for each connection that is queued for
+// the worker, a connection of our own, a wake-up, waits in the decoy's backlog.
 //
-// All processes of the worker that have the socket share it with us, also O_NONBLOCK.
-type door struct {
-	fd     int // owned
-	family uint16
-	inode  uint64
-	at     unix.SockaddrInet4
-	knocks []int // our ends, owned
+// All processes of the worker that have the socket share it with us, O_NONBLOCK included.
+type decoy struct {
+	fd      int // owned
+	family  uint16
+	inode   uint64
+	at      unix.SockaddrInet4
+	wakeups []int // our ends of them, owned, the oldest first
 }
 
-// openDoor makes a door that looks like a socket of a family.
-func openDoor(family uint16) (*door, error) {
+// openDecoy makes a decoy that looks like a socket of a family.
+func openDecoy(family uint16) (*decoy, error) {
 	fd, err := unix.Socket(int(family), unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("acceptinject: %w", os.NewSyscallError("socket", err))
 	}
-	d := &door{fd: fd, family: family, at: unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}}
-	if err := d.open(); err != nil {
+	d := &decoy{fd: fd, family: family, at: unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}}
+	if err := d.listen(); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("acceptinject: %w", err)
 	}
 	return d, nil
 }
 
-func (d *door) open() error {
+func (d *decoy) listen() error {
 	var local unix.Sockaddr = &d.at
 	if d.family == unix.AF_INET6 { // ::1 may be missing where ::ffff:127.0.0.1 is not
 		unix.SetsockoptInt(d.fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0)
 		local = &unix.SockaddrInet6{Addr: [16]byte{10: 0xff, 0xff, 127, 0, 0, 1}}
 	}
-	// What is accepted has it, too: a knock that we close leaves no TIME_WAIT.
+	// Accepted connections inherit it: a wake-up that we close leaves no TIME_WAIT.
 	unix.SetsockoptLinger(d.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 	if err := unix.Bind(d.fd, local); err != nil {
 		return os.NewSyscallError("bind", err)
 	}
-	if err := unix.Listen(d.fd, doorBacklog); err != nil {
+	if err := unix.Listen(d.fd, decoyBacklog); err != nil {
 		return os.NewSyscallError("listen", err)
 	}
 	name, err := unix.Getsockname(d.fd)
@@ -74,21 +78,21 @@ func (d *door) open() error {
 	return nil
 }
 
-// close closes it and its knocks.
-func (d *door) close() {
-	d.forget(len(d.knocks))
+// close closes the decoy and its wake-ups.
+func (d *decoy) close() {
+	d.closeWakeups(len(d.wakeups))
 	unix.Close(d.fd)
 }
 
 // blocks tells whether accept is to wait.
-func (d *door) blocks() bool {
+func (d *decoy) blocks() bool {
 	flags, err := unix.FcntlInt(uintptr(d.fd), unix.F_GETFL, 0)
 	return err == nil && flags&unix.O_NONBLOCK == 0
 }
 
-// knock adds a knock, without waiting. It fails for want of ports, or of descriptors below the
+// wakeup adds a wake-up, without waiting. It fails for want of ports, or of descriptors below the
 // ceiling (package fdlimit).
-func (d *door) knock(ceiling int) bool {
+func (d *decoy) wakeup(ceiling int) bool {
 	// The server may have set it, but we send nothing.
 	unix.SetsockoptInt(d.fd, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 0)
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
@@ -103,32 +107,40 @@ func (d *door) knock(ceiling int) bool {
 		unix.Close(fd)
 		return false
 	}
-	d.knocks = append(d.knocks, fd)
+	d.wakeups = append(d.wakeups, fd)
 	return true
 }
 
-// unknock takes a knock back, and tells whether there was one. One that is still under way is
-// not found: it will wake somebody in vain, who then takes it back (clear).
-func (d *door) unknock() bool {
-	if !d.take() {
+// cancelWakeup takes a wake-up back, and tells whether there was one. A wake-up that is still under
+// way is not found: it will wake a thread in vain, whose call of accept takes it back (clear).
+func (d *decoy) cancelWakeup() bool {
+	if !d.acceptOne() {
 		return false
 	}
-	d.forget(min(1, len(d.knocks)))
+	d.closeWakeups(min(1, len(d.wakeups)))
 	return true
 }
 
-// clear takes back all that is there, also what strangers have left, and tells whether there was
+// clear empties the backlog, also of what strangers have left there, and tells whether it had
 // something.
-func (d *door) clear() (some bool) {
-	for d.take() {
+func (d *decoy) clear() (some bool) {
+	for d.acceptOne() {
 		some = true
 	}
-	d.forget(len(d.knocks))
+	d.closeWakeups(len(d.wakeups))
 	return some
 }
 
-// take accepts a connection from the backlog and closes it, if there is one.
-func (d *door) take() bool {
+// closeWakeups closes our ends of the n oldest wake-ups.
+func (d *decoy) closeWakeups(n int) {
+	for _, fd := range d.wakeups[:n] {
+		unix.Close(fd)
+	}
+	d.wakeups = append(d.wakeups[:0], d.wakeups[n:]...)
+}
+
+// acceptOne accepts a connection from the backlog and closes it, if there is one.
+func (d *decoy) acceptOne() bool {
 	poll := []unix.PollFd{{Fd: int32(d.fd), Events: unix.POLLIN}}
 	if unix.Poll(poll, 0); poll[0].Revents&unix.POLLIN == 0 {
 		return false
@@ -137,23 +149,23 @@ func (d *door) take() bool {
 	if err != nil {
 		return false
 	}
-	fdpass.CloseConnections(fd) // what the worker sets on its socket this has, too
+	fdpass.CloseConnections(fd) // it has inherited what the worker has set on its socket
 	return true
 }
 
-// accept accepts a connection that was there. The socket may be a blocking one, and a process that the worker has passed it to,
-// and that has no filter, may be faster: then this would wait for the next one, with all locks held. So after a
-// while we come ourselves, again and again.
-func (d *door) accept() (fd int, err error) {
+// accept accepts a connection that poll has announced. The socket may be a blocking one, and the worker
+// may have passed it to a process that has no filter and that was faster: then this would wait for the
+// next connection, with all locks held. So after a while we connect ourselves, again and again.
+func (d *decoy) accept() (fd int, err error) {
 	done := make(chan struct{})
 	defer close(done)
-	defer time.AfterFunc(wakeTime, func() {
+	defer time.AfterFunc(nudgeInterval, func() {
 		for {
-			d.come()
+			d.nudge()
 			select {
 			case <-done:
 				return
-			case <-time.After(wakeTime):
+			case <-time.After(nudgeInterval):
 			}
 		}
 	}).Stop()
@@ -161,63 +173,54 @@ func (d *door) accept() (fd int, err error) {
 	return fd, err
 }
 
-// wakeTime is how long accept waits for what is gone.
-const wakeTime = 100 * time.Millisecond
-
-// come connects, and leaves at once, with a byte for who waits for that (TCP_DEFER_ACCEPT).
-func (d *door) come() {
+// nudge connects, sends a byte, without which TCP_DEFER_ACCEPT would hide the connection, and closes.
+func (d *decoy) nudge() {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return
 	}
 	defer unix.Close(fd)
-	// Not &d.at, in which Connect writes: others knock meanwhile.
+	// Not &d.at: Connect writes into it, and wakeup may run meanwhile.
 	at := &unix.SockaddrInet4{Port: d.at.Port, Addr: d.at.Addr}
 	if err := unix.Connect(fd, at); err == nil || err == unix.EINPROGRESS {
 		unix.SendmsgN(fd, []byte{0}, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 	}
 }
 
-// forget closes our ends of the n oldest knocks.
-func (d *door) forget(n int) {
-	for _, fd := range d.knocks[:n] {
-		unix.Close(fd)
-	}
-	d.knocks = append(d.knocks[:0], d.knocks[n:]...)
-}
-
-// knock sees to it that there are n knocks. mu is held.
-func (l *Link) knock(n int) {
-	n = min(n, maxQueue)
-	for have := l.knocks(); have < n && len(l.doors) > 0; have++ {
+// wakeup sees to it that there are wake-ups for all queued connections but those that calls wait for.
+// mu is held.
+func (l *Link) wakeup() {
+	n := min(len(l.queue)-len(l.waiting), maxQueue)
+	for have := l.wakeups(); have < n && len(l.decoys) > 0; have++ {
 		ceiling := l.ceiling
 		if have == 0 {
-			ceiling = math.MaxInt // or nobody would ever come, and give descriptors back
+			ceiling = math.MaxInt // or the worker would never accept, and give descriptors back
 		}
-		l.knocked = (l.knocked + 1) % len(l.doors)
-		if !l.doors[l.knocked].knock(ceiling) {
+		l.lastWoken = (l.lastWoken + 1) % len(l.decoys)
+		if !l.decoys[l.lastWoken].wakeup(ceiling) {
 			return // again at the next tick
 		}
 	}
 }
 
-// unknock takes back knocks for which no connection is queued, first from one door. mu is held.
-func (l *Link) unknock(first *door) {
-	surplus := l.knocks() - len(l.queue)
-	for surplus > 0 && first.unknock() {
+// cancelWakeups takes back wake-ups for which no connection is queued, first those of one decoy. mu is
+// held.
+func (l *Link) cancelWakeups(first *decoy) {
+	surplus := l.wakeups() - len(l.queue)
+	for surplus > 0 && first.cancelWakeup() {
 		surplus--
 	}
-	for _, d := range l.doors {
-		for d != first && surplus > 0 && d.unknock() {
+	for _, d := range l.decoys {
+		for d != first && surplus > 0 && d.cancelWakeup() {
 			surplus--
 		}
 	}
 }
 
-// knocks counts them. mu is held.
-func (l *Link) knocks() (n int) {
-	for _, d := range l.doors {
-		n += len(d.knocks)
+// wakeups counts them. mu is held.
+func (l *Link) wakeups() (n int) {
+	for _, d := range l.decoys {
+		n += len(d.wakeups)
 	}
 	return n
 }

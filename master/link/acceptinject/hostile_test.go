@@ -17,8 +17,8 @@ func TestWriteTooLate(t *testing.T) {
 	name, want := []byte("12345678"), make([]byte, 8)
 	for _, waits := range []bool{false, true} {
 		buf, size := make([]byte, 8), uint32(8)
-		w := waiter{Caller: seccomp.Caller{TID: os.Getpid()}, name: uint64(uintptr(unsafe.Pointer(&buf[0]))), nameSize: uint64(uintptr(unsafe.Pointer(&size)))}
-		errno := w.write(name, len(name), func() bool { return waits })
+		call := acceptCall{Caller: seccomp.Caller{TID: os.Getpid()}, name: uint64(uintptr(unsafe.Pointer(&buf[0]))), nameSize: uint64(uintptr(unsafe.Pointer(&size)))}
+		errno := call.writeName(name, len(name), func() bool { return waits })
 		if waits {
 			want = name
 		}
@@ -28,11 +28,11 @@ func TestWriteTooLate(t *testing.T) {
 	}
 }
 
-// TestDoorIsEmptied: somebody else accepts from a door that blocks, between our look and our accept. It does not wait for
+// TestDecoyIsEmptied: somebody else accepts from a decoy that blocks, between our look and our accept. It does not wait for
 // the next one.
-func TestDoorIsEmptied(t *testing.T) {
+func TestDecoyIsEmptied(t *testing.T) {
 	for _, family := range []uint16{unix.AF_INET, unix.AF_INET6} {
-		d, err := openDoor(family)
+		d, err := openDecoy(family)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -53,16 +53,16 @@ func TestDoorIsEmptied(t *testing.T) {
 		case <-time.After(10 * time.Second):
 			t.Fatal("accept waits")
 		}
-		first, second := d.take(), d.take()
+		first, second := d.acceptOne(), d.acceptOne()
 		if first && second {
 			t.Error("it goes on coming")
 		}
 	}
 }
 
-// TestDoorComeAndKnock: both may happen at the same time. The race detector says whether they may.
-func TestDoorComeAndKnock(t *testing.T) {
-	d, err := openDoor(unix.AF_INET)
+// TestDecoyNudgeAndWakeup: both may happen at the same time. The race detector says whether they may.
+func TestDecoyNudgeAndWakeup(t *testing.T) {
+	d, err := openDecoy(unix.AF_INET)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,11 +71,11 @@ func TestDoorComeAndKnock(t *testing.T) {
 	go func() {
 		defer close(came)
 		for range 10 {
-			d.come()
+			d.nudge()
 		}
 	}()
 	for range 10 {
-		d.knock(1 << 20)
+		d.wakeup(1 << 20)
 	}
 	<-came
 	d.clear()

@@ -13,29 +13,37 @@ import (
 	"github.com/handfast/handfast/master/link/listening"
 )
 
-// maxLooks is for how many waiting threads one tick looks for signals.
-const maxLooks = 64
+const (
+	// tick is the time between two looks at what no call tells us: signals for threads that wait
+	// in accept, and connections that nobody fetches.
+	tick = 50 * time.Millisecond
+	// closedTicks is for how many ticks the worker may leave connections in the queue before we look whether it
+	// still has a socket to accept from.
+	closedTicks = 20
+	// maxLooks is for how many waiting threads one tick looks for signals.
+	maxLooks = 64
+)
 
-// erestartsys is the kernel's own (linux/errno.h): the call is made again after a signal's
+// erestartsys is the kernel's ERESTARTSYS (linux/errno.h): the call is made again after a signal's
 // handler, unless that was installed without SA_RESTART. A program sees it if there is no signal.
 const erestartsys = unix.Errno(512)
 
-// tend does what is to be done before the next notification is waited for.
-func (l *Link) tend() {
+// housekeep does what is to be done before the next notification is waited for.
+func (l *Link) housekeep() {
 	for {
-		l.serve()
+		l.answerWaiting()
 		l.mu.Lock()
 		if l.due() {
 			l.mu.Unlock()
-			l.tick()
+			l.runTick()
 			continue
 		}
 		if len(l.queue) == 0 || len(l.waiting) == 0 {
 			break
 		}
-		l.mu.Unlock() // it has just come
+		l.mu.Unlock() // a connection has just come
 	}
-	l.nextTick = l.when()
+	l.nextTick = l.tickTime()
 	l.Notifs.SetDeadline(l.nextTick)
 	l.mu.Unlock()
 }
@@ -43,8 +51,8 @@ func (l *Link) tend() {
 // due tells whether it is time for a tick. mu is held.
 func (l *Link) due() bool { return !l.nextTick.IsZero() && !time.Now().Before(l.nextTick) }
 
-// when is the time of the next tick, zero if none is needed. mu is held.
-func (l *Link) when() time.Time {
+// tickTime is the time of the next tick, zero if none is needed. mu is held.
+func (l *Link) tickTime() time.Time {
 	switch {
 	case len(l.queue) == 0 && len(l.waiting) == 0:
 		return time.Time{}
@@ -55,82 +63,81 @@ func (l *Link) when() time.Time {
 	}
 }
 
-// plan sees to it that there is a tick if one is needed. mu is held.
-func (l *Link) plan() {
+// scheduleTick sees to it that there is a tick if one is needed. mu is held.
+func (l *Link) scheduleTick() {
 	if l.nextTick.IsZero() && len(l.waiting) == 0 {
-		l.nextTick = l.when()
+		l.nextTick = l.tickTime()
 		l.Notifs.SetDeadline(l.nextTick)
 	}
 }
 
-// tick looks after what nobody tells us.
-func (l *Link) tick() {
+func (l *Link) runTick() {
 	l.mu.Lock()
 	l.nextTick = time.Time{}
-	l.knock(len(l.queue) - len(l.waiting))
+	l.wakeup()
 	if len(l.queue) == 0 || l.accepted {
-		l.stale = 0
+		l.idleTicks = 0
 	} else {
-		l.stale++
-		// Nobody comes where we have knocked: perhaps nobody is there.
-		for _, d := range l.doors {
-			if len(d.knocks) == 0 {
-				d.knock(l.ceiling)
+		l.idleTicks++
+		// Nobody accepts where we have put a wake-up: perhaps nobody is there.
+		for _, d := range l.decoys {
+			if len(d.wakeups) == 0 {
+				d.wakeup(l.ceiling)
 			}
 		}
 	}
 	l.accepted = false
-	stale := l.stale > 0 && l.stale%staleTicks == 0
+	look := l.idleTicks > 0 && l.idleTicks%closedTicks == 0
 	l.mu.Unlock()
-	if stale {
-		l.sweep()
+	if look {
+		l.removeClosed()
 	}
-	l.signals()
+	l.interruptSignalled()
 }
 
-// sweep forgets doors that no process has open any more. They would not know of our connections.
-func (l *Link) sweep() {
+// removeClosed forgets decoys that no process has open any more: nobody would accept from them.
+func (l *Link) removeClosed() {
 	inodes := l.inodes()
 	held, err := listening.Holding(l.Roots(), inodes)
 	if err != nil {
 		return // they may be there
 	}
 	l.mu.Lock()
-	some, last := len(l.doors) > 0, false
-	for _, d := range slices.Clone(l.doors) {
+	last := false
+	for _, d := range slices.Clone(l.decoys) {
 		if slices.Contains(inodes, d.inode) && !slices.Contains(held, d.inode) {
 			last = l.remove(d)
 		}
 	}
 	l.mu.Unlock()
-	if some && last {
+	if last {
 		l.leave(errShut)
 	}
 }
 
-// signals ends the waiting of threads that have a signal to handle. A call that we have taken
-// note of is interrupted by none but deadly ones (launch.AcceptInject), so it is for us to see.
-func (l *Link) signals() {
+// interruptSignalled ends the waiting of threads that have a signal to handle. Only deadly signals
+// interrupt a call of which we have been notified (seccomp.BindAccept), so we have to look.
+func (l *Link) interruptSignalled() {
 	l.mu.Lock()
 	n := min(len(l.waiting), maxLooks)
 	some := slices.Clone(l.waiting[:n])
 	l.waiting = append(l.waiting[:0], l.waiting[n:]...)
 	l.mu.Unlock()
 	kept := some[:0]
-	for _, w := range some {
-		if !l.Notifs.StillValid(w.id) {
-			continue // it was killed
+	for _, call := range some {
+		if !l.Notifs.StillValid(call.id) {
+			continue // its thread was killed
 		}
-		own, shared, threads := pending(w.TID)
+		own, shared, threads := pendingSignals(call.TID)
 		switch {
 		case own || shared && threads == 1:
-			l.Notifs.Answer(w.id, erestartsys)
-		case shared && w.signalled:
+			l.Notifs.Answer(call.id, erestartsys)
+		case shared && call.signalled:
 			// No other thread has handled it for a tick. It may be for this one.
-			l.Notifs.Answer(w.id, unix.EINTR)
+			l.Notifs.Answer(call.id, unix.EINTR)
 		default:
-			w.signalled = shared
-			kept = append(kept, w)
+			call.signalled = shared
+			kept = append(kept, call)
 		}
 	}
 	l.mu.Lock()
@@ -138,17 +145,18 @@ func (l *Link) signals() {
 	l.mu.Unlock()
 }
 
-// pending tells whether signals wait for a thread: its own, and those of its process that it would
-// handle; and how many threads that has.
-func pending(tid int) (own, shared bool, threads int) {
+// pendingSignals tells whether signals wait for a thread: its own, and those of its process that it would
+// handle; and how many threads that process has.
+func pendingSignals(tid int) (own, shared bool, threads int) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", tid))
 	if err != nil {
 		return false, false, 0
 	}
-	return parsePending(string(text))
+	return parseStatus(string(text))
 }
 
-func parsePending(status string) (own, shared bool, threads int) {
+// parseStatus finds the same in a process's status (man 5 proc_pid_status).
+func parseStatus(status string) (own, shared bool, threads int) {
 	var mine, all, blocked uint64
 	for line := range strings.Lines(status) {
 		name, value, _ := strings.Cut(line, ":")

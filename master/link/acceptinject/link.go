@@ -2,7 +2,6 @@ package acceptinject
 
 import (
 	"errors"
-	"fmt"
 	"net/netip"
 	"os"
 	"sync"
@@ -23,21 +22,15 @@ import (
 
 const (
 	// maxQueue is how many connections wait for a worker to accept; then it is full. Each
-	// costs another descriptor for its knock.
+	// costs another descriptor for its wake-up.
 	maxQueue = 128
 	// maxWaiting is how many threads of a worker may wait in accept.
 	maxWaiting = 4096
-	// maxDoors is how many sockets of a worker may be bound to the balancer's addresses.
-	maxDoors = 256
-	// tick is the time between two looks at what nobody tells us: signals for threads that wait
-	// in accept, and connections that nobody fetches.
-	tick = 50 * time.Millisecond
-	// staleTicks is for how many of them nobody may accept before we look whether anybody still
-	// has a socket to accept from.
-	staleTicks = 20
+	// maxDecoys is how many sockets of a worker may be bound to the balancer's addresses.
+	maxDecoys = 256
 )
 
-// Config is what an Link needs.
+// Config is what a Link needs.
 type Config struct {
 	// Addresses are the balancer's; required. A socket that the worker binds to one of them gets
 	// connections, whichever of the addresses they came to.
@@ -50,23 +43,23 @@ type Config struct {
 }
 
 // Link is the master's side of one worker that is handed connections in answer to its calls
-// of accept. It implements supervisor.Link and balancer.Worker. Two goroutines run for it, one
-// that answers the filter and one that looks whether the worker is ready; Close ends both.
+// of accept. It implements supervisor.Link and balancer.Worker. Two goroutines run for it: one
+// answers the filter, and one looks whether the worker is ready. Close ends both.
 type Link struct {
 	*foreign.Link
 	addresses []foreign.Address
 	readmit   func([]fdpass.Handoff)
 	ceiling   int // of descriptors that are not needed
 
-	mu       sync.Mutex
-	doors    []*door
-	knocked  int              // of the doors: where was knocked last
-	queue    []fdpass.Handoff // accepted by nobody yet, the oldest first
-	waiting  []waiter         // calls of accept that wait, the oldest first
-	over     bool             // no more is taken
-	accepted bool             // somebody has called accept since the last tick
-	stale    int              // ticks since then with connections queued
-	nextTick time.Time        // zero: none is needed
+	mu        sync.Mutex
+	decoys    []*decoy
+	lastWoken int              // the decoy that got the last wake-up
+	queue     []fdpass.Handoff // not accepted yet, the oldest first
+	waiting   []acceptCall     // calls that wait, the oldest first
+	stopped   bool             // no more is taken
+	accepted  bool             // a call has come, or was answered, since the last tick
+	idleTicks int              // ticks since then with connections queued
+	nextTick  time.Time        // zero: none is needed
 }
 
 // Open makes a link for a worker that is not yet started.
@@ -91,7 +84,7 @@ func open(cfg Config, mode launch.Mode) (*Link, error) {
 func (l *Link) Deliver(conns []fdpass.Handoff) (n int, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.over || len(l.doors) == 0 {
+	if l.stopped || len(l.decoys) == 0 {
 		return 0, fdpass.ErrClosed
 	}
 	if n = min(len(conns), maxQueue-len(l.queue)); n < len(conns) {
@@ -102,10 +95,10 @@ func (l *Link) Deliver(conns []fdpass.Handoff) (n int, err error) {
 	}
 	l.queue = append(l.queue, conns[:n]...)
 	if len(l.waiting) > 0 {
-		l.Notifs.SetDeadline(time.Unix(1, 0)) // run serves them
+		l.Notifs.SetDeadline(time.Unix(1, 0)) // run answers them
 	}
-	l.knock(len(l.queue) - len(l.waiting))
-	l.plan()
+	l.wakeup()
+	l.scheduleTick()
 	return n, err
 }
 
@@ -113,28 +106,28 @@ func (l *Link) Deliver(conns []fdpass.Handoff) (n int, err error) {
 func (l *Link) Served() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.doors) > 0
+	return len(l.decoys) > 0
 }
 
-// Drain gives back what the worker has not accepted, and tells it to finish.
+// Drain returns what the worker has not accepted, and tells it to finish.
 func (l *Link) Drain() {
-	l.endFlow()
+	l.stop()
 	l.EndRefused()
 	l.Link.Drain()
 }
 
-// Close ends the link. Whatever of the worker goes on fails to accept (ENOSYS).
+// Close ends the link. The worker's processes fail to accept from then on (ENOSYS).
 func (l *Link) Close() {
-	l.endFlow()
+	l.stop()
 	l.Link.Close()
 	l.mu.Lock()
-	doors := l.doors
-	l.doors = nil
+	decoys := l.decoys
+	l.decoys = nil
 	l.mu.Unlock()
-	for _, d := range doors {
+	for _, d := range decoys {
 		d.close()
 	}
-	l.giveBack() // run may have had one in its hands
+	l.returnQueue() // run may have had one in its hands
 }
 
 // Save implements supervisor.Link: calls that wait in accept would wait for ever.
@@ -143,32 +136,32 @@ func (l *Link) Save(*reexec.Bundle) (any, error) { return nil, supervisor.ErrNot
 // Resume implements supervisor.Link: see Save.
 func (l *Link) Resume() {}
 
-// leave ends the flow before it says so.
+// leave stops before it says so.
 func (l *Link) leave(err error) {
-	l.endFlow()
+	l.stop()
 	l.Link.Leave(err)
 }
 
-// endFlow takes no more, and gives back what is queued.
-func (l *Link) endFlow() {
+// stop takes no more, and returns what is queued.
+func (l *Link) stop() {
 	l.mu.Lock()
-	l.over = true
+	l.stopped = true
 	l.mu.Unlock()
-	l.giveBack()
+	l.returnQueue()
 }
 
-func (l *Link) giveBack() {
+func (l *Link) returnQueue() {
 	l.mu.Lock()
 	queue := l.queue
 	l.queue = nil
-	// Knocks stay: a thread that was woken by one may be about to call accept.
+	// Wake-ups stay: a thread that was woken by one may be about to call accept.
 	l.mu.Unlock()
 	if len(queue) > 0 {
 		l.readmit(queue)
 	}
 }
 
-// run answers the filter, and serves calls of accept that wait, until no process has the filter any
+// run answers the filter, and calls of accept that wait, until no process has the filter any
 // more, or Close.
 func (l *Link) run() {
 	if err := l.Hello(l.await); err != nil {
@@ -177,7 +170,7 @@ func (l *Link) run() {
 	}
 	var n seccomp.Notification
 	for {
-		l.tend()
+		l.housekeep()
 		err := l.Notifs.Next(&n)
 		switch {
 		case err == nil:
@@ -194,20 +187,20 @@ func (l *Link) handle(n *seccomp.Notification) {
 	caller := n.Caller()
 	switch n.Call() {
 	case unix.SYS_BIND:
-		l.bind(n, caller)
+		l.handleBind(n, caller)
 	case unix.SYS_ACCEPT:
-		l.accept(n, caller, 0)
+		l.handleAccept(n, caller, 0)
 	case unix.SYS_ACCEPT4:
-		l.accept(n, caller, int(int32(n.Args[3])))
+		l.handleAccept(n, caller, int(int32(n.Args[3])))
 	case unix.SYS_LISTEN:
-		if l.door(caller) != nil {
+		if l.decoyOf(caller) != nil {
 			l.Notifs.Answer(n.ID, 0)
 		} else {
 			l.Notifs.Continue(n.ID)
 		}
 	case unix.SYS_SHUTDOWN:
-		if d := l.door(caller); d != nil {
-			l.shut(d)
+		if d := l.decoyOf(caller); d != nil {
+			l.shutDown(d)
 		}
 		l.Notifs.Continue(n.ID)
 	default:
@@ -215,141 +208,7 @@ func (l *Link) handle(n *seccomp.Notification) {
 	}
 }
 
-// bind answers a call of bind: a socket that would listen on a balancer's address becomes a door.
-func (l *Link) bind(n *seccomp.Notification, caller seccomp.Caller) {
-	wanted, family, err := l.wants(n, caller)
-	var narrower *listening.NarrowerError
-	switch {
-	case !l.Notifs.StillValid(n.ID):
-		// It was not this process that we have looked into.
-		return
-	case errors.As(err, &narrower):
-		l.endFlow()
-		l.Refuse(n.ID, err)
-		return
-	case err != nil:
-		l.CannotSee(err)
-		fallthrough
-	case !wanted:
-		l.Notifs.Continue(n.ID)
-		return
-	}
-	l.mu.Lock()
-	full := len(l.doors) >= maxDoors
-	l.mu.Unlock()
-	if full {
-		l.Notifs.Answer(n.ID, unix.EADDRINUSE)
-		return
-	}
-	d, err := openDoor(family)
-	if err != nil {
-		l.leave(err)
-		l.Notifs.Continue(n.ID)
-		return
-	}
-	flags := caller.Flags()
-	unix.SetNonblock(d.fd, flags&unix.O_NONBLOCK != 0)
-	errno := l.ReplaceSocket(n, caller, d.fd, flags&unix.O_CLOEXEC != 0)
-	if errno == 0 {
-		l.mu.Lock()
-		l.doors = append(l.doors, d)
-		l.AddRoot(caller.TID)
-		l.mu.Unlock()
-	} else {
-		d.close()
-		if l.Notifs.StillValid(n.ID) {
-			l.leave(fmt.Errorf("acceptinject: a listener cannot be given to process %d: %w", caller.TID, os.NewSyscallError("ioctl", errno)))
-		}
-	}
-	l.Notifs.Answer(n.ID, errno)
-}
-
-// wants tells whether a call of bind is for a balancer's address. The error is as for
-// Link.standIn.
-func (l *Link) wants(n *seccomp.Notification, caller seccomp.Caller) (wanted bool, family uint16, err error) {
-	var narrower error
-	bound, family, ok, err := caller.BindAddress(n)
-	if err != nil || !ok {
-		return false, 0, err
-	}
-	for _, at := range l.addresses {
-		if at.Fit(foreign.Address{AddrPort: bound}) == 0 {
-			continue
-		}
-		if !wanted {
-			if wanted, err = caller.IsTCP(family); err != nil || !wanted {
-				return false, 0, err
-			}
-		}
-		narrower = listening.Narrower(bound, at.AddrPort)
-		if narrower == nil {
-			return true, family, nil
-		}
-	}
-	return wanted, family, narrower
-}
-
-// door returns the door that a descriptor is, or nil.
-func (l *Link) door(caller seccomp.Caller) *door {
-	l.mu.Lock()
-	none := len(l.doors) == 0
-	l.mu.Unlock()
-	if none {
-		return nil
-	}
-	inode := listening.Socket(caller.TID, caller.FD)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, d := range l.doors {
-		if d.inode == inode {
-			return d
-		}
-	}
-	return nil
-}
-
-// shut is for a door of which the receiving side is shut down: calls that wait there fail, as with
-// any listener, and no other will wait there.
-func (l *Link) shut(d *door) {
-	l.mu.Lock()
-	var gone []waiter
-	kept := l.waiting[:0]
-	for _, w := range l.waiting {
-		if w.door == d {
-			gone = append(gone, w)
-		} else {
-			kept = append(kept, w)
-		}
-	}
-	l.waiting = kept
-	last := l.remove(d)
-	l.mu.Unlock()
-	for _, w := range gone {
-		l.Notifs.Answer(w.id, unix.EINVAL)
-	}
-	if last {
-		l.leave(errShut)
-	}
-}
-
-// errShut: then it gets no more connections.
-var errShut = errors.New("acceptinject: the worker has closed its listening sockets")
-
-// remove forgets a door, and tells whether it was the last. mu is held.
-func (l *Link) remove(d *door) (last bool) {
-	for i := range l.doors {
-		if l.doors[i] == d {
-			l.doors = append(l.doors[:i:i], l.doors[i+1:]...)
-			d.close()
-			last = len(l.doors) == 0
-			break
-		}
-	}
-	l.knock(len(l.queue) - len(l.waiting))
-	return last
-}
-
-// await closes ready when somebody waits at a door. Who calls accept there does, too.
+// await closes Ready when the worker waits at a decoy. A call of accept there does so, too.
 func (l *Link) await() {
 	for {
 		for _, inode := range l.inodes() {
@@ -369,13 +228,4 @@ func (l *Link) await() {
 		case <-time.After(tick):
 		}
 	}
-}
-
-func (l *Link) inodes() (all []uint64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, d := range l.doors {
-		all = append(all, d.inode)
-	}
-	return all
 }

@@ -118,11 +118,11 @@ func (a *injecting) listens(what string) {
 	a.Does("s.listen(1)", "None")
 }
 
-// knocks returns how many knocks wait.
-func (a *injecting) waitingKnocks() int {
+// waitingWakeups returns how many wake-ups wait.
+func (a *injecting) waitingWakeups() int {
 	a.Link.mu.Lock()
 	defer a.Link.mu.Unlock()
-	return a.knocks()
+	return a.Link.wakeups()
 }
 
 func reads(t *testing.T, c net.Conn, want string) {
@@ -160,7 +160,7 @@ func TestInjectPolled(t *testing.T) {
 			a.Does("at[0], c.getpeername() == at, os.get_blocking(c.fileno()), c.get_inheritable()", fmt.Sprintf("('%s', True, True, False)", from))
 			a.Does("c.send(b'hello')", "5")
 			reads(t, client, "hello")
-			eventually(t, "end of knocks", func() bool { return a.waitingKnocks() == 0 })
+			eventually(t, "end of wake-ups", func() bool { return a.waitingWakeups() == 0 })
 			a.Does("wait(0)", "[]")
 			a.Does("s.accept()", "Resource temporarily unavailable")
 			a.Does("c.close()", "None")
@@ -188,7 +188,7 @@ func TestInjectSeveral(t *testing.T) {
 	a.Does("len(e.poll(0))", "0")
 }
 
-// Threads that wait in accept get one each; no knock is needed.
+// Threads that wait in accept get one each; no wake-up is needed.
 func TestInjectBlocking(t *testing.T) {
 	a := inject(t, "127.0.0.1")
 	a.listens("s = socket(); s.bind(('127.0.0.1', port))")
@@ -203,7 +203,7 @@ func TestInjectBlocking(t *testing.T) {
 			reads(t, a.give(fmt.Sprint("127.0.0.", 20+i)), fmt.Sprint("127.0.0.", 20+i))
 		}
 		a.Does("[t.join() for t in threads]", "[None, None, None, None]")
-		eventually(t, "end of knocks", func() bool { return a.waitingKnocks() == 0 })
+		eventually(t, "end of wake-ups", func() bool { return a.waitingWakeups() == 0 })
 	}
 }
 
@@ -397,7 +397,7 @@ func TestInjectSignals(t *testing.T) {
 	a.waits(1)
 	for range 3 {
 		unix.Kill(a.Cmd.Process.Pid, unix.SIGUSR1)
-		eventually(t, "signal handled", func() bool { _, shared, _ := pending(a.Cmd.Process.Pid); return !shared })
+		eventually(t, "signal handled", func() bool { _, shared, _ := pendingSignals(a.Cmd.Process.Pid); return !shared })
 	}
 	a.waits(1)
 	a.give("127.0.0.5")
@@ -479,7 +479,7 @@ func TestInjectMasterEnds(t *testing.T) {
 	a.Does("s.accept()", "Function not implemented")
 }
 
-// Row D2, where connections are handed over: a door is known to the epoll instances that knew the
+// Row D2, where connections are handed over: a decoy is known to the epoll instances that knew the
 // socket.
 func TestInjectRegisteredBeforeBind(t *testing.T) {
 	a := inject(t, "127.0.0.1")
@@ -511,10 +511,10 @@ func TestInjectNarrower(t *testing.T) {
 	unix.Close(conn.FD)
 }
 
-func TestParsePending(t *testing.T) {
+func TestParseStatus(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join("/proc/self", "status"))
 	check(t, err)
-	if _, _, threads := parsePending(string(text)); threads < 2 { // Go's runtime may have sent itself a signal
+	if _, _, threads := parseStatus(string(text)); threads < 2 { // Go's runtime may have sent itself a signal
 		t.Errorf("%d threads", threads)
 	}
 	for status, want := range map[string][2]bool{
@@ -522,7 +522,7 @@ func TestParsePending(t *testing.T) {
 		"Threads:\t1\nSigPnd:\t0000000000000200\nShdPnd:\t0000000000004000\nSigBlk:\t0000000000004000\n": {true, false},
 		"Threads:\t1\nSigPnd:\tx\n": {false, false},
 	} {
-		if own, shared, _ := parsePending(status); own != want[0] || shared != want[1] {
+		if own, shared, _ := parseStatus(status); own != want[0] || shared != want[1] {
 			t.Errorf("%q: %v, %v", status, own, shared)
 		}
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/handfast/handfast/master/supervisor"
 )
 
-// router is what a balancer is for injectors: it accepts, and hands each client to its slot, as
+// router is what a balancer is for these links: it accepts, and hands each client to its slot, as
 // often as is needed.
 type router struct {
 	t      testing.TB

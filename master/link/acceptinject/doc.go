@@ -1,0 +1,39 @@
+// Package acceptinject hands connections, one by one, to workers that know nothing of handfast: any
+// program that binds the balancer's port itself. The master routes, since it finds clients by headers,
+// say; each call of accept is answered with a connection. This is experimental.
+//
+//  1. Package foreign starts the worker under a filter that asks about bind, listen, accept, accept4
+//     and shutdown (seccomp.BindAccept), and waits for its hello.
+//  2. link.go waits for notifications: the calling thread stands still until its call is answered.
+//     handle finds out which call it is.
+//  3. bind.go: a TCP socket that is bound to the balancer's address becomes a decoy (decoy.go): a
+//     listening socket on a loopback address of its own, to which no client comes.
+//  4. Deliver queues connections, up to a limit.
+//  5. accept.go: when a process calls accept on a decoy, the peer's address is written into its
+//     memory, and the oldest connection is added to its descriptors
+//     (SECCOMP_IOCTL_NOTIF_ADDFD), whose number is the answer. If there is none, a non-blocking
+//     socket gets EAGAIN, and on a blocking one the call waits for its answer.
+//  6. A thread that waits in a poller is woken by a connection of our own, a wake-up: for each queued
+//     connection we connect to a decoy, so that its backlog mirrors the queue, and take that back
+//     when a connection was accepted.
+//  7. housekeep.go does what no call asks for. Threads that wait in accept cannot be interrupted, so
+//     it looks whether they have signals to handle, and answers with what the kernel would; it
+//     puts wake-ups into other decoys if nobody accepts; and it notices that all are closed.
+//  8. check.go tries whether this machine can do all that.
+//
+// Until a call has been answered the connection is the master's. What is queued when the worker drains
+// or dies is returned to the balancer (Config.Readmit).
+//
+// When the master ends, accept fails (ENOSYS): such a worker serves the connections that it has, and no
+// others. So these workers are not kept in an upgrade.
+//
+// # What differs from a listening socket
+//
+//   - Its own address (getsockname) is a private one. Connections tell the right one.
+//   - Connections do not inherit options that the server sets on it; SO_RCVTIMEO does not bound
+//     accept.
+//   - A thread that waits in accept handles signals up to 100 ms late. SIGSTOP does not stop it there,
+//     and it takes one connection, which is lost if the process is then killed.
+//   - On a blocking socket accept fails with ECONNABORTED when the connection that a poller has announced
+//     was returned to the balancer, or when a stranger has connected to the private address.
+package acceptinject
