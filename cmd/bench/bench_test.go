@@ -135,7 +135,7 @@ func (c *cancelling) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// What an interrupted run has measured is not lost, but for the round under way.
+// An interrupted run reports what it has measured, but for the round under way.
 func TestRunInterruptedLate(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -321,7 +321,7 @@ func need(t *testing.T, p peer) {
 	}
 }
 
-// Whom a work compares, and with whom, is in the table of peers; what it draws, it shows.
+// The peers that a work compares are in the table of peers, and it shows what it draws.
 func TestWorks(t *testing.T) {
 	for _, w := range works {
 		rows := rowNames(w.rows(peers))
@@ -341,7 +341,7 @@ func TestWorks(t *testing.T) {
 	}
 }
 
-// What cannot be compared is left out.
+// Figures that cannot be compared are left out.
 func TestMatch(t *testing.T) {
 	for _, test := range []struct{ peers, works, wantPeers, wantWorks string }{
 		{"reuseport,handfast", "short-1,held,forwarded", "reuseport,handfast", "short-1,held,forwarded"},

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// What the work "node" compares: every peer serves, the sticky ones are, and what is
+// The work "node" compares peers of Node: every one serves, the sticky ones are, and what is
 // taken for the balancer is the process that has started the workers. Where there is
 // a reload, it replaces them.
 func TestNodePeers(t *testing.T) {

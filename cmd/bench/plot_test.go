@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// What the plot shows of figures that are there, that are nothing, and that are not there.
+// The plot shows figures that are there, that are zero, and that are missing.
 func TestPlot(t *testing.T) {
 	rows := []string{"handfast", "b & c", "none"}
 	found := results{

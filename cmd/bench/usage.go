@@ -19,7 +19,7 @@ import (
 func processorTime(pids []int) (time.Duration, error) {
 	var sum time.Duration
 	for _, pid := range pids {
-		// What clock_getcpuclockid(3) returns: CPUCLOCK_SCHED of a process.
+		// As clock_getcpuclockid(3) returns it: CPUCLOCK_SCHED of a process.
 		clock := int32(^pid<<3 | 2)
 		var t unix.Timespec
 		if err := unix.ClockGettime(clock, &t); err != nil {

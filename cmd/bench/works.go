@@ -78,7 +78,7 @@ const (
 	theStickyListen = "sticky-listen"
 )
 
-// Whom the works compare.
+// Peers that the works compare.
 var (
 	// transparent peers do not look into what passes.
 	transparent = []string{theLimit, theSteered, theHandoff, theStandard, "nginx-stream", tcpproxyName}

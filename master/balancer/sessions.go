@@ -20,7 +20,7 @@ type Sessions struct {
 func (s *Sessions) Any() bool { return s.ever.Load() }
 
 // Claim says that a worker keeps a session, and returns false if another one does: no session can
-// be taken from them.
+// be taken from its worker.
 func (s *Sessions) Claim(id clientip.Session, w Worker) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
