@@ -5,8 +5,8 @@
 //  2. proxyproto.go: a trusted proxy may have to say it in front of the connection
 //     (PROXY protocol). That header is read, to its last byte and no further.
 //
-//  3. head.go: if the address found so far is a trusted proxy's, the head of the HTTP
-//     request may say it (package forwarded). It is peeked (MSG_PEEK) and stays
+//  3. if the address found so far is a trusted proxy's, the head of the HTTP
+//     request may say it (package forwarded, head.go). It is peeked (MSG_PEEK) and stays
 //     where it is, so that the worker reads it and the same can be asked again.
 //
 //  4. session.go: where workers say which sessions they keep, the request line may name

@@ -165,7 +165,7 @@ func (f *Finder) find(h *fdpass.Handoff, buffer []byte, ended bool) (Client, err
 	source := h.Client.Addr()
 	named := f.cfg.Rules.Header != "" && f.cfg.Rules.Trusted.Contains(source)
 	if sessions := f.looksForSessions(); named || sessions {
-		return f.findInHead(h, buffer, ended, head{rules: &f.cfg.Rules, sessions: sessions, lineOnly: !named})
+		return f.findInHead(h, buffer, ended, forwarded.Head{Rules: &f.cfg.Rules, LineOnly: !named}, sessions)
 	}
 	return f.client(source), nil
 }
@@ -209,25 +209,29 @@ func (f *Finder) takeProxyHeader(h *fdpass.Handoff, buffer []byte, ended bool) e
 
 // findInHead looks into the head of the request. What only might name a session, and
 // does not, leaves the client what it is.
-func (f *Finder) findInHead(h *fdpass.Handoff, buffer []byte, ended bool, head head) (Client, error) {
+func (f *Finder) findInHead(h *fdpass.Handoff, buffer []byte, ended bool, head forwarded.Head, sessions bool) (Client, error) {
 	source := h.Client.Addr()
 	data, err := peek(h.FD, buffer)
 	if err != nil {
 		return Client{}, err
 	}
 	defer clear(data)
-	progress := head.scan(data)
+	progress := head.Scan(data)
 	full := len(data) == len(buffer)
 	switch {
-	case progress == complete:
-		return f.named(source, &head), nil
-	case progress == notHTTP, ended && !full, full && head.lineOnly:
+	case progress == forwarded.Complete:
+		client := f.named(source, &head)
+		if sessions {
+			client.Session = sessionIn(head.Line)
+		}
+		return client, nil
+	case progress == forwarded.NotHTTP, ended && !full, full && head.LineOnly:
 		return f.client(source), nil
-	case head.lineOnly:
+	case head.LineOnly:
 		return f.client(source), ErrNoSession
 	case full:
 		return Client{}, ErrTooLarge
-	case progress == nothing:
+	case progress == forwarded.Nothing:
 		return Client{}, ErrSilent
 	default:
 		return Client{}, ErrPartial
@@ -235,14 +239,13 @@ func (f *Finder) findInHead(h *fdpass.Handoff, buffer []byte, ended bool, head h
 }
 
 // named returns the client that a head names. source is who sent it.
-func (f *Finder) named(source netip.Addr, head *head) Client {
-	if addr := head.chain.Client(); addr.IsValid() {
+func (f *Finder) named(source netip.Addr, head *forwarded.Head) Client {
+	if addr := head.Chain.Client(); addr.IsValid() {
 		source = addr
 	}
 	client := f.client(source)
-	if len(head.key) > 0 {
-		client.Key = f.cfg.Hash.Text(text(head.key))
+	if len(head.Key) > 0 {
+		client.Key = f.cfg.Hash.Text(text(head.Key))
 	}
-	client.Session = head.session
 	return client
 }

@@ -23,6 +23,8 @@ const (
 	local2   = signatureV2 + "\x20\x00\x00\x00"
 )
 
+const request = "GET / HTTP/1.1\r\n"
+
 // nginxHead is what nginx sends with the usual proxy_set_header lines, for Firefox.
 const nginxHead = "GET /chat?room=lobby HTTP/1.1\r\n" +
 	"Host: example.org\r\n" +
@@ -484,8 +486,8 @@ func BenchmarkNow(b *testing.B) {
 		b.ReportAllocs()
 		b.SetBytes(int64(len(data)))
 		for b.Loop() {
-			h := head{rules: &f.cfg.Rules}
-			if h.scan(data) != complete {
+			h := forwarded.Head{Rules: &f.cfg.Rules}
+			if h.Scan(data) != forwarded.Complete {
 				b.Fatal("no head")
 			}
 		}

@@ -1,4 +1,4 @@
-package clientip
+package forwarded
 
 import (
 	"bufio"
@@ -13,45 +13,43 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/handfast/handfast/fdpass/forwarded"
 )
 
 // proxy is the trusted proxy that sends the heads of these tests.
 const proxy = "10.0.0.1"
 
-func headRules(t testing.TB, header string) *forwarded.Rules {
-	return &forwarded.Rules{Header: header, Key: "X-Session", Trusted: trust(t, "10.0.0.0/8")}
+func headRules(t testing.TB, header string) *Rules {
+	return &Rules{Header: header, Key: "X-Session", Trusted: trust(t, "10.0.0.0/8")}
 }
 
 // found is all that a scan says.
 type found struct {
-	progress progress
+	progress Progress
 	client   netip.Addr
 	key      string
 }
 
-func scan(rules *forwarded.Rules, data string) found {
-	h := head{rules: rules}
-	progress := h.scan([]byte(data))
-	if progress != complete {
+func scan(rules *Rules, data string) found {
+	h := Head{Rules: rules}
+	progress := h.Scan([]byte(data))
+	if progress != Complete {
 		return found{progress: progress}
 	}
-	return found{progress, h.chain.Client(), string(h.key)}
+	return found{progress, h.Chain.Client(), string(h.Key)}
 }
 
-func (p progress) String() string {
+func (p Progress) String() string {
 	return [...]string{"nothing", "partial", "complete", "no HTTP"}[p]
 }
 
 func (f found) String() string {
-	if f.progress != complete {
+	if f.progress != Complete {
 		return f.progress.String()
 	}
 	return fmt.Sprintf("complete, client %v, key %q", f.client, f.key)
 }
 
-func (f found) final() bool { return f.progress == complete || f.progress == notHTTP }
+func (f found) final() bool { return f.progress == Complete || f.progress == NotHTTP }
 
 const request = "GET / HTTP/1.1\r\n"
 
@@ -118,9 +116,9 @@ func goodHeads() []goodHead {
 // TestHead: of every beginning of a head more is awaited, and what is behind it does not
 // matter.
 func TestHead(t *testing.T) {
-	rules := headRules(t, forwarded.DefaultHeader)
+	rules := headRules(t, DefaultHeader)
 	for _, v := range goodHeads() {
-		want := found{complete, addr(v.client), v.key}
+		want := found{Complete, addr(v.client), v.key}
 		for _, behind := range []string{"", "X-Forwarded-For: 203.0.113.66\r\nX-Session: z\r\n\r\n", "\r\n", "\x00", " folded\r\n"} {
 			if got := scan(rules, v.head+behind); got != want {
 				t.Errorf("%s, with %q behind: %v, want %v", v.name, behind, got, want)
@@ -129,9 +127,9 @@ func TestHead(t *testing.T) {
 		blank := len(v.head) - len(strings.TrimLeft(v.head, "\r\n"))
 		step := 1 + len(v.head)/2000
 		for n := 0; n < len(v.head); n += step {
-			want := partial
+			want := Partial
 			if n <= blank {
-				want = nothing
+				want = Nothing
 			}
 			if got := scan(rules, v.head[:n]); got.progress != want {
 				t.Errorf("%s, %q: %v, want %v", v.name, v.head[:n], got, want)
@@ -150,11 +148,11 @@ func TestHeadRules(t *testing.T) {
 		{"x-real-ip", "x-real-ip", "192.0.2.3", "192.0.2.3"},
 		{"X-Other", "X-Session", "", "a"},
 	} {
-		rules := &forwarded.Rules{Header: v.header, Key: v.key, Trusted: trust(t, "10.0.0.0/8")}
-		if got, want := scan(rules, good), (found{complete, addr(v.client), v.want}); got != want {
+		rules := &Rules{Header: v.header, Key: v.key, Trusted: trust(t, "10.0.0.0/8")}
+		if got, want := scan(rules, good), (found{Complete, addr(v.client), v.want}); got != want {
 			t.Errorf("header %q, key %q: %v, want %v", v.header, v.key, got, want)
 		}
-		if got := scan(rules, head); got.progress != notHTTP {
+		if got := scan(rules, head); got.progress != NotHTTP {
 			t.Errorf("header %q, key %q: a line without a name is %v", v.header, v.key, got)
 		}
 	}
@@ -236,7 +234,7 @@ var otherProtocols = []struct{ name, certain, rest string }{
 
 // TestNotHTTP: to the byte, whatever else comes, and also when it looks like a head again.
 func TestNotHTTP(t *testing.T) {
-	rules := headRules(t, forwarded.DefaultHeader)
+	rules := headRules(t, DefaultHeader)
 	for _, v := range otherProtocols {
 		for n := range len(v.certain) {
 			if got := scan(rules, v.certain[:n]); got.final() {
@@ -245,7 +243,7 @@ func TestNotHTTP(t *testing.T) {
 		}
 		for _, rest := range []string{v.rest, "", "\x00", "\r\n\r\n", request + "X-Forwarded-For: 203.0.113.66\r\n\r\n"} {
 			for n := range len(rest) + 1 {
-				if got := scan(rules, v.certain+rest[:n]); got.progress != notHTTP {
+				if got := scan(rules, v.certain+rest[:n]); got.progress != NotHTTP {
 					t.Errorf("%s: %q is %v", v.name, v.certain+rest[:n], got)
 				}
 			}
@@ -258,17 +256,17 @@ func TestNotHTTP(t *testing.T) {
 // which takes milliseconds for the short head. Other programs disturb: the best counts.
 func TestHeadLinear(t *testing.T) {
 	const short, long, bound, floor = 4 << 10, 64 << 10, 40, 20 * time.Microsecond
-	best := func(rules *forwarded.Rules, head []byte, enough time.Duration) time.Duration {
+	best := func(rules *Rules, head []byte, enough time.Duration) time.Duration {
 		best := time.Hour
 		for try := 0; try < 20 && best > enough; try++ {
 			h := newHead(rules)
 			start := time.Now()
-			h.scan(head)
+			h.Scan(head)
 			best = min(best, time.Since(start))
 		}
 		return best
 	}
-	for _, header := range []string{forwarded.DefaultHeader, "Forwarded"} {
+	for _, header := range []string{DefaultHeader, "Forwarded"} {
 		rules := headRules(t, header)
 		for _, v := range []struct{ before, filling, behind string }{
 			{"", "\r", ""}, {"", "\n", ""}, {"", "\r\n", "\r"}, {"", "A", ""},
@@ -290,7 +288,7 @@ func TestHeadLinear(t *testing.T) {
 	}
 }
 
-func newHead(rules *forwarded.Rules) head { return head{rules: rules} }
+func newHead(rules *Rules) Head { return Head{Rules: rules} }
 
 // FuzzHead: a scan says the same however the bytes are cut and whatever is behind the
 // blank line, and it understands heads as net/http does, or says that they are none.
@@ -298,7 +296,7 @@ func FuzzHead(f *testing.F) {
 	for _, v := range goodHeads() {
 		if len(v.head) < 2000 {
 			f.Add([]byte(v.head), []byte("X-Session: z\r\n\r\n"), false)
-			f.Add([]byte(strings.ReplaceAll(v.head, forwarded.DefaultHeader+": ", "Forwarded: for=")), []byte("body"), true)
+			f.Add([]byte(strings.ReplaceAll(v.head, DefaultHeader+": ", "Forwarded: for=")), []byte("body"), true)
 		}
 	}
 	for _, v := range otherProtocols {
@@ -307,7 +305,7 @@ func FuzzHead(f *testing.F) {
 	for _, v := range append(stricterThanHTTP, looserThanHTTP...) {
 		f.Add([]byte(v), []byte{}, false)
 	}
-	xff, rfc7239 := headRules(f, forwarded.DefaultHeader), headRules(f, "Forwarded")
+	xff, rfc7239 := headRules(f, DefaultHeader), headRules(f, "Forwarded")
 	f.Fuzz(func(t *testing.T, data, behind []byte, standard bool) {
 		rules := xff
 		if standard {
@@ -320,7 +318,7 @@ func FuzzHead(f *testing.F) {
 }
 
 // checkCuts: every beginning is open, or says what the whole says.
-func checkCuts(t *testing.T, rules *forwarded.Rules, data []byte) {
+func checkCuts(t *testing.T, rules *Rules, data []byte) {
 	want := scan(rules, string(data))
 	step := 1 + len(data)/512
 	for n := 0; n <= len(data); n += step {
@@ -331,11 +329,11 @@ func checkCuts(t *testing.T, rules *forwarded.Rules, data []byte) {
 }
 
 // checkBlankLine: the answer is there with the blank line, and nothing behind it matters.
-func checkBlankLine(t *testing.T, rules *forwarded.Rules, data, behind []byte) {
+func checkBlankLine(t *testing.T, rules *Rules, data, behind []byte) {
 	end := blankLine(data)
 	want := scan(rules, string(data))
 	if end < 0 {
-		if want.progress == complete {
+		if want.progress == Complete {
 			t.Errorf("%q is %v without a blank line", data, want)
 		}
 		return
@@ -349,10 +347,10 @@ func checkBlankLine(t *testing.T, rules *forwarded.Rules, data, behind []byte) {
 			t.Errorf("%q is %v, but %q with %q behind is %v", data, want, head, rest, got)
 		}
 	}
-	if got := newHead(rules); got.scan(head) != want.progress {
+	if got := newHead(rules); got.Scan(head) != want.progress {
 		t.Errorf("%q with nothing behind it in memory is not %v", head, want)
 	}
-	if want.progress == complete {
+	if want.progress == Complete {
 		if got := scan(rules, string(head[:end-1])); got.final() {
 			t.Errorf("%q is %v without the last byte of its blank line", head, got)
 		}
@@ -425,21 +423,21 @@ func isLooser(data []byte, err error) bool {
 }
 
 // checkHTTP compares with net/http.
-func checkHTTP(t *testing.T, rules *forwarded.Rules, data []byte) {
+func checkHTTP(t *testing.T, rules *Rules, data []byte) {
 	got := scan(rules, string(data))
 	data = bytes.TrimLeft(data, "\r\n")
 	r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(data)))
 	switch {
-	case err != nil && got.progress == complete && !isLooser(data, err):
+	case err != nil && got.progress == Complete && !isLooser(data, err):
 		t.Errorf("%q is %v, but for net/http %v", data, got, err)
 	case err != nil:
 		return
 	case isStricter(data, r):
-		if got.progress != notHTTP {
+		if got.progress != NotHTTP {
 			t.Errorf("%q is %v, want no HTTP", data, got)
 		}
 	default:
-		want := found{progress: complete, client: rules.Client(addr(proxy), r.Header.Values(rules.Header))}
+		want := found{progress: Complete, client: rules.Client(addr(proxy), r.Header.Values(rules.Header))}
 		if keys := r.Header.Values(rules.Key); len(keys) > 0 {
 			want.key = keys[len(keys)-1]
 		}
@@ -454,13 +452,13 @@ func checkHTTP(t *testing.T, rules *forwarded.Rules, data []byte) {
 
 // TestDifferences: the differences to net/http are what they are said to be.
 func TestDifferences(t *testing.T) {
-	rules := headRules(t, forwarded.DefaultHeader)
+	rules := headRules(t, DefaultHeader)
 	for _, v := range stricterThanHTTP {
 		r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(v)))
 		if err != nil || !isStricter([]byte(v), r) {
 			t.Errorf("%q: net/http says %v", v, err)
 		}
-		if got := scan(rules, v); got.progress != notHTTP {
+		if got := scan(rules, v); got.progress != NotHTTP {
 			t.Errorf("%q is %v", v, got)
 		}
 	}
@@ -468,7 +466,7 @@ func TestDifferences(t *testing.T) {
 		if _, err := http.ReadRequest(bufio.NewReader(strings.NewReader(v))); err == nil {
 			t.Errorf("%q: net/http accepts it", v)
 		}
-		if got := scan(rules, v); got.progress != complete {
+		if got := scan(rules, v); got.progress != Complete {
 			t.Errorf("%q is %v", v, got)
 		}
 	}

@@ -1,65 +1,61 @@
-package clientip
+package forwarded
 
 import (
 	"bytes"
 	"strings"
-
-	"github.com/handfast/handfast/fdpass/forwarded"
+	"unsafe"
 )
 
-// progress is what is known of a connection that may be an HTTP/1 request.
-type progress int
+// Progress is what is known of a connection that may be an HTTP/1 request.
+type Progress int
 
 const (
-	nothing  progress = iota // no byte of a request yet
-	partial                  // so far it is the head of a request
-	complete                 // the whole head, to its blank line
-	notHTTP                  // it is not, whatever else comes
+	Nothing  Progress = iota // no byte of a request yet
+	Partial                  // so far it is the head of a request
+	Complete                 // the whole head, to its blank line
+	NotHTTP                  // it is not, whatever else comes
 )
 
-// head reads the head of an HTTP/1 request (RFC 9112) as far as it says who the
+// Head reads the head of an HTTP/1 request (RFC 9112) as far as it says who the
 // client is. It borrows what it scans.
-type head struct {
-	rules    *forwarded.Rules
-	sessions bool            // look for one in the request line
-	lineOnly bool            // and at nothing behind that
-	chain    forwarded.Chain // of all lines with the client's address
-	key      []byte          // of the last line with the key, which the nearest proxy added
-	session  Session         // that the request line names
+type Head struct {
+	Rules    *Rules
+	LineOnly bool   // look at nothing behind the request line
+	Line     []byte // the request line, if it is one
+	Chain    Chain  // of all lines with the client's address
+	Key      []byte // of the last line with the key, which the nearest proxy added
 }
 
-// scan reads what has arrived. It looks at no byte behind the blank line, and its
-// result, if not nothing or partial, is the same however much more comes.
+// Scan reads what has arrived. It looks at no byte behind the blank line, and its
+// result, if not Nothing or Partial, is the same however much more comes.
 //
 // A head with a line that is none does not count as HTTP: folded lines, space around
 // names, NUL and bare CR are what request smuggling is made of, and proxies do not let
 // them through. A bare LF ends a line (RFC 9112, section 2.2).
-func (h *head) scan(data []byte) progress {
+func (h *Head) Scan(data []byte) Progress {
 	for len(data) > 0 && (data[0] == '\r' || data[0] == '\n') {
 		data = data[1:] // empty lines before a request (the same section)
 	}
 	if len(data) == 0 {
-		return nothing
+		return Nothing
 	}
 	line, rest, whole := cutLine(data)
-	if found := requestLine(line, whole); found != complete {
+	if found := requestLine(line, whole); found != Complete {
 		return found
 	}
-	if h.sessions {
-		h.session = sessionIn(line)
-	}
-	if h.lineOnly {
-		return complete
+	h.Line = line
+	if h.LineOnly {
+		return Complete
 	}
 	for {
 		line, rest, whole = cutLine(rest)
 		switch {
 		case !whole:
-			return partial
+			return Partial
 		case len(line) == 0:
-			return complete
+			return Complete
 		case !h.field(line):
-			return notHTTP
+			return NotHTTP
 		}
 	}
 }
@@ -74,44 +70,44 @@ func cutLine(data []byte) (line, rest []byte, whole bool) {
 }
 
 // requestLine tells whether a line, or what has come of it, is "METHOD TARGET HTTP/1.x".
-func requestLine(line []byte, whole bool) progress {
+func requestLine(line []byte, whole bool) Progress {
 	method, rest, found := bytes.Cut(line, []byte(" "))
 	switch {
-	case !forwarded.IsToken(method): // of any length: proxies let it through
-		return notHTTP
+	case !IsToken(method): // of any length: proxies let it through
+		return NotHTTP
 	case !found:
 		return unless(whole)
 	}
 	target, version, found := bytes.Cut(rest, []byte(" "))
 	switch {
 	case hasControls(target), found && len(target) == 0:
-		return notHTTP
+		return NotHTTP
 	case !found:
 		return unless(whole)
 	}
 	const want = "HTTP/1."
 	if n := min(len(version), len(want)); string(version[:n]) != want[:n] {
-		return notHTTP
+		return NotHTTP
 	}
 	minor := version[min(len(version), len(want)):]
 	switch {
 	case len(minor) > 0 && (minor[0] < '0' || minor[0] > '9'):
-		return notHTTP
+		return NotHTTP
 	case whole && len(minor) == 1:
-		return complete
+		return Complete
 	case !whole && (len(minor) < 2 || len(minor) == 2 && minor[1] == '\r'):
-		return partial
+		return Partial
 	default:
-		return notHTTP
+		return NotHTTP
 	}
 }
 
 // unless is what a line is that lacks something at its end.
-func unless(whole bool) progress {
+func unless(whole bool) Progress {
 	if whole {
-		return notHTTP
+		return NotHTTP
 	}
-	return partial
+	return Partial
 }
 
 func hasControls(b []byte) bool {
@@ -124,16 +120,16 @@ func hasControls(b []byte) bool {
 }
 
 // field reads one header line, and tells whether it is one.
-func (h *head) field(line []byte) bool {
+func (h *Head) field(line []byte) bool {
 	name, value, found := bytes.Cut(line, []byte(":"))
-	if !found || !forwarded.IsToken(name) || bytes.IndexByte(value, 0) >= 0 || bytes.IndexByte(value, '\r') >= 0 {
+	if !found || !IsToken(name) || bytes.IndexByte(value, 0) >= 0 || bytes.IndexByte(value, '\r') >= 0 {
 		return false
 	}
-	if equal(name, h.rules.Header) {
-		h.rules.Add(&h.chain, text(value))
+	if equal(name, h.Rules.Header) {
+		h.Rules.Add(&h.Chain, text(value))
 	}
-	if equal(name, h.rules.Key) {
-		h.key = bytes.Trim(value, " \t")
+	if equal(name, h.Rules.Key) {
+		h.Key = bytes.Trim(value, " \t")
 	}
 	return true
 }
@@ -141,4 +137,10 @@ func (h *head) field(line []byte) bool {
 // equal compares the names of headers.
 func equal(name []byte, header string) bool {
 	return len(name) == len(header) && strings.EqualFold(text(name), header)
+}
+
+// text returns b as a string without a copy. It must not outlive the call that b
+// was passed to: the bytes change under it.
+func text(b []byte) string {
+	return unsafe.String(unsafe.SliceData(b), len(b))
 }
