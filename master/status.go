@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/handfast/handfast/fdpass"
-	"github.com/handfast/handfast/fdpass/forwarded"
 	"github.com/handfast/handfast/master/clientip"
 	"github.com/handfast/handfast/master/supervisor"
 )
@@ -136,7 +135,7 @@ func (m *Master) Status() Status {
 		Stopping:   snapshot.Stopping || m.isStopping(),
 		Route:      "master",
 		Link:       m.link.String(),
-		Key:        forwarded.FormatKey(m.balancer.Config().Clients.Rules.Key),
+		Key:        m.balancer.Config().Clients.Rules.Key.String(),
 		Generation: snapshot.Generation,
 		Slots:      make([]SlotStatus, len(snapshot.Slots)),
 		Draining:   []WorkerStatus{},
@@ -305,7 +304,7 @@ type Placement struct {
 // by: an address, or the value of a header.
 func (m *Master) Place(client string) (Placement, error) {
 	cfg := m.balancer.Config()
-	p := Placement{Client: client, Key: forwarded.FormatKey(cfg.Clients.Rules.Key), Slots: m.balancer.Table().Len()}
+	p := Placement{Client: client, Key: cfg.Clients.Rules.Key.String(), Slots: m.balancer.Table().Len()}
 	key, err := cfg.Clients.KeyOf(client)
 	if err != nil {
 		return p, fmt.Errorf("master: %w", err)

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -21,7 +20,7 @@ import (
 // the request came from. It is the zero Addr when that is no IP address.
 func Client(r *http.Request) netip.Addr {
 	rules, _ := rulesOfMaster()
-	return addressOf(rules, r)
+	return clientOf(&rules, hash.Config{}, r).Addr
 }
 
 // rulesOfMaster are the master's, which it told this process by environment.
@@ -32,13 +31,27 @@ var rulesOfMaster = sync.OnceValues(func() (forwarded.Rules, error) {
 	return forwarded.FromEnviron(os.Getenv)
 })
 
-func addressOf(rules forwarded.Rules, r *http.Request) netip.Addr {
+// clientOf returns whom a request is from, by the rule by which the master places its connection. Package http has
+// read the head, and has moved one of its lines.
+func clientOf(rules *forwarded.Rules, config hash.Config, r *http.Request) forwarded.Client {
+	request := rules.Request()
+	for name, values := range r.Header {
+		for _, value := range values {
+			request.Header(name, value)
+		}
+	}
+	request.Header("Host", r.Host)
+	return request.Client(peerOf(r), config)
+}
+
+// peerOf returns where a request came from.
+func peerOf(r *http.Request) netip.Addr {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
 		host = r.RemoteAddr
 	}
 	peer, _ := netip.ParseAddr(host)
-	return rules.Client(peer.Unmap(), r.Header.Values(rules.Header))
+	return peer.Unmap()
 }
 
 // KeepClientsApart wraps the server's Handler, and ConnContext, for a proxy that pools its
@@ -87,7 +100,7 @@ func keepApart(srv *http.Server, rules forwarded.Rules, config hash.Config) {
 	var logOnce sync.Once
 	srv.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if placed, ok := r.Context().Value(placedKey{}).(*atomic.Pointer[hash.Key]); ok {
-			now := keyOf(rules, config, r)
+			now := clientOf(&rules, config, r).Key
 			if !placed.CompareAndSwap(nil, &now) && *placed.Load() != now {
 				w.Header().Set("Connection", "close")
 				logOnce.Do(func() {
@@ -99,18 +112,6 @@ func keepApart(srv *http.Server, rules forwarded.Rules, config hash.Config) {
 		}
 		handler.ServeHTTP(w, r)
 	})
-}
-
-// keyOf returns what the master recognises a request's client by.
-func keyOf(rules forwarded.Rules, config hash.Config, r *http.Request) hash.Key {
-	values := r.Header.Values(rules.Key)
-	if strings.EqualFold(rules.Key, "Host") {
-		values = []string{r.Host} // package http has moved it
-	}
-	if len(values) > 0 && values[len(values)-1] != "" {
-		return config.Text(values[len(values)-1])
-	}
-	return config.Key(addressOf(rules, r))
 }
 
 func logf(srv *http.Server, format string, args ...any) {

@@ -27,8 +27,8 @@ func testRules(t *testing.T) forwarded.Rules {
 	return forwarded.Rules{Header: "X-Forwarded-For", Trusted: trusted}
 }
 
-// TestAddressOf: the client of a request is the master's.
-func TestAddressOf(t *testing.T) {
+// TestClientOf: the client of a request is the master's.
+func TestClientOf(t *testing.T) {
 	rules := testRules(t)
 	for _, c := range []struct {
 		rules         forwarded.Rules
@@ -48,7 +48,7 @@ func TestAddressOf(t *testing.T) {
 		if c.lines != "" {
 			r.Header["X-Forwarded-For"] = strings.Split(c.lines, "|")
 		}
-		if got := addressOf(c.rules, r).String(); got != c.want {
+		if got := clientOf(&c.rules, hash.DefaultConfig(), r).Addr.String(); got != c.want {
 			t.Errorf("%s, %q: %s, want %s", c.remote, c.lines, got, c.want)
 		}
 	}
@@ -98,7 +98,7 @@ func TestKeepClientsApart(t *testing.T) {
 	const one, other = "X-Forwarded-For: 203.0.113.1\r\n", "X-Forwarded-For: 203.0.113.2\r\n"
 	byAddress := testRules(t)
 	byKey := testRules(t)
-	byKey.Key = "X-Session"
+	byKey.Key = forwarded.Key{Kind: forwarded.ByHeader, Name: "X-Session"}
 	for _, c := range []struct {
 		what     string
 		rules    forwarded.Rules

@@ -47,7 +47,7 @@ func hashFlags() []cli.Flag {
 			Usage: "`NUMBER`, 0 to 4294967295; machines with the same one place clients alike, and who knows it can compute which clients share a slot"},
 		intFlag("ipv4-prefix", config.IPv4Prefix, "`BITS` of an IPv4 address that tell clients apart"),
 		intFlag("ipv6-prefix", config.IPv6Prefix, "`BITS` of an IPv6 address that tell clients apart"),
-		stringFlag("key", forwarded.KeyAddress, "`WHAT` clients are recognised by: address, or header:NAME for the value of a header that the proxy sets, with --behind-proxy"),
+		stringFlag("key", forwarded.Key{}.String(), "`WHAT` clients are recognised by: address, or header:NAME for the value of a header that the proxy sets, with --behind-proxy"),
 	}
 }
 

@@ -50,8 +50,7 @@ func (v *values) computes() bool {
 	return slices.ContainsFunc(append([]cli.Flag{workersFlag()}, hashFlags()...), func(f cli.Flag) bool { return v.IsSet(f.Names()[0]) })
 }
 
-// keyOf returns the key of a client: of its address, or of the value of the header that
-// is the key.
+// keyOf returns the key of a client, named by what clients are recognised by.
 func (v *values) keyOf(client string) hash.Key {
 	config := clientip.Config{Hash: v.hashing()}
 	config.Rules.Key = v.key()

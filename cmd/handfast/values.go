@@ -154,13 +154,13 @@ func (v *values) watchdog(s *supervisor.Config) {
 // minWatchdog leaves a worker that is well, on a machine that is busy, the time to answer.
 const minWatchdog = 100 * time.Millisecond
 
-// key returns the header whose value is the client's key, empty for its address.
-func (v *values) key() string {
-	header, err := forwarded.ParseKey(v.String("key"))
+// key returns what clients are recognised by.
+func (v *values) key() forwarded.Key {
+	key, err := forwarded.ParseKey(v.String("key"))
 	if err != nil {
-		v.fail("--key %q: want address or header:NAME", v.String("key"))
+		v.fail("--key %q: want %s", v.String("key"), forwarded.KeyForms())
 	}
-	return header
+	return key
 }
 
 // clients reads who a connection may be from.
@@ -188,7 +188,7 @@ func (v *values) clients() clientip.Config {
 	switch proxied := v.Bool("behind-proxy") || config.ProxyProtocol; {
 	case !v.Bool("behind-proxy") && v.IsSet("proxy-header"):
 		v.fail("--proxy-header %s: needs --behind-proxy, else no header is looked at", v.String("proxy-header"))
-	case !v.Bool("behind-proxy") && config.Rules.Key != "":
+	case !v.Bool("behind-proxy") && config.Rules.Key.Kind != forwarded.ByAddress:
 		v.fail("--key %s: needs --behind-proxy, since only a trusted proxy's headers are believed", v.String("key"))
 	case !proxied && v.IsSet("trusted-proxies"):
 		v.fail("--trusted-proxies %s: needs --behind-proxy or --proxy-protocol, else nobody is asked", v.String("trusted-proxies"))

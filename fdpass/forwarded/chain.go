@@ -5,41 +5,41 @@ import (
 	"strings"
 )
 
-// Chain is what header lines say, added in their order, of the hops between the
+// chain is what header lines say, added in their order, of the hops between the
 // client and us. Several lines are one list (RFC 9110, section 5.2).
 //
 // What is left of the rightmost address that is not a trusted proxy's, that one
 // wrote itself and may have invented. So nobody can choose the address that counts,
 // as long as every trusted proxy adds whom it talks to: one that adds "unknown"
 // instead leaves the choice to its clients.
-type Chain struct {
-	client netip.Addr // the rightmost that is not trusted
-	first  netip.Addr // the leftmost, which is a trusted proxy's
+type chain struct {
+	named netip.Addr // the rightmost that is not trusted
+	first netip.Addr // the leftmost, which is a trusted proxy's
 }
 
-// Client returns the address that the chain begins with as far as it can be
+// client returns the address that the chain begins with as far as it can be
 // believed: the rightmost that is not a trusted proxy's, or if there are only
 // trusted ones the leftmost. It is the zero Addr when there is none.
-func (c *Chain) Client() netip.Addr {
-	if c.client.IsValid() {
-		return c.client
+func (c *chain) client() netip.Addr {
+	if c.named.IsValid() {
+		return c.named
 	}
 	return c.first
 }
 
 // addList adds a line of addresses with commas between them: X-Forwarded-For and
 // its like, of which nobody wrote the grammar down.
-func (c *Chain) addList(line string, trusted Trust) { c.add(line, trusted, cutNode) }
+func (c *chain) addList(line string, trusted Trust) { c.add(line, trusted, cutNode) }
 
 // addForwarded adds a line of the header Forwarded (RFC 7239, section 4):
 //
 //	for=192.0.2.60;proto=http;by=203.0.113.43, for="[2001:db8::1]:4711"
-func (c *Chain) addForwarded(line string, trusted Trust) { c.add(line, trusted, cutFor) }
+func (c *chain) addForwarded(line string, trusted Trust) { c.add(line, trusted, cutFor) }
 
 // add takes a line apart from the right, where the nearest proxy wrote. Read from the
 // left, a quote without an end that a client sent could close at one that a proxy
 // wrote, and hide what is between them.
-func (c *Chain) add(line string, trusted Trust, cut func(string) (rest, node string)) {
+func (c *chain) add(line string, trusted Trust, cut func(string) (rest, node string)) {
 	var first netip.Addr
 	for line != "" {
 		var node string
@@ -49,7 +49,7 @@ func (c *Chain) add(line string, trusted Trust, cut func(string) (rest, node str
 		case !addr.IsValid():
 			// unknown, hidden, or nonsense: somebody, but nobody to recognise.
 		case !trusted.Contains(addr):
-			c.client = addr
+			c.named = addr
 			return
 		default:
 			first = addr

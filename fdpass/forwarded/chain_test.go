@@ -14,11 +14,11 @@ const proxies = "10.0.0.0/8,fd00::/8"
 // clientOf returns what lines of a header say.
 func clientOf(header string, trusted Trust, lines ...string) netip.Addr {
 	r := Rules{Header: header, Trusted: trusted}
-	var c Chain
+	var c chain
 	for _, line := range lines {
-		r.Add(&c, line)
+		r.add(&c, line)
 	}
-	return c.Client()
+	return c.client()
 }
 
 func TestList(t *testing.T) {
@@ -149,8 +149,8 @@ func TestNoAllocations(t *testing.T) {
 	} {
 		r := Rules{Header: v.header, Trusted: trusted}
 		if n := testing.AllocsPerRun(100, func() {
-			var c Chain
-			r.Add(&c, v.line)
+			var c chain
+			r.add(&c, v.line)
 		}); n != 0 {
 			t.Errorf("%s: %s: %v allocations", v.header, v.line, n)
 		}
@@ -167,8 +167,8 @@ func TestLinear(t *testing.T) {
 		cost := func(line string, times int) time.Duration {
 			start := time.Now()
 			for range times {
-				var c Chain
-				r.Add(&c, line)
+				var c chain
+				r.add(&c, line)
 			}
 			return time.Since(start)
 		}

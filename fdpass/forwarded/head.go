@@ -2,7 +2,6 @@ package forwarded
 
 import (
 	"bytes"
-	"strings"
 	"unsafe"
 )
 
@@ -19,11 +18,9 @@ const (
 // Head reads the head of an HTTP/1 request (RFC 9112) as far as it says who the
 // client is. It borrows what it scans.
 type Head struct {
-	Rules    *Rules
+	Request
 	LineOnly bool   // look at nothing behind the request line
 	Line     []byte // the request line, if it is one
-	Chain    Chain  // of all lines with the client's address
-	Key      []byte // of the last line with the key, which the nearest proxy added
 }
 
 // Scan reads what has arrived. It looks at no byte behind the blank line, and its
@@ -125,18 +122,8 @@ func (h *Head) field(line []byte) bool {
 	if !found || !IsToken(name) || bytes.IndexByte(value, 0) >= 0 || bytes.IndexByte(value, '\r') >= 0 {
 		return false
 	}
-	if equal(name, h.Rules.Header) {
-		h.Rules.Add(&h.Chain, text(value))
-	}
-	if equal(name, h.Rules.Key) {
-		h.Key = bytes.Trim(value, " \t")
-	}
+	h.Header(text(name), text(value))
 	return true
-}
-
-// equal compares the names of headers.
-func equal(name []byte, header string) bool {
-	return len(name) == len(header) && strings.EqualFold(text(name), header)
 }
 
 // text returns b as a string without a copy. It must not outlive the call that b

@@ -19,7 +19,7 @@ import (
 const proxy = "10.0.0.1"
 
 func headRules(t testing.TB, header string) *Rules {
-	return &Rules{Header: header, Key: "X-Session", Trusted: trust(t, "10.0.0.0/8")}
+	return &Rules{Header: header, Key: byHeader("X-Session"), Trusted: trust(t, "10.0.0.0/8")}
 }
 
 // found is all that a scan says.
@@ -30,12 +30,12 @@ type found struct {
 }
 
 func scan(rules *Rules, data string) found {
-	h := Head{Rules: rules}
+	h := Head{Request: rules.Request()}
 	progress := h.Scan([]byte(data))
 	if progress != Complete {
 		return found{progress: progress}
 	}
-	return found{progress, h.Chain.Client(), string(h.Key)}
+	return found{progress, h.chain.client(), strings.Clone(h.key)}
 }
 
 func (p Progress) String() string {
@@ -148,7 +148,7 @@ func TestHeadRules(t *testing.T) {
 		{"x-real-ip", "x-real-ip", "192.0.2.3", "192.0.2.3"},
 		{"X-Other", "X-Session", "", "a"},
 	} {
-		rules := &Rules{Header: v.header, Key: v.key, Trusted: trust(t, "10.0.0.0/8")}
+		rules := &Rules{Header: v.header, Key: byHeader(v.key), Trusted: trust(t, "10.0.0.0/8")}
 		if got, want := scan(rules, good), (found{Complete, addr(v.client), v.want}); got != want {
 			t.Errorf("header %q, key %q: %v, want %v", v.header, v.key, got, want)
 		}
@@ -288,7 +288,7 @@ func TestHeadLinear(t *testing.T) {
 	}
 }
 
-func newHead(rules *Rules) Head { return Head{Rules: rules} }
+func newHead(rules *Rules) Head { return Head{Request: rules.Request()} }
 
 // FuzzHead: a scan says the same however the bytes are cut and whatever is behind the
 // blank line, and it understands heads as net/http does, or says that they are none.
@@ -437,12 +437,9 @@ func checkHTTP(t *testing.T, rules *Rules, data []byte) {
 			t.Errorf("%q is %v, want no HTTP", data, got)
 		}
 	default:
-		want := found{progress: Complete, client: rules.Client(addr(proxy), r.Header.Values(rules.Header))}
-		if keys := r.Header.Values(rules.Key); len(keys) > 0 {
+		want := found{progress: Complete, client: clientOf(rules.Header, rules.Trusted, r.Header.Values(rules.Header)...)}
+		if keys := r.Header.Values(rules.Key.Name); len(keys) > 0 {
 			want.key = keys[len(keys)-1]
-		}
-		if !got.client.IsValid() {
-			got.client = addr(proxy) // as Finder.named does
 		}
 		if got != want {
 			t.Errorf("%q is %v, for net/http %v", data, got, want)

@@ -13,9 +13,9 @@ const DefaultHeader = "X-Forwarded-For"
 // Rules say which header names the client, and whose word counts.
 type Rules struct {
 	Header string // that names the client's address; empty: headers are not believed
-	// Key is the header whose value is the client's key; empty: the address is. A
-	// proxy must set or remove it, or clients choose their key themselves.
-	Key     string
+	// Key is what clients are recognised by. A proxy must set or remove it, if it is not the address, or clients
+	// choose their key themselves.
+	Key     Key
 	Trusted Trust
 }
 
@@ -24,39 +24,24 @@ func (r *Rules) Validate() error {
 	switch {
 	case r.Header != "" && !IsToken(r.Header):
 		return fmt.Errorf("forwarded: %q is not the name of a header", r.Header)
-	case r.Key != "" && !IsToken(r.Key):
-		return fmt.Errorf("forwarded: %q is not the name of a header", r.Key)
-	case r.Key != "" && r.Header == "":
-		return errors.New("forwarded: a header is the key, but no header is believed")
+	case r.Key.Kind != ByAddress && r.Header == "":
+		return fmt.Errorf("forwarded: the key is %s, but no header is believed", r.Key)
 	case r.Header != "" && len(r.Trusted) == 0:
 		return errors.New("forwarded: a header names the client, but no proxy is trusted")
 	}
-	return nil
+	return r.Key.validate()
 }
 
-// Add adds one line of the header to a chain. It keeps nothing of line.
-func (r *Rules) Add(c *Chain, line string) {
+// Believe tells whether what a request says of its client counts, if it came from source.
+func (r *Rules) Believe(source netip.Addr) bool { return r.Header != "" && r.Trusted.Contains(source) }
+
+// add adds one line of the header that names the client's address. It keeps nothing of line.
+func (r *Rules) add(c *chain, line string) {
 	if strings.EqualFold(r.Header, "Forwarded") {
 		c.addForwarded(line, r.Trusted)
 	} else {
 		c.addList(line, r.Trusted)
 	}
-}
-
-// Client returns the client of a request with these lines of the header, if peer
-// sent it: peer itself unless it is a trusted proxy that names another.
-func (r *Rules) Client(peer netip.Addr, lines []string) netip.Addr {
-	if r.Header == "" || !r.Trusted.Contains(peer) {
-		return peer
-	}
-	var chain Chain
-	for _, line := range lines {
-		r.Add(&chain, line)
-	}
-	if client := chain.Client(); client.IsValid() {
-		return client
-	}
-	return peer
 }
 
 // Environment variables by which the master tells its workers the rules. They have the
@@ -77,7 +62,7 @@ func (r *Rules) Environ() []string {
 		envBehindProxy + "=true",
 		envHeader + "=" + r.Header,
 		envTrusted + "=" + r.Trusted.String(),
-		envKey + "=" + FormatKey(r.Key),
+		envKey + "=" + r.Key.String(),
 	}
 }
 
@@ -95,32 +80,6 @@ func FromEnviron(getenv func(string) string) (r Rules, err error) {
 		return Rules{}, err
 	}
 	return r, r.Validate()
-}
-
-// What a client can be recognised by.
-const (
-	KeyAddress = "address"
-	keyHeader  = "header:"
-)
-
-// ParseKey returns the header that "header:NAME" names, and none for "address".
-func ParseKey(text string) (header string, err error) {
-	if text == KeyAddress {
-		return "", nil
-	}
-	header, found := strings.CutPrefix(text, keyHeader)
-	if !found || !IsToken(header) {
-		return "", fmt.Errorf("forwarded: key %q: want %s or %sNAME", text, KeyAddress, keyHeader)
-	}
-	return header, nil
-}
-
-// FormatKey is the inverse of ParseKey.
-func FormatKey(header string) string {
-	if header == "" {
-		return KeyAddress
-	}
-	return keyHeader + header
 }
 
 // IsToken tells whether s can be the name of a header or a method (RFC 9110,

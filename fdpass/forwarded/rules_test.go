@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/handfast/handfast/hash"
 )
 
 func TestClient(t *testing.T) {
@@ -32,7 +34,11 @@ func TestClient(t *testing.T) {
 		{"Cloudflare, no port", "CF-Connecting-IP", "10.0.0.1", []string{" 192.0.2.1 "}, "192.0.2.1"},
 	} {
 		r := Rules{Header: v.header, Trusted: trust(t, proxies)}
-		if got := r.Client(addr(v.peer), v.lines); got != addr(v.want) {
+		request := r.Request()
+		for _, line := range v.lines {
+			request.Header(v.header, line)
+		}
+		if got := request.Client(addr(v.peer), hash.Config{}).Addr; got != addr(v.want) {
 			t.Errorf("%s: %q from %q is %v, want %q", v.name, v.lines, v.peer, got, v.want)
 		}
 	}
@@ -47,11 +53,11 @@ func TestValidate(t *testing.T) {
 		{Rules{}, ""},
 		{Rules{Trusted: trusted}, ""},
 		{Rules{Header: "Forwarded", Trusted: trusted}, ""},
-		{Rules{Header: DefaultHeader, Key: "X-User", Trusted: trusted}, ""},
+		{Rules{Header: DefaultHeader, Key: byHeader("X-User"), Trusted: trusted}, ""},
 		{Rules{Header: "X Forwarded", Trusted: trusted}, `"X Forwarded"`},
 		{Rules{Header: "Forwarded:", Trusted: trusted}, `"Forwarded:"`},
-		{Rules{Header: "Forwarded", Key: "X-User\r\n", Trusted: trusted}, `"X-User\r\n"`},
-		{Rules{Key: "X-User", Trusted: trusted}, "no header is believed"},
+		{Rules{Header: "Forwarded", Key: byHeader("X-User\r\n"), Trusted: trusted}, `"X-User\r\n"`},
+		{Rules{Key: byHeader("X-User"), Trusted: trusted}, "no header is believed"},
 		{Rules{Header: "Forwarded"}, "no proxy is trusted"},
 	} {
 		err := v.rules.Validate()
@@ -71,10 +77,10 @@ func TestEnviron(t *testing.T) {
 		{Rules{Header: "Forwarded", Trusted: trust(t, "192.0.2.1,::ffff:10.0.0.0/104")}, []string{
 			"HANDFAST_BEHIND_PROXY=true", "HANDFAST_PROXY_HEADER=Forwarded", "HANDFAST_TRUSTED_PROXIES=192.0.2.1/32,10.0.0.0/8", "HANDFAST_KEY=address",
 		}},
-		{Rules{Header: "X-Real-IP", Key: "X-User", Trusted: trust(t, "loopback")}, []string{
+		{Rules{Header: "X-Real-IP", Key: byHeader("X-User"), Trusted: trust(t, "loopback")}, []string{
 			"HANDFAST_BEHIND_PROXY=true", "HANDFAST_PROXY_HEADER=X-Real-IP", "HANDFAST_TRUSTED_PROXIES=127.0.0.0/8,::1/128", "HANDFAST_KEY=header:X-User",
 		}},
-		{Rules{Header: DefaultHeader, Key: "address", Trusted: trust(t, "::/0")}, []string{
+		{Rules{Header: DefaultHeader, Key: byHeader("address"), Trusted: trust(t, "::/0")}, []string{
 			"HANDFAST_BEHIND_PROXY=true", "HANDFAST_PROXY_HEADER=X-Forwarded-For", "HANDFAST_TRUSTED_PROXIES=::/0", "HANDFAST_KEY=header:address",
 		}},
 	} {
@@ -123,28 +129,6 @@ func TestFromEnviron(t *testing.T) {
 		r, err := FromEnviron(getenv(v.environ))
 		if (err != nil) != v.fails || err == nil && r.Header != v.header {
 			t.Errorf("%s: %+v, error %v", v.name, r, err)
-		}
-	}
-}
-
-func TestKey(t *testing.T) {
-	for _, v := range []struct{ text, header string }{
-		{"address", ""},
-		{"header:X-Session", "X-Session"},
-		{"header:address", "address"},
-		{"header:header", "header"},
-	} {
-		header, err := ParseKey(v.text)
-		if err != nil || header != v.header || FormatKey(header) != v.text {
-			t.Errorf("%q is %q, error %v, again %q", v.text, header, err, FormatKey(header))
-		}
-	}
-	for _, text := range []string{"", "Address", "header", "header:", "header: X", "header:X:Y", "header:X Y", "cookie:a", "X-Session", " address"} {
-		header, err := ParseKey(text)
-		if err == nil || header != "" {
-			t.Errorf("%q is accepted as %q", text, header)
-		} else if !strings.Contains(err.Error(), "want address or header:NAME") {
-			t.Errorf("the error for %q has no remedy: %v", text, err)
 		}
 	}
 }

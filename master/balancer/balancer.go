@@ -11,7 +11,6 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/handfast/handfast/fdpass"
-	"github.com/handfast/handfast/fdpass/forwarded"
 	"github.com/handfast/handfast/master/clientip"
 	"github.com/handfast/handfast/master/fdlimit"
 	"github.com/handfast/handfast/master/logging"
@@ -124,7 +123,7 @@ func New(cfg Config, table *Table) (*Balancer, error) {
 		return nil, err
 	}
 	if clients.Peeks() {
-		cfg.Logger.Info("clients are named by proxies", "header", cfg.Clients.Rules.Header, "key", forwarded.FormatKey(cfg.Clients.Rules.Key),
+		cfg.Logger.Info("clients are named by proxies", "header", cfg.Clients.Rules.Header, "key", cfg.Clients.Rules.Key.String(),
 			"proxy_protocol", cfg.Clients.ProxyProtocol, "trusted", cfg.Clients.Rules.Trusted.String())
 	}
 	b := &Balancer{

@@ -66,17 +66,9 @@ func (c *Config) Validate() error {
 	return errors.Join(c.Hash.Validate(), c.Rules.Validate())
 }
 
-// KeyOf returns the key of a client that is named by what clients are recognised by: its
-// address, or the value of the header that Rules.Key names.
+// KeyOf returns the key of a client that is named by what clients are recognised by.
 func (c *Config) KeyOf(client string) (key hash.Key, err error) {
-	if c.Rules.Key != "" {
-		return c.Hash.Text(client), nil
-	}
-	addr, err := netip.ParseAddr(client)
-	if err != nil {
-		return key, fmt.Errorf("%q is not an IP address", client)
-	}
-	return c.Hash.Key(addr), nil
+	return c.Rules.Key.Hash(client, c.Hash)
 }
 
 // Why a client is not found. While more may come these are not final: ErrSilent,
@@ -163,9 +155,9 @@ func (f *Finder) find(h *fdpass.Handoff, buffer []byte, ended bool) (Client, err
 		}
 	}
 	source := h.Client.Addr()
-	named := f.cfg.Rules.Header != "" && f.cfg.Rules.Trusted.Contains(source)
+	named := f.cfg.Rules.Believe(source)
 	if sessions := f.looksForSessions(); named || sessions {
-		return f.findInHead(h, buffer, ended, forwarded.Head{Rules: &f.cfg.Rules, LineOnly: !named}, sessions)
+		return f.findInHead(h, buffer, ended, forwarded.Head{Request: f.cfg.Rules.Request(), LineOnly: !named}, sessions)
 	}
 	return f.client(source), nil
 }
@@ -220,7 +212,8 @@ func (f *Finder) findInHead(h *fdpass.Handoff, buffer []byte, ended bool, head f
 	full := len(data) == len(buffer)
 	switch {
 	case progress == forwarded.Complete:
-		client := f.named(source, &head)
+		named := head.Client(source, f.cfg.Hash)
+		client := Client{Addr: named.Addr, Key: named.Key}
 		if sessions {
 			client.Session = sessionIn(head.Line)
 		}
@@ -236,16 +229,4 @@ func (f *Finder) findInHead(h *fdpass.Handoff, buffer []byte, ended bool, head f
 	default:
 		return Client{}, ErrPartial
 	}
-}
-
-// named returns the client that a head names. source is who sent it.
-func (f *Finder) named(source netip.Addr, head *forwarded.Head) Client {
-	if addr := head.Chain.Client(); addr.IsValid() {
-		source = addr
-	}
-	client := f.client(source)
-	if len(head.Key) > 0 {
-		client.Key = f.cfg.Hash.Text(text(head.Key))
-	}
-	return client
 }

@@ -45,7 +45,11 @@ func xff(client string, more ...string) string {
 
 // rulesOf returns rules with the default header and these trusted proxies.
 func rulesOf(t testing.TB, trusted, key string) forwarded.Rules {
-	return forwarded.Rules{Header: forwarded.DefaultHeader, Key: key, Trusted: trust(t, trusted)}
+	rules := forwarded.Rules{Header: forwarded.DefaultHeader, Trusted: trust(t, trusted)}
+	if key != "" {
+		rules.Key = forwarded.Key{Kind: forwarded.ByHeader, Name: key}
+	}
+	return rules
 }
 
 func speaksProxy(cfg *Config) { cfg.ProxyProtocol = true }
@@ -370,6 +374,7 @@ func TestNowGone(t *testing.T) {
 }
 
 func TestValidate(t *testing.T) {
+	session := forwarded.Key{Kind: forwarded.ByHeader, Name: "X-Session"}
 	for _, v := range []struct {
 		name   string
 		change func(*Config)
@@ -377,7 +382,7 @@ func TestValidate(t *testing.T) {
 	}{
 		{"default", func(*Config) {}, ""},
 		{"header", func(c *Config) { c.Rules.Header = "Forwarded" }, ""},
-		{"key", func(c *Config) { c.Rules.Header, c.Rules.Key = "Forwarded", "X-Session" }, ""},
+		{"key", func(c *Config) { c.Rules.Header, c.Rules.Key = "Forwarded", session }, ""},
 		{"PROXY protocol", speaksProxy, ""},
 		{"nobody is trusted, nobody is believed", func(c *Config) { c.Rules.Trusted = nil }, ""},
 		{"lowest limit", func(c *Config) { c.HeaderLimit = 1024 }, ""},
@@ -390,8 +395,8 @@ func TestValidate(t *testing.T) {
 		{"high limit", func(c *Config) { c.HeaderLimit = 65537 }, "header limit 65537"},
 		{"PROXY protocol of nobody", func(c *Config) { c.ProxyProtocol, c.Rules.Trusted = true, nil }, "without a trusted proxy"},
 		{"hash", func(c *Config) { c.Hash.IPv4Prefix = 33 }, "IPv4 prefix length 33"},
-		{"rules", func(c *Config) { c.Rules.Key = "X-Session" }, "no header is believed"},
-		{"hash and rules", func(c *Config) { c.Hash.IPv6Prefix, c.Rules.Key = -1, "X-Session" }, "no header is believed"},
+		{"rules", func(c *Config) { c.Rules.Key = session }, "no header is believed"},
+		{"hash and rules", func(c *Config) { c.Hash.IPv6Prefix, c.Rules.Key = -1, session }, "no header is believed"},
 	} {
 		cfg := DefaultConfig()
 		v.change(&cfg)
@@ -486,7 +491,7 @@ func BenchmarkNow(b *testing.B) {
 		b.ReportAllocs()
 		b.SetBytes(int64(len(data)))
 		for b.Loop() {
-			h := forwarded.Head{Rules: &f.cfg.Rules}
+			h := forwarded.Head{Request: f.cfg.Rules.Request()}
 			if h.Scan(data) != forwarded.Complete {
 				b.Fatal("no head")
 			}
