@@ -48,16 +48,13 @@ func (a accessLog) close() {
 	}
 }
 
-// savedLines are those that were not written when another program took the place of this one.
-type savedLines struct {
-	Lines   []byte
-	LeftOut int
-}
+// savedLines are what a log leaves when another program takes the place of this one.
+type savedLines logging.Rest
 
 // saveLines returns those of a queue; of nil, none.
 func saveLines(q *logging.Queue) (s savedLines) {
 	if q != nil {
-		s.Lines, s.LeftOut = q.Rest()
+		s = savedLines(q.Rest())
 	}
 	return s
 }
@@ -65,6 +62,6 @@ func saveLines(q *logging.Queue) (s savedLines) {
 // resume writes them, or counts them as left out if there is no such log any more.
 func (s savedLines) resume(q *logging.Queue) {
 	if q != nil {
-		q.Resume(s.Lines, s.LeftOut)
+		q.Resume(logging.Rest(s))
 	}
 }

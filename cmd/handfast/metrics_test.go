@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -71,5 +72,29 @@ func TestMetrics(t *testing.T) {
 	b.await("reload finished")
 	shows(`handfast_reloads_total{result="success"} 1`, `handfast_worker_generation{slot="0"} 2`)
 	unix.Kill(b.mustGet(source(2), "/").pid, unix.SIGKILL)
-	shows(`handfast_worker_failures_total{reason="exited"} 1`, `handfast_worker_restarts_total{slot="0"} 1`)
+	shows(`handfast_worker_failures_total{reason="exited"} 1`, `handfast_worker_restarts_total{slot="0"} 1`, "handfast_ready 1")
+
+	before := counted(b.metrics())
+	b.upgrades(2)
+	shows("handfast_ready 1")
+	if after := counted(b.metrics()); len(before) < 20 || !slices.Equal(before, after) {
+		t.Errorf("counted before the upgrades\n%s\nand afterwards\n%s", strings.Join(before, "\n"), strings.Join(after, "\n"))
+	}
+	b.mustGet(source(2), "/")
+	shows("handfast_accepted_connections_total 5")
+}
+
+// counted returns the lines of counters and histograms of ours.
+func counted(metrics string) (lines []string) {
+	for line := range strings.Lines(metrics) {
+		name, _, _ := strings.Cut(line, " ")
+		name, _, _ = strings.Cut(name, "{")
+		for _, end := range []string{"_total", "_count", "_sum", "_bucket"} {
+			if strings.HasPrefix(name, "handfast_") && strings.HasSuffix(name, end) {
+				lines = append(lines, strings.TrimSpace(line))
+			}
+		}
+	}
+	slices.Sort(lines)
+	return lines
 }

@@ -183,6 +183,12 @@ func serve(ctx context.Context, a asked, log *logging.Queue) error {
 	if access.Queue != nil {
 		counts.LinesLeftOut("access", access.LeftOut)
 	}
+	if before != nil {
+		if err := counts.Restore(before.bundle); err != nil {
+			return err
+		}
+	}
+	next.counts = counts
 	config.Balancer.OnOutcome, config.OnEvent = counts.Outcome, counts.Event
 	m, err := master.New(config)
 	if err != nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/handfast/handfast/master"
 	"github.com/handfast/handfast/master/admin"
 	"github.com/handfast/handfast/master/logging"
+	"github.com/handfast/handfast/master/metrics"
 	"github.com/handfast/handfast/master/reexec"
 )
 
@@ -143,6 +144,7 @@ type successor struct {
 	sockets []net.Listener
 	lines   *logging.Queue
 	access  accessLog
+	counts  *metrics.Metrics
 	log     hclog.Logger
 }
 
@@ -180,6 +182,9 @@ func (s *successor) save(b *reexec.Bundle) error {
 		socket := ln.(adminSocket)
 		at := socket.Addr()
 		p.Admin = append(p.Admin, savedAdmin{socket.asked, admin.Address{Network: at.Network(), Address: at.String()}, b.KeepFile(socket.Listener.(syscall.Conn)), socket.byName})
+	}
+	if err := s.counts.Save(b); err != nil {
+		return err
 	}
 	return b.Put(part, p)
 }

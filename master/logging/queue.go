@@ -148,21 +148,28 @@ func (q *Queue) LeftOut() uint64 {
 	return q.total
 }
 
-// Rest returns what is not written, for who goes on with the same file, and how many lines were left out that nobody
-// was told of. What is being written is in it: a pipe has not got it, or else write(2) would have returned.
-func (q *Queue) Rest() (lines []byte, leftOut int) {
+// Rest is what a queue leaves to another one that goes on with the same file.
+type Rest struct {
+	Lines   []byte // that are not written
+	LeftOut int    // lines of which nobody was told
+	Total   uint64 // lines that were left out since the start
+}
+
+// Rest returns what is left. What is being written is in it: a pipe has not got it, or else write(2) would have
+// returned.
+func (q *Queue) Rest() Rest {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return bytes.Clone(q.rest), q.leftOut
+	return Rest{bytes.Clone(q.rest), q.leftOut, q.total}
 }
 
 // Resume is told what another queue had left. Call it before anything is written.
-func (q *Queue) Resume(lines []byte, leftOut int) {
+func (q *Queue) Resume(r Rest) {
 	q.mu.Lock()
-	q.leftOut += leftOut
-	q.total += uint64(leftOut)
+	q.leftOut += r.LeftOut
+	q.total += r.Total
 	q.mu.Unlock()
-	q.Write(lines)
+	q.Write(r.Lines)
 }
 
 // Flush returns when what was taken is written, when it cannot be, or after FlushTimeout.

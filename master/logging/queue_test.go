@@ -260,7 +260,7 @@ func TestStuck(t *testing.T) {
 		if d := took(q.Flush); d != 0 {
 			t.Errorf("another Flush took %v", d)
 		}
-		if rest, _ := q.Rest(); string(rest) != "hangs\nwaits\n" {
+		if rest := q.Rest().Lines; string(rest) != "hangs\nwaits\n" {
 			t.Errorf("rest %q", rest)
 		}
 		if d := took(q.Close); d > FlushTimeout {
@@ -310,10 +310,10 @@ func TestResume(t *testing.T) {
 	q := NewQueue(out)
 	told := 0
 	q.Tell(Hooks{LeftOut: func(lines int) { told = lines }})
-	q.Resume([]byte("old\n"), 7)
+	q.Resume(Rest{Lines: []byte("old\n"), LeftOut: 7, Total: 9})
 	fmt.Fprintln(q, "new")
 	q.Close()
-	if out.String() != "old\nnew\n" || told != 7 || q.LeftOut() != 7 {
+	if out.String() != "old\nnew\n" || told != 7 || q.LeftOut() != 9 {
 		t.Errorf("written %q, %d left out were told, of %d", out.String(), told, q.LeftOut())
 	}
 }

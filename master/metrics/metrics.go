@@ -8,8 +8,10 @@ package metrics
 
 import (
 	"github.com/handfast/handfast/master/balancer"
+	"maps"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -33,12 +35,12 @@ var reloadBuckets = []float64{.1, .5, 1, 2.5, 5, 10, 30, 60, 120, 300}
 // Metrics counts what happens. Its methods may be called at any time, by any goroutine.
 type Metrics struct {
 	registry       *prometheus.Registry
-	parked         prometheus.Histogram
-	refused        *prometheus.CounterVec
-	ended          *prometheus.CounterVec
-	hung           prometheus.Counter
-	reloads        *prometheus.CounterVec
-	reloadDuration *prometheus.HistogramVec
+	parked         *histograms
+	refused        *counters
+	ended          *counters
+	hung           *counters
+	reloads        *counters
+	reloadDuration *histograms
 
 	mu       sync.Mutex
 	reloadAt time.Time
@@ -48,31 +50,18 @@ type Metrics struct {
 func New() *Metrics {
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),
-		parked: prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: namespace, Name: "parked_seconds", Buckets: parkedBuckets,
-			Help: "How long connections were parked that a worker took in the end."}),
-		refused: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: "refused_connections_total",
-			Help: "Connections that were refused, or whose client had gone, before a worker had them."}, []string{"reason"}),
-		ended: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: "worker_failures_total",
-			Help: "Workers that needed a successor which nobody had asked for."}, []string{"reason"}),
-		hung: prometheus.NewCounter(prometheus.CounterOpts{Namespace: namespace, Name: "watchdog_timeouts_total",
-			Help: "How often a worker has not answered the watchdog in time, whatever was done then."}),
-		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: "reloads_total",
-			Help: "Reloads that have ended."}, []string{"result"}),
-		reloadDuration: prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: namespace, Name: "reload_duration_seconds", Buckets: reloadBuckets,
-			Help: "How long reloads took."}, []string{"result"}),
+		parked:   newHistograms("parked_seconds", "How long connections were parked that a worker took in the end.", "", parkedBuckets),
+		refused: newCounters("refused_connections_total", "Connections that were refused, or whose client had gone, before a worker had them.",
+			"reason", balancer.Reasons()...),
+		ended: newCounters("worker_failures_total", "Workers that needed a successor which nobody had asked for.",
+			"reason", slices.Collect(maps.Values(failures))...),
+		hung:           newCounters("watchdog_timeouts_total", "How often a worker has not answered the watchdog in time, whatever was done then.", "", ""),
+		reloads:        newCounters("reloads_total", "Reloads that have ended.", "result", succeeded, failed),
+		reloadDuration: newHistograms("reload_duration_seconds", "How long reloads took.", "result", reloadBuckets),
 	}
+	m.parked.at("")
 	m.registry.MustRegister(m.parked, m.refused, m.ended, m.hung, m.reloads, m.reloadDuration,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	// From the start at 0, so that the first one is an increase.
-	for _, result := range []string{succeeded, failed} {
-		m.reloads.WithLabelValues(result)
-	}
-	for _, reason := range failures {
-		m.ended.WithLabelValues(reason)
-	}
-	for _, reason := range balancer.Reasons() {
-		m.refused.WithLabelValues(reason)
-	}
 	return m
 }
 
@@ -96,9 +85,9 @@ var failures = map[supervisor.EventKind]string{
 func (m *Metrics) Outcome(o balancer.Outcome) {
 	switch {
 	case o.Err != nil:
-		m.refused.WithLabelValues(o.Reason()).Inc()
+		m.refused.inc(o.Reason())
 	case o.Parked > 0:
-		m.parked.Observe(o.Parked.Seconds())
+		m.parked.observe("", o.Parked.Seconds())
 	}
 }
 
@@ -107,14 +96,14 @@ func (m *Metrics) Event(e supervisor.Event) {
 	switch e.Kind {
 	case supervisor.WorkerExited, supervisor.WorkerLeft:
 		if e.Failed() {
-			m.ended.WithLabelValues(failures[e.Kind]).Inc()
+			m.ended.inc(failures[e.Kind])
 		}
 	case supervisor.WorkerStartFailed, supervisor.WorkerNotReady:
-		m.ended.WithLabelValues(failures[e.Kind]).Inc()
+		m.ended.inc(failures[e.Kind])
 	case supervisor.WorkerHung:
-		m.hung.Inc()
+		m.hung.inc("")
 		if e.Replaced {
-			m.ended.WithLabelValues(failures[e.Kind]).Inc()
+			m.ended.inc(failures[e.Kind])
 		}
 	case supervisor.Reloading:
 		m.mu.Lock()
@@ -130,8 +119,8 @@ func (m *Metrics) Event(e supervisor.Event) {
 func (m *Metrics) reloaded(result string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.reloads.WithLabelValues(result).Inc()
-	m.reloadDuration.WithLabelValues(result).Observe(time.Since(m.reloadAt).Seconds())
+	m.reloads.inc(result)
+	m.reloadDuration.observe(result, time.Since(m.reloadAt).Seconds())
 }
 
 // LinesLeftOut shows how many lines of a log were left out, since nothing waits for who reads it.
