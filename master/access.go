@@ -34,13 +34,13 @@ func (m *Master) pidOf(o balancer.Outcome) int {
 		// It may have taken the slot over since the snapshot.
 		sl := &snapshot.Slots[o.Slot]
 		for _, w := range []*supervisor.WorkerStatus{sl.Worker, sl.Next, sl.Standby} {
-			if w != nil && any(w.Link) == any(o.Worker) {
+			if w != nil && known(w.Link).worker == o.Worker {
 				return w.PID
 			}
 		}
 	}
 	for _, w := range snapshot.Draining {
-		if any(w.Link) == any(o.Worker) {
+		if known(w.Link).worker == o.Worker {
 			return w.PID
 		}
 	}

@@ -81,22 +81,10 @@ func (a *advice) close() {
 // adviseSlow says what a worker is waited for that is served by a link which it may know nothing of.
 // Of other links the log says where the worker listens instead (elsewhere).
 func (m *Master) adviseSlow(e supervisor.Event) {
-	if link, ok := e.Link.(served); ok && link.Served() {
+	if m.kind.waitsFor == "" || known(e.Link).isServed() {
 		return
 	}
-	var waits, remedy string
-	switch m.link {
-	case LinkNative:
-		waits, remedy = "its word by the mailbox (package worker, fdpass/doc.go)", "--worker-link any if it knows nothing of handfast and listens by itself"
-	case LinkNode:
-		waits = "that it listens on handfast's port, or sends {cmd: 'ready'}"
-		remedy = "if it is written for sticky-session: --worker-link sticky-session; for @socket.io/sticky: --ready-when started; if it starts another program, which listens, run that itself, or say --worker-link any"
-	case LinkActivation:
-		waits, remedy = "that it accepts from the inherited listeners (LISTEN_FDS)", "--worker-link any if it takes no socket from systemd"
-	default:
-		return
-	}
-	m.log.Info("worker is not ready yet", "slot", e.Slot, "pid", e.PID, "generation", e.Generation, "link", m.link.String(), "waits_for", waits, "remedy", remedy)
+	m.log.Info("worker is not ready yet", "slot", e.Slot, "pid", e.PID, "generation", e.Generation, "link", m.kind.name, "waits_for", m.kind.waitsFor, "remedy", m.kind.notReady)
 }
 
 // adviseFailed says which address a worker could not have, if it failed for that.
@@ -114,12 +102,12 @@ func (m *Master) adviseFailed(e supervisor.Event) {
 	ours := func(at netip.AddrPort) bool { return at.Port() == port }
 	switch {
 	case !inUse:
-	case (m.link == LinkNative || m.link == LinkNode || m.link == LinkActivation) && slices.ContainsFunc(m.addresses, ours):
-		m.log.Warn("worker binds the port beside its link", append(where, "link", m.link.String(), "port", port,
+	case !m.kind.binds && slices.ContainsFunc(m.route.addresses(), ours):
+		m.log.Warn("worker binds the port beside its link", append(where, "link", m.kind.name, "port", port,
 			"remedy", "--worker-link any if it listens by itself")...)
 	default:
 		remedy := command.OwnAddress("tcp", port)
-		if m.link != LinkAny && m.link != LinkInject {
+		if !m.kind.binds {
 			remedy = "--worker-link any if it listens by itself on handfast's port; else " + remedy
 		}
 		m.log.Warn("worker cannot have an address that is in use", append(where, "port", port, "remedy", remedy)...)
@@ -129,14 +117,14 @@ func (m *Master) adviseFailed(e supervisor.Event) {
 // wanted returns addresses that a worker may have failed to get, the likeliest first: those with the port
 // that it named, and those that it has asked for, the last one first.
 func (m *Master) wanted(link supervisor.Link, port uint16) (all []foreign.OwnAddress) {
-	if link, ok := link.(interface{ OwnAddresses() []foreign.OwnAddress }); ok {
-		all = link.OwnAddresses()
+	if asked := known(link).asked; asked != nil {
+		all = asked()
 	}
 	slices.Reverse(all)
 	named := func(at foreign.OwnAddress) int { return int(min(at.Port()^port, 1)) }
 	slices.SortStableFunc(all, func(a, b foreign.OwnAddress) int { return named(a) - named(b) })
 	ours := func(at netip.AddrPort) bool { return at.Port() == port }
-	if len(all) == 0 && port != 0 && !slices.ContainsFunc(m.listensAt(), ours) {
+	if len(all) == 0 && port != 0 && !slices.ContainsFunc(m.route.addresses(), ours) {
 		all = []foreign.OwnAddress{
 			{Network: "tcp", AddrPort: netip.AddrPortFrom(netip.IPv6Unspecified(), port)},
 			{Network: "udp", AddrPort: netip.AddrPortFrom(netip.IPv6Unspecified(), port)},

@@ -57,10 +57,6 @@ func (w *elsewhere) close() {
 	w.looking.Wait()
 }
 
-// served is a link that knows whether its worker has a socket to get connections from, whatever its
-// address.
-type served interface{ Served() bool }
-
 // look says once where a worker listens.
 func (w *elsewhere) look(ctx context.Context, e supervisor.Event) {
 	ticker := time.NewTicker(elsewhereInterval)
@@ -72,7 +68,7 @@ func (w *elsewhere) look(ctx context.Context, e supervisor.Event) {
 		case <-ctx.Done():
 			return
 		}
-		if link, ok := e.Link.(served); ok && link.Served() {
+		if known(e.Link).isServed() {
 			continue
 		}
 		now := slices.DeleteFunc(listening.Listens(e.PID), w.ours)
@@ -88,7 +84,7 @@ func (w *elsewhere) look(ctx context.Context, e supervisor.Event) {
 // or the one for IPv4 beside one of both families. Who listens there has taken no listener of ours,
 // or will be ready soon.
 func (m *Master) listensOn(at netip.AddrPort) bool {
-	return slices.ContainsFunc(m.listensAt(), func(own netip.AddrPort) bool {
+	return slices.ContainsFunc(m.route.addresses(), func(own netip.AddrPort) bool {
 		return own == at || own.Port() == at.Port() && own.Addr() == netip.IPv6Unspecified() && at.Addr() == netip.IPv4Unspecified()
 	})
 }
@@ -97,18 +93,15 @@ func (m *Master) listensOn(at netip.AddrPort) bool {
 func (m *Master) warnElsewhere(e supervisor.Event, at []netip.AddrPort) {
 	slices.SortFunc(at, netip.AddrPort.Compare)
 	m.few.Warn("worker listens elsewhere", "slot", e.Slot, "pid", e.PID, "generation", e.Generation,
-		"worker", addressList(at), "handfast", addressList(m.listensAt()), "remedy", m.remedyElsewhere(at[0]))
+		"worker", addressList(at), "handfast", addressList(m.route.addresses()), "remedy", m.remedyElsewhere(at[0]))
 }
 
 func (m *Master) remedyElsewhere(at netip.AddrPort) string {
 	remedy := "say --listen " + listenFlag(at)
-	switch m.link {
-	case LinkNative:
-		remedy += ", and --worker-link any if it knows nothing of handfast"
-	case LinkActivation:
-		remedy += ", and --worker-link any if it takes no socket from systemd (LISTEN_FDS)"
+	if m.kind.elsewhere != "" {
+		remedy += ", and " + m.kind.elsewhere
 	}
-	if own := m.listensAt(); len(own) > 0 {
+	if own := m.route.addresses(); len(own) > 0 {
 		remedy += fmt.Sprintf("; or have it listen on port %d", own[0].Port())
 	}
 	return remedy

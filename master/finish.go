@@ -34,7 +34,7 @@ func (m *Master) settleDraining(asked syscall.Signal) {
 	signal, why := chooseDrainSignal(m.command)
 	m.drainsTold = signal != launch.NoSignal && (asked == signal || asked == 0)
 	m.drainSignal = cmp.Or(asked, signal)
-	if asked == 0 && m.link != LinkNative && m.link != LinkNode {
+	if asked == 0 && m.kind.signalled {
 		m.log.Info("drain signal chosen", "signal", launch.SignalName(signal), "reason", why, "change_with", "--drain-signal")
 	}
 }
@@ -62,8 +62,8 @@ func (m *Master) holdsUp(pid int) (bool, error) {
 
 // noteLoss says, once, that the signal on which workers should finish ends them at once.
 func (m *Master) noteLoss(e supervisor.Event) {
-	link, ok := e.Link.(interface{ Lost(supervisor.Exit) bool })
-	if !ok || e.Kind != supervisor.WorkerExited || m.drainsTold || m.lossTold || !link.Lost(e.Exit) {
+	lost := known(e.Link).lost
+	if lost == nil || e.Kind != supervisor.WorkerExited || m.drainsTold || m.lossTold || !lost(e.Exit) {
 		return
 	}
 	m.lossTold = true

@@ -30,12 +30,12 @@ var layers = map[string]string{
 	"master/supervisor":  "master/asuser master/pgroup master/reexec",
 
 	// Links: one does not know another.
-	"master/link/mailbox":      rows,
-	"master/link/nodeipc":      rows + " master/clientip",
-	"master/link/activation":   rows + shared,
-	"master/link/trap":         rows + shared,
-	"master/link/bindswap":     rows + shared + " master/link/seccomp",
-	"master/link/acceptinject": rows + shared + " master/link/seccomp",
+	"master/link/mailbox":      ofLinks,
+	"master/link/nodeipc":      ofLinks + " master/clientip",
+	"master/link/activation":   ofLinks + shared,
+	"master/link/trap":         ofLinks + shared,
+	"master/link/bindswap":     ofLinks + shared + " master/link/seccomp",
+	"master/link/acceptinject": ofLinks + shared + " master/link/seccomp",
 	"master/link/launch":       "fdpass master/supervisor master/openconns master/reexec master/link/seccomp",
 	"master/link/listening":    "master/sockdiag",
 	"master/link/seccomp":      "fdpass master/fdlimit master/reexec",
@@ -61,10 +61,10 @@ var layers = map[string]string{
 	"examples/...":                 "worker",
 }
 
-// rows are what each link may import, and shared is what links to programs that know nothing of handfast share.
+// ofLinks is what each link may import, and shared is what links to programs that know nothing of handfast share.
 const (
-	rows   = "fdpass master/supervisor master/asuser master/fdlimit master/openconns master/reexec master/link/listening"
-	shared = " master/link/launch"
+	ofLinks = "fdpass master/supervisor master/asuser master/fdlimit master/openconns master/reexec master/link/listening"
+	shared  = " master/link/launch"
 )
 
 // TestLayers: no package imports what layers does not allow it.

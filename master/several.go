@@ -77,11 +77,11 @@ func (s *several) look(e supervisor.Event) {
 // them, or that get them from another one as workers of a cluster of Node's.
 func (m *Master) sharing(pid int) []int {
 	wanted := m.listensOn
-	if m.link == LinkInject { // they wait where the master knocks
+	if m.kind.anywhere {
 		wanted = func(netip.AddrPort) bool { return true }
 	}
 	pids := listening.Sharing(pid, wanted)
-	if len(pids) == 0 && m.link != LinkNode { // of which it is one itself
+	if len(pids) == 0 && !m.kind.clustered {
 		pids = listening.Having(pid, "NODE_UNIQUE_ID")
 	}
 	return pids

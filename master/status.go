@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/master/clientip"
 	"github.com/handfast/handfast/master/supervisor"
 )
@@ -109,16 +108,6 @@ type Totals struct {
 	Parked    int     `json:"parked"`     // waiting now: for a slot, for the head of a request, or to be refused
 }
 
-// reporting is a link whose worker says what connections it has.
-type reporting interface {
-	Report() (fdpass.Report, bool)
-}
-
-// limited is a link whose worker may not have any number of connections.
-type limited interface {
-	MaxConnections() int // 0: it may
-}
-
 // Hung is the state of a worker that serves, and does not answer the watchdog.
 const Hung = "hung"
 
@@ -133,16 +122,13 @@ func (m *Master) Status() Status {
 		Started:    m.started.UTC(),
 		Now:        time.Now().UTC(),
 		Stopping:   snapshot.Stopping || m.isStopping(),
-		Route:      "master",
-		Link:       m.link.String(),
+		Route:      m.route.String(),
+		Link:       m.kind.name,
 		Key:        m.balancer.Config().Clients.Rules.Key.String(),
 		Generation: snapshot.Generation,
 		Slots:      make([]SlotStatus, len(snapshot.Slots)),
 		Draining:   []WorkerStatus{},
 		Reload:     reloadStatus(snapshot),
-	}
-	if m.kernel != nil {
-		s.Route = "kernel"
 	}
 	if u := m.upgraded.Load(); !u.At.IsZero() {
 		s.Upgrade = UpgradeStatus{Count: u.Count, At: new(u.At.UTC()), From: u.From}
@@ -150,7 +136,7 @@ func (m *Master) Status() Status {
 			s.Upgrade.Error = u.Err.Error()
 		}
 	}
-	for _, addr := range m.listensAt() {
+	for _, addr := range m.route.addresses() {
 		s.Addresses = append(s.Addresses, addr.String())
 	}
 	for i := range snapshot.Slots {
@@ -172,17 +158,16 @@ func (m *Master) count(s *Status) {
 		sl.Parked = parked[i]
 		sl.Refused = c.Refused
 		handedOff, full := c.HandedOff, c.MailboxFull
-		if m.kernel == nil || handedOff > 0 || full > 0 {
+		if m.route.acceptsAll() || handedOff > 0 || full > 0 {
 			sl.HandedOff, sl.MailboxFull = &handedOff, &full
 		}
-		if m.kernel != nil {
-			waiting := m.kernel.Queue(i)
+		if waiting, ok := m.route.queue(i); ok {
 			sl.Queue = &waiting
 		}
 	}
 	stats := m.Stats()
 	s.Totals = Totals{Refused: stats.Refused, Parked: stats.Parked}
-	if m.kernel == nil || stats.Accepted > 0 {
+	if m.route.acceptsAll() || stats.Accepted > 0 {
 		s.Totals.Accepted, s.Totals.HandedOff, s.Totals.TakenBack, s.Totals.Gone = &stats.Accepted, &stats.HandedOff, &stats.TakenBack, &stats.Gone
 	}
 }
@@ -249,13 +234,11 @@ func workerStatus(w *supervisor.WorkerStatus) *WorkerStatus {
 	if !w.Silent.IsZero() {
 		s.State, s.Since = Hung, w.Silent.UTC()
 	}
-	if link, ok := w.Link.(limited); ok {
-		if most := link.MaxConnections(); most > 0 {
+	if worker := known(w.Link).reports; worker != nil {
+		if most := worker.MaxConnections(); most > 0 {
 			s.MaxOpen = &most
 		}
-	}
-	if link, ok := w.Link.(reporting); ok {
-		if r, said := link.Report(); said {
+		if r, said := worker.Report(); said {
 			s.Open, s.Accepted = &r.Open, &r.Accepted
 		}
 	}

@@ -30,19 +30,20 @@ func TestNotReady(t *testing.T) {
 
 // TestWorkerReports: what a worker has open is null until it says so, and 0 when it does.
 func TestWorkerReports(t *testing.T) {
-	if s := workerStatus(&supervisor.WorkerStatus{Link: reports{}}); s.Open != nil || s.Accepted != nil {
+	if s := workerStatus(&supervisor.WorkerStatus{Link: &workerLink{reports: reports{}}}); s.Open != nil || s.Accepted != nil {
 		t.Errorf("%+v", s)
 	}
-	s := workerStatus(&supervisor.WorkerStatus{Link: reports{said: true, last: fdpass.Report{Accepted: 7}}})
+	s := workerStatus(&supervisor.WorkerStatus{Link: &workerLink{reports: reports{said: true, last: fdpass.Report{Accepted: 7}}}})
 	if s.Open == nil || *s.Open != 0 || *s.Accepted != 7 {
 		t.Errorf("%+v", s)
 	}
 }
 
 type reports struct {
-	supervisor.Link
 	last fdpass.Report
 	said bool
 }
 
 func (r reports) Report() (fdpass.Report, bool) { return r.last, r.said }
+func (r reports) MaxConnections() int           { return 0 }
+func (r reports) Answers() bool                 { return false }

@@ -11,9 +11,6 @@ import (
 
 	"github.com/handfast/handfast/master/balancer"
 	"github.com/handfast/handfast/master/kernelroute"
-	"github.com/handfast/handfast/master/link/activation"
-	"github.com/handfast/handfast/master/link/bindswap"
-	"github.com/handfast/handfast/master/link/mailbox"
 	"github.com/handfast/handfast/master/reexec"
 	"github.com/handfast/handfast/master/supervisor"
 )
@@ -52,8 +49,9 @@ func (k LinkKind) MarshalText() ([]byte, error) { return []byte(k.String()), nil
 
 // UnmarshalText fails if the text is the word of no link.
 func (k *LinkKind) UnmarshalText(text []byte) error {
-	for *k = LinkNative; *k <= LinkInject; *k++ {
-		if k.String() == string(text) {
+	for kind := range rows {
+		if rows[kind].name == string(text) {
+			*k = LinkKind(kind)
 			return nil
 		}
 	}
@@ -119,21 +117,15 @@ func (m *Master) save(more func(*reexec.Bundle) error, forGood bool) (*reexec.Bu
 		Stats:    m.Stats(),
 	}
 	state.Counts = m.balancer.Table().AllCounts()
-	balancers := []*balancer.Balancer{m.balancer}
-	if m.kernel != nil {
-		state.Steered = m.kernel.Save(b)
-		balancers = append(balancers, m.kernel.Refuser())
-	} else {
-		state.Listeners = m.balancer.SaveListeners(b)
-	}
+	m.route.save(b, &state)
 	err := m.supervisor.Save(b) // which may park what workers give back
 	if forGood {
-		for _, of := range balancers {
+		for _, of := range m.route.balancers() {
 			state.Parked = append(state.Parked, of.SaveParked(b)...)
 		}
 	}
-	if err == nil && m.primary != nil {
-		err = m.primary.Save(b)
+	if err == nil {
+		err = m.common.Save(b)
 	}
 	if err == nil {
 		err = b.Put(part, state)
@@ -191,22 +183,11 @@ func (c *Config) Retire(addr string) {
 // restoreLink makes the link of a worker of the program before.
 func (m *Master) restoreLink(b *reexec.Bundle) func(supervisor.Seat, int, json.RawMessage) (supervisor.Link, error) {
 	return func(seat supervisor.Seat, pid int, state json.RawMessage) (supervisor.Link, error) {
-		return m.kernel.LetAgain(pid, func(l *kernelroute.Lease) (supervisor.Link, error) { return m.restoreOne(b, seat, l, state) })
+		if m.kind.restore == nil {
+			return nil, fmt.Errorf("master: workers of link %v cannot be kept", m.link)
+		}
+		return m.route.reopen(pid, func(l *kernelroute.Lease) (*workerLink, error) { return m.kind.restore(m, seat, l, b, state) })
 	}
-}
-
-func (m *Master) restoreOne(b *reexec.Bundle, seat supervisor.Seat, l *kernelroute.Lease, state json.RawMessage) (supervisor.Link, error) {
-	switch m.link {
-	case LinkNative:
-		return mailbox.Restore(b, state, m.wishes, m.balancer.Readmit)
-	case LinkNode:
-		return m.primary.RestoreLink(b, seat.Slot, m.own(l), state)
-	case LinkActivation:
-		return activation.Restore(b, m.activation(l), state)
-	case LinkAny:
-		return bindswap.Restore(b, m.bindswap(l), state)
-	}
-	return nil, fmt.Errorf("master: workers of link %v cannot be kept", m.link)
 }
 
 // resume goes on with what the program before has counted and parked.

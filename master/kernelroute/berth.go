@@ -3,14 +3,12 @@ package kernelroute
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/master/reuseport"
 	"github.com/handfast/handfast/master/supervisor"
@@ -46,15 +44,6 @@ func newBerth(number, slot int) *berth {
 	return &berth{number: number, slot: slot, doing: make(map[*reuseport.Group]task)}
 }
 
-// Lease is the right of a worker to a berth, until its process has ended.
-type Lease struct {
-	berth *berth
-	slot  int
-	link  supervisor.Link // nil: of a worker that the program before was about to end
-	pid   int             // 0: it was not started yet
-	over  bool            // it was told to end: it will not be ready
-}
-
 // lend gives the next worker of a slot a berth: that of its slot, with all who wait there, if the
 // slot is empty; otherwise one that nobody has.
 func (s *Route) lend(slot int) (*Lease, error) {
@@ -74,7 +63,7 @@ func (s *Route) lend(slot int) (*Lease, error) {
 	if len(b.leases) == 0 {
 		b.warned = nil
 	}
-	l := &Lease{berth: b, slot: slot}
+	l := &Lease{route: s, berth: b, slot: slot}
 	b.slot = slot
 	b.leases = append(b.leases, l)
 	s.updateAcceptors()
@@ -229,10 +218,7 @@ func (s *Route) loopFor(t task, g *reuseport.Group) acceptLoop {
 }
 
 // LetTo lends a worker a berth and makes its link.
-func (s *Route) LetTo(seat supervisor.Seat, open func(*Lease) (supervisor.Link, error)) (supervisor.Link, error) {
-	if s == nil {
-		return open(nil)
-	}
+func (s *Route) LetTo(seat supervisor.Seat, open func(*Lease) (Link, error)) (Link, error) {
 	l, err := s.lend(seat.Slot)
 	if err != nil {
 		return nil, err
@@ -268,62 +254,6 @@ func (s *Route) release(l *Lease) {
 		s.clean(b)
 	}
 	s.updateAcceptors()
-}
-
-// Listener is one of a berth's.
-type listener struct {
-	*os.File // borrowed
-	addr     netip.AddrPort
-}
-
-// listeners returns those of a worker's berth, and none when the master routes. They are borrowed
-// until Close.
-func (s *Route) listeners(l *Lease) (all []listener) {
-	if s == nil {
-		return nil
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, g := range s.groups {
-		all = append(all, listener{g.Listener(l.berth.number), g.Addr().AddrPort()})
-	}
-	return all
-}
-
-// Listener returns a worker's listener on one address, or nil. It is borrowed until Close.
-func (s *Route) Listener(l *Lease, addr netip.AddrPort) *os.File {
-	for _, ln := range s.listeners(l) {
-		if ln.addr == addr {
-			return ln.File
-		}
-	}
-	return nil
-}
-
-// Files returns a worker's listeners. They are borrowed until Close.
-func (s *Route) Files(l *Lease) (files []*os.File) {
-	for _, ln := range s.listeners(l) {
-		files = append(files, ln.File)
-	}
-	return files
-}
-
-// Offer returns a worker's listeners as they are offered to it.
-func (s *Route) Offer(l *Lease) (offer []fdpass.Handoff) {
-	for _, ln := range s.listeners(l) {
-		h := fdpass.Handoff{FD: -1, Client: ln.addr}
-		sock.Control(ln.File, func(fd int) error { h.FD = fd; return nil })
-		offer = append(offer, h)
-	}
-	return offer
-}
-
-// Idle tells whether nobody waits at a worker's berth, nor can be about to.
-func (s *Route) Idle(l *Lease) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	b := l.berth
-	return (b.left.IsZero() || time.Since(b.left) > handshakeTime) && s.queued(b) == 0
 }
 
 // queued returns how many connections wait at a berth.

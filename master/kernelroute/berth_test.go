@@ -29,6 +29,7 @@ type fakeLink struct {
 	accepts bool
 }
 
+func (l *fakeLink) Worker() balancer.Worker     { return l }
 func (l *fakeLink) Accepts(netip.AddrPort) bool { return l.accepts }
 
 func (l *fakeLink) Deliver(conns []fdpass.Handoff) (int, error) { return 0, fdpass.ErrFull }
@@ -89,7 +90,7 @@ func newStageAt(t *testing.T, address string, kind Config, slots int, delay time
 // start starts a worker, which takes a berth.
 func (s *stage) start(name string, slot int, accepts bool) {
 	s.Helper()
-	link, err := s.LetTo(supervisor.Seat{Slot: slot}, func(l *Lease) (supervisor.Link, error) {
+	link, err := s.LetTo(supervisor.Seat{Slot: slot}, func(l *Lease) (Link, error) {
 		s.workers[name] = l
 		return &fakeLink{name: name, accepts: accepts}, nil
 	})
@@ -334,7 +335,7 @@ func TestBerthBlocks(t *testing.T) {
 		s := newStage(t, cfg, 1)
 		for _, name := range []string{"a", "b"} {
 			s.start(name, 0, true)
-			file := s.Files(s.workers[name])[0]
+			file := s.workers[name].Files()[0]
 			check := func(what string, got, want int, err error) {
 				if err != nil || got != want {
 					t.Errorf("%v, worker %s: %s is %d (%v), want %d", kind, name, what, got, err, want)
@@ -362,7 +363,7 @@ func TestSpoiled(t *testing.T) {
 	s := newStage(t, foreign, 1)
 	s.start("a", 0, true)
 	s.fill("a")
-	err := sock.Control(s.Files(s.workers["a"])[0], func(fd int) error {
+	err := sock.Control(s.workers["a"].Files()[0], func(fd int) error {
 		dropAll := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K}}
 		err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &dropAll[0]})
 		if err != nil {

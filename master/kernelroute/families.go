@@ -18,17 +18,17 @@ import (
 	"github.com/handfast/handfast/master/asuser"
 	"github.com/handfast/handfast/master/balancer"
 	"github.com/handfast/handfast/master/reuseport"
-	"github.com/handfast/handfast/master/supervisor"
 )
 
 // errFamilies: see OnlyIPv4.
 var errFamilies = errors.New("the workers that served first listen on both families, this one on IPv4 only; restart handfast, or give --listen an IPv4 address (0.0.0.0:PORT)")
 
-// OnlyIPv4 returns a worker's listener for IPv4 alone, in place of one for both families. The
+// OnlyIPv4 returns the worker's listener for IPv4 alone, in place of one for both families. The
 // first call opens them, for all berths: from then on they get all clients of IPv4, and those for
 // both families go away (retire). So only the workers that serve first can decide that: those of a
 // later generation may not stay. If these listen on both families, they are served by IPv4.
-func (s *Route) OnlyIPv4(l *Lease, both *os.File) (*os.File, error) {
+func (l *Lease) OnlyIPv4(both *os.File) (*os.File, error) {
+	s := l.route
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	isIts := func(g *reuseport.Group) bool { return g.Listener(l.berth.number) == both }
@@ -65,10 +65,11 @@ func (s *Route) OnlyIPv4(l *Lease, both *os.File) (*os.File, error) {
 	return four.Listener(l.berth.number), nil
 }
 
-// Follow returns a worker's listener on an address that it binds, where handfast listens from then on
-// for all slots. As with onlyIPv4, the workers that serve first decide where that is: what one of
+// Follow returns the worker's listener on an address that it binds, where handfast listens from then on
+// for all slots. As with OnlyIPv4, the workers that serve first decide where that is: what one of
 // a later generation binds elsewhere is its own, and the file is nil.
-func (s *Route) Follow(l *Lease, bound netip.AddrPort, onlyIPv6 bool) (*os.File, error) {
+func (l *Lease) Follow(bound netip.AddrPort, onlyIPv6 bool) (*os.File, error) {
+	s := l.route
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if bound.Addr() == netip.IPv6Unspecified() && !onlyIPv6 { // or it cannot be known
@@ -151,18 +152,18 @@ func (s *Route) retireSoon() { time.AfterFunc(balancer.LastGrace, s.retire) }
 func (s *Route) retire() {
 	s.mu.Lock()
 	groups := slices.Collect(maps.Keys(s.ipv4))
-	var links []supervisor.Link
+	var links []Link
 	for _, b := range s.berths {
 		for _, l := range b.leases {
-			links = append(links, l.link)
+			if l.link != nil {
+				links = append(links, l.link)
+			}
 		}
 	}
 	s.mu.Unlock()
 	for _, g := range groups {
-		if !slices.ContainsFunc(links, func(l supervisor.Link) bool {
-			worker, ok := l.(accepting) // asked without our lock
-			return ok && worker.Accepts(g.Addr().AddrPort())
-		}) {
+		at := g.Addr().AddrPort()
+		if !slices.ContainsFunc(links, func(l Link) bool { return l.Accepts(at) }) { // asked without our lock
 			s.leave(g)
 		}
 	}

@@ -77,14 +77,15 @@ type Route struct {
 	met        time.Time // when a stranger was told of
 	unmet      int       // those who were not, since
 
-	// Finishing is told of workers that have closed their listeners. Set it before Serve.
-	Finishing func(supervisor.Link)
+	finishing func(supervisor.Link) // told of workers that have closed their listeners
 }
 
-// accepting is a worker that may accept from its listeners. One that can be handed no
-// connections and is not of this type accepts from all.
-type accepting interface {
-	// Accepts tells whether it does on this address. It is asked when the worker is ready.
+// Link is a worker's link as a Route sees it. It is asked under no lock of the Route's.
+type Link interface {
+	supervisor.Link
+	// Worker takes connections for the worker; nil: it can be handed none.
+	Worker() balancer.Worker
+	// Accepts tells whether the worker accepts by itself at an address. It is asked when it is ready.
 	Accepts(addr netip.AddrPort) bool
 }
 
@@ -99,6 +100,9 @@ type Config struct {
 	// Follows has the Route listen where workers do: there may be no Groups yet.
 	Follows bool
 	User    *syscall.Credential // whom workers run as; nil: as we do
+
+	// Finishing is told, from Serve on, of workers that have closed their listeners. It must not wait.
+	Finishing func(supervisor.Link)
 }
 
 // New makes the berths of groups.
@@ -124,6 +128,7 @@ func New(cfg Config) (*Route, error) {
 		howToShare: cfg.Sharing,
 		follows:    cfg.Follows,
 		user:       cfg.User,
+		finishing:  cfg.Finishing,
 		log:        logging.Limit(refusing.Logger, logging.Few),
 		acceptors:  newSharedAcceptors(),
 	}
@@ -151,9 +156,6 @@ func (s *Route) slotOf(client netip.Addr) int {
 
 // Refuser is the balancer that refuses those who cannot be handed off.
 func (s *Route) Refuser() *balancer.Balancer { return s.refuser }
-
-// Follows tells whether it listens where workers do.
-func (s *Route) Follows() bool { return s.follows }
 
 // Resize implements supervisor.Slots. Whoever waits in the queue of a slot that is no more
 // belongs to another, if they can be handed over; else its worker serves them before it
@@ -196,9 +198,9 @@ func (s *Route) awaited(slot int) *berth {
 	return nil
 }
 
-// Fill implements supervisor.Slots.
-func (s *Route) Fill(slot int, link supervisor.Link) {
-	if worker, ok := link.(balancer.Worker); ok {
+// Fill is as for supervisor.Slots.
+func (s *Route) Fill(slot int, link Link) {
+	if worker := link.Worker(); worker != nil {
 		s.table.Fill(slot, worker)
 	}
 	s.mu.Lock()
@@ -207,9 +209,8 @@ func (s *Route) Fill(slot int, link supervisor.Link) {
 	s.mu.Unlock()
 	// Without our lock, since the link may ask us for a listener under its own.
 	accepts := make(map[*reuseport.Group]bool)
-	worker, asked := link.(accepting)
 	for _, g := range groups {
-		accepts[g] = asked && worker.Accepts(g.Addr().AddrPort()) || !asked && !s.handsOff
+		accepts[g] = link.Accepts(g.Addr().AddrPort())
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -391,7 +392,7 @@ func (s *Route) Serve(accepting, killed context.Context, patience time.Duration)
 			look.Reset(min(max(repairShare*time.Since(began), repairMin), repairMax))
 		case <-closedLook.C:
 			for _, link := range s.lookForClosed() {
-				s.Finishing(link)
+				s.finishing(link)
 			}
 		case <-accepting.Done():
 		}

@@ -89,7 +89,7 @@ func (s *Route) Restore(state *Saved) error {
 		b := newBerth(i, entry.Slot)
 		b.used, b.spoiled, b.left = entry.Used, entry.Spoiled, entry.Left
 		for _, l := range entry.Leases {
-			b.leases = append(b.leases, &Lease{berth: b, slot: l.Slot, pid: l.PID})
+			b.leases = append(b.leases, &Lease{route: s, berth: b, slot: l.Slot, pid: l.PID})
 		}
 		s.berths = append(s.berths, b)
 	}
@@ -102,10 +102,7 @@ func (s *Route) Restore(state *Saved) error {
 }
 
 // LetAgain makes the link of a worker of the program before, which has a berth.
-func (s *Route) LetAgain(pid int, restore func(*Lease) (supervisor.Link, error)) (supervisor.Link, error) {
-	if s == nil {
-		return restore(nil)
-	}
+func (s *Route) LetAgain(pid int, restore func(*Lease) (Link, error)) (Link, error) {
 	s.mu.Lock()
 	l := s.leaseOf(nil, pid)
 	s.mu.Unlock()

@@ -39,7 +39,7 @@ func TestServedBeforeReady(t *testing.T) {
 	for _, address := range []string{"127.0.0.1:0", "[::1]:0", ":0"} {
 		s := newStageAt(t, address, foreign, 1, waitingTime/10, 10)
 		s.start("a", 0, true)
-		ln, err := net.FileListener(s.Files(s.workers["a"])[0])
+		ln, err := net.FileListener(s.workers["a"].Files()[0])
 		if err != nil {
 			t.Fatal(err)
 		}

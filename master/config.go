@@ -1,0 +1,169 @@
+package master
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/handfast/handfast/hash"
+	"github.com/handfast/handfast/master/balancer"
+	"github.com/handfast/handfast/master/clientip"
+	"github.com/handfast/handfast/master/fdlimit"
+	"github.com/handfast/handfast/master/link/mailbox"
+	"github.com/handfast/handfast/master/link/nodeipc"
+	"github.com/handfast/handfast/master/logging"
+	"github.com/handfast/handfast/master/reuseport"
+	"github.com/handfast/handfast/master/supervisor"
+)
+
+const (
+	// filesPerOutput is how many it holds for what a worker prints, if it reads that.
+	filesPerOutput = 2
+
+	// filesPerProcess is how many descriptors the master holds for each worker
+	// process, also one that drains: both ends of its mailbox, the ears of ours, and its pidfd.
+	filesPerProcess = 4
+
+	// baseFiles is what it holds besides: standard streams, poller, listeners.
+	baseFiles = 16
+)
+
+// supervisorRate leaves room for all that operators do with a slot, and bounds what its workers cause.
+var supervisorRate = logging.Rate{Burst: 100, Every: 200 * time.Millisecond, By: "slot"}
+
+// Config is what a Master needs. Supervisor's NewLink and Slots, and the loggers of
+// both parts, are the Master's to set.
+//
+// With Groups in place of Listeners the kernel gives clients to slots (package reuseport); it
+// knows nothing but their addresses.
+type Config struct {
+	Listeners []net.Listener     // of which the Master takes ownership, also on error
+	Groups    []*reuseport.Group // likewise
+
+	// Follow has the master listen where workers of LinkAny do, and the kernel route: there may be no
+	// Groups yet.
+	Follow bool
+
+	Balancer   balancer.Config
+	Supervisor supervisor.Config
+	Link       LinkKind          // how workers get their connections
+	ReadyWhen  nodeipc.ReadyWhen // when a Node worker is ready
+
+	// MaxConnections is how many connections a worker may have open before further ones are refused;
+	// 0: any number. It needs Listeners, and workers of LinkNative that report their
+	// connections; on others it has no effect, and that is logged.
+	MaxConnections int
+
+	// DrainSignal tells a worker of LinkActivation, LinkAny or LinkInject to finish, or launch.NoSignal: it
+	// ends when its last connection has. 0: what is known of its program (programs.DrainSignal).
+	DrainSignal syscall.Signal
+	Dialect     nodeipc.Dialect // what Node workers wait for that do not listen
+	Name        string          // for people, in Status
+	Version     string          // likewise
+	Logger      hclog.Logger    // nil: none
+
+	// AccessLog has a line at level Info for each connection that the master has accepted: who it is
+	// from, what became of it, and how long it waited. It must not wait. nil: none.
+	AccessLog hclog.Logger
+
+	// OnEvent is told of what happens to workers, in order, if it is not nil. What it does holds up further events, and
+	// nothing else.
+	OnEvent func(supervisor.Event)
+
+	resume  *saved         // what the program before has left (Adopt); nil: nothing
+	retired []net.Listener // of it, that are not wanted any more (Retire)
+}
+
+// kernelRoutes tells whether the kernel gives clients to slots.
+func (c *Config) kernelRoutes() bool { return len(c.Groups) > 0 || c.Follow }
+
+// groups is how many there may be, as a rule.
+func (c *Config) groups() int {
+	if c.Follow {
+		return max(len(c.Groups), 2)
+	}
+	return len(c.Groups)
+}
+
+// Files is how many descriptors the master needs, without those of connections that are
+// parked.
+func (c *Config) Files() int {
+	// A reload doubles the number of processes if the old ones take their time.
+	return baseFiles + fdlimit.Spare + c.groups() + 2*c.filesPerWorker()*c.Supervisor.Workers
+}
+
+// filesPerWorker is how many of them it needs for each worker process.
+func (c *Config) filesPerWorker() int {
+	n := filesPerProcess + c.groups()
+	if c.Supervisor.NewOutput != nil {
+		n += filesPerOutput
+	}
+	return n
+}
+
+// check says what cannot be served as it is asked for.
+func (c *Config) check() error {
+	kind, kernel := c.Link.row(), c.kernelRoutes()
+	switch need := c.Files(); {
+	case fdlimit.Limit() < need:
+		return fmt.Errorf("master: the limit of open files is %d, %d workers need %d; raise it with ulimit -n or LimitNOFILE=",
+			fdlimit.Limit(), c.Supervisor.Workers, need)
+	case kernel && len(c.Listeners) > 0:
+		return errors.New("master: the kernel or the master gives clients to slots, not both: Listeners or Groups")
+	case c.Follow && !kind.follows:
+		return fmt.Errorf("master: workers of link %v do not say where they listen: Groups or Listeners are required", c.Link)
+	case !kernel && !kind.connections:
+		return fmt.Errorf("master: workers of link %v take listeners: Groups are required", c.Link)
+	case kernel && !kind.listeners:
+		return fmt.Errorf("master: workers of link %v take connections: Listeners are required", c.Link)
+	case c.requests() != (mailbox.Wishes{}) && !kind.reports:
+		return fmt.Errorf("master: workers of link %v neither report their connections nor answer a watchdog: MaxConnections and Watchdog need LinkNative", c.Link)
+	case c.MaxConnections < 0 || c.MaxConnections > 0 && kernel:
+		return fmt.Errorf("master: at most %d connections of a worker: want 0 or more, and Listeners, since the master has to hand them off", c.MaxConnections)
+	case c.resume != nil && kernel != (c.resume.Steered != nil):
+		return errors.New("master: the program before gave clients to slots by the other route")
+	}
+	return nil
+}
+
+// bound sets how many workers and processes there may be for want of descriptors, and of slots.
+func (c *Config) bound() {
+	c.Supervisor.MaxProcesses = (fdlimit.Limit() - baseFiles - fdlimit.Spare) / c.filesPerWorker()
+	c.Supervisor.MaxWorkers = min(hash.MaxSlots, c.Supervisor.MaxProcesses/2)
+	if c.kernelRoutes() {
+		c.Supervisor.MaxWorkers = min(reuseport.MaxSlots, c.Supervisor.MaxWorkers)
+	}
+}
+
+// requests are what is asked of workers that can report.
+func (c *Config) requests() mailbox.Wishes {
+	return mailbox.Wishes{MaxConnections: c.MaxConnections, Pings: c.Supervisor.Watchdog > 0}
+}
+
+// close closes what New was given.
+func (c *Config) close() {
+	for _, ln := range slices.Concat(c.Listeners, c.retired) {
+		ln.Close()
+	}
+	for _, g := range c.Groups {
+		g.Close()
+	}
+}
+
+// environ tells workers how we recognise clients, and where the first of our listeners is.
+func environ(clients *clientip.Config, addresses []netip.AddrPort) []string {
+	env := clients.Rules.Environ()
+	if len(addresses) > 0 {
+		env = append(env, "HANDFAST_ADDRESS="+addresses[0].String())
+	}
+	return append(env,
+		"HANDFAST_IPV4_PREFIX="+strconv.Itoa(clients.Hash.IPv4Prefix),
+		"HANDFAST_IPV6_PREFIX="+strconv.Itoa(clients.Hash.IPv6Prefix))
+}

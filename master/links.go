@@ -1,0 +1,305 @@
+package master
+
+import (
+	"encoding/json"
+	"net/netip"
+	"os"
+
+	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/master/balancer"
+	"github.com/handfast/handfast/master/clientip"
+	"github.com/handfast/handfast/master/kernelroute"
+	"github.com/handfast/handfast/master/link/acceptinject"
+	"github.com/handfast/handfast/master/link/activation"
+	"github.com/handfast/handfast/master/link/bindswap"
+	"github.com/handfast/handfast/master/link/foreign"
+	"github.com/handfast/handfast/master/link/mailbox"
+	"github.com/handfast/handfast/master/link/nodeipc"
+	"github.com/handfast/handfast/master/programs"
+	"github.com/handfast/handfast/master/reexec"
+	"github.com/handfast/handfast/master/supervisor"
+)
+
+// LinkKind says how workers get their connections.
+type LinkKind int
+
+// The kinds of links, in the order of rows. Workers of LinkActivation and LinkAny get their slot's
+// listeners and nothing else, so the kernel must route; for LinkInject the master must.
+const (
+	LinkNative     LinkKind = iota // from a mailbox, as package fdpass describes it
+	LinkNode                       // over Node's own channel (package nodeipc)
+	LinkActivation                 // they inherit listeners, as from systemd (package activation)
+	LinkAny                        // they bind the port themselves (package bindswap)
+	LinkInject                     // so they do, and accept is answered (package acceptinject)
+)
+
+func (k LinkKind) row() *row      { return &rows[k] }
+func (k LinkKind) String() string { return rows[k].name }
+
+// row is one kind of link: what its workers take and can do, and how a worker's link is made.
+type row struct {
+	name string // in the log and in Status
+
+	connections bool // workers can be handed single connections, so the master can route
+	listeners   bool // workers can be given listeners, so the kernel can route
+	blocking    bool // those wait in accept, unless the worker changes that
+	follows     bool // workers say where they listen, so handfast need not know it before
+	binds       bool // workers bind the port by themselves
+	anywhere    bool // and wait for clients at sockets that are bound to other addresses
+	reports     bool // workers may report their connections and answer a watchdog
+	signalled   bool // workers know nothing of us: a signal tells them to finish
+	clustered   bool // workers are processes of a Node cluster, each of them
+
+	open    func(*Master, supervisor.Seat, *kernelroute.Lease) (*workerLink, error)
+	restore func(*Master, supervisor.Seat, *kernelroute.Lease, *reexec.Bundle, json.RawMessage) (*workerLink, error) // nil: it cannot be kept
+	common  func(*Master, *Config) common                                                                            // nil: workers have nothing in common
+
+	// For operators. Each may be empty.
+	waitsFor  string // before a worker is ready
+	notReady  string // what to do if that does not come
+	elsewhere string // what to do about workers that listen elsewhere, beside --listen
+	sharing   string // what to do about workers that listen by themselves beside their slot's listener
+}
+
+// rows has one row for each LinkKind. To add a kind of link is to add a row, and its package.
+var rows = [...]row{
+	LinkNative: {
+		name:        "native",
+		connections: true,
+		listeners:   true,
+		reports:     true,
+		open: func(m *Master, _ supervisor.Seat, l *kernelroute.Lease) (*workerLink, error) {
+			return mailboxLink(mailbox.Open(l.Offer(), m.requests, m.balancer.Readmit))
+		},
+		restore: func(m *Master, _ supervisor.Seat, _ *kernelroute.Lease, b *reexec.Bundle, state json.RawMessage) (*workerLink, error) {
+			return mailboxLink(mailbox.Restore(b, state, m.requests, m.balancer.Readmit))
+		},
+		waitsFor:  "its word by the mailbox (package worker, fdpass/doc.go)",
+		notReady:  "--worker-link any if it knows nothing of handfast and listens by itself",
+		elsewhere: "--worker-link any if it knows nothing of handfast",
+		sharing:   "have it listen without SO_REUSEPORT, or say --worker-link any",
+	},
+	LinkNode: {
+		name:        "node",
+		connections: true,
+		listeners:   true,
+		clustered:   true,
+		common: func(m *Master, cfg *Config) common {
+			m.node = nodeipc.NewPrimary(m.nodeConfig(cfg))
+			return m.node
+		},
+		open: func(m *Master, seat supervisor.Seat, l *kernelroute.Lease) (*workerLink, error) {
+			return nodeLink(m.node.Open(seat.Slot, own(l)))
+		},
+		restore: func(m *Master, seat supervisor.Seat, l *kernelroute.Lease, b *reexec.Bundle, state json.RawMessage) (*workerLink, error) {
+			return nodeLink(m.node.RestoreLink(b, seat.Slot, own(l), state))
+		},
+		waitsFor: "that it listens on handfast's port, or sends {cmd: 'ready'}",
+		notReady: "if it is written for sticky-session: --worker-link sticky-session; for @socket.io/sticky: --ready-when started; if it starts another program, which listens, run that itself, or say --worker-link any",
+		sharing:  "have it listen without reusePort and exclusive, or say --worker-link any",
+	},
+	LinkActivation: {
+		name:      "activation",
+		listeners: true,
+		blocking:  true,
+		signalled: true,
+		open: func(m *Master, _ supervisor.Seat, l *kernelroute.Lease) (*workerLink, error) {
+			return activationLink(activation.Open(m.activationConfig(l)))
+		},
+		restore: func(m *Master, _ supervisor.Seat, l *kernelroute.Lease, b *reexec.Bundle, state json.RawMessage) (*workerLink, error) {
+			return activationLink(activation.Restore(b, m.activationConfig(l), state))
+		},
+		waitsFor:  "that it accepts from the inherited listeners (LISTEN_FDS)",
+		notReady:  "--worker-link any if it takes no socket from systemd",
+		elsewhere: "--worker-link any if it takes no socket from systemd (LISTEN_FDS)",
+		sharing:   "have it listen without SO_REUSEPORT, or say --worker-link any",
+	},
+	LinkAny: {
+		name:      "any",
+		listeners: true,
+		blocking:  true,
+		follows:   true,
+		binds:     true,
+		signalled: true,
+		open: func(m *Master, _ supervisor.Seat, l *kernelroute.Lease) (*workerLink, error) {
+			return bindLink(bindswap.Open(m.bindConfig(l)))
+		},
+		restore: func(m *Master, _ supervisor.Seat, l *kernelroute.Lease, b *reexec.Bundle, state json.RawMessage) (*workerLink, error) {
+			return bindLink(bindswap.Restore(b, m.bindConfig(l), state))
+		},
+		sharing: "have it listen without SO_REUSEPORT, or say --worker-link any",
+	},
+	LinkInject: {
+		name:        "any, by accept injection",
+		connections: true,
+		binds:       true,
+		anywhere:    true,
+		signalled:   true,
+		open: func(m *Master, _ supervisor.Seat, _ *kernelroute.Lease) (*workerLink, error) {
+			return injectLink(acceptinject.Open(m.injectConfig()))
+		},
+	},
+}
+
+// What the rows and those who ask links rely on, and only the compiler would tell.
+var (
+	_ supervisor.Link         = (*mailbox.Mailbox)(nil)
+	_ balancer.Copier         = (*mailbox.Mailbox)(nil) // else the straight line closes one by one
+	_ supervisor.Link         = (*nodeipc.Link)(nil)
+	_ balancer.Worker         = (*nodeipc.Link)(nil)
+	_ interface{ Slot() int } = (*nodeipc.Link)(nil) // where connections of a session are counted
+	_ supervisor.Link         = (*activation.Link)(nil)
+	_ supervisor.Link         = (*bindswap.Link)(nil)
+	_ supervisor.Link         = (*acceptinject.Link)(nil)
+	_ balancer.Worker         = (*acceptinject.Link)(nil)
+	_ kernelroute.Link        = (*workerLink)(nil)
+)
+
+// workerLink is a worker's link, and what can be asked of it beside what the supervisor asks. What is
+// nil its kind cannot tell.
+type workerLink struct {
+	supervisor.Link
+	worker  balancer.Worker             // takes connections
+	accepts func(netip.AddrPort) bool   // whether the worker accepts from its own listener at an address, when it is ready
+	served  func() bool                 // whether the worker has a socket to get connections from, whatever its address
+	lost    func(supervisor.Exit) bool  // whether its drain signal has ended it at once, although it was busy
+	asked   func() []foreign.OwnAddress // addresses that it has asked for and are not the balancer's
+	reports reporter
+}
+
+// reporter is a worker that may say something of itself.
+type reporter interface {
+	Report() (fdpass.Report, bool) // its connections; false: it has not said
+	MaxConnections() int           // that it may have open; 0: any number
+	Answers() bool                 // pings
+}
+
+// known returns what can be asked of a link. Links that were not made here, of workers of the program
+// before that will not be ready any more, can tell nothing.
+func known(link supervisor.Link) *workerLink {
+	if l, ok := link.(*workerLink); ok {
+		return l
+	}
+	return &workerLink{Link: link}
+}
+
+// Worker implements kernelroute.Link.
+func (l *workerLink) Worker() balancer.Worker { return l.worker }
+
+// Accepts implements kernelroute.Link.
+func (l *workerLink) Accepts(at netip.AddrPort) bool { return l.accepts != nil && l.accepts(at) }
+
+func (l *workerLink) isServed() bool { return l.served != nil && l.served() }
+
+func mailboxLink(l *mailbox.Mailbox, err error) (*workerLink, error) {
+	if err != nil {
+		return nil, err
+	}
+	return &workerLink{Link: l, worker: l, accepts: l.Accepts, reports: l}, nil
+}
+
+func nodeLink(l *nodeipc.Link, err error) (*workerLink, error) {
+	if err != nil {
+		return nil, err
+	}
+	return &workerLink{Link: l, worker: l, accepts: l.Accepts, served: l.Served}, nil
+}
+
+func activationLink(l *activation.Link, err error) (*workerLink, error) {
+	if err != nil {
+		return nil, err
+	}
+	everywhere := func(netip.AddrPort) bool { return true }
+	return &workerLink{Link: l, accepts: everywhere, lost: l.Lost}, nil
+}
+
+func bindLink(l *bindswap.Link, err error) (*workerLink, error) {
+	if err != nil {
+		return nil, err
+	}
+	return &workerLink{Link: l, accepts: l.Accepts, served: l.Served, lost: l.Lost, asked: l.OwnAddresses}, nil
+}
+
+func injectLink(l *acceptinject.Link, err error) (*workerLink, error) {
+	if err != nil {
+		return nil, err
+	}
+	return &workerLink{Link: l, worker: l, served: l.Served, lost: l.Lost, asked: l.OwnAddresses}, nil
+}
+
+// common is what all workers of a kind have in common.
+type common interface {
+	Stop() // no more connections come
+	Close()
+	Save(*reexec.Bundle) error
+	Restore(*reexec.Bundle) error
+}
+
+// nothing is in common.
+type nothing struct{}
+
+func (nothing) Stop()                        {}
+func (nothing) Close()                       {}
+func (nothing) Save(*reexec.Bundle) error    { return nil }
+func (nothing) Restore(*reexec.Bundle) error { return nil }
+
+func (m *Master) nodeConfig(cfg *Config) nodeipc.Config {
+	return nodeipc.Config{
+		Addresses: m.route.addresses(),
+		ReadyWhen: cfg.ReadyWhen,
+		Dialect:   cfg.Dialect,
+		Readmit:   m.balancer.Readmit,
+		GiveUp:    m.balancer.GiveUp,
+		Patience:  cfg.Balancer.Patience(),
+		Sessions:  sessions{m.balancer.Table()},
+		User:      cfg.Supervisor.Rights.User,
+		Open:      m.connections.Open,
+		Logger:    m.few.Named("node"),
+	}
+}
+
+// sessions shows Node workers the table's sessions.
+type sessions struct{ *balancer.Table }
+
+func (s sessions) Claim(id clientip.Session, l *nodeipc.Link) bool { return s.Table.Claim(id, l) }
+func (s sessions) Release(id clientip.Session, l *nodeipc.Link)    { s.Table.Release(id, l) }
+
+// own returns by which listener a Node worker gets an address's connections; nil: the master hands
+// them to it.
+func own(l *kernelroute.Lease) func(netip.AddrPort) *os.File {
+	if l == nil {
+		return nil
+	}
+	return l.Listener
+}
+
+func (m *Master) activationConfig(l *kernelroute.Lease) activation.Config {
+	return activation.Config{
+		Listeners: l.Files(),
+		Command:   programs.See(m.command).Args,
+		Drain:     m.drain(l.Idle),
+		Logger:    m.few.Named("activation"),
+	}
+}
+
+func (m *Master) bindConfig(l *kernelroute.Lease) bindswap.Config {
+	cfg := bindswap.Config{
+		Listeners: l.Files(),
+		IPv4:      l.OnlyIPv4,
+		Drain:     m.drain(l.Idle),
+		Logger:    m.few.Named("any"),
+	}
+	if l.Follows() {
+		cfg.Follow = l.Follow
+	}
+	return cfg
+}
+
+func (m *Master) injectConfig() acceptinject.Config {
+	return acceptinject.Config{
+		Addresses: m.route.addresses(),
+		Readmit:   m.balancer.Readmit,
+		Drain:     m.drain(nil),
+		Logger:    m.few.Named("any"),
+	}
+}
