@@ -43,7 +43,8 @@ type Config struct {
 	// A worker that ends within MinUptime of being ready died young. The first
 	// is replaced at once, the next ones after BackoffMin, doubling to
 	// BackoffMax, until one has lived longer. A MinUptime of 0 means that none
-	// dies young once it was ready.
+	// dies young once it was ready. Whatever it is, a slot gets no more than one worker in BackoffMin,
+	// except for the first that dies young.
 	MinUptime  time.Duration
 	BackoffMin time.Duration
 	BackoffMax time.Duration

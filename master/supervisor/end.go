@@ -237,7 +237,7 @@ func (s *Supervisor) vacate(w *worker, why error) {
 	case w.finished:
 		s.renew(sl, w)
 	default:
-		s.respawn(sl, w.readyAt.IsZero() || time.Since(w.readyAt) < s.cfg.MinUptime)
+		s.respawn(sl, w)
 	}
 	s.reloadFailed(w, why)
 }
@@ -253,11 +253,13 @@ func (w *worker) over(why error) {
 	w.slot.lastEnd = end
 }
 
-// respawn decides when a slot that has nobody left gets its next worker.
-func (s *Supervisor) respawn(sl *slot, young bool) {
+// respawn decides when a slot that has nobody left gets its next worker. Even after one that has not died young there
+// is no more than one start in BackoffMin, however short MinUptime is.
+func (s *Supervisor) respawn(sl *slot, before *worker) {
 	if sl.current != nil || sl.next != nil {
 		return
 	}
+	young := before.readyAt.IsZero() || time.Since(before.readyAt) < s.cfg.MinUptime
 	if !young {
 		sl.failures = 0
 	}
@@ -268,6 +270,9 @@ func (s *Supervisor) respawn(sl *slot, young bool) {
 	sl.failures++
 	sl.restarts++
 	sl.respawnAt = time.Now().Add(delay)
+	if earliest := before.started.Add(s.cfg.BackoffMin); !young && sl.respawnAt.Before(earliest) {
+		sl.respawnAt = earliest
+	}
 }
 
 // startSoon starts the next worker of a slot that has nobody left, when there may be descriptors again.

@@ -47,7 +47,8 @@ type world struct {
 	drainsFirst       bool   // links tell the first process of a group alone to finish
 	words             string // what workers write
 
-	outputs int // that are open
+	outputs int           // that are open
+	closing chan struct{} // links are closed when this is; nil: at once
 
 	made   map[int]int // number of workers made for a slot
 	fakes  []*fake
@@ -502,6 +503,11 @@ func (f *fake) Close() {
 	if !f.over && !f.unkillable {
 		f.w.Errorf("the link of %v was closed while its process runs", f)
 	}
+	if f.w.closing != nil {
+		<-f.w.closing
+	}
+	f.w.order.Lock()
+	defer f.w.order.Unlock()
 	f.closed++
 }
 

@@ -266,3 +266,22 @@ func TestReadyAndExitAreLoggedOnce(t *testing.T) {
 		}
 	})
 }
+
+// TestNoneDiesYoung: with a MinUptime of 0 workers that die as soon as they are ready are no failures, so that the delay does
+// not grow; but no more than one is started in BackoffMin.
+func TestNoneDiesYoung(t *testing.T) {
+	play(t, func(w *world) {
+		w.cfg.MinUptime = 0
+		w.serve(1)
+		for _, names := range [][2]string{{"0a", "0b"}, {"0b", "0c"}, {"0c", "0d"}} {
+			w.exits(names[0], 1)
+			w.expect("empty 0")
+			w.after(w.cfg.BackoffMin, names[1]+" starts")
+			w.ready(names[1])
+			w.expect("fill " + names[1])
+		}
+		w.pass(w.cfg.BackoffMin)
+		w.exits("0d", 1)
+		w.expect("empty 0", "0e starts")
+	})
+}
