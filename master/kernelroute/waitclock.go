@@ -12,17 +12,18 @@ import (
 const (
 	// clockLook is the shortest time between two looks at who waits.
 	clockLook = 50 * time.Millisecond
-	// clockMemory is how long a look is remembered. If the next one is later, all are new.
+	// clockMemory is how long a look is remembered. If the next one is later, all connections are new to it.
 	clockMemory = 10 * time.Second
 )
 
-// waitClock knows since when connections wait that nobody has accepted. The queue of a listener
+// waitClock knows how long connections have waited that nobody has accepted. The queue of a listener
 // tells only how many there are, and if others accept from it, too, not even how many have come.
-// But the kernel lists the connections, and those that nobody has accepted are recognised by
-// that (package sockdiag). So it looks again and again, while there is somebody to look for, and
-// notes when it has seen each for the first time.
+// But the kernel lists the connections, and shows which of them nobody has accepted (package sockdiag).
+// So the clock looks again and again, while there is somebody to look for, and notes when it has seen
+// each for the first time.
 type waitClock struct {
 	slotOf func(netip.Addr) int
+	list   func(port uint16, states ...sockdiag.State) ([]sockdiag.Socket, error)
 
 	mu    sync.Mutex
 	ports map[int]*waiters
@@ -47,12 +48,12 @@ type waiter struct {
 }
 
 func newWaitClock(slotOf func(netip.Addr) int) *waitClock {
-	return &waitClock{slotOf: slotOf, ports: make(map[int]*waiters)}
+	return &waitClock{slotOf: slotOf, list: sockdiag.List, ports: make(map[int]*waiters)}
 }
 
-// overdue returns how many have waited at an address for a slot for as long as patience, as far as was
-// looked. Call it every now and then while somebody may wait there. Where nothing can be seen,
-// nobody is overdue.
+// overdue returns how many connections have waited at an address for a slot for as long as patience, as far as the
+// clock has looked. Call it every now and then while somebody may wait there. Where nothing can be
+// seen, nobody is overdue.
 func (c *waitClock) overdue(at *net.TCPAddr, slot int, patience time.Duration) (n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -64,7 +65,7 @@ func (c *waitClock) overdue(at *net.TCPAddr, slot int, patience time.Duration) (
 	if time.Since(w.looked) < clockLook && w.overdue(at, slot, patience) == 0 {
 		return 0
 	}
-	all, err := sockdiag.List(uint16(at.Port), sockdiag.Established, sockdiag.CloseWait)
+	all, err := c.list(uint16(at.Port), sockdiag.Established, sockdiag.CloseWait)
 	if err != nil {
 		return 0
 	}
@@ -74,8 +75,8 @@ func (c *waitClock) overdue(at *net.TCPAddr, slot int, patience time.Duration) (
 
 func (w *waiters) overdue(at *net.TCPAddr, slot int, patience time.Duration) (n int) {
 	listener := at.AddrPort().Addr()
-	for _, who := range w.known {
-		if who.slot == slot && time.Since(who.since) >= patience && who.ComesTo(listener) {
+	for _, k := range w.known {
+		if k.slot == slot && time.Since(k.since) >= patience && k.ComesTo(listener) {
 			n++
 		}
 	}
@@ -90,11 +91,11 @@ func (w *waiters) note(all []sockdiag.Socket, now time.Time, slotOf func(netip.A
 			continue
 		}
 		key := waiterKey{s.Cookie, s.Local, s.Remote}
-		who, ok := w.known[key]
+		k, ok := w.known[key]
 		if !ok {
-			who = waiter{s, now, slotOf(s.Remote.Addr())}
+			k = waiter{s, now, slotOf(s.Remote.Addr())}
 		}
-		known[key] = who
+		known[key] = k
 	}
 	w.looked, w.known = now, known
 }

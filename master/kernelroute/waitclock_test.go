@@ -1,105 +1,169 @@
 package kernelroute
 
 import (
-	"io"
+	"errors"
 	"net"
 	"net/netip"
-	"strings"
-	"sync"
-	"sync/atomic"
+	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/master/sockdiag"
 )
 
-// waitingTime is how long clients wait in these tests.
-const waitingTime = 300 * time.Millisecond
-
-// call connects, and returns what the answer begins with and how long that took.
-func call(t *testing.T, to string) (answer string, took time.Duration) {
-	began := time.Now()
-	conn, err := net.Dial("tcp", to)
-	if err != nil {
-		t.Error(err)
-		return "", 0
-	}
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(testPatience))
-	io.WriteString(conn, "GET / HTTP/1.1\r\n\r\n")
-	all, err := io.ReadAll(conn)
-	if err != nil {
-		t.Error(err)
-	}
-	return string(all), time.Since(began)
+// queueAtTest is what the kernel lists in these tests: connections to port 80.
+type queueAtTest struct {
+	*waitClock
+	sockets []sockdiag.Socket
+	err     error
+	looks   int
 }
 
-// Row A3: the slot is empty for a long time, since the next worker is not ready yet, but it serves
-// already. Nobody is refused, since nobody waits for as long as they may.
-func TestServedBeforeReady(t *testing.T) {
-	t.Parallel()
-	for _, address := range []string{"127.0.0.1:0", "[::1]:0", ":0"} {
-		s := newStageAt(t, address, foreign, 1, waitingTime/10, 10)
-		s.start("a", 0, true)
-		ln, err := net.FileListener(s.workers["a"].Files()[0])
-		if err != nil {
-			t.Fatal(err)
+// newQueue makes a clock that sees a list. A client 10.0.0.N belongs to slot N%2.
+func newQueue() *queueAtTest {
+	q := new(queueAtTest)
+	q.waitClock = newWaitClock(func(client netip.Addr) int { return int(client.As4()[3]) % 2 })
+	q.list = func(port uint16, states ...sockdiag.State) ([]sockdiag.Socket, error) {
+		q.looks++
+		if port != 80 || !slices.Equal(states, []sockdiag.State{sockdiag.Established, sockdiag.CloseWait}) {
+			return nil, errors.New("another question")
 		}
-		to := s.groups[0].Addr().String()
-		if s.groups[0].Addr().IP.IsUnspecified() {
-			to = netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), s.groups[0].Addr().AddrPort().Port()).String()
-		}
-		var serving, clients sync.WaitGroup
-		serving.Go(func() {
-			for {
-				conn, err := ln.Accept()
-				if err != nil {
-					return
-				}
-				io.ReadFull(conn, make([]byte, 18))
-				time.Sleep(5 * time.Millisecond)
-				io.WriteString(conn, "served")
-				conn.Close()
-			}
-		})
-		var served atomic.Int32
-		end := time.Now().Add(4 * waitingTime)
-		for range 8 {
-			clients.Go(func() {
-				for time.Now().Before(end) && !t.Failed() {
-					answer, took := call(t, to)
-					if answer == "served" {
-						served.Add(1)
-					} else if took < waitingTime {
-						t.Errorf("%s: a client is answered %q after %v", address, answer, took)
-					}
-				}
-			})
-		}
-		clients.Wait()
-		ln.Close()
-		serving.Wait()
-		if served.Load() < 20 {
-			t.Errorf("%s: %d are served", address, served.Load())
-		}
+		return slices.Clone(q.sockets), q.err
+	}
+	return q
+}
+
+// comes has a client connect, whose connection has this number for the kernel.
+func (q *queueAtTest) comes(client byte, cookie uint64) {
+	q.sockets = append(q.sockets, sockdiag.Socket{
+		State: sockdiag.Established, Family: unix.AF_INET, Cookie: cookie,
+		Local:  netip.MustParseAddrPort("10.0.0.99:80"),
+		Remote: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, client}), 1234),
+	})
+}
+
+// find returns a connection by its number.
+func (q *queueAtTest) find(cookie uint64) *sockdiag.Socket {
+	return &q.sockets[slices.IndexFunc(q.sockets, func(s sockdiag.Socket) bool { return s.Cookie == cookie })]
+}
+
+var (
+	hereAtTest  = &net.TCPAddr{IP: net.IPv4(10, 0, 0, 99).To4(), Port: 80}
+	everyAtTest = &net.TCPAddr{IP: net.IPv4zero.To4(), Port: 80}
+	otherAtTest = &net.TCPAddr{IP: net.IPv4(10, 0, 0, 98).To4(), Port: 80}
+)
+
+// expect asks how many are overdue after two seconds.
+func (q *queueAtTest) expect(t *testing.T, step string, at *net.TCPAddr, slot, want int) {
+	t.Helper()
+	if got := q.overdue(at, slot, 2*time.Second); got != want {
+		t.Errorf("%s: %d are overdue at %v for slot %d, want %d", step, got, at, slot, want)
 	}
 }
 
-// TestOverdue: each client of an empty slot is refused when its own time is over, no matter when
-// others came, and those of another slot are not.
-func TestOverdue(t *testing.T) {
-	t.Parallel()
-	s := newStageAt(t, "127.0.0.1:0", foreign, 1, waitingTime/10, 10)
-	var clients sync.WaitGroup
-	for range 10 {
-		clients.Go(func() {
-			answer, took := call(t, s.groups[0].Addr().String())
-			if !strings.HasPrefix(answer, "HTTP/1.1 502 ") || took < waitingTime {
-				t.Errorf("answered %q after %v, want 502 after %v", answer, took, waitingTime)
-			}
-			if took > waitingTime+testPatience/4 {
-				t.Errorf("refused after %v, want %v", took, waitingTime)
-			}
-		})
-		time.Sleep(waitingTime / 10)
-	}
-	clients.Wait()
+// TestWaitClock: each connection's patience begins when it was first seen, and it counts for its own slot and the
+// address that it came to, until somebody accepts it.
+func TestWaitClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue()
+		q.expect(t, "nobody is there", hereAtTest, 0, 0)
+		q.comes(2, 1)
+		time.Sleep(time.Second)
+		q.expect(t, "the first one is seen", hereAtTest, 0, 0)
+		q.comes(4, 2)
+		q.comes(3, 3)
+		time.Sleep(time.Second)
+		q.expect(t, "the first one has waited for a second", hereAtTest, 0, 0)
+		time.Sleep(time.Second - 1)
+		q.expect(t, "and almost two", hereAtTest, 0, 0)
+		time.Sleep(clockLook)
+		q.expect(t, "and two", hereAtTest, 0, 1)
+		q.expect(t, "of every address", everyAtTest, 0, 1)
+		q.expect(t, "not of another", otherAtTest, 0, 0)
+		q.expect(t, "nor of another slot", hereAtTest, 1, 0)
+		time.Sleep(time.Second)
+		q.expect(t, "the second one, too", hereAtTest, 0, 2)
+		q.expect(t, "and the one of the other slot", hereAtTest, 1, 1)
+
+		q.find(1).Inode = 4711
+		q.expect(t, "the first one was accepted", hereAtTest, 0, 1)
+		q.sockets = q.sockets[:1]
+		q.expect(t, "the others are gone", hereAtTest, 0, 0)
+		q.find(1).Inode = 0
+		q.expect(t, "an address and port again, by another connection", hereAtTest, 0, 0)
+	})
+}
+
+// TestWaitClockLooksSeldom: for many who ask at once there is one look. But nobody is refused by what was known
+// before: it looks again, for they may have been accepted meanwhile.
+func TestWaitClockLooksSeldom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue()
+		q.comes(2, 1)
+		for range 10 {
+			q.expect(t, "it has just come", hereAtTest, 0, 0)
+			q.expect(t, "it has just come", hereAtTest, 1, 0)
+		}
+		if q.looks != 1 {
+			t.Errorf("%d looks, want 1", q.looks)
+		}
+		for range 4 {
+			time.Sleep(clockLook)
+			q.expect(t, "later", hereAtTest, 0, 0)
+		}
+		if q.looks != 5 {
+			t.Errorf("%d looks, want one each time", q.looks)
+		}
+		time.Sleep(2 * time.Second)
+		q.expect(t, "overdue", hereAtTest, 0, 1)
+		q.find(1).Inode = 4711
+		q.expect(t, "accepted within the same moment", hereAtTest, 0, 0)
+	})
+}
+
+// TestWaitClockForgets: who was seen long ago, and not since, may be anybody. Their time begins anew: rather do they
+// wait twice as long than somebody is refused at once.
+func TestWaitClockForgets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue()
+		q.comes(2, 1)
+		q.expect(t, "it is seen", hereAtTest, 0, 0)
+		time.Sleep(clockMemory)
+		q.expect(t, "it is remembered", hereAtTest, 0, 1)
+		time.Sleep(clockMemory + 1)
+		q.expect(t, "it is forgotten", hereAtTest, 0, 0)
+		time.Sleep(2 * time.Second)
+		q.expect(t, "it has waited again", hereAtTest, 0, 1)
+	})
+}
+
+// TestWaitClockBlind: where nothing can be seen nobody is overdue, also who was before.
+func TestWaitClockBlind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue()
+		q.comes(2, 1)
+		q.expect(t, "it is seen", hereAtTest, 0, 0)
+		time.Sleep(2 * time.Second)
+		q.err = errors.New("no sock_diag here")
+		q.expect(t, "blind", hereAtTest, 0, 0)
+		q.err = nil
+		q.expect(t, "not blind any more", hereAtTest, 0, 1)
+	})
+}
+
+// TestWaitClockMoves: a client keeps the slot that it belonged to when it came. The number of slots may change, and with
+// it where others of that address belong.
+func TestWaitClockMoves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue()
+		q.comes(3, 1)
+		q.expect(t, "it belongs to slot 1", hereAtTest, 1, 0)
+		q.slotOf = func(netip.Addr) int { return 0 }
+		time.Sleep(2 * time.Second)
+		q.expect(t, "and goes on to", hereAtTest, 1, 1)
+		q.expect(t, "and to no other", hereAtTest, 0, 0)
+	})
 }
