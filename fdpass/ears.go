@@ -7,6 +7,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass/sock"
 )
 
 // newEars returns a file to wait on, in Go's poller, for messages on a socket that is not
@@ -22,13 +24,12 @@ func newEars(socket syscall.RawConn) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("fdpass: %w", os.NewSyscallError("epoll_create1", err))
 	}
-	var addErr error
 	event := unix.EpollEvent{Events: unix.EPOLLIN}
-	err = socket.Control(func(socket uintptr) {
-		addErr = unix.EpollCtl(fd, unix.EPOLL_CTL_ADD, int(socket), &event)
+	err = sock.ControlRaw(socket, func(socket int) error {
+		return os.NewSyscallError("epoll_ctl", unix.EpollCtl(fd, unix.EPOLL_CTL_ADD, socket, &event))
 	})
 	// Non-blocking, which means nothing to an epoll, is what os.NewFile waits for in the poller.
-	err = errors.Join(err, os.NewSyscallError("epoll_ctl", addErr), os.NewSyscallError("fcntl", unix.SetNonblock(fd, true)))
+	err = errors.Join(err, os.NewSyscallError("fcntl", unix.SetNonblock(fd, true)))
 	if err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("fdpass: %w", err)

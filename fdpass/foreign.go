@@ -4,6 +4,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass/sock"
 )
 
 // A worker may do to a socket what it likes, and share it with us while it does. If it sets SO_LINGER
@@ -25,13 +27,8 @@ func CloseConnections(fds ...int) {
 }
 
 func closeConnection(fd int) {
-	lingerOff(fd)
+	sock.StopLingering(fd)
 	unix.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0)
-}
-
-// lingerOff does nothing to what is no socket.
-func lingerOff(fd int) {
-	unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{})
 }
 
 // maxDiscarded is how many descriptors of one sender may wait to be closed: as many as one message
@@ -53,7 +50,7 @@ func (b *Bin) Discard(fds ...int) {
 		return
 	}
 	for _, fd := range fds {
-		lingerOff(fd) // now, since execve would close it, too
+		sock.StopLingering(fd) // now, since execve would close it, too
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -82,7 +79,7 @@ func (b *Bin) empty() {
 		fd := b.waiting[0]
 		b.waiting = b.waiting[1:]
 		b.mu.Unlock()
-		lingerOff(fd)
+		sock.StopLingering(fd)
 		unix.Close(fd) // it may wait, and Go goes on without its thread
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass/sock"
 )
 
 // ListenConfig returns what a listener is opened with whose connections are to be
@@ -36,22 +38,20 @@ func ListenNetwork(address string) string {
 // SetOptions sets on a listener, which it borrows, what its connections inherit
 // (man 7 tcp): TCP_NODELAY and keep-alive, as package net sets them on each of its own.
 func SetOptions(listener syscall.RawConn) error {
-	var err error
-	set := func(fd uintptr, level, option, value int) {
-		if err == nil {
-			err = os.NewSyscallError("setsockopt", unix.SetsockoptInt(int(fd), level, option, value))
+	return sock.ControlRaw(listener, func(fd int) error {
+		for _, o := range []struct{ level, option, value int }{
+			{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
+			{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+			{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 15},
+			{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 15},
+			{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 9},
+		} {
+			if err := unix.SetsockoptInt(fd, o.level, o.option, o.value); err != nil {
+				return os.NewSyscallError("setsockopt", err)
+			}
 		}
-	}
-	if e := listener.Control(func(fd uintptr) {
-		set(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
-		set(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
-		set(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 15)
-		set(fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 15)
-		set(fd, unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 9)
-	}); e != nil {
-		return e
-	}
-	return err
+		return nil
+	})
 }
 
 // SetFreebind lets a socket be bound to an address that this machine does not have yet (man 7 ip,

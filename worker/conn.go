@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/sock"
 )
 
 // Conn is a handed-off TCP connection. It has the methods of *net.TCPConn, except
@@ -34,11 +35,9 @@ type Conn struct {
 
 func newConn(l *Listener, h fdpass.Handoff) *Conn {
 	c := &Conn{file: os.NewFile(uintptr(h.FD), "tcp"), listener: l, remote: h.Client, flags: h.Flags}
-	local, _ := syscall.Getsockname(h.FD)
-	c.local = addrPort(local)
+	c.local, _ = sock.Local(h.FD)
 	if !c.remote.IsValid() {
-		peer, _ := syscall.Getpeername(h.FD)
-		c.remote = addrPort(peer)
+		c.remote, _ = sock.Peer(h.FD)
 	}
 	return c
 }
@@ -170,13 +169,9 @@ func (r rawConn) Write(f func(uintptr) bool) error { return r.conn.wrap("raw-wri
 // File returns a duplicate of the connection that the caller owns. Closing either
 // does not affect the other.
 func (c *Conn) File() (*os.File, error) {
-	var dup int
-	err := c.control("file", "fcntl", func(fd int) (err error) {
-		dup, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-		return err
-	})
+	dup, err := sock.Duplicate(c.file)
 	if err != nil {
-		return nil, err
+		return nil, c.wrap("file", err)
 	}
 	return os.NewFile(uintptr(dup), "tcp"), nil
 }
@@ -197,15 +192,7 @@ func (c *Conn) setPositive(option, value int) error {
 
 // control runs one system call on the descriptor.
 func (c *Conn) control(op, call string, f func(fd int) error) error {
-	raw, err := c.file.SyscallConn()
-	if err != nil {
-		return c.wrap(op, err)
-	}
-	var callErr error
-	if err := raw.Control(func(fd uintptr) { callErr = f(int(fd)) }); err != nil {
-		return c.wrap(op, err)
-	}
-	return c.opError(op, os.NewSyscallError(call, callErr))
+	return c.wrap(op, sock.Control(c.file, func(fd int) error { return os.NewSyscallError(call, f(fd)) }))
 }
 
 // wrap turns an error of os.File into what package net reports.

@@ -7,6 +7,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass/sock"
 )
 
 // Place is where the master has put this process.
@@ -58,21 +60,13 @@ func inheritedMailbox() (*os.File, error) {
 // waits in Go's poller: only a file that is made of a non-blocking descriptor does.
 func pollable(file *os.File) (*os.File, error) {
 	defer file.Close()
-	raw, err := file.SyscallConn()
+	err := sock.Control(file, func(fd int) error { return os.NewSyscallError("fcntl", unix.SetNonblock(fd, true)) })
+	dup := -1
+	if err == nil {
+		dup, err = sock.Duplicate(file)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("worker: %w", err)
-	}
-	var dup int
-	var callErr error
-	if err := raw.Control(func(fd uintptr) {
-		if callErr = unix.SetNonblock(int(fd), true); callErr == nil {
-			dup, callErr = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
-		}
-	}); err != nil {
-		return nil, fmt.Errorf("worker: %w", err)
-	}
-	if callErr != nil {
-		return nil, fmt.Errorf("worker: %w", os.NewSyscallError("fcntl", callErr))
 	}
 	return os.NewFile(uintptr(dup), file.Name()), nil
 }

@@ -8,9 +8,8 @@ import (
 	"strconv"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/sock"
 )
 
 // What the master has a use for.
@@ -48,14 +47,8 @@ func newReporter(mailbox *os.File) (*reporter, error) {
 	if os.Getenv(envReport) != "1" {
 		return nil, nil
 	}
-	raw, err := mailbox.SyscallConn()
+	dup, err := sock.Duplicate(mailbox)
 	if err != nil {
-		return nil, fmt.Errorf("worker: %w", err)
-	}
-	dup := -1
-	var callErr error
-	err = raw.Control(func(fd uintptr) { dup, callErr = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) })
-	if err = errors.Join(err, os.NewSyscallError("fcntl", callErr)); err != nil {
 		return nil, fmt.Errorf("worker: %w", err)
 	}
 	conn, err := fdpass.NewConn(os.NewFile(uintptr(dup), "handfast mailbox"))

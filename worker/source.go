@@ -9,13 +9,12 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"strconv"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/sock"
 )
 
 // source is where a Listener's connections come from.
@@ -173,25 +172,24 @@ func (s *tcpSource) receive(m *fdpass.Message) error {
 	if err != nil {
 		return err
 	}
-	var fd int
-	var sa syscall.Sockaddr
-	var errno error
+	var h fdpass.Handoff
+	var acceptErr error
 	err = raw.Read(func(listener uintptr) bool {
 		for {
-			fd, sa, errno = syscall.Accept4(int(listener), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+			h.FD, h.Client, acceptErr = sock.Accept(int(listener))
 			// Neither says that nobody else waits, so the poller is not asked.
-			if errno != unix.EINTR && errno != unix.ECONNABORTED {
-				return errno != unix.EAGAIN
+			if acceptErr != unix.EINTR && acceptErr != unix.ECONNABORTED {
+				return acceptErr != unix.EAGAIN
 			}
 		}
 	})
 	switch {
 	case err != nil:
 		return err
-	case errno != nil:
-		return os.NewSyscallError("accept4", errno)
+	case acceptErr != nil:
+		return os.NewSyscallError("accept4", acceptErr)
 	}
-	*m = fdpass.Message{Type: fdpass.TypeHandoff, Handoffs: append(m.Handoffs[:0], fdpass.Handoff{FD: fd, Client: addrPort(sa)})}
+	*m = fdpass.Message{Type: fdpass.TypeHandoff, Handoffs: append(m.Handoffs[:0], h)}
 	return nil
 }
 
@@ -203,23 +201,6 @@ func (s *tcpSource) close(unused []fdpass.Handoff) error {
 }
 
 func (s *tcpSource) addr() net.Addr { return s.local }
-
-// addrPort is zero when sa is nil. It comes from package syscall, since that of unix takes
-// one more system call to make: it asks the socket for its protocol (unix.anyToSockaddr).
-func addrPort(sa syscall.Sockaddr) netip.AddrPort {
-	switch sa := sa.(type) {
-	case *syscall.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
-	case *syscall.SockaddrInet6:
-		addr := netip.AddrFrom16(sa.Addr).Unmap()
-		if sa.ZoneId != 0 {
-			addr = addr.WithZone(strconv.FormatUint(uint64(sa.ZoneId), 10))
-		}
-		return netip.AddrPortFrom(addr, uint16(sa.Port))
-	default:
-		return netip.AddrPort{}
-	}
-}
 
 // ended tells whether a source will give no more: the master has ended the flow,
 // or this end was closed or interrupted.

@@ -56,13 +56,32 @@ func Sockaddr(at netip.AddrPort) (sa unix.Sockaddr, family int) {
 }
 
 // Local borrows a socket and returns its own address, invalid with no error if it is no IP socket.
+//
+// Package unix has functions that do as much, and ask the socket for its protocol, too: one system call more.
 func Local(fd int) (netip.AddrPort, error) {
-	sa, err := unix.Getsockname(fd)
-	return AddrPort(sa), os.NewSyscallError("getsockname", err)
+	_, at, err := named(unix.SYS_GETSOCKNAME, fd, 0)
+	return at, os.NewSyscallError("getsockname", err)
 }
 
 // Peer is Local for the other end's address.
 func Peer(fd int) (netip.AddrPort, error) {
-	sa, err := unix.Getpeername(fd)
-	return AddrPort(sa), os.NewSyscallError("getpeername", err)
+	_, at, err := named(unix.SYS_GETPEERNAME, fd, 0)
+	return at, os.NewSyscallError("getpeername", err)
+}
+
+// Accept borrows a listener and accepts a connection, non-blocking and close-on-exec, which the caller owns, and its
+// peer's address.
+func Accept(listener int) (fd int, peer netip.AddrPort, err error) {
+	return named(unix.SYS_ACCEPT4, listener, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+}
+
+// named is a system call that writes an address. Its error is bare.
+func named(call uintptr, fd int, flags uintptr) (result int, at netip.AddrPort, err error) {
+	var sa unix.RawSockaddrInet6 // large enough for both families
+	size := uint32(unsafe.Sizeof(sa))
+	r, _, errno := unix.Syscall6(call, uintptr(fd), uintptr(unsafe.Pointer(&sa)), uintptr(unsafe.Pointer(&size)), flags, 0, 0)
+	if errno != 0 {
+		return -1, netip.AddrPort{}, errno
+	}
+	return int(r), RawAddrPort(&sa), nil
 }

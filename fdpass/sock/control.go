@@ -1,6 +1,8 @@
 package sock
 
 import (
+	"errors"
+	"net"
 	"os"
 	"syscall"
 
@@ -8,7 +10,7 @@ import (
 )
 
 // Control calls f with the descriptor of a file, connection or listener, which stays open until f returns. It
-// returns f's error, or why f was not called: the file is closed, say, or nil.
+// returns f's error, or why f was not called: os.ErrClosed, net.ErrClosed, or what says that there is no file.
 //
 // (*os.File).Fd would have switched O_NONBLOCK off, which belongs to the socket and not to the descriptor: for all
 // processes that share it.
@@ -22,10 +24,15 @@ func Control(c syscall.Conn, f func(fd int) error) error {
 
 // ControlRaw is Control for what SyscallConn has returned already.
 func ControlRaw(raw syscall.RawConn, f func(fd int) error) (err error) {
-	if controlErr := raw.Control(func(fd uintptr) { err = f(int(fd)) }); controlErr != nil {
+	controlErr := raw.Control(func(fd uintptr) { err = f(int(fd)) })
+	switch {
+	case controlErr == nil:
+		return err
+	case errors.Is(controlErr, net.ErrClosed), errors.Is(controlErr, unix.EINVAL):
 		return controlErr
+	default:
+		return os.ErrClosed // a file's only error, which package os does not export
 	}
-	return err
 }
 
 // Duplicate returns another descriptor, close-on-exec, that the caller owns.

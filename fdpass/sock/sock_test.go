@@ -34,6 +34,12 @@ func TestControl(t *testing.T) {
 	if err := sock.Control(client, func(int) error { t.Error("called"); return nil }); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("closed: error %v", err)
 	}
+	file, err := os.Open(os.DevNull)
+	fdtest.Check(t, err)
+	file.Close()
+	if err := sock.Control(file, func(int) error { t.Error("called"); return nil }); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("closed file: error %v", err)
+	}
 	var none *os.File
 	if err := sock.Control(none, func(int) error { t.Error("called"); return nil }); !errors.Is(err, os.ErrInvalid) {
 		t.Errorf("no file: error %v", err)

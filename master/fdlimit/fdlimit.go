@@ -5,9 +5,10 @@ package fdlimit
 
 import (
 	"slices"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass/sock"
 )
 
 // Spare is how many descriptors are kept free for starting a worker: a socketpair,
@@ -44,7 +45,7 @@ func Scarce() bool {
 func Close(fds []int) {
 	slices.Sort(fds)
 	for _, fd := range fds {
-		lingerOff(fd)
+		sock.StopLingering(fd)
 	}
 	for len(fds) > 0 {
 		n := 1
@@ -54,12 +55,6 @@ func Close(fds []int) {
 		closeRun(fds[0], n)
 		fds = fds[n:]
 	}
-}
-
-// lingerOff is a raw system call, as closeRun's are.
-func lingerOff(fd int) {
-	var off unix.Linger
-	unix.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_LINGER, uintptr(unsafe.Pointer(&off)), unsafe.Sizeof(off), 0)
 }
 
 // closeRun closes n descriptors from first on. Raw system calls: they do not wait, and

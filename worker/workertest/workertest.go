@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/worker"
 )
 
@@ -138,13 +139,9 @@ func (m *Master) connect() (client, server *net.TCPConn) {
 func (m *Master) handOff(server *net.TCPConn, client netip.AddrPort, flags fdpass.Flags) {
 	m.t.Helper()
 	defer server.Close()
-	raw, err := server.SyscallConn()
-	if err != nil {
-		m.t.Fatal(err)
-	}
 	client = netip.AddrPortFrom(client.Addr().Unmap(), client.Port())
-	raw.Control(func(fd uintptr) {
-		err = m.conn.TrySend(fdpass.TypeHandoff, []fdpass.Handoff{{FD: int(fd), Client: client, Flags: flags}})
+	err := sock.Control(server, func(fd int) error {
+		return m.conn.TrySend(fdpass.TypeHandoff, []fdpass.Handoff{{FD: fd, Client: client, Flags: flags}})
 	})
 	if err != nil {
 		m.t.Fatal(err)
