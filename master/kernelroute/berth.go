@@ -11,7 +11,6 @@ import (
 
 	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/master/reuseport"
-	"github.com/handfast/handfast/master/supervisor"
 )
 
 const (
@@ -42,46 +41,6 @@ type berth struct {
 
 func newBerth(number, slot int) *berth {
 	return &berth{number: number, slot: slot, doing: make(map[*reuseport.Group]task)}
-}
-
-// lend gives the next worker of a slot a berth: that of its slot, with all who wait there, if the
-// slot is empty; otherwise one that nobody has.
-func (s *Route) lend(slot int) (*Lease, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	b, err := s.choose(slot)
-	if err != nil {
-		return nil, err
-	}
-	if slot < len(s.at) && s.filled[slot] == nil && s.at[slot] != b {
-		s.lead(slot, b)
-		s.steer()
-	}
-	if len(b.leases) == 0 && !slices.Contains(s.at, b) {
-		b.used, b.left = false, time.Time{}
-	}
-	if len(b.leases) == 0 {
-		b.warned = nil
-	}
-	l := &Lease{route: s, berth: b, slot: slot}
-	b.slot = slot
-	b.leases = append(b.leases, l)
-	s.updateAcceptors()
-	return l, nil
-}
-
-// choose returns a berth for a slot's next worker.
-func (s *Route) choose(slot int) (*berth, error) {
-	isEmpty := slot < len(s.at) && s.filled[slot] == nil
-	if isEmpty && s.isFit(s.at[slot]) {
-		return s.at[slot], nil
-	}
-	b, err := s.vacant(slot)
-	if err != nil && slot < len(s.at) && !s.at[slot].spoiled {
-		s.log.Warn("a worker shares its slot's listener with the one that it replaces, since another cannot be opened", "slot", slot, "err", err)
-		return s.at[slot], nil
-	}
-	return b, err
 }
 
 // isFit tells whether a berth can be lent, as far as what its workers have set is concerned.
@@ -158,102 +117,6 @@ func (s *Route) steer() {
 			s.log.Error("the kernel does not give clients to their slots", "address", g.Addr().String(), "slots", len(numbers), "err", err)
 		}
 	}
-}
-
-// task is what the master does about a listener, and for the clients of which slot.
-type task struct {
-	action action
-	slot   int
-}
-
-// updateAcceptors has the master do about all listeners what the rule says.
-func (s *Route) updateAcceptors() {
-	for _, b := range s.berths {
-		for _, g := range s.groups {
-			s.updateAcceptor(b, g)
-		}
-	}
-}
-
-// updateAcceptor does so for one listener, if it does something else there.
-func (s *Route) updateAcceptor(b *berth, g *reuseport.Group) {
-	next := task{rule(s.situationAt(b, g)), b.slot}
-	if before, known := b.doing[g]; known && before == next {
-		return
-	}
-	b.doing[g] = next
-	if loop := s.loopFor(next, g); loop != nil {
-		s.acceptors.start(g.Listener(b.number), loop)
-	} else {
-		s.acceptors.stop(g.Listener(b.number))
-	}
-}
-
-func (s *Route) situationAt(b *berth, g *reuseport.Group) situation {
-	now := situation{slot: slotNone, accepts: b.accepts[g], handsOff: s.handsOff, leased: len(b.leases) > 0, used: b.used}
-	switch slot := slices.Index(s.at, b); {
-	case slot < 0:
-	case s.filled[slot] == nil:
-		now.slot = slotEmpty
-	default:
-		now.slot = slotFilled
-	}
-	return now
-}
-
-// loopFor returns how the master accepts; nil: it does not.
-func (s *Route) loopFor(t task, g *reuseport.Group) acceptLoop {
-	switch t.action {
-	case acceptNow:
-		return s.balancer.AcceptShared
-	case acceptLater:
-		return acceptLoop(s.balancer.AcceptShared).after(queueTime)
-	case refuseNow:
-		return s.refuser.RefuseOverdue(s.tick, func(waiting int) int { return waiting })
-	case refuseOverdue:
-		return s.refuser.RefuseOverdue(s.tick, func(int) int { return s.clock.overdue(g.Addr(), t.slot, s.patience) })
-	default:
-		return nil
-	}
-}
-
-// LetTo lends a worker a berth and makes its link.
-func (s *Route) LetTo(seat supervisor.Seat, open func(*Lease) (Link, error)) (Link, error) {
-	l, err := s.lend(seat.Slot)
-	if err != nil {
-		return nil, err
-	}
-	link, err := open(l) // without our lock, since it asks for the listeners
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err != nil {
-		s.release(l)
-		return nil, err
-	}
-	l.link = link
-	return link, nil
-}
-
-// leaseOf returns the lease of a worker, by its link or else its process; nil if it has none.
-func (s *Route) leaseOf(link supervisor.Link, pid int) *Lease {
-	for _, b := range s.berths {
-		for _, l := range b.leases {
-			if link != nil && l.link == link || pid != 0 && l.pid == pid {
-				return l
-			}
-		}
-	}
-	return nil
-}
-
-// release ends a lease: its worker is no more, or never was.
-func (s *Route) release(l *Lease) {
-	b := l.berth
-	b.leases = slices.DeleteFunc(b.leases, func(other *Lease) bool { return other == l })
-	if len(b.leases) == 0 && !b.spoiled {
-		s.clean(b)
-	}
-	s.updateAcceptors()
 }
 
 // queued returns how many connections wait at a berth.

@@ -7,12 +7,14 @@
 // fills the slot. So a worker that is replaced gets no connection any more from one moment to the
 // next, without a word to it, and if its successor dies, it gets them again.
 //
-//   - route.go implements supervisor.Slots and repairs what workers do to their listeners.
-//   - rule.go says when the master accepts from a listener.
-//   - berth.go lends berths, and has the master accept where the rule says so.
-//   - sharedacceptors.go accepts from listeners that workers share (package balancer does the accepting).
-//   - waitclock.go knows since when clients wait whom nobody has accepted.
+//   - route.go implements supervisor.Slots: which slot's clients come to which berth.
+//   - berth.go keeps berths fit for the next worker, lease.go gives them to workers.
+//   - rule.go says when the master accepts from a listener, and accept.go has it do so:
+//     sharedacceptors.go runs the loops, package balancer does the accepting, and waitclock.go knows
+//     how long clients have waited that nobody has accepted.
+//   - repair.go puts right what workers do to their listeners, and names others who listen there.
 //   - closed.go notices workers that have closed their listeners.
 //   - families.go listens on IPv4 alone, or where workers do.
+//   - serve.go does the rest while the master runs, and lets nobody down at its end.
 //   - upgrade.go leaves all of it to another program (package reexec).
 package kernelroute

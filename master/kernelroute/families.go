@@ -130,18 +130,6 @@ func tryBind(at netip.AddrPort) error {
 	return nil
 }
 
-// join adds a group, for all berths.
-func (s *Route) join(g *reuseport.Group) (err error) {
-	s.groups = append(slices.Clone(s.groups), g)
-	for _, b := range s.berths {
-		if s.blocking {
-			err = errors.Join(err, block(g.Listener(b.number)))
-		}
-		s.updateAcceptor(b, g)
-	}
-	return err
-}
-
 // retireSoon calls retire when handshakes are over that are under way.
 func (s *Route) retireSoon() { time.AfterFunc(balancer.LastGrace, s.retire) }
 
@@ -215,4 +203,16 @@ func (s *Route) Addresses() (all []netip.AddrPort) {
 		all = append(all, g.Addr().AddrPort())
 	}
 	return all
+}
+
+// join adds a group, for all berths.
+func (s *Route) join(g *reuseport.Group) (err error) {
+	s.groups = append(slices.Clone(s.groups), g)
+	for _, b := range s.berths {
+		if s.blocking {
+			err = errors.Join(err, block(g.Listener(b.number)))
+		}
+		s.updateAcceptor(b, g)
+	}
+	return err
 }

@@ -1,12 +1,15 @@
 package kernelroute
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/fdpass/sock"
+	"github.com/handfast/handfast/master/supervisor"
 )
 
 // Lease is the right of a worker to a berth, until its process has ended: listeners that are its own
@@ -78,3 +81,97 @@ func (l *Lease) Idle() bool {
 
 // Follows tells whether the Route listens where workers do.
 func (l *Lease) Follows() bool { return l.route.follows }
+
+// lend gives the next worker of a slot a berth: that of its slot, with all who wait there, if the
+// slot is empty; otherwise one that nobody has.
+func (s *Route) lend(slot int) (*Lease, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b, err := s.choose(slot)
+	if err != nil {
+		return nil, err
+	}
+	if slot < len(s.at) && s.filled[slot] == nil && s.at[slot] != b {
+		s.lead(slot, b)
+		s.steer()
+	}
+	if len(b.leases) == 0 && !slices.Contains(s.at, b) {
+		b.used, b.left = false, time.Time{}
+	}
+	if len(b.leases) == 0 {
+		b.warned = nil
+	}
+	l := &Lease{route: s, berth: b, slot: slot}
+	b.slot = slot
+	b.leases = append(b.leases, l)
+	s.updateAcceptors()
+	return l, nil
+}
+
+// choose returns a berth for a slot's next worker.
+func (s *Route) choose(slot int) (*berth, error) {
+	isEmpty := slot < len(s.at) && s.filled[slot] == nil
+	if isEmpty && s.isFit(s.at[slot]) {
+		return s.at[slot], nil
+	}
+	b, err := s.vacant(slot)
+	if err != nil && slot < len(s.at) && !s.at[slot].spoiled {
+		s.log.Warn("a worker shares its slot's listener with the one that it replaces, since another cannot be opened", "slot", slot, "err", err)
+		return s.at[slot], nil
+	}
+	return b, err
+}
+
+// LetTo lends a worker a berth and makes its link.
+func (s *Route) LetTo(seat supervisor.Seat, open func(*Lease) (Link, error)) (Link, error) {
+	l, err := s.lend(seat.Slot)
+	if err != nil {
+		return nil, err
+	}
+	link, err := open(l) // without our lock, since it asks for the listeners
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		s.release(l)
+		return nil, err
+	}
+	l.link = link
+	return link, nil
+}
+
+// leaseOf returns the lease of a worker, by its link or else its process; nil if it has none.
+func (s *Route) leaseOf(link supervisor.Link, pid int) *Lease {
+	for _, b := range s.berths {
+		for _, l := range b.leases {
+			if link != nil && l.link == link || pid != 0 && l.pid == pid {
+				return l
+			}
+		}
+	}
+	return nil
+}
+
+// release ends a lease: its worker is no more, or never was.
+func (s *Route) release(l *Lease) {
+	b := l.berth
+	b.leases = slices.DeleteFunc(b.leases, func(other *Lease) bool { return other == l })
+	if len(b.leases) == 0 && !b.spoiled {
+		s.clean(b)
+	}
+	s.updateAcceptors()
+}
+
+// LetAgain makes the link of a worker of the program before, which has a berth.
+func (s *Route) LetAgain(pid int, restore func(*Lease) (Link, error)) (Link, error) {
+	s.mu.Lock()
+	l := s.leaseOf(nil, pid)
+	s.mu.Unlock()
+	if l == nil {
+		return nil, fmt.Errorf("kernelroute: worker %d has no listener: that cannot be", pid)
+	}
+	link, err := restore(l)
+	if err == nil {
+		l.link = link
+	}
+	return link, err
+}

@@ -100,18 +100,3 @@ func (s *Route) Restore(state *Saved) error {
 	s.filled = make([]supervisor.Link, len(s.at))
 	return nil
 }
-
-// LetAgain makes the link of a worker of the program before, which has a berth.
-func (s *Route) LetAgain(pid int, restore func(*Lease) (Link, error)) (Link, error) {
-	s.mu.Lock()
-	l := s.leaseOf(nil, pid)
-	s.mu.Unlock()
-	if l == nil {
-		return nil, fmt.Errorf("kernelroute: worker %d has no listener: that cannot be", pid)
-	}
-	link, err := restore(l)
-	if err == nil {
-		l.link = link
-	}
-	return link, err
-}
