@@ -65,7 +65,7 @@ type SlotStatus struct {
 // WorkerStatus is one worker.
 type WorkerStatus struct {
 	Slot       int        `json:"slot"`
-	PID        int        `json:"pid"`
+	PID        int        `json:"pid"` // 0: its process is being started
 	Generation int        `json:"generation"`
 	State      string     `json:"state"` // starting, serving, hung (does not answer --watchdog), standby, draining, stopping (was sent SIGTERM) or killed
 	Started    time.Time  `json:"started"`

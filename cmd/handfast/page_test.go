@@ -241,3 +241,16 @@ func TestPage(t *testing.T) {
 	m.tell("stop")
 	page.shows("no answer; what follows is old")
 }
+
+// TestPageShowsLastWords: of a worker that died at once it shows what that wrote, below why it ended.
+func TestPageShowsLastWords(t *testing.T) {
+	t.Parallel()
+	broken := t.TempDir() + "/broken"
+	m := start(t, 1, options{worker: []string{"talks", broken}, flags: []string{"--admin", "127.0.0.1:0"}})
+	page := browse(t, "http://"+m.awaitCount("admin socket", 2)[1].Address+"/")
+	if err := os.WriteFile(broken, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	kill(t, m.worker(0))
+	page.shows("exited with status 3 before it was ready", "broken: no such thing")
+}

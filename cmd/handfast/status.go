@@ -178,6 +178,9 @@ func workerRow(s *master.Status, slot int, state string, w *master.WorkerStatus)
 	row := []string{fmt.Sprint(slot), state, "", "", ""}
 	if w != nil {
 		row[2], row[3], row[4] = fmt.Sprint(w.PID), fmt.Sprint(w.Generation), age(s, w.Started)
+		if w.PID == 0 { // it is being started
+			row[2] = "-"
+		}
 	}
 	return row
 }

@@ -46,9 +46,9 @@ func (s *Supervisor) left(w *worker) {
 func (s *Supervisor) leave(w *worker, why error) {
 	w.left = w.state == Serving
 	e := w.event(WorkerLeft)
-	e.Err, e.Was = why, w.state
+	e.Err, e.Was, e.LastWords = why, w.state, w.output.LastWords(0)
 	s.emit(e)
-	s.vacate(w, fmt.Errorf("worker left: %w", why))
+	s.vacate(w, w.saying(fmt.Errorf("worker left: %w", why), e.LastWords))
 }
 
 // nothingLeft: the worker has done all that it had, and goes on running.

@@ -42,8 +42,8 @@ type Event struct {
 	Rest []int // processes of its group that go on
 	Err  error
 
-	// LastWords are the last lines that the worker has written, of WorkerExited and WorkerNotReady; empty if nobody
-	// reads along (Config.NewOutput).
+	// LastWords are the last lines that the worker has written, of WorkerExited, WorkerNotReady, WorkerLeft and WorkerHung;
+	// empty if nobody reads along (Config.NewOutput).
 	LastWords string
 
 	Silent   time.Time // when it was heard last

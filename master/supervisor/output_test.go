@@ -14,6 +14,7 @@ func TestLastWords(t *testing.T) {
 	}{
 		"exits":          {func(w *world) { w.exits("0b", 1) }, WorkerExited},
 		"is never ready": {func(w *world) { w.pass(w.cfg.ReadyTimeout) }, WorkerNotReady},
+		"leaves":         {func(w *world) { w.leaves("0b") }, WorkerLeft},
 	} {
 		t.Run(name, func(t *testing.T) {
 			play(t, func(w *world) {

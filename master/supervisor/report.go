@@ -39,9 +39,13 @@ func (s *Supervisor) logEvent(e Event) {
 		if e.Failed() {
 			level = hclog.Warn
 		}
-		s.log.Log(level, "worker takes no more connections", append(where, "err", e.Err)...)
+		fields := append(slices.Clone(where), "err", e.Err)
+		if e.Failed() {
+			fields = withWords(fields, e)
+		}
+		s.log.Log(level, "worker takes no more connections", fields...)
 	case WorkerHung:
-		s.log.Warn("worker does not answer the watchdog", append(where, "since", e.Silent.UTC().Format(time.RFC3339Nano), "replaced", e.Replaced)...)
+		s.log.Warn("worker does not answer the watchdog", withWords(append(where, "since", e.Silent.UTC().Format(time.RFC3339Nano), "replaced", e.Replaced), e)...)
 	case WorkerAnswers:
 		s.log.Info("worker answers the watchdog again", where...)
 	case WorkerDraining:

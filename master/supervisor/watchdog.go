@@ -44,7 +44,7 @@ func (s *Supervisor) ask(w *worker) {
 func (s *Supervisor) hung(w *worker) {
 	e := w.event(WorkerHung)
 	onProbation := w.slot.standby != nil
-	e.Silent, e.Replaced = w.heard, s.cfg.ReplaceHung || onProbation
+	e.Silent, e.Replaced, e.LastWords = w.heard, s.cfg.ReplaceHung || onProbation, w.output.LastWords(0)
 	s.emit(e)
 	if !e.Replaced {
 		return
@@ -52,7 +52,7 @@ func (s *Supervisor) hung(w *worker) {
 	if s.cfg.ReplaceHung {
 		s.kill(w)
 	}
-	s.vacate(w, fmt.Errorf("worker did not answer for %v (watchdog)", s.cfg.Watchdog))
+	s.vacate(w, w.saying(fmt.Errorf("worker did not answer for %v (watchdog)", s.cfg.Watchdog), e.LastWords))
 	if !s.cfg.ReplaceHung {
 		s.drain(w, s.cfg.DrainTimeout)
 	}

@@ -70,6 +70,7 @@ func TestWatchdogForgets(t *testing.T) {
 func TestWatchdogReplaces(t *testing.T) {
 	play(t, func(w *world) {
 		w.watch(true)
+		w.words = "waiting for a lock"
 		w.serve(2)
 		w.pass(time.Minute)
 		w.mute("1a", true)
@@ -80,7 +81,7 @@ func TestWatchdogReplaces(t *testing.T) {
 		w.expect("fill 1b")
 		w.holds("0a 1b")
 		end := w.snapshot().Slots[1].LastEnd
-		if end == nil || end.Why != "did not answer for 4s (watchdog)" || end.PID != 2 {
+		if end == nil || end.Why != "did not answer for 4s (watchdog)" || end.PID != 2 || end.LastWords != w.words {
 			t.Errorf("%+v", end)
 		}
 		if n := w.snapshot().Slots[1].Restarts; n != 1 {
