@@ -124,7 +124,7 @@ func (l *Link) tryAnswer(call *acceptCall, conn fdpass.Handoff) unix.Errno {
 	if call.name != 0 {
 		name, size, hidden := peerName(conn, call.decoy.family)
 		if hidden {
-			l.WarnOnce("the worker listens on IPv4 only, and does not see addresses of IPv6 clients", "client", conn.Client.String())
+			l.WarnOnce("a worker listens on IPv4 only, and does not see addresses of IPv6 clients", "client", conn.Client.String())
 		}
 		if errno := call.writeName(name[:], size, func() bool { return l.Notifs.StillValid(call.id) }); errno != 0 {
 			return errno

@@ -112,7 +112,6 @@ func (l *Link) Served() bool {
 // Drain returns what the worker has not accepted, and tells it to finish.
 func (l *Link) Drain() {
 	l.stop()
-	l.EndRefused()
 	l.Link.Drain()
 }
 

@@ -501,7 +501,7 @@ func TestInjectNarrower(t *testing.T) {
 	if err := a.Err().Error(); !strings.Contains(err, fmt.Sprintf("--listen 127.0.0.1:%d", a.port)) {
 		t.Error(err)
 	}
-	a.EndRefused() // without the signal that ends it
+	a.Drain()
 	a.Ends(bind, "Cannot assign requested address")
 	client, conn := a.dial("127.0.0.1")
 	defer client.Close()

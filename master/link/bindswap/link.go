@@ -35,15 +35,15 @@ type Config struct {
 }
 
 // Link is the master's side of one worker. It implements supervisor.Link. Two goroutines run
-// for it, one that answers the filter and one that looks whether the worker is ready; Close
-// ends both.
+// for it: one answers the filter, and one looks whether the worker is ready. Close ends both.
 type Link struct {
 	*foreign.Link
-	ipv4      func(both *os.File) (*os.File, error)
-	follow    func(bound netip.AddrPort, onlyIPv6 bool) (*os.File, error)
-	log       hclog.Logger
+	ipv4   func(both *os.File) (*os.File, error)
+	follow func(bound netip.AddrPort, onlyIPv6 bool) (*os.File, error)
+	log    hclog.Logger
+
 	mu        sync.Mutex
-	listeners []*listener // under mu
+	listeners []*listener
 }
 
 // Open makes a link for a worker that is not yet started.
@@ -81,19 +81,23 @@ func newLink(cfg Config) (*Link, error) {
 
 // Drain tells the worker to finish. If it was never ready, the log tells how far it came.
 func (l *Link) Drain() {
-	l.EndRefused()
 	l.Link.Drain()
 	select {
 	case <-l.Ready():
 	case <-l.Left():
 	case <-l.Closed():
 	default:
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		for _, ln := range l.listeners {
-			if !ln.replaced || ln.taken {
-				l.log.Info("worker was not ready", "listen", ln.String(), "bound", ln.taken)
-			}
+		l.logProgress()
+	}
+}
+
+// logProgress says which listeners a worker has taken that was never ready.
+func (l *Link) logProgress() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, ln := range l.listeners {
+		if !ln.replaced || ln.taken {
+			l.log.Info("worker was not ready", "listen", ln.String(), "bound", ln.taken)
 		}
 	}
 }
@@ -121,9 +125,30 @@ func (l *Link) answer() {
 	}
 }
 
-// await closes ready.
+// await closes Ready.
 func (l *Link) await() {
 	if listening.Wait(l.Closed(), l.Roots, l.awaited, l.CannotSee) {
 		l.MarkReady()
 	}
+}
+
+// Accepts tells whether a server of the worker has the slot's listener on this address.
+func (l *Link) Accepts(addr netip.AddrPort) bool {
+	return l.anyListener(func(ln *listener) bool { return ln.taken && ln.AddrPort == addr })
+}
+
+// Served tells whether a server of the worker has one of the slot's listeners.
+func (l *Link) Served() bool {
+	return l.anyListener(func(ln *listener) bool { return ln.taken })
+}
+
+// isOurs tells whether a socket is one of the slot's.
+func (l *Link) isOurs(inode uint64) bool {
+	return l.anyListener(func(ln *listener) bool { return ln.inode == inode })
+}
+
+func (l *Link) anyListener(is func(*listener) bool) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.ContainsFunc(l.listeners, is)
 }

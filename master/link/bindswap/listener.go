@@ -5,10 +5,10 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"slices"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/master/link/foreign"
 	"github.com/handfast/handfast/master/link/listening"
 )
@@ -22,31 +22,25 @@ type listener struct {
 	replaced bool // a listener of IPv4 alone serves in its place
 }
 
-// newListener finds out where a listening socket is bound.
+// newListener finds out where a listening socket is bound. It borrows the file until the link is closed.
 func newListener(file *os.File) (*listener, error) {
-	inode, err := listening.Inode(file)
-	if err != nil {
-		return nil, fmt.Errorf("bindswap: listener: %w", err)
-	}
-	raw, err := file.SyscallConn()
-	if err != nil {
-		return nil, fmt.Errorf("bindswap: listener: %w", err)
-	}
-	ln := &listener{file: file, inode: inode}
-	var name unix.Sockaddr
-	var only int
-	raw.Control(func(fd uintptr) {
-		name, err = unix.Getsockname(int(fd))
-		only, _ = unix.GetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_V6ONLY)
-	})
-	switch at := name.(type) {
-	case *unix.SockaddrInet4:
-		ln.AddrPort = netip.AddrPortFrom(netip.AddrFrom4(at.Addr), uint16(at.Port))
-	case *unix.SockaddrInet6:
-		ln.AddrPort = netip.AddrPortFrom(netip.AddrFrom16(at.Addr).Unmap(), uint16(at.Port))
+	ln := &listener{file: file}
+	err := sock.Control(file, func(fd int) (err error) {
+		if ln.inode, err = sock.InodeFD(fd); err != nil {
+			return err
+		}
+		if ln.AddrPort, err = sock.Local(fd); err != nil {
+			return err
+		}
+		only, _ := unix.GetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY)
 		ln.OnlyIPv6 = only != 0
-	default:
-		return nil, fmt.Errorf("bindswap: %s is no TCP listener: %w", file.Name(), err)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("bindswap: listener: %w", err)
+	}
+	if !ln.IsValid() {
+		return nil, fmt.Errorf("bindswap: %s is no TCP listener", file.Name())
 	}
 	return ln, nil
 }
@@ -58,9 +52,9 @@ func (ln *listener) yieldsTo(other *listener) bool {
 		other.Addr() == netip.IPv4Unspecified() && other.Port() == ln.Port()
 }
 
-// serves tells whether a listener is where a server binds, or, for IPv4, on both families.
-func (ln *listener) serves(bound netip.AddrPort) bool {
-	return ln != nil && (ln.AddrPort == bound || bound.Addr().Is4() && ln.Addr().Is6() && ln.Addr().IsUnspecified())
+// isAt tells whether a listener is where a server binds, or, for IPv4, on both families.
+func (ln *listener) isAt(bound netip.AddrPort) bool {
+	return ln.AddrPort == bound || bound.Addr().Is4() && ln.Addr().Is6() && ln.Addr().IsUnspecified()
 }
 
 // choose returns the listener that fits an address best, or nil.
@@ -76,13 +70,13 @@ func (l *Link) choose(bound foreign.Address) *listener {
 	return best
 }
 
-// forIPv4 returns what to give to a socket of IPv4 where the listener that fits is of IPv6: one
-// of IPv4 alone if that can be had. Accept fills the address of an IPv6 client, also of a mapped
-// one, into room for an IPv4 client's: Python, for one, then shows the wrong one.
-func (l *Link) forIPv4(both *listener) *listener {
+// onlyIPv4 returns what to give to a socket of IPv4 where the listener that fits is of IPv6: a listener
+// of IPv4 alone if there can be one. Accept writes the address of an IPv6 client, also of a mapped
+// one, into the room for an IPv4 client's: Python, for one, then shows the wrong one.
+func (l *Link) onlyIPv4(both *listener) *listener {
 	if l.ipv4 == nil {
-		l.WarnOnce("the worker listens on IPv4 only, and will see wrong addresses of its clients; give --listen an IPv4 address",
-			"listen", both.String())
+		l.WarnOnce("a worker listens on IPv4 only, and will see wrong addresses of its clients", "listen", both.String(),
+			"remedy", "give --listen an IPv4 address")
 		return both
 	}
 	file, err := l.ipv4(both.file)
@@ -91,7 +85,7 @@ func (l *Link) forIPv4(both *listener) *listener {
 		ln, err = newListener(file)
 	}
 	if err != nil {
-		l.WarnOnce("no listener for IPv4 alone, the worker will see wrong addresses of its clients", "err", err)
+		l.WarnOnce("no listener for IPv4 alone: a worker will see wrong addresses of its clients", "err", err)
 		return both
 	}
 	l.mu.Lock()
@@ -138,33 +132,12 @@ func (l *Link) followTo(bound netip.AddrPort, onlyIPv6 bool) (*listener, error) 
 	return ln, nil
 }
 
-// took notes that a thread's process has a listener.
-func (l *Link) took(ln *listener, tid int) {
+// markTaken notes that a thread's process has a listener.
+func (l *Link) markTaken(ln *listener, tid int) {
+	l.AddRoot(tid)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	ln.taken = true
-	l.AddRoot(tid)
-}
-
-// Accepts tells whether a server of the worker has the slot's listener on this address.
-func (l *Link) Accepts(addr netip.AddrPort) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return slices.ContainsFunc(l.listeners, func(ln *listener) bool { return ln.taken && ln.AddrPort == addr })
-}
-
-// Served tells whether a server of the worker has one of the slot's listeners.
-func (l *Link) Served() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return slices.ContainsFunc(l.listeners, func(ln *listener) bool { return ln.taken })
-}
-
-// isOurs tells whether a socket is one of the slot's.
-func (l *Link) isOurs(inode uint64) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return slices.ContainsFunc(l.listeners, func(ln *listener) bool { return ln.inode == inode })
 }
 
 // awaited returns the sockets that the worker must wait on in order to be ready; none until

@@ -18,28 +18,28 @@ import (
 // worker is ready.
 const maxRoots = 64
 
-// Link is what both kinds of links have: the launch, the filter that asks, and what became of
-// it.
+// Link is the part that both kinds of links have: the launch, the filter's notifications, and whether the
+// worker is ready or has left. A link embeds it, and answers Notifs from Hello on.
 type Link struct {
 	*launch.Drainer
-	Notifs  *seccomp.Notifications // from Hello on
+	Notifs  *seccomp.Notifications // nil before Hello
 	control *launch.Control
 	log     hclog.Logger
 	ready   chan struct{}
 	isReady sync.Once
 	left    chan struct{}
 	ended   chan struct{} // closed by Close
-	done    sync.WaitGroup
+	running sync.WaitGroup
 
-	mu      sync.Mutex
-	pids    []int
-	own     []OwnAddress
-	leftErr error
-	hidden  error // why a process could not be looked into
-	warned  map[string]bool
-	closed  bool
-	refused []uint64 // calls that fail when the worker is told to finish
-	told    bool     // it was
+	mu       sync.Mutex
+	pids     []int
+	own      []OwnAddress
+	leftErr  error
+	hidden   error // why a process could not be looked into
+	warned   map[string]bool
+	closed   bool
+	refused  []uint64 // calls of bind that fail when the worker is told to finish
+	draining bool     // it was
 }
 
 // Open makes a link for a worker that is not yet started.
@@ -70,7 +70,7 @@ func newLink(drain launch.Drain, log hclog.Logger) *Link {
 // Launch returns the command of a program that installs the filter and then becomes command.
 func (l *Link) Launch(command []string) []string { return l.control.Command(command) }
 
-// Files returns what the launch talks to us by; the command does not inherit it.
+// Files returns the socket by which the launch talks to us; the command does not inherit it.
 func (l *Link) Files() []*os.File { return l.control.Files() }
 
 // Env returns nothing: the worker knows nothing of us.
@@ -100,7 +100,7 @@ func (l *Link) Close() {
 	}
 	l.mu.Unlock()
 	l.control.Close()
-	l.done.Wait()
+	l.running.Wait()
 	l.End()
 }
 
@@ -108,12 +108,13 @@ func (l *Link) Close() {
 func (l *Link) Closed() <-chan struct{} { return l.ended }
 
 // Go runs f in a goroutine that Close waits for.
-func (l *Link) Go(f func()) { l.done.Go(f) }
+func (l *Link) Go(f func()) { l.running.Go(f) }
 
 // MarkReady closes Ready.
 func (l *Link) MarkReady() { l.isReady.Do(func() { close(l.ready) }) }
 
-// Hello waits for the child, and has await run from then on.
+// Hello waits until the child has installed the filter, and has await run from then on. Notifs is there when it
+// returns. It fails with an *launch.Error if the child cannot.
 func (l *Link) Hello(await func()) error {
 	pid, file, err := l.control.Hello()
 	if err != nil {
@@ -131,12 +132,12 @@ func (l *Link) Hello(await func()) error {
 	}
 	l.Notifs = notifs
 	l.pids = []int{pid}
-	l.done.Go(await)
+	l.running.Go(await)
 	return nil
 }
 
-// Roots returns processes of the worker: the first one, and those that took a listener, since
-// they may have left the first one's family.
+// Roots returns processes of the worker: the first one, and those that took a listener, which
+// may not be its descendants any more.
 func (l *Link) Roots() []int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -152,31 +153,37 @@ func (l *Link) AddRoot(tid int) {
 	}
 }
 
-// Refuse says that the worker cannot be given what it asks for in a call of bind, which fails when
-// that was heard (told): else its process could end first, and nobody would know why.
+// Drain tells the worker to finish.
+func (l *Link) Drain() {
+	l.failRefused()
+	l.Drainer.Drain()
+}
+
+// Refuse is Leave for a call of bind, which fails when the supervisor has heard of that and drains the
+// worker: else its process could end first, and nobody would know why.
 func (l *Link) Refuse(id uint64, err error) {
 	l.mu.Lock()
 	l.refused = append(l.refused, id)
-	told := l.told
+	draining := l.draining
 	l.mu.Unlock()
 	l.Leave(err)
-	if told {
-		l.EndRefused()
+	if draining {
+		l.failRefused()
 	}
 }
 
-// EndRefused has calls fail that were refused. It is called when the worker is told to finish.
-func (l *Link) EndRefused() {
+func (l *Link) failRefused() {
 	l.mu.Lock()
 	refused := l.refused
-	l.refused, l.told = nil, true
+	l.refused, l.draining = nil, true
 	l.mu.Unlock()
 	for _, id := range refused {
 		l.Notifs.Answer(id, unix.EADDRNOTAVAIL)
 	}
 }
 
-// Leave says that the worker cannot be given what it asks for. After Close nobody hears.
+// Leave closes Left: the worker cannot be given what it asks for. It has no effect after Close, or a second
+// time.
 func (l *Link) Leave(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -191,10 +198,10 @@ func (l *Link) CannotSee(err error) {
 	l.mu.Lock()
 	l.hidden = err
 	l.mu.Unlock()
-	l.WarnOnce("the worker cannot be looked into; it must stay the master's user, or the master needs CAP_SYS_PTRACE", "err", err)
+	l.WarnOnce("a worker's processes cannot be looked into", "err", err, "remedy", "let it stay the master's user, or give the master CAP_SYS_PTRACE")
 }
 
-// WarnOnce logs what a worker may cause again and again.
+// WarnOnce logs a message once for this worker, which may cause it again and again.
 func (l *Link) WarnOnce(message string, args ...any) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -209,31 +216,31 @@ func (l *Link) WarnOnce(message string, args ...any) {
 func (l *Link) ReplaceSocket(n *seccomp.Notification, caller seccomp.Caller, source int, closeOnExec bool) unix.Errno {
 	errno, lost := l.Notifs.ReplaceSocket(n.ID, caller, source, closeOnExec)
 	if lost != nil {
-		l.WarnOnce("the worker has registered its socket with epoll before it was bound, and that is lost", "pid", caller.TID, "err", lost,
+		l.WarnOnce("a worker has registered its socket with epoll before it was bound, and that is lost", "pid", caller.TID, "err", lost,
 			"remedy", "--worker-link activation if it takes a socket from systemd; for Netty: java -Dio.netty.transport.noNative=true, or its NIO transport")
 	}
 	return errno
 }
 
-// OwnAddress is an address other than the balancer's that a worker has asked for; whether it got it,
-// nobody knows.
+// OwnAddress is an address other than the balancer's that a worker has asked for. Whether it got it
+// is not known.
 type OwnAddress struct {
 	Network string // "tcp" or "udp"
 	netip.AddrPort
 }
 
-// maxOwn is how many of those are remembered.
+// maxOwn is how many own addresses of a worker are remembered.
 const maxOwn = 32
 
-// OwnAddresses returns those that the worker has asked for, in this order.
+// OwnAddresses returns those that the worker has asked for, in the order in which it did.
 func (l *Link) OwnAddresses() []OwnAddress {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Clone(l.own)
 }
 
-// NoteOwn remembers an address that a thread asks for.
-func (l *Link) NoteOwn(bound netip.AddrPort, caller seccomp.Caller) {
+// NoteOwnAddress remembers an address that a thread asks for.
+func (l *Link) NoteOwnAddress(bound netip.AddrPort, caller seccomp.Caller) {
 	if bound.Port() == 0 {
 		return
 	}

@@ -31,7 +31,7 @@ func (l *Link) probe(at net.Addr) error {
 	if err == nil {
 		return nil
 	}
-	// What it has told us says more than its exit status.
+	// The reason for which it left says more than its exit status.
 	select {
 	case <-l.Left():
 		return l.Err()
@@ -45,7 +45,7 @@ func (l *Link) probe(at net.Addr) error {
 	return fmt.Errorf("its bind was not answered: %w", err)
 }
 
-// explain says what a failure comes from, if it is not that the kernel is older than the oldest.
+// explain says what a failure comes from, and what is needed. oldest is the oldest kernel that can do all.
 func explain(err error, oldest string) error {
 	var failed *launch.Error
 	if !errors.As(err, &failed) {
