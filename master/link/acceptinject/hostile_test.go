@@ -10,9 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestWriteTooLate: whose call does not wait any more is not written to: its number may be another process's.
-//
-// Row B1: root wrote to whatever process had the number of one that had ended.
+// TestWriteTooLate: the memory of a caller that waits no more is not written to: its number may be another process's.
 func TestWriteTooLate(t *testing.T) {
 	name, want := []byte("12345678"), make([]byte, 8)
 	for _, waits := range []bool{false, true} {

@@ -479,8 +479,7 @@ func TestInjectMasterEnds(t *testing.T) {
 	a.Does("s.accept()", "Function not implemented")
 }
 
-// Row D2, where connections are handed over: a decoy is known to the epoll instances that knew the
-// socket.
+// A decoy is known to the epoll instances that knew the socket.
 func TestInjectRegisteredBeforeBind(t *testing.T) {
 	a := inject(t, "127.0.0.1")
 	a.Does("s = socket(); e = select.epoll(); e.register(s, 0); s.setblocking(False)", "None")
@@ -492,7 +491,7 @@ func TestInjectRegisteredBeforeBind(t *testing.T) {
 	a.Does("s.accept()[1][0]", "127.0.0.5")
 }
 
-// Row B2, where connections are handed over.
+// A server for one address does not get the clients of all.
 func TestInjectNarrower(t *testing.T) {
 	a := inject(t, "")
 	const bind = "(s := socket()).bind(('127.0.0.1', port))"

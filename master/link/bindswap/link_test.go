@@ -213,7 +213,7 @@ func TestFamilies(t *testing.T) {
 	})
 }
 
-// Row B2: a server for localhost, or for one address, does not get the clients of all. It fails when
+// A server for localhost, or for one address, does not get the clients of all. It fails when
 // the supervisor has heard why, and tells it to finish.
 func TestNarrower(t *testing.T) {
 	for server, bind := range map[string]string{
@@ -266,7 +266,7 @@ func TestSeveralListeners(t *testing.T) {
 	eventually(t, "ready", func() bool { return isClosed(a.Ready()) })
 }
 
-// Row D2: a socket that epoll instances know before it is bound, as with Netty's epoll transport, is
+// A socket that epoll instances know before it is bound, as with Netty's epoll transport, is
 // known to them afterwards, too, also where their numbers are taken in this process, and if a thread
 // that is not the first one binds.
 func TestRegisteredBeforeBind(t *testing.T) {

@@ -211,8 +211,8 @@ func (l *Link) WarnOnce(message string, args ...any) {
 	}
 }
 
-// ReplaceSocket puts a duplicate of source in the place of a caller's descriptor, with what epoll
-// instances had of it.
+// ReplaceSocket puts a duplicate of source in the place of a caller's descriptor. It warns if epoll instances
+// that knew the old one could not be told.
 func (l *Link) ReplaceSocket(n *seccomp.Notification, caller seccomp.Caller, source int, closeOnExec bool) unix.Errno {
 	errno, lost := l.Notifs.ReplaceSocket(n.ID, caller, source, closeOnExec)
 	if lost != nil {

@@ -14,19 +14,19 @@ import (
 	"github.com/handfast/handfast/master/link/listening"
 )
 
-// Caller is a thread that waits in a system call, and the descriptor that the call is about.
-// What we ask of it is about a process that may end meanwhile: check with waiting afterwards.
+// Caller is a thread that waits in a system call, and the descriptor that the call is about. The thread
+// may end meanwhile, and its number be another's: ask Notifications.StillValid afterwards.
 type Caller struct {
 	TID, FD int
 }
 
-// BindAddress returns what a call of bind was given, if that is an address of IP. The error says that
-// the process must not be looked into.
-func (t Caller) BindAddress(n *Notification) (bound netip.AddrPort, family uint16, ok bool, err error) {
+// BindAddress returns the address that a call of bind was given, if that is one of IP, and its family. The
+// error says that the process must not be looked into.
+func (c Caller) BindAddress(n *Notification) (bound netip.AddrPort, family uint16, ok bool, err error) {
 	if n.Args[2] == 0 || n.Args[2] > maxSockaddr {
 		return bound, 0, false, nil
 	}
-	text, err := t.read(n.Args[1], int(n.Args[2]))
+	text, err := c.read(n.Args[1], int(n.Args[2]))
 	if errors.Is(err, unix.EPERM) {
 		return bound, 0, false, err
 	}
@@ -38,22 +38,20 @@ func (t Caller) BindAddress(n *Notification) (bound netip.AddrPort, family uint1
 }
 
 // IsTCP tells whether the descriptor is a TCP socket of a family. Listeners of Go programs are
-// MPTCP's (since Go 1.24).
-func (t Caller) IsTCP(family uint16) (bool, error) {
-	protocol, err := t.Protocol()
+// sockets of MPTCP (since Go 1.24).
+func (c Caller) IsTCP(family uint16) (bool, error) {
+	protocol, err := c.Protocol()
 	protocol, ipv6 := strings.CutSuffix(strings.TrimPrefix(protocol, "MP"), "v6")
 	return protocol == "TCP" && ipv6 == (family == unix.AF_INET6), err
 }
 
-// Protocol returns the name of the socket's protocol, "TCP" or "UDPv6", without opening
-// a copy of it, as pidfd_getfd would, which containers often refuse. It is empty when there is
-// no such socket.
+// Protocol returns the name of the socket's protocol, "TCP" or "UDPv6". It is empty when there is
+// no such socket. It does not open a copy of the socket, as pidfd_getfd would: containers often refuse that.
 //
-// The descriptor may be a file of a file system that never answers when it is asked for anything, and may become
-// one while we look. So what is asked is a path's descriptor of our own (O_PATH, man 2 open, of which no file
-// system hears), once we have seen that it is a socket's.
-func (t Caller) Protocol() (string, error) {
-	at, err := unix.Open(fmt.Sprintf("/proc/%d/fd/%d", t.TID, t.FD), unix.O_PATH|unix.O_CLOEXEC, 0)
+// The descriptor may be a file of a file system that never answers, and may become one while we look. So we open
+// its path only (O_PATH, man 2 open: no file system is asked), see that it is a socket's, and ask that.
+func (c Caller) Protocol() (string, error) {
+	at, err := unix.Open(fmt.Sprintf("/proc/%d/fd/%d", c.TID, c.FD), unix.O_PATH|unix.O_CLOEXEC, 0)
 	switch err {
 	case nil:
 		defer unix.Close(at)
@@ -74,26 +72,26 @@ func (t Caller) Protocol() (string, error) {
 	return strings.TrimRight(string(name[:n]), "\x00"), nil
 }
 
-// OnlyIPv6 tells whether a socket of IPv6 takes no IPv4, as far as can be known: a container may refuse
-// pidfd_getfd.
-func (t Caller) OnlyIPv6() bool {
-	process, err := unix.PidfdOpen(listening.Process(t.TID), 0)
+// OnlyIPv6 tells whether a socket of IPv6 takes no IPv4. It is false where that cannot be known: a container
+// may refuse pidfd_getfd.
+func (c Caller) OnlyIPv6() bool {
+	process, err := unix.PidfdOpen(listening.Process(c.TID), 0)
 	if err != nil {
 		return false
 	}
 	defer unix.Close(process)
-	fd, err := unix.PidfdGetfd(process, t.FD, 0)
+	fd, err := unix.PidfdGetfd(process, c.FD, 0)
 	if err != nil {
 		return false
 	}
-	defer new(fdpass.Bin).Discard(fd) // it is what the process says it is
+	defer new(fdpass.Bin).Discard(fd) // it may be any file, whose close may wait
 	only, _ := unix.GetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY)
 	return only != 0
 }
 
 // Flags returns the flags of the descriptor and its file, O_CLOEXEC among them.
-func (t Caller) Flags() int {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%d", t.TID, t.FD))
+func (c Caller) Flags() int {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%d", c.TID, c.FD))
 	if err != nil {
 		return 0
 	}
@@ -111,12 +109,12 @@ func parseFlags(fdinfo string) int {
 	return 0
 }
 
-// read returns n bytes of its memory.
-func (t Caller) read(at uint64, n int) ([]byte, error) {
+// read returns up to n bytes of the thread's memory.
+func (c Caller) read(at uint64, n int) ([]byte, error) {
 	buf := make([]byte, n)
 	local := []unix.Iovec{{Base: &buf[0]}}
 	local[0].SetLen(n)
-	got, err := unix.ProcessVMReadv(t.TID, local, []unix.RemoteIovec{{Base: uintptr(at), Len: n}}, 0)
+	got, err := unix.ProcessVMReadv(c.TID, local, []unix.RemoteIovec{{Base: uintptr(at), Len: n}}, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("process_vm_readv", err)
 	}

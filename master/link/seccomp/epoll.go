@@ -25,10 +25,10 @@ type interest struct {
 	data   uint64
 }
 
-// interests returns those in the descriptor of a Caller.
-func (t Caller) interests() (all []interest) {
-	inode := listening.Socket(t.TID, t.FD)
-	folder := fmt.Sprintf("/proc/%d/", t.TID)
+// interests returns the entries for the caller's descriptor.
+func (c Caller) interests() (all []interest) {
+	inode := listening.Socket(c.TID, c.FD)
+	folder := fmt.Sprintf("/proc/%d/", c.TID)
 	entries, err := os.ReadDir(folder + "fd")
 	if err != nil || inode == 0 {
 		return nil
@@ -45,7 +45,7 @@ func (t Caller) interests() (all []interest) {
 		if err != nil {
 			continue
 		}
-		if i, ok := parseInterest(string(text), t.FD, inode); ok {
+		if i, ok := parseInterest(string(text), c.FD, inode); ok {
 			i.epoll = number
 			all = append(all, i)
 		}
@@ -79,11 +79,11 @@ func parseInterest(fdinfo string, fd int, inode uint64) (i interest, ok bool) {
 
 // register makes a Caller's interests anew, in the file that its descriptor leads to now, of which
 // source is another descriptor.
-func (t Caller) register(all []interest, source int) error {
+func (c Caller) register(all []interest, source int) error {
 	if len(all) == 0 {
 		return nil
 	}
-	process, err := unix.PidfdOpen(listening.Process(t.TID), 0)
+	process, err := unix.PidfdOpen(listening.Process(c.TID), 0)
 	if err != nil {
 		return os.NewSyscallError("pidfd_open", err)
 	}
@@ -93,8 +93,8 @@ func (t Caller) register(all []interest, source int) error {
 		if err != nil {
 			return os.NewSyscallError("pidfd_getfd", err)
 		}
-		err = i.register(epoll, t.FD, source)
-		new(fdpass.Bin).Discard(epoll) // it is what the process says it is
+		err = i.register(epoll, c.FD, source)
+		new(fdpass.Bin).Discard(epoll) // it may be any file, whose close may wait
 		if err != nil {
 			return err
 		}
@@ -103,8 +103,8 @@ func (t Caller) register(all []interest, source int) error {
 }
 
 // register adds the interest in number to an epoll instance, of which epoll is a descriptor of ours.
-// source must have that number then. In this process that is another file's, so it is done by a
-// thread with a table of descriptors of its own (man 2 unshare), which ends with that.
+// source must have that number then. In this process the number is another file's, so a
+// thread with a table of descriptors of its own does it (man 2 unshare), and ends.
 func (i interest) register(epoll, number, source int) error {
 	result := make(chan error)
 	go func() {
@@ -119,14 +119,14 @@ func (i interest) register(epoll, number, source int) error {
 	return <-result
 }
 
-// epollEvent is struct epoll_event, of which package unix splits the data.
+// event is struct epoll_event, whose data package unix splits.
 func (i interest) event() unix.EpollEvent {
 	event := unix.EpollEvent{Events: i.events}
 	*(*[8]byte)(unsafe.Pointer(&event.Fd)) = *(*[8]byte)(unsafe.Pointer(&i.data)) // Fd and Pad
 	return event
 }
 
-// registerHere changes the descriptors of this thread.
+// registerHere is register on a thread whose descriptors it may change.
 func (i interest) registerHere(epoll, number, source int) error {
 	if err := unix.Unshare(unix.CLONE_FILES); err != nil {
 		return os.NewSyscallError("unshare", err)
@@ -146,9 +146,9 @@ func (i interest) registerHere(epoll, number, source int) error {
 	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, number, &event))
 }
 
-// ReplaceSocket puts a duplicate of source in the place of the caller's descriptor, with what epoll
-// instances had of it. The call goes on waiting. Where that went well, lost says why epoll instances do
-// not know the new file.
+// ReplaceSocket puts a duplicate of source in the place of the caller's descriptor, and
+// registers it with the epoll instances that knew the old one. The call goes on waiting. lost says why epoll
+// instances do not know the new socket, which is in place all the same.
 func (n *Notifications) ReplaceSocket(id uint64, c Caller, source int, closeOnExec bool) (errno unix.Errno, lost error) {
 	interests := c.interests()
 	if errno := n.replace(id, source, c.FD, closeOnExec); errno != 0 {

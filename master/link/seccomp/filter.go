@@ -27,9 +27,6 @@ const x32 = 0x40000000
 // others would have to be tried: s390x, for one, has all socket calls behind socketcall(2).
 var arch = map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "arm64": unix.AUDIT_ARCH_AARCH64}[runtime.GOARCH]
 
-// Caller returns the thread that waits, and the descriptor that is the call's first argument.
-func (n *Notification) Caller() Caller { return Caller{int(n.PID), int(int32(n.Args[0]))} }
-
 // Call returns the system call's number without the mark of x32.
 func (n *Notification) Call() int32 {
 	if runtime.GOARCH == "amd64" {

@@ -12,8 +12,8 @@ import (
 	"github.com/handfast/handfast/master/reexec"
 )
 
-// What linux/seccomp.h has and x/sys does not. Other directions and sizes than those of most
-// architectures are the filter's to refuse (arch).
+// Constants of linux/seccomp.h that x/sys lacks. Architectures with other directions and sizes than
+// most have no filter (arch).
 const (
 	ioctlIDValid = 0x40082102 // SECCOMP_IOCTL_NOTIF_ID_VALID
 	ioctlAddFD   = 0x40182103 // SECCOMP_IOCTL_NOTIF_ADDFD, since Linux 5.9
@@ -24,11 +24,14 @@ type Notification struct {
 	ID     uint64
 	PID    uint32 // of the thread
 	Flags  uint32
-	Number int32
+	Number int32 // see Call
 	Arch   uint32
 	IP     uint64
 	Args   [6]uint64
 }
+
+// Caller returns the thread that waits, and the descriptor that is the call's first argument.
+func (n *Notification) Caller() Caller { return Caller{int(n.PID), int(int32(n.Args[0]))} }
 
 // response is struct seccomp_notif_resp.
 type response struct {
@@ -57,7 +60,7 @@ type Notifications struct {
 	}
 }
 
-// NewNotifications takes ownership of file.
+// NewNotifications takes ownership of file, which must be non-blocking.
 func NewNotifications(file *os.File) (*Notifications, error) {
 	raw, err := file.SyscallConn()
 	if err != nil {
@@ -70,16 +73,22 @@ func NewNotifications(file *os.File) (*Notifications, error) {
 // File returns the descriptor, which n goes on owning.
 func (n *Notifications) File() *os.File { return n.file }
 
+// Close ends Next. Calls that wait for an answer, and all later ones, fail (ENOSYS).
+func (n *Notifications) Close() { n.file.Close() }
+
+// SetDeadline ends Next with os.ErrDeadlineExceeded at a time, also a Next that is waiting. Zero: never.
+func (n *Notifications) SetDeadline(at time.Time) { n.file.SetReadDeadline(at) }
+
 // errorPause is the time between two looks while Go's poller does not wait for us.
 const errorPause = time.Millisecond
 
-// Next waits for a notification, and has locked reexec.Lock for reading if there is one: the caller
-// unlocks it when the notification is answered, or noted. It fails with os.ErrDeadlineExceeded after interrupt, and now and
-// then without: ask again. With another error it fails when no process has the filter any more, or
-// after Close.
+// Next waits for a notification. If there is one it returns nil with reexec.Lock locked for reading: the
+// caller unlocks it when the notification is answered, or noted. It fails with os.ErrDeadlineExceeded at the
+// deadline, and now and then without: call it again. It fails with another error when no process has the
+// filter any more, or after Close.
 //
-// The kernel says POLLERR of this descriptor when a signal comes in while it looks at it
-// (seccomp_notify_poll), which means nothing. But if Go's poller was told so, it refuses to wait
+// The kernel reports POLLERR of this descriptor when a signal comes in while it looks at it
+// (seccomp_notify_poll), which means nothing. But Go's poller, once told so, refuses to wait
 // until it has been told something else.
 func (n *Notifications) Next(got *Notification) error {
 	for {
@@ -115,7 +124,7 @@ func (n *Notifications) Next(got *Notification) error {
 	}
 }
 
-// receive takes a notification, without waiting: EWOULDBLOCK says that there is none.
+// receive takes a notification, without waiting. EWOULDBLOCK says that there is none.
 func receive(fd uintptr, got *Notification) unix.Errno {
 	// Asked first: on some kernels the ioctl waits, whatever O_NONBLOCK says.
 	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
@@ -129,12 +138,12 @@ func receive(fd uintptr, got *Notification) unix.Errno {
 	default:
 		return unix.EWOULDBLOCK
 	}
-	*got = Notification{} // or EINVAL
+	*got = Notification{} // the kernel demands zeros (EINVAL)
 	return ioctl(fd, unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(got))
 }
 
-// StillValid tells whether the caller waits still: only then what we have read about its
-// process was its own, and not a successor's with the same pid.
+// StillValid tells whether the call waits still: only then the process that we have looked into was
+// the caller's, and not a later one with the same pid.
 func (n *Notifications) StillValid(id uint64) bool {
 	return n.control(ioctlIDValid, unsafe.Pointer(&id)) == 0
 }
@@ -144,19 +153,9 @@ func (n *Notifications) Continue(id uint64) {
 	n.control(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&response{id: id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}))
 }
 
-// AddFD adds a duplicate of source to the caller's descriptors, and returns its number there. It
-// waits for the caller to be woken, and a signal of ours does no harm (see replace). The call
-// goes on waiting: only Return tells it of the descriptor, and unless the filter's calls
-// are interrupted by nothing but deadly signals (BindAccept) the caller might never hear of it.
-func (n *Notifications) AddFD(id uint64, source int, closeOnExec bool) (number int, errno unix.Errno) {
-	a := addition{id: id, source: uint32(source)}
-	if closeOnExec {
-		a.opened = unix.O_CLOEXEC
-	}
-	if n.raw.Control(func(fd uintptr) { number, errno = call(fd, ioctlAddFD, unsafe.Pointer(&a)) }) != nil {
-		return 0, unix.EBADF // closed
-	}
-	return number, errno
+// Answer has the call succeed with 0, or fail. The caller may be gone.
+func (n *Notifications) Answer(id uint64, errno unix.Errno) {
+	n.control(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&response{id: id, errno: -int32(errno)}))
 }
 
 // Return has the call succeed with a value. It fails if the caller is gone.
@@ -164,9 +163,16 @@ func (n *Notifications) Return(id uint64, value int) unix.Errno {
 	return n.control(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&response{id: id, value: int64(value)}))
 }
 
-// Answer has the call succeed with 0, or fail. The caller may be gone.
-func (n *Notifications) Answer(id uint64, errno unix.Errno) {
-	n.control(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&response{id: id, errno: -int32(errno)}))
+// AddFD adds a duplicate of source to the caller's descriptors, and returns its number there. It
+// waits for the caller to be woken, and a signal of ours does no harm (see replace). The call
+// goes on waiting: only Return tells the caller of the descriptor. Under a filter other than BindAccept a
+// signal could interrupt the call in between, and the caller would never hear of it.
+func (n *Notifications) AddFD(id uint64, source int, closeOnExec bool) (number int, errno unix.Errno) {
+	a := addition{id: id, source: uint32(source), opened: opened(closeOnExec)}
+	if n.raw.Control(func(fd uintptr) { number, errno = call(fd, ioctlAddFD, unsafe.Pointer(&a)) }) != nil {
+		return 0, unix.EBADF // closed
+	}
+	return number, errno
 }
 
 // replace puts a duplicate of source in the place of a descriptor of the caller. The call goes
@@ -174,11 +180,15 @@ func (n *Notifications) Answer(id uint64, errno unix.Errno) {
 // a signal comes in between).
 func (n *Notifications) replace(id uint64, source, number int, closeOnExec bool) unix.Errno {
 	const set = unix.SECCOMP_ADDFD_FLAG_SETFD
-	a := addition{id: id, flags: set, source: uint32(source), number: uint32(number)}
-	if closeOnExec {
-		a.opened = unix.O_CLOEXEC
-	}
+	a := addition{id: id, flags: set, source: uint32(source), number: uint32(number), opened: opened(closeOnExec)}
 	return n.control(ioctlAddFD, unsafe.Pointer(&a))
+}
+
+func opened(closeOnExec bool) uint32 {
+	if closeOnExec {
+		return unix.O_CLOEXEC
+	}
+	return 0
 }
 
 func (n *Notifications) control(request uint, arg unsafe.Pointer) (errno unix.Errno) {
@@ -187,12 +197,6 @@ func (n *Notifications) control(request uint, arg unsafe.Pointer) (errno unix.Er
 	}
 	return errno
 }
-
-// SetDeadline ends Next with os.ErrDeadlineExceeded at some time, also one that is waiting; zero:
-// not at all.
-func (n *Notifications) SetDeadline(at time.Time) { n.file.SetReadDeadline(at) }
-
-func (n *Notifications) Close() { n.file.Close() }
 
 func ioctl(fd uintptr, request uint, arg unsafe.Pointer) unix.Errno {
 	_, errno := call(fd, request, arg)
