@@ -27,11 +27,3 @@ func TestLimitsNeedMailboxes(t *testing.T) {
 		}
 	}
 }
-
-func group(t *testing.T) *reuseport.Group {
-	g, err := reuseport.Listen(t.Context(), "127.0.0.1:0", balancer.DefaultConfig().Clients.Hash, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return g
-}

@@ -40,10 +40,12 @@ func TestWorkerReports(t *testing.T) {
 }
 
 type reports struct {
-	last fdpass.Report
-	said bool
+	last    fdpass.Report
+	said    bool
+	most    int
+	answers bool
 }
 
 func (r reports) Report() (fdpass.Report, bool) { return r.last, r.said }
-func (r reports) MaxConnections() int           { return 0 }
-func (r reports) Answers() bool                 { return false }
+func (r reports) MaxConnections() int           { return r.most }
+func (r reports) Answers() bool                 { return r.answers }
