@@ -47,7 +47,8 @@ func Duplicate(c syscall.Conn) (fd int, err error) {
 
 // DuplicateFD borrows a descriptor and returns another one, close-on-exec, that the caller owns.
 func DuplicateFD(fd int) (int, error) {
-	fd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	const least = 3 // not that of a standard stream, should one be closed
+	fd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, least)
 	return fd, os.NewSyscallError("fcntl", err)
 }
 

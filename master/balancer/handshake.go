@@ -5,6 +5,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass/sock"
 )
 
 // deferAccept sets whether a listener's connections are accepted only when they have
@@ -15,7 +17,7 @@ func deferAccept(listener syscall.RawConn, on bool) error {
 	if on {
 		seconds = 1
 	}
-	return control(listener, func(fd int) error {
+	return setOption(listener, func(fd int) error {
 		return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, seconds)
 	})
 }
@@ -33,7 +35,7 @@ func dropSYNs(listener syscall.RawConn) error {
 		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
 		{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff},
 	}
-	return control(listener, func(fd int) error {
+	return setOption(listener, func(fd int) error {
 		return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
 			&unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]})
 	})
@@ -41,16 +43,12 @@ func dropSYNs(listener syscall.RawConn) error {
 
 // passSYNs undoes dropSYNs.
 func passSYNs(listener syscall.RawConn) error {
-	return control(listener, func(fd int) error {
+	return setOption(listener, func(fd int) error {
 		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0)
 	})
 }
 
-// control sets an option of a socket.
-func control(socket syscall.RawConn, set func(fd int) error) (err error) {
-	controlErr := socket.Control(func(fd uintptr) { err = os.NewSyscallError("setsockopt", set(int(fd))) })
-	if controlErr != nil {
-		return controlErr
-	}
-	return err
+// setOption sets an option of a socket.
+func setOption(socket syscall.RawConn, set func(fd int) error) error {
+	return sock.ControlRaw(socket, func(fd int) error { return os.NewSyscallError("setsockopt", set(fd)) })
 }

@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/sock"
 )
 
 // Listen opens a listener whose connections inherit what a server wants of them:
@@ -24,9 +25,7 @@ func ListenFree(ctx context.Context, address string) (net.Listener, error) {
 	config := fdpass.ListenConfig()
 	options := config.Control
 	config.Control = func(network, address string, raw syscall.RawConn) error {
-		var err error
-		raw.Control(func(fd uintptr) { err = fdpass.SetFreebind(int(fd)) })
-		return errors.Join(err, options(network, address, raw))
+		return errors.Join(sock.ControlRaw(raw, fdpass.SetFreebind), options(network, address, raw))
 	}
 	return listen(ctx, address, config)
 }

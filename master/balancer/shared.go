@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/master/reexec"
 )
 
@@ -107,41 +107,19 @@ func (b *Balancer) TakeBacklog(listener *os.File) error {
 // newSharedAcceptor makes an acceptor with a descriptor of its own for a listener. To wait in the
 // poller it must be non-blocking.
 func newSharedAcceptor(b *Balancer, listener *os.File, nonBlocking bool) (*acceptor, error) {
-	var file *os.File
-	err := controlFile(listener, func(fd int) error {
-		fd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-		if err == nil && nonBlocking {
-			if err = unix.SetNonblock(fd, true); err != nil {
-				unix.Close(fd)
-			}
+	fd, err := sock.Duplicate(listener)
+	if err == nil && nonBlocking {
+		if err = os.NewSyscallError("fcntl", unix.SetNonblock(fd, true)); err != nil {
+			unix.Close(fd)
 		}
-		if err == nil {
-			file = os.NewFile(uintptr(fd), "shared listener")
-		}
-		return os.NewSyscallError("fcntl", err)
-	})
+	}
 	if err != nil {
 		return nil, fmt.Errorf("balancer: %w", err)
 	}
-	a, err := acceptFrom(b, file)
+	a, err := acceptFrom(b, os.NewFile(uintptr(fd), "shared listener"))
 	if err != nil {
 		return nil, err
 	}
 	a.shared = true
 	return a, nil
-}
-
-// controlFile calls f with the descriptor of a file.
-func controlFile(file *os.File, f func(fd int) error) (err error) {
-	if file == nil {
-		return net.ErrClosed
-	}
-	raw, err := file.SyscallConn()
-	if err != nil {
-		return err
-	}
-	if controlErr := raw.Control(func(fd uintptr) { err = f(int(fd)) }); controlErr != nil {
-		return controlErr
-	}
-	return err
 }

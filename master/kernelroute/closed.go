@@ -3,6 +3,7 @@ package kernelroute
 import (
 	"time"
 
+	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/master/link/listening"
 	"github.com/handfast/handfast/master/pgroup"
 	"github.com/handfast/handfast/master/supervisor"
@@ -53,7 +54,7 @@ func (s *Route) holdsListener(b *berth, link supervisor.Link) bool {
 	}
 	var sockets []uint64
 	for _, g := range s.groups {
-		inode, err := listening.Inode(g.Listener(b.number))
+		inode, err := sock.Inode(g.Listener(b.number))
 		if err != nil {
 			return true
 		}

@@ -111,10 +111,7 @@ func (l *Lease) Follow(bound netip.AddrPort, onlyIPv6 bool) (*os.File, error) {
 
 // tryBind tells whether a socket can be bound to an address.
 func tryBind(at netip.AddrPort) error {
-	family, name := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: int(at.Port()), Addr: at.Addr().As16()})
-	if at.Addr().Is4() {
-		family, name = unix.AF_INET, &unix.SockaddrInet4{Port: int(at.Port()), Addr: at.Addr().As4()}
-	}
+	name, family := sock.Sockaddr(at)
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return os.NewSyscallError("socket", err)

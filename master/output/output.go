@@ -7,11 +7,11 @@ import (
 	"slices"
 	"strconv"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/master/reexec"
 	"github.com/handfast/handfast/master/supervisor"
 )
@@ -67,7 +67,7 @@ func (o *Output) newStream(name string, sink Sink) (theirs *os.File, err error) 
 	}
 	o.streams = append(o.streams, &stream{output: o, name: name, sink: sink, file: ours})
 	if c := o.collector.cfg.Owner; c != nil {
-		control(theirs, func(fd int) { unix.Fchown(fd, int(c.Uid), int(c.Gid)) }) // else it cannot open it by name
+		sock.Control(theirs, func(fd int) error { return unix.Fchown(fd, int(c.Uid), int(c.Gid)) }) // else it cannot open it by name
 	}
 	o.resize()
 	return theirs, nil
@@ -165,7 +165,7 @@ func (o *Output) resize() {
 		size.Col = uint16(narrower)
 	}
 	for _, s := range o.streams {
-		control(s.file, func(fd int) { unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, size) }) // not for a pipe
+		sock.Control(s.file, func(fd int) error { return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, size) }) // not for a pipe
 	}
 }
 
@@ -227,13 +227,4 @@ func (o *Output) restore(b *reexec.Bundle, text json.RawMessage) error {
 		o.words.add(line)
 	}
 	return nil
-}
-
-// control calls f with a file's descriptor, unless it is closed.
-func control(file syscall.Conn, f func(fd int)) error {
-	raw, err := file.SyscallConn()
-	if err != nil {
-		return err
-	}
-	return raw.Control(func(fd uintptr) { f(int(fd)) })
 }

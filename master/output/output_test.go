@@ -102,12 +102,9 @@ func terminal(t *testing.T) *os.File {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { ours.Close(); theirs.Close() })
-	control(theirs, func(fd int) {
-		err = unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: 40, Col: 100})
+	fdtest.Control(t, theirs, func(fd int) error {
+		return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: 40, Col: 100})
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	return theirs
 }
 
@@ -138,8 +135,8 @@ func TestResize(t *testing.T) {
 	out := &sink{}
 	mine := terminal(t)
 	c, w := start(t, Config{Form: Prefix, Stdout: out, Stderr: out, Terminal: mine}, "exec sleep 60")
-	control(mine, func(fd int) {
-		unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 80})
+	fdtest.Control(t, mine, func(fd int) error {
+		return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 80})
 	})
 	c.resized <- unix.SIGWINCH
 	if !fdtest.Poll(func() bool {

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/master/reexec"
 )
 
@@ -70,10 +71,11 @@ func (s *stream) read() bool {
 
 // hasMore tells whether something is there that was not read.
 func (s *stream) hasMore() (more bool) {
-	control(s.file, func(fd int) {
+	sock.Control(s.file, func(fd int) error {
 		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 		n, err := unix.Poll(poll, 0)
-		more = err == nil && n == 1 && poll[0].Revents&unix.POLLIN != 0
+		more = n == 1 && poll[0].Revents&unix.POLLIN != 0
+		return err
 	})
 	return more
 }

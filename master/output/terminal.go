@@ -4,6 +4,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass/sock"
 )
 
 // openTerminal makes a terminal (man 4 pts). The caller owns both ends: ours can be polled, and the worker's passes
@@ -43,20 +45,19 @@ func makePlain(fd int) error {
 }
 
 func windowSize(terminal *os.File) (size *unix.Winsize, err error) {
-	controlErr := control(terminal, func(fd int) { size, err = unix.IoctlGetWinsize(fd, unix.TIOCGWINSZ) })
-	if controlErr != nil {
-		err = controlErr
-	}
+	err = sock.Control(terminal, func(fd int) (err error) {
+		size, err = unix.IoctlGetWinsize(fd, unix.TIOCGWINSZ)
+		return err
+	})
 	return size, err
 }
 
 // IsTerminal tells whether a file is one.
-func IsTerminal(file *os.File) (is bool) {
-	control(file, func(fd int) {
+func IsTerminal(file *os.File) bool {
+	return sock.Control(file, func(fd int) error {
 		_, err := unix.IoctlGetTermios(fd, unix.TCGETS)
-		is = err == nil
-	})
-	return is
+		return err
+	}) == nil
 }
 
 // Same tells whether two files are the same one, so that lines in both come to the same place.

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/hash"
 )
 
@@ -139,7 +140,7 @@ func (g *Group) OnlyIPv4() (*Group, error) {
 func newMember(file *os.File) (*member, error) {
 	m := &member{file: file}
 	err := control(file, func(fd int) (err error) {
-		m.inode, err = inode(fd)
+		m.inode, err = sock.InodeFD(fd)
 		return err
 	})
 	if err != nil {

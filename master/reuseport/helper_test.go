@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass/fdtest"
+	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/hash"
 )
 
@@ -197,7 +198,7 @@ func dial(ctx context.Context, from netip.Addr, to string) (*net.TCPConn, error)
 		LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0)),
 		Timeout:   bound,
 		Control: func(_, _ string, raw syscall.RawConn) error {
-			return controlRaw(raw, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_FREEBIND, 1) })
+			return sock.ControlRaw(raw, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_FREEBIND, 1) })
 		},
 	}
 	conn, err := dialer.DialContext(ctx, "tcp", to)

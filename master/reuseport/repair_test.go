@@ -15,6 +15,7 @@ import (
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/hash"
 )
 
@@ -197,7 +198,7 @@ func TestStrangers(t *testing.T) {
 	g := mustListen(t, "127.0.0.1:0", hash.DefaultConfig(), 2)
 	join := func() net.Listener {
 		t.Helper()
-		config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error { return controlRaw(raw, share) }}
+		config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error { return sock.ControlRaw(raw, share) }}
 		ln, err := config.Listen(context.Background(), "tcp", g.Addr().String())
 		if err != nil {
 			t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/sock"
 )
 
 // backlog is the longest queue of a listener: the kernel cuts it to net.core.somaxconn.
@@ -25,7 +26,7 @@ func listen(ctx context.Context, network, address, name string, prepare func(fd 
 		if err := options(network, address, raw); err != nil {
 			return err
 		}
-		return controlRaw(raw, prepare)
+		return sock.ControlRaw(raw, prepare)
 	}
 	ln, err := config.Listen(ctx, network, address)
 	if err != nil {
@@ -42,25 +43,18 @@ func listen(ctx context.Context, network, address, name string, prepare func(fd 
 // unpolled returns a file for the listener, non-blocking, that Go's poller does not watch and
 // package os does not make blocking. The caller owns it.
 func unpolled(ln *net.TCPListener, name string) (file *os.File, err error) {
-	raw, err := ln.SyscallConn()
+	fd, err := sock.Duplicate(ln)
 	if err != nil {
 		return nil, err
 	}
-	err = controlRaw(raw, func(fd int) error {
-		fd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
-		if err != nil {
-			return os.NewSyscallError("fcntl", err)
-		}
-		// os.NewFile puts into the poller what it finds non-blocking.
-		err = unix.SetNonblock(fd, false)
-		file = os.NewFile(uintptr(fd), name)
-		err = errors.Join(err, unix.SetNonblock(fd, true))
-		if err != nil {
-			file.Close()
-		}
-		return os.NewSyscallError("fcntl", err)
-	})
-	return file, err
+	// os.NewFile puts into the poller what it finds non-blocking.
+	err = unix.SetNonblock(fd, false)
+	file = os.NewFile(uintptr(fd), name)
+	if err = errors.Join(err, unix.SetNonblock(fd, true)); err != nil {
+		file.Close()
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return file, nil
 }
 
 // share lets other sockets of this user listen where this one does.
@@ -107,25 +101,8 @@ func tcpInfo(listener *os.File) (info *unix.TCPInfo, err error) {
 
 // control calls f with the descriptor of a file, which stays open meanwhile.
 func control(file *os.File, f func(fd int) error) error {
-	raw, err := file.SyscallConn()
-	if err == nil {
-		err = controlRaw(raw, f)
-	}
-	if err != nil {
+	if err := sock.Control(file, f); err != nil {
 		return fmt.Errorf("reuseport: %w", err)
 	}
 	return nil
-}
-
-func controlRaw(raw syscall.RawConn, f func(fd int) error) (err error) {
-	if raw.Control(func(fd uintptr) { err = f(int(fd)) }) != nil {
-		return os.ErrClosed // its only error, and not an exported one
-	}
-	return err
-}
-
-func inode(fd int) (uint64, error) {
-	var stat unix.Stat_t
-	err := unix.Fstat(fd, &stat)
-	return stat.Ino, os.NewSyscallError("fstat", err)
 }
