@@ -53,14 +53,14 @@ func (m *Master) newRoute(cfg *Config) (route, error) {
 		return &masterRoute{Table: m.balancer.Table(), balancer: m.balancer, listeners: cfg.Listeners, retired: cfg.retired, log: cfg.Logger}, nil
 	}
 	kernel, err := kernelroute.New(kernelroute.Config{
-		Groups:    cfg.Groups,
-		Balancer:  m.balancer,
-		HandsOff:  m.kind.connections,
-		Blocking:  m.kind.blocking,
-		Sharing:   m.kind.sharing,
-		Follows:   cfg.Follow,
-		User:      cfg.Supervisor.Rights.User,
-		Finishing: func(link supervisor.Link) { m.supervisor.Finishing(link) },
+		Groups:        cfg.Groups,
+		Balancer:      m.balancer,
+		HandsOff:      m.kind.connections,
+		Blocking:      m.kind.blocking,
+		SharingRemedy: m.kind.sharing,
+		Follows:       cfg.Follow,
+		User:          cfg.Supervisor.Rights.User,
+		Finishing:     func(link supervisor.Link) { m.supervisor.Finishing(link) },
 	})
 	if err == nil && cfg.resume != nil {
 		err = kernel.Restore(cfg.resume.Steered)
@@ -152,14 +152,14 @@ func (r kernelRoute) Fill(slot int, link supervisor.Link) { r.Route.Fill(slot, k
 func (r kernelRoute) addresses() []netip.AddrPort { return r.Route.Addresses() }
 
 func (r kernelRoute) open(seat supervisor.Seat, open func(*kernelroute.Lease) (*workerLink, error)) (supervisor.Link, error) {
-	return opened(r.Route.LetTo(seat, func(l *kernelroute.Lease) (kernelroute.Link, error) { return open(l) }))
+	return opened(r.Route.OpenLink(seat, func(l *kernelroute.Lease) (kernelroute.Link, error) { return open(l) }))
 }
 
 func (r kernelRoute) reopen(pid int, restore func(*kernelroute.Lease) (*workerLink, error)) (supervisor.Link, error) {
-	return opened(r.Route.LetAgain(pid, func(l *kernelroute.Lease) (kernelroute.Link, error) { return restore(l) }))
+	return opened(r.Route.RestoreLink(pid, func(l *kernelroute.Lease) (kernelroute.Link, error) { return restore(l) }))
 }
 
-func (r kernelRoute) hear(e supervisor.Event) { r.Route.Hear(e) }
+func (r kernelRoute) hear(e supervisor.Event) { r.Route.HandleEvent(e) }
 
 func (r kernelRoute) serve(accepting, killed context.Context, patience time.Duration) error {
 	return r.Route.Serve(accepting, killed, patience)

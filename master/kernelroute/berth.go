@@ -35,7 +35,7 @@ type berth struct {
 	spoiled bool                      // nobody may get it any more
 	left    time.Time                 // when its slot's clients were led elsewhere
 	doing   map[*reuseport.Group]task // what the master does about its listeners
-	closed  closed
+	watch   listenerWatch
 	warned  []string // of what its workers have done
 }
 
@@ -44,91 +44,91 @@ func newBerth(number, slot int) *berth {
 }
 
 // isFit tells whether a berth can be lent, as far as what its workers have set is concerned.
-func (s *Route) isFit(b *berth) bool {
+func (r *Route) isFit(b *berth) bool {
 	if !b.spoiled && len(b.leases) == 0 {
-		s.clean(b)
+		r.clean(b)
 	}
 	return !b.spoiled
 }
 
 // vacant returns a berth that nobody has, and opens one if there is none.
-func (s *Route) vacant(slot int) (*berth, error) {
+func (r *Route) vacant(slot int) (*berth, error) {
 	isVacant := func(b *berth) bool {
-		return len(b.leases) == 0 && !slices.Contains(s.at, b) && s.queued(b) == 0 && s.isFit(b)
+		return len(b.leases) == 0 && !slices.Contains(r.berthOf, b) && r.queued(b) == 0 && r.isFit(b)
 	}
 	ofSlot := func(b *berth) bool { return b.slot == slot && isVacant(b) }
 	ofOthers := func(b *berth) bool { return (!b.used || time.Since(b.left) > coolingTime) && isVacant(b) }
 	for _, suits := range []func(*berth) bool{ofSlot, ofOthers} {
-		if i := slices.IndexFunc(s.berths, suits); i >= 0 {
-			return s.berths[i], nil
+		if i := slices.IndexFunc(r.berths, suits); i >= 0 {
+			return r.berths[i], nil
 		}
 	}
-	for _, g := range s.groups {
-		if err := g.Grow(len(s.berths) + 1); err != nil {
+	for _, g := range r.groups {
+		if err := g.Grow(len(r.berths) + 1); err != nil {
 			return nil, err
 		}
 	}
-	b := newBerth(len(s.berths), slot)
-	s.berths = append(s.berths, b)
-	s.clean(b)
+	b := newBerth(len(r.berths), slot)
+	r.berths = append(r.berths, b)
+	r.clean(b)
 	return b, nil
 }
 
 // clean makes a berth's listeners what they were, when no worker has them any more.
-func (s *Route) clean(b *berth) {
-	for _, g := range s.groups {
-		err := g.Clean(b.number, s.blocking)
+func (r *Route) clean(b *berth) {
+	for _, g := range r.groups {
+		err := g.Clean(b.number, r.blocking)
 		switch {
 		case errors.Is(err, reuseport.ErrSpoiled):
-			s.spoil(b, g)
+			r.spoil(b, g)
 		case err != nil:
-			s.log.Error("a slot's listener is not what it was", "slot", b.slot, "address", g.Addr().String(), "err", err)
+			r.log.Error("a slot's listener is not what it was", "slot", b.slot, "address", g.Addr().String(), "err", err)
 		}
 	}
 }
 
 // spoil has nobody get a berth any more.
-func (s *Route) spoil(b *berth, g *reuseport.Group) {
+func (r *Route) spoil(b *berth, g *reuseport.Group) {
 	if b.spoiled {
 		return
 	}
 	b.spoiled = true
-	s.log.Warn("a worker has locked the socket filter of its slot's listener: if that keeps clients away, nobody can change it; the slot's next worker gets another listener",
+	r.log.Warn("a worker has locked the socket filter of its slot's listener: if that keeps clients away, nobody can change it; the slot's next worker gets another listener",
 		"slot", b.slot, "address", g.Addr().String(), "remedy", fmt.Sprintf("replace it: handfast drain %d; and have the program set no SO_LOCK_FILTER", b.slot))
 }
 
-// lead has the clients of a slot come to a berth, once steer is called.
-func (s *Route) lead(slot int, to *berth) {
-	if from := s.at[slot]; from != nil && from != to {
+// moveSlot has the clients of a slot come to a berth, once steer is called.
+func (r *Route) moveSlot(slot int, to *berth) {
+	if from := r.berthOf[slot]; from != nil && from != to {
 		from.left = time.Now()
 	}
-	s.at[slot] = to
+	r.berthOf[slot] = to
 	to.slot, to.used, to.left = slot, true, time.Time{}
 }
 
 // steer tells the kernel where slots' clients belong.
-func (s *Route) steer() {
-	numbers := make([]int, len(s.at))
-	for slot, b := range s.at {
+func (r *Route) steer() {
+	numbers := make([]int, len(r.berthOf))
+	for slot, b := range r.berthOf {
 		numbers[slot] = b.number
 	}
-	for _, g := range s.groups {
+	for _, g := range r.groups {
 		if err := g.Steer(numbers); err != nil {
-			s.log.Error("the kernel does not give clients to their slots", "address", g.Addr().String(), "slots", len(numbers), "err", err)
+			r.log.Error("the kernel does not give clients to their slots", "address", g.Addr().String(), "slots", len(numbers), "err", err)
 		}
 	}
 }
 
 // queued returns how many connections wait at a berth.
-func (s *Route) queued(b *berth) (sum int) {
-	for _, g := range s.groups {
+func (r *Route) queued(b *berth) (sum int) {
+	for _, g := range r.groups {
 		waiting, _, _ := g.Queue(b.number) // nobody waits where nobody listens
 		sum += waiting
 	}
 	return sum
 }
 
-// block makes a listener so.
-func block(file *os.File) error {
+// setBlocking makes a listener blocking.
+func setBlocking(file *os.File) error {
 	return sock.Control(file, func(fd int) error { return unix.SetNonblock(fd, false) })
 }

@@ -90,7 +90,7 @@ func newStageAt(t *testing.T, address string, kind Config, slots int, delay time
 // start starts a worker, which takes a berth.
 func (s *stage) start(name string, slot int, accepts bool) {
 	s.Helper()
-	link, err := s.LetTo(supervisor.Seat{Slot: slot}, func(l *Lease) (Link, error) {
+	link, err := s.OpenLink(supervisor.Seat{Slot: slot}, func(l *Lease) (Link, error) {
 		s.workers[name] = l
 		return &fakeLink{name: name, accepts: accepts}, nil
 	})
@@ -102,7 +102,7 @@ func (s *stage) start(name string, slot int, accepts bool) {
 
 // tell tells of a worker.
 func (s *stage) tell(kind supervisor.EventKind, name string, link supervisor.Link) {
-	s.Hear(supervisor.Event{Kind: kind, Link: link, PID: 1000 + slices.Index(slicesSorted(s.workers), name)})
+	s.HandleEvent(supervisor.Event{Kind: kind, Link: link, PID: 1000 + slices.Index(slicesSorted(s.workers), name)})
 }
 
 func slicesSorted(workers map[string]*Lease) (names []string) {
@@ -115,10 +115,10 @@ func slicesSorted(workers map[string]*Lease) (names []string) {
 
 func (s *stage) fill(name string) { s.Fill(s.workers[name].slot, s.workers[name].link) }
 func (s *stage) exits(name string) {
-	s.Hear(supervisor.Event{Kind: supervisor.WorkerExited, Link: s.workers[name].link})
+	s.HandleEvent(supervisor.Event{Kind: supervisor.WorkerExited, Link: s.workers[name].link})
 }
 func (s *stage) terminated(name string) {
-	s.Hear(supervisor.Event{Kind: supervisor.WorkerTerminated, Link: s.workers[name].link})
+	s.HandleEvent(supervisor.Event{Kind: supervisor.WorkerTerminated, Link: s.workers[name].link})
 }
 
 // comes has a client of a slot connect, and returns the berth where it waits.
@@ -128,7 +128,7 @@ func (s *stage) comes(slot int) int {
 	for i, b := range s.berths {
 		before[i] = s.queued(b)
 	}
-	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: clientOf(s.balancer, slot, len(s.at)).AsSlice()}}
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: clientOf(s.balancer, slot, len(s.berthOf)).AsSlice()}}
 	for end := time.Now().Add(testPatience); time.Now().Before(end); {
 		taken := s.balancer.Stats().Accepted
 		conn, err := d.DialContext(s.Context(), "tcp", s.groups[0].Addr().String())
@@ -167,7 +167,7 @@ func (s *stage) look() string {
 	var all []string
 	for _, b := range s.berths {
 		text := "-"
-		if slot := slices.Index(s.at, b); slot >= 0 {
+		if slot := slices.Index(s.berthOf, b); slot >= 0 {
 			text = fmt.Sprint(slot)
 		}
 		for _, l := range b.leases {
@@ -314,7 +314,7 @@ func TestBerths(t *testing.T) {
 					step.do(s)
 					s.expect(step.what, step.want)
 				}
-				for slot, b := range s.at { // the kernel agrees
+				for slot, b := range s.berthOf { // the kernel agrees
 					if s.filled[slot] != nil {
 						if i := s.comes(slot); i != b.number {
 							t.Errorf("a client of slot %d comes to berth %d, want %d", slot, i, b.number)

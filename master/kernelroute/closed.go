@@ -16,8 +16,8 @@ const (
 	closedInterval = 200 * time.Millisecond
 )
 
-// closed is what looks have found out about the listeners of a berth's worker.
-type closed struct {
+// listenerWatch is what looks have found out about the listeners of a berth's worker.
+type listenerWatch struct {
 	holder listening.Holder // of its processes, that had one open
 	looks  int              // in a row, in which none had
 	hidden *Lease           // of the worker, if its processes must not be looked into
@@ -26,19 +26,19 @@ type closed struct {
 // lookForClosed returns the workers that have closed their listeners while clients wait there, as
 // servers do that have served as many requests as they were told to (uvicorn --limit-max-requests)
 // and finish the last ones. Nobody else tells us of those that know nothing of us.
-func (s *Route) lookForClosed() (links []supervisor.Link) {
-	if s.handsOff {
+func (r *Route) lookForClosed() (links []supervisor.Link) {
+	if r.handsOff {
 		return nil // others say so
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for slot, b := range s.at {
-		link := s.filled[slot]
-		if link == nil || s.queued(b) == 0 || s.holdsListener(b, link) {
-			b.closed.looks = 0
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for slot, b := range r.berthOf {
+		link := r.filled[slot]
+		if link == nil || r.queued(b) == 0 || r.holdsListener(b, link) {
+			b.watch.looks = 0
 			continue
 		}
-		if b.closed.looks++; b.closed.looks == closedLooks {
+		if b.watch.looks++; b.watch.looks == closedLooks {
 			links = append(links, link)
 		}
 	}
@@ -47,13 +47,13 @@ func (s *Route) lookForClosed() (links []supervisor.Link) {
 
 // holdsListener tells whether a process of a berth's worker has one of the berth's listeners open, or may
 // have, as far as can be seen.
-func (s *Route) holdsListener(b *berth, link supervisor.Link) bool {
-	l := s.leaseOf(link, 0)
-	if l == nil || l.pid == 0 || l == b.closed.hidden || b.closed.holder.Holds() {
+func (r *Route) holdsListener(b *berth, link supervisor.Link) bool {
+	l := r.leaseOf(link, 0)
+	if l == nil || l.pid == 0 || l == b.watch.hidden || b.watch.holder.Holds() {
 		return true
 	}
 	var sockets []uint64
-	for _, g := range s.groups {
+	for _, g := range r.groups {
 		inode, err := sock.Inode(g.Listener(b.number))
 		if err != nil {
 			return true
@@ -64,8 +64,8 @@ func (s *Route) holdsListener(b *berth, link supervisor.Link) bool {
 	if err == nil && !holder.Holds() { // a daemon may have left family and group
 		holder, _ = listening.FindHolder(pgroup.All(), sockets) // of other users it is not
 	}
-	if b.closed.holder = holder; err != nil {
-		b.closed.hidden = l
+	if b.watch.holder = holder; err != nil {
+		b.watch.hidden = l
 	}
 	return err != nil || holder.Holds()
 }

@@ -28,16 +28,16 @@ var errFamilies = errors.New("the workers that served first listen on both famil
 // both families go away (retire). So only the workers that serve first can decide that: those of a
 // later generation may not stay. If these listen on both families, they are served by IPv4.
 func (l *Lease) OnlyIPv4(both *os.File) (*os.File, error) {
-	s := l.route
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	r := l.route
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	isIts := func(g *reuseport.Group) bool { return g.Listener(l.berth.number) == both }
-	of := slices.IndexFunc(s.groups, isIts)
+	of := slices.IndexFunc(r.groups, isIts)
 	group := (*reuseport.Group)(nil)
 	if of >= 0 {
-		group = s.groups[of]
+		group = r.groups[of]
 	}
-	for g := range s.ipv4 { // the worker was started before it went away
+	for g := range r.ipv4 { // the worker was started before it went away
 		if isIts(g) {
 			group = g
 		}
@@ -45,19 +45,19 @@ func (l *Lease) OnlyIPv4(both *os.File) (*os.File, error) {
 	if group == nil {
 		return nil, net.ErrClosed
 	}
-	four, opened := s.ipv4[group]
+	four, opened := r.ipv4[group]
 	if !opened {
-		if s.served {
+		if r.served {
 			return nil, errFamilies
 		}
 		var err error
 		if four, err = group.OnlyIPv4(); err != nil || four == nil {
 			return nil, cmp.Or(err, net.ErrClosed)
 		}
-		s.ipv4[group] = four
-		err = s.join(four)
-		s.log.Info("listening", "address", four.Addr().String(), "route", "kernel", "why", "workers listen on IPv4 only")
-		s.retireSoon()
+		r.ipv4[group] = four
+		err = r.addGroup(four)
+		r.log.Info("listening", "address", four.Addr().String(), "route", "kernel", "why", "workers listen on IPv4 only")
+		r.retireSoon()
 		if err != nil {
 			return nil, err
 		}
@@ -69,41 +69,41 @@ func (l *Lease) OnlyIPv4(both *os.File) (*os.File, error) {
 // for all slots. As with OnlyIPv4, the workers that serve first decide where that is: what one of
 // a later generation binds elsewhere is its own, and the file is nil.
 func (l *Lease) Follow(bound netip.AddrPort, onlyIPv6 bool) (*os.File, error) {
-	s := l.route
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	r := l.route
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if bound.Addr() == netip.IPv6Unspecified() && !onlyIPv6 { // or it cannot be known
-		onlyIPv6 = slices.ContainsFunc(s.groups, func(g *reuseport.Group) bool {
+		onlyIPv6 = slices.ContainsFunc(r.groups, func(g *reuseport.Group) bool {
 			return g.Addr().AddrPort() == netip.AddrPortFrom(netip.IPv4Unspecified(), bound.Port())
 		})
 	}
-	for _, g := range s.groups {
+	for _, g := range r.groups {
 		if at := g.Addr().AddrPort(); netip.AddrPortFrom(at.Addr().Unmap(), at.Port()) == bound {
 			return g.Listener(l.berth.number), nil
 		}
 	}
-	if s.served {
+	if r.served {
 		return nil, nil
 	}
 	address := bound.String()
 	if bound.Addr() == netip.IPv6Unspecified() && !onlyIPv6 {
 		address = fmt.Sprintf(":%d", bound.Port())
 	}
-	if err := asuser.Do(s.user, func() error { return tryBind(bound) }); err != nil {
+	if err := asuser.Do(r.user, func() error { return tryBind(bound) }); err != nil {
 		return nil, fmt.Errorf("a worker may not listen there by itself; say --listen if handfast is to: %w", err)
 	}
-	at := make([]int, len(s.at))
-	for slot, b := range s.at {
+	at := make([]int, len(r.berthOf))
+	for slot, b := range r.berthOf {
 		at[slot] = b.number
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	g, err := reuseport.ListenFor(ctx, address, s.balancer.Config().Clients.Hash, at, len(s.berths))
+	g, err := reuseport.ListenFor(ctx, address, r.balancer.Config().Clients.Hash, at, len(r.berths))
 	if err != nil {
 		return nil, err
 	}
-	s.log.Info("listening", "address", g.Addr().String(), "route", "kernel", "why", "workers listen there, and --listen was left out")
-	if err := s.join(g); err != nil {
+	r.log.Info("listening", "address", g.Addr().String(), "route", "kernel", "why", "workers listen there, and --listen was left out")
+	if err := r.addGroup(g); err != nil {
 		return nil, err
 	}
 	return g.Listener(l.berth.number), nil
@@ -128,88 +128,88 @@ func tryBind(at netip.AddrPort) error {
 }
 
 // retireSoon calls retire when handshakes are over that are under way.
-func (s *Route) retireSoon() { time.AfterFunc(balancer.LastGrace, s.retire) }
+func (r *Route) retireSoon() { time.AfterFunc(balancer.LastGrace, r.retire) }
 
 // retire closes groups for both families in whose place there are others, for IPv4 alone: where no
 // worker listens nobody does. So the kernel refuses clients of IPv6, which then try IPv4, as
 // browsers do for localhost. Whoever waits there is refused with an answer. One that a worker
 // accepts from stays, since not all of them listen on IPv4 only.
-func (s *Route) retire() {
-	s.mu.Lock()
-	groups := slices.Collect(maps.Keys(s.ipv4))
+func (r *Route) retire() {
+	r.mu.Lock()
+	groups := slices.Collect(maps.Keys(r.ipv4))
 	var links []Link
-	for _, b := range s.berths {
+	for _, b := range r.berths {
 		for _, l := range b.leases {
 			if l.link != nil {
 				links = append(links, l.link)
 			}
 		}
 	}
-	s.mu.Unlock()
+	r.mu.Unlock()
 	for _, g := range groups {
 		at := g.Addr().AddrPort()
 		if !slices.ContainsFunc(links, func(l Link) bool { return l.Accepts(at) }) { // asked without our lock
-			s.leave(g)
+			r.closeGroup(g)
 		}
 	}
 }
 
-// leave closes a group.
-func (s *Route) leave(g *reuseport.Group) {
-	if !s.forget(g) {
+// closeGroup closes a group.
+func (r *Route) closeGroup(g *reuseport.Group) {
+	if !r.removeGroup(g) {
 		return
 	}
 	// Without our lock, since this may wait for a program to be replaced.
 	for i := range g.Members() {
 		ln := g.Listener(i)
 		if waiting, _, err := g.Queue(i); err == nil && waiting > 0 {
-			if err := s.refuser.TakeBacklog(ln); err != nil {
-				s.log.Error("whoever waits at an address that is no more is not refused", "address", g.Addr().String(), "err", err)
+			if err := r.refuser.TakeBacklog(ln); err != nil {
+				r.log.Error("whoever waits at an address that is no more is not refused", "address", g.Addr().String(), "err", err)
 			}
 		}
 		// An accept that waits, since the listener is a blocking one, ends only so.
 		sock.Control(ln, func(fd int) error { return unix.Shutdown(fd, unix.SHUT_RD) })
 	}
 	g.Close()
-	s.log.Info("not listening on IPv6 any more", "address", g.Addr().String(), "why", "workers listen on IPv4 only: clients that try IPv6 first are refused by the kernel, and go on to IPv4")
+	r.log.Info("not listening on IPv6 any more", "address", g.Addr().String(), "why", "workers listen on IPv4 only: clients that try IPv6 first are refused by the kernel, and go on to IPv4")
 }
 
-// forget has a group be none of ours any more, and tells whether it was.
-func (s *Route) forget(g *reuseport.Group) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	i := slices.Index(s.groups, g)
-	if i < 0 || s.closed {
+// removeGroup has a group be none of ours any more, and tells whether it was.
+func (r *Route) removeGroup(g *reuseport.Group) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	i := slices.Index(r.groups, g)
+	if i < 0 || r.closed {
 		return false
 	}
-	s.groups = slices.Delete(slices.Clone(s.groups), i, i+1)
+	r.groups = slices.Delete(slices.Clone(r.groups), i, i+1)
 	for i := range g.Members() {
-		s.acceptors.stop(g.Listener(i))
+		r.acceptors.stop(g.Listener(i))
 	}
-	for _, b := range s.berths {
+	for _, b := range r.berths {
 		delete(b.doing, g)
 	}
 	return true
 }
 
 // Addresses returns those that the kernel gives clients of to slots.
-func (s *Route) Addresses() (all []netip.AddrPort) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, g := range s.groups {
+func (r *Route) Addresses() (all []netip.AddrPort) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, g := range r.groups {
 		all = append(all, g.Addr().AddrPort())
 	}
 	return all
 }
 
-// join adds a group, for all berths.
-func (s *Route) join(g *reuseport.Group) (err error) {
-	s.groups = append(slices.Clone(s.groups), g)
-	for _, b := range s.berths {
-		if s.blocking {
-			err = errors.Join(err, block(g.Listener(b.number)))
+// addGroup adds a group, for all berths.
+func (r *Route) addGroup(g *reuseport.Group) (err error) {
+	r.groups = append(slices.Clone(r.groups), g)
+	for _, b := range r.berths {
+		if r.blocking {
+			err = errors.Join(err, setBlocking(g.Listener(b.number)))
 		}
-		s.updateAcceptor(b, g)
+		r.updateAcceptor(b, g)
 	}
 	return err
 }

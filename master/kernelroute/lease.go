@@ -34,10 +34,10 @@ func (l *Lease) listeners() (all []listener) {
 	if l == nil {
 		return nil
 	}
-	s := l.route
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, g := range s.groups {
+	r := l.route
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, g := range r.groups {
 		all = append(all, listener{g.Listener(l.berth.number), g.Addr().AddrPort()})
 	}
 	return all
@@ -73,66 +73,66 @@ func (l *Lease) Offer() (offer []fdpass.Handoff) {
 
 // Idle tells whether nobody waits for the worker to accept, nor can be about to.
 func (l *Lease) Idle() bool {
-	s, b := l.route, l.berth
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return (b.left.IsZero() || time.Since(b.left) > handshakeTime) && s.queued(b) == 0
+	r, b := l.route, l.berth
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return (b.left.IsZero() || time.Since(b.left) > handshakeTime) && r.queued(b) == 0
 }
 
 // Follows tells whether the Route listens where workers do.
 func (l *Lease) Follows() bool { return l.route.follows }
 
-// lend gives the next worker of a slot a berth: that of its slot, with all who wait there, if the
+// grant gives the next worker of a slot a berth: that of its slot, with all who wait there, if the
 // slot is empty; otherwise one that nobody has.
-func (s *Route) lend(slot int) (*Lease, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	b, err := s.choose(slot)
+func (r *Route) grant(slot int) (*Lease, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	b, err := r.choose(slot)
 	if err != nil {
 		return nil, err
 	}
-	if slot < len(s.at) && s.filled[slot] == nil && s.at[slot] != b {
-		s.lead(slot, b)
-		s.steer()
+	if slot < len(r.berthOf) && r.filled[slot] == nil && r.berthOf[slot] != b {
+		r.moveSlot(slot, b)
+		r.steer()
 	}
-	if len(b.leases) == 0 && !slices.Contains(s.at, b) {
+	if len(b.leases) == 0 && !slices.Contains(r.berthOf, b) {
 		b.used, b.left = false, time.Time{}
 	}
 	if len(b.leases) == 0 {
 		b.warned = nil
 	}
-	l := &Lease{route: s, berth: b, slot: slot}
+	l := &Lease{route: r, berth: b, slot: slot}
 	b.slot = slot
 	b.leases = append(b.leases, l)
-	s.updateAcceptors()
+	r.updateAcceptors()
 	return l, nil
 }
 
 // choose returns a berth for a slot's next worker.
-func (s *Route) choose(slot int) (*berth, error) {
-	isEmpty := slot < len(s.at) && s.filled[slot] == nil
-	if isEmpty && s.isFit(s.at[slot]) {
-		return s.at[slot], nil
+func (r *Route) choose(slot int) (*berth, error) {
+	isEmpty := slot < len(r.berthOf) && r.filled[slot] == nil
+	if isEmpty && r.isFit(r.berthOf[slot]) {
+		return r.berthOf[slot], nil
 	}
-	b, err := s.vacant(slot)
-	if err != nil && slot < len(s.at) && !s.at[slot].spoiled {
-		s.log.Warn("a worker shares its slot's listener with the one that it replaces, since another cannot be opened", "slot", slot, "err", err)
-		return s.at[slot], nil
+	b, err := r.vacant(slot)
+	if err != nil && slot < len(r.berthOf) && !r.berthOf[slot].spoiled {
+		r.log.Warn("a worker shares its slot's listener with the one that it replaces, since another cannot be opened", "slot", slot, "err", err)
+		return r.berthOf[slot], nil
 	}
 	return b, err
 }
 
-// LetTo lends a worker a berth and makes its link.
-func (s *Route) LetTo(seat supervisor.Seat, open func(*Lease) (Link, error)) (Link, error) {
-	l, err := s.lend(seat.Slot)
+// OpenLink lends a worker a berth and makes its link.
+func (r *Route) OpenLink(seat supervisor.Seat, open func(*Lease) (Link, error)) (Link, error) {
+	l, err := r.grant(seat.Slot)
 	if err != nil {
 		return nil, err
 	}
 	link, err := open(l) // without our lock, since it asks for the listeners
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if err != nil {
-		s.release(l)
+		r.release(l)
 		return nil, err
 	}
 	l.link = link
@@ -140,8 +140,8 @@ func (s *Route) LetTo(seat supervisor.Seat, open func(*Lease) (Link, error)) (Li
 }
 
 // leaseOf returns the lease of a worker, by its link or else its process; nil if it has none.
-func (s *Route) leaseOf(link supervisor.Link, pid int) *Lease {
-	for _, b := range s.berths {
+func (r *Route) leaseOf(link supervisor.Link, pid int) *Lease {
+	for _, b := range r.berths {
 		for _, l := range b.leases {
 			if link != nil && l.link == link || pid != 0 && l.pid == pid {
 				return l
@@ -152,20 +152,20 @@ func (s *Route) leaseOf(link supervisor.Link, pid int) *Lease {
 }
 
 // release ends a lease: its worker is no more, or never was.
-func (s *Route) release(l *Lease) {
+func (r *Route) release(l *Lease) {
 	b := l.berth
 	b.leases = slices.DeleteFunc(b.leases, func(other *Lease) bool { return other == l })
 	if len(b.leases) == 0 && !b.spoiled {
-		s.clean(b)
+		r.clean(b)
 	}
-	s.updateAcceptors()
+	r.updateAcceptors()
 }
 
-// LetAgain makes the link of a worker of the program before, which has a berth.
-func (s *Route) LetAgain(pid int, restore func(*Lease) (Link, error)) (Link, error) {
-	s.mu.Lock()
-	l := s.leaseOf(nil, pid)
-	s.mu.Unlock()
+// RestoreLink makes the link of a worker of the program before, which has a berth.
+func (r *Route) RestoreLink(pid int, restore func(*Lease) (Link, error)) (Link, error) {
+	r.mu.Lock()
+	l := r.leaseOf(nil, pid)
+	r.mu.Unlock()
 	if l == nil {
 		return nil, fmt.Errorf("kernelroute: worker %d has no listener: that cannot be", pid)
 	}

@@ -26,9 +26,9 @@ const (
 	// as long is the pause after it.
 	repairMin, repairMax = 100 * time.Millisecond, time.Second
 	repairShare          = 1000
-	// meetInterval is the shortest time between two lines about other processes that listen on our
+	// strangerInterval is the shortest time between two lines about other processes that listen on our
 	// address.
-	meetInterval = time.Second
+	strangerInterval = time.Second
 )
 
 // Route is the slots of a Master whose clients the kernel gives to them (package reuseport). Each
@@ -54,7 +54,7 @@ type Route struct {
 
 	mu        sync.Mutex
 	berths    []*berth          // by number
-	at        []*berth          // by slot: where its clients come to
+	berthOf   []*berth          // by slot: where its clients come to
 	filled    []supervisor.Link // by slot: its worker; nil: it is empty
 	groups    []*reuseport.Group
 	ipv4      map[*reuseport.Group]*reuseport.Group // of one for both families: the one for IPv4 in its place
@@ -63,13 +63,13 @@ type Route struct {
 	closed    bool
 	served    bool // some slot was filled, once
 	acceptors sharedAcceptors
-	failed    string // why listeners could not be put right in the latest look
+	repairErr string // why listeners could not be put right in the latest look
 
-	howToShare string     // what to do about workers that listen by themselves
-	joined     []newcomer // who were found at our addresses, and not told of yet
-	meeting    sync.Mutex
-	met        time.Time // when a stranger was told of
-	unmet      int       // those who were not, since
+	sharingRemedy   string     // what to do about workers that listen by themselves
+	strangers       []stranger // who were found at our addresses, and not told of yet
+	warning         sync.Mutex
+	strangerTold    time.Time // when a stranger was told of
+	strangersUntold int       // those who were not, since
 
 	finishing func(supervisor.Link) // told of workers that have closed their listeners
 }
@@ -85,11 +85,11 @@ type Link interface {
 
 // Config is what a Route needs.
 type Config struct {
-	Groups   []*reuseport.Group // in which slots are in order, as after Listen; the Route takes ownership with Close
-	Balancer *balancer.Balancer // accepts and hands off where workers do not accept
-	HandsOff bool               // connections can be handed to workers
-	Blocking bool               // workers get listeners that wait in accept, unless they change that
-	Sharing  string             // what to do about workers that listen by themselves
+	Groups        []*reuseport.Group // in which slots are in order, as after Listen; the Route takes ownership with Close
+	Balancer      *balancer.Balancer // accepts and hands off where workers do not accept
+	HandsOff      bool               // connections can be handed to workers
+	Blocking      bool               // workers get listeners that wait in accept, unless they change that
+	SharingRemedy string             // what to do about workers that listen by themselves
 
 	// Follows has the Route listen where workers do: there may be no Groups yet.
 	Follows bool
@@ -110,21 +110,21 @@ func New(cfg Config) (*Route, error) {
 	}
 	groups := cfg.Groups
 	s := &Route{
-		groups:     groups,
-		ipv4:       make(map[*reuseport.Group]*reuseport.Group),
-		table:      cfg.Balancer.Table(),
-		balancer:   cfg.Balancer,
-		refuser:    refuser,
-		patience:   patience,
-		tick:       refusing.RetryDelay,
-		handsOff:   cfg.HandsOff,
-		blocking:   cfg.Blocking,
-		howToShare: cfg.Sharing,
-		follows:    cfg.Follows,
-		user:       cfg.User,
-		finishing:  cfg.Finishing,
-		log:        logging.Limit(refusing.Logger, logging.Few),
-		acceptors:  newSharedAcceptors(),
+		groups:        groups,
+		ipv4:          make(map[*reuseport.Group]*reuseport.Group),
+		table:         cfg.Balancer.Table(),
+		balancer:      cfg.Balancer,
+		refuser:       refuser,
+		patience:      patience,
+		tick:          refusing.RetryDelay,
+		handsOff:      cfg.HandsOff,
+		blocking:      cfg.Blocking,
+		sharingRemedy: cfg.SharingRemedy,
+		follows:       cfg.Follows,
+		user:          cfg.User,
+		finishing:     cfg.Finishing,
+		log:           logging.Limit(refusing.Logger, logging.Few),
+		acceptors:     newSharedAcceptors(),
 	}
 	s.acceptors.failed = func(err error) { s.log.Error("cannot accept for a slot", "err", err) }
 	s.clock = newWaitClock(s.slotOf)
@@ -133,56 +133,56 @@ func New(cfg Config) (*Route, error) {
 			s.berths = append(s.berths, newBerth(i, i))
 		}
 	}
-	s.at = slices.Clone(s.berths)
-	s.filled = make([]supervisor.Link, len(s.at))
-	for _, b := range s.at {
+	s.berthOf = slices.Clone(s.berths)
+	s.filled = make([]supervisor.Link, len(s.berthOf))
+	for _, b := range s.berthOf {
 		b.used = true
 	}
 	return s, nil
 }
 
 // slotOf returns the slot that an address belongs to now.
-func (s *Route) slotOf(client netip.Addr) int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.balancer.Config().Clients.Hash.Key(client).Slot(max(len(s.at), 1))
+func (r *Route) slotOf(client netip.Addr) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.balancer.Config().Clients.Hash.Key(client).Slot(max(len(r.berthOf), 1))
 }
 
 // Refuser is the balancer that refuses those who cannot be handed off.
-func (s *Route) Refuser() *balancer.Balancer { return s.refuser }
+func (r *Route) Refuser() *balancer.Balancer { return r.refuser }
 
 // Resize implements supervisor.Slots. Whoever waits in the queue of a slot that is no more
 // belongs to another, if they can be handed over; else its worker serves them before it
 // leaves.
-func (s *Route) Resize(n int) {
-	s.table.Resize(n)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for slot := n; slot < len(s.at); slot++ {
-		s.at[slot].left = time.Now()
+func (r *Route) Resize(n int) {
+	r.table.Resize(n)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for slot := n; slot < len(r.berthOf); slot++ {
+		r.berthOf[slot].left = time.Now()
 	}
-	s.at = s.at[:min(n, len(s.at))]
-	s.filled = s.filled[:len(s.at)]
-	for slot := len(s.at); slot < n; slot++ {
-		b := s.awaited(slot)
+	r.berthOf = r.berthOf[:min(n, len(r.berthOf))]
+	r.filled = r.filled[:len(r.berthOf)]
+	for slot := len(r.berthOf); slot < n; slot++ {
+		b := r.nextBerth(slot)
 		if b == nil {
 			var err error
-			if b, err = s.vacant(slot); err != nil {
-				s.log.Error("a slot has no listener of its own", "slot", slot, "err", err)
-				b = s.berths[0]
+			if b, err = r.vacant(slot); err != nil {
+				r.log.Error("a slot has no listener of its own", "slot", slot, "err", err)
+				b = r.berths[0]
 			}
 		}
-		s.at = append(s.at, nil)
-		s.filled = append(s.filled, nil)
-		s.lead(slot, b)
+		r.berthOf = append(r.berthOf, nil)
+		r.filled = append(r.filled, nil)
+		r.moveSlot(slot, b)
 	}
-	s.steer()
-	s.updateAcceptors()
+	r.steer()
+	r.updateAcceptors()
 }
 
-// awaited returns the berth of the worker that is to fill a slot next, nil if there is none.
-func (s *Route) awaited(slot int) *berth {
-	for _, b := range s.berths {
+// nextBerth returns the berth of the worker that is to fill a slot next, nil if there is none.
+func (r *Route) nextBerth(slot int) *berth {
+	for _, b := range r.berths {
 		for _, l := range b.leases {
 			if l.slot == slot && !l.over && !b.used {
 				return b
@@ -193,62 +193,62 @@ func (s *Route) awaited(slot int) *berth {
 }
 
 // Fill is as for supervisor.Slots.
-func (s *Route) Fill(slot int, link Link) {
+func (r *Route) Fill(slot int, link Link) {
 	if worker := link.Worker(); worker != nil {
-		s.table.Fill(slot, worker)
+		r.table.Fill(slot, worker)
 	}
-	s.mu.Lock()
-	s.served = true // so there will be no other groups
-	groups := s.groups
-	s.mu.Unlock()
+	r.mu.Lock()
+	r.served = true // so there will be no other groups
+	groups := r.groups
+	r.mu.Unlock()
 	// Without our lock, since the link may ask us for a listener under its own.
 	accepts := make(map[*reuseport.Group]bool)
 	for _, g := range groups {
 		accepts[g] = link.Accepts(g.Addr().AddrPort())
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	b := s.at[slot]
-	if l := s.leaseOf(link, 0); l != nil {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	b := r.berthOf[slot]
+	if l := r.leaseOf(link, 0); l != nil {
 		b = l.berth
 	}
-	s.filled[slot] = link
+	r.filled[slot] = link
 	b.accepts = accepts
 	clear(b.doing) // to begin anew, should a loop have failed
-	if s.at[slot] != b {
-		s.lead(slot, b)
-		s.steer()
+	if r.berthOf[slot] != b {
+		r.moveSlot(slot, b)
+		r.steer()
 	}
-	s.updateAcceptors()
+	r.updateAcceptors()
 }
 
 // Empty implements supervisor.Slots. If the next worker is about to be ready, new clients wait for
 // it at its berth.
-func (s *Route) Empty(slot int) {
-	s.table.Empty(slot)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.filled[slot] = nil
-	next := s.awaited(slot)
-	if next == nil && s.at[slot].spoiled {
-		next, _ = s.vacant(slot) // until then they may be kept away
+func (r *Route) Empty(slot int) {
+	r.table.Empty(slot)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.filled[slot] = nil
+	next := r.nextBerth(slot)
+	if next == nil && r.berthOf[slot].spoiled {
+		next, _ = r.vacant(slot) // until then they may be kept away
 	}
 	if next != nil {
-		s.lead(slot, next)
-		s.steer()
+		r.moveSlot(slot, next)
+		r.steer()
 	}
-	s.updateAcceptors()
+	r.updateAcceptors()
 }
 
-// Hear is told what happens to workers, by the supervisor's loop (Config.OnEventInLoop). It makes a few system calls
+// HandleEvent is told what happens to workers, by the supervisor's loop (Config.OnEventInLoop). It makes a few system calls
 // for each slot, and does not wait.
-func (s *Route) Hear(e supervisor.Event) {
+func (r *Route) HandleEvent(e supervisor.Event) {
 	if e.Kind == supervisor.WorkerExited || e.Kind == supervisor.WorkerGone {
-		s.putRight()
+		r.repairListeners()
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	l := s.leaseOf(e.Link, e.PID)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l := r.leaseOf(e.Link, e.PID)
 	if l == nil {
 		return
 	}
@@ -259,9 +259,9 @@ func (s *Route) Hear(e supervisor.Event) {
 		l.over = true
 	case supervisor.WorkerExited:
 		if len(e.Rest) == 0 { // else what is left of it has the listeners, too
-			s.release(l)
+			r.release(l)
 		}
 	case supervisor.WorkerStartFailed, supervisor.WorkerGone:
-		s.release(l)
+		r.release(l)
 	}
 }

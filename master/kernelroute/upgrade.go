@@ -33,27 +33,27 @@ type savedBerth struct {
 
 type savedLease struct{ Slot, PID int }
 
-func (s *Route) Save(b *reexec.Bundle) *Saved {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	state := &Saved{Served: s.served}
-	for _, g := range s.groups {
+func (r *Route) Save(b *reexec.Bundle) *Saved {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	state := &Saved{Served: r.served}
+	for _, g := range r.groups {
 		entry := savedGroup{Saved: g.Save(b), IPv4Of: -1}
-		for of, both := range s.groups {
-			if s.ipv4[both] == g {
+		for of, both := range r.groups {
+			if r.ipv4[both] == g {
 				entry.IPv4Of = of
 			}
 		}
 		state.Groups = append(state.Groups, entry)
 	}
-	for _, b := range s.berths {
+	for _, b := range r.berths {
 		entry := savedBerth{Slot: b.slot, Used: b.used, Spoiled: b.spoiled, Left: b.left}
 		for _, l := range b.leases {
 			entry.Leases = append(entry.Leases, savedLease{l.slot, l.pid})
 		}
 		state.Berths = append(state.Berths, entry)
 	}
-	for _, b := range s.at {
+	for _, b := range r.berthOf {
 		state.At = append(state.At, b.number)
 	}
 	return state
@@ -71,32 +71,32 @@ func (s *Saved) Restore(b *reexec.Bundle, config hash.Config) (groups []*reusepo
 }
 
 // Restore puts back what was known of the groups, which New was given.
-func (s *Route) Restore(state *Saved) error {
+func (r *Route) Restore(state *Saved) error {
 	n := len(state.Berths)
-	if len(state.Groups) == 0 && !s.follows || n == 0 || slices.ContainsFunc(state.Groups, func(g savedGroup) bool { return len(g.Members) != n }) ||
+	if len(state.Groups) == 0 && !r.follows || n == 0 || slices.ContainsFunc(state.Groups, func(g savedGroup) bool { return len(g.Members) != n }) ||
 		len(state.At) == 0 || slices.Min(state.At) < 0 || slices.Max(state.At) >= n {
 		return fmt.Errorf("kernelroute: %d listeners for slots at %v: that cannot be", n, state.At)
 	}
-	s.served = state.Served
+	r.served = state.Served
 	for i, entry := range state.Groups {
-		if of := entry.IPv4Of; of >= 0 && of < len(s.groups) {
-			s.ipv4[s.groups[of]] = s.groups[i]
-			s.retireSoon()
+		if of := entry.IPv4Of; of >= 0 && of < len(r.groups) {
+			r.ipv4[r.groups[of]] = r.groups[i]
+			r.retireSoon()
 		}
 	}
-	s.berths = nil
+	r.berths = nil
 	for i, entry := range state.Berths {
 		b := newBerth(i, entry.Slot)
 		b.used, b.spoiled, b.left = entry.Used, entry.Spoiled, entry.Left
 		for _, l := range entry.Leases {
-			b.leases = append(b.leases, &Lease{route: s, berth: b, slot: l.Slot, pid: l.PID})
+			b.leases = append(b.leases, &Lease{route: r, berth: b, slot: l.Slot, pid: l.PID})
 		}
-		s.berths = append(s.berths, b)
+		r.berths = append(r.berths, b)
 	}
-	s.at = nil
+	r.berthOf = nil
 	for _, i := range state.At {
-		s.at = append(s.at, s.berths[i])
+		r.berthOf = append(r.berthOf, r.berths[i])
 	}
-	s.filled = make([]supervisor.Link, len(s.at))
+	r.filled = make([]supervisor.Link, len(r.berthOf))
 	return nil
 }

@@ -27,7 +27,7 @@
 //
 // One socket of the group is nobody's: no client comes to it, and no process but this one has it. By
 // it the program is attached, whatever workers do to theirs, and at the end it gets all first
-// packets, and answers none (Silence).
+// packets, and answers none (StopHandshakes).
 //
 // What a process that has a member may set on it stays, since the socket lives on. Repair undoes what
 // keeps clients away or concerns others: shutdown(2), a small queue, filters, IP_MINTTL, another

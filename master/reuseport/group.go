@@ -25,8 +25,8 @@ var (
 	// ErrSpoiled: what a process has set on the member cannot be undone. As a rule it has locked the
 	// socket's filter (SO_LOCK_FILTER).
 	ErrSpoiled = errors.New("reuseport: what a process that shared the listener has set on it cannot be undone (SO_LOCK_FILTER?)")
-	// ErrSilenced: nobody is to come any more.
-	ErrSilenced = errors.New("reuseport: the group is silent")
+	// ErrStopped: nobody is to come any more (StopHandshakes).
+	ErrStopped = errors.New("reuseport: the group takes no more handshakes")
 )
 
 // Group is the listeners of one address, its members, and the program by which the kernel picks
@@ -40,12 +40,12 @@ type Group struct {
 
 	mu       sync.Mutex
 	settings settings   // of a member that no process has had
-	own      *member    // no process but this one has it, no client comes to it, and it would not answer
+	anchor   *member    // no process but this one has it, no client comes to it, and it would not answer
 	members  []*member  // all that were ever opened
 	sockets  []uint64   // inodes of the kernel's group, by place
-	at       []int      // by slot: the member that its clients come to
-	silenced bool       // by Silence
-	unknown  []Stranger // of sockets: those that Repair has not told of yet
+	memberOf []int      // by slot: the member that its clients come to
+	stopped  bool       // by StopHandshakes
+	untold   []Stranger // of sockets: those that Repair has not told of yet
 }
 
 // member is one listener.
@@ -64,12 +64,12 @@ type member struct {
 // it: if another listens on the address, even with SO_REUSEPORT, the error matches
 // syscall.EADDRINUSE and says which. Such are workers of a master that was killed.
 func Listen(ctx context.Context, address string, config hash.Config, slots int) (*Group, error) {
-	return listenAlone(ctx, address, config, slots, silence)
+	return listenAlone(ctx, address, config, slots, dropPackets)
 }
 
 // ListenFree is Listen also for an address that this machine does not have yet (IP_FREEBIND).
 func ListenFree(ctx context.Context, address string, config hash.Config, slots int) (*Group, error) {
-	return listenAlone(ctx, address, config, slots, func(fd int) error { return errors.Join(fdpass.SetFreebind(fd), silence(fd)) })
+	return listenAlone(ctx, address, config, slots, func(fd int) error { return errors.Join(fdpass.SetFreebind(fd), dropPackets(fd)) })
 }
 
 func listenAlone(ctx context.Context, address string, config hash.Config, slots int, prepare func(fd int) error) (*Group, error) {
@@ -92,7 +92,7 @@ func ListenFor(ctx context.Context, address string, config hash.Config, at []int
 	if err := errors.Join(checkSlots(len(at)), checkSlots(members)); err != nil {
 		return nil, err
 	}
-	return open(ctx, fdpass.ListenNetwork(address), address, config, at, members, silence)
+	return open(ctx, fdpass.ListenNetwork(address), address, config, at, members, dropPackets)
 }
 
 // open opens a group. prepare sees its first socket before that is bound.
@@ -105,7 +105,7 @@ func open(ctx context.Context, network, address string, config hash.Config, at [
 	if err != nil {
 		return nil, err
 	}
-	g := &Group{config: config, network: network, addr: addr, own: own, sockets: []uint64{own.inode}}
+	g := &Group{config: config, network: network, addr: addr, anchor: own, sockets: []uint64{own.inode}}
 	if err := g.start(at, members); err != nil {
 		g.Close()
 		return nil, err
@@ -130,10 +130,10 @@ func (g *Group) OnlyIPv4() (*Group, error) {
 		return nil, nil
 	}
 	g.mu.Lock()
-	at, members := slices.Clone(g.at), len(g.members)
+	at, members := slices.Clone(g.memberOf), len(g.members)
 	g.mu.Unlock()
 	address := net.JoinHostPort(net.IPv4zero.String(), strconv.Itoa(g.addr.Port))
-	return open(context.Background(), "tcp4", address, g.config, at, members, shareSilently)
+	return open(context.Background(), "tcp4", address, g.config, at, members, shareDropping)
 }
 
 // newMember takes ownership of a listener.
@@ -150,33 +150,33 @@ func newMember(file *os.File) (*member, error) {
 	return m, nil
 }
 
-func shareSilently(fd int) error { return errors.Join(share(fd), silence(fd)) }
+func shareDropping(fd int) error { return errors.Join(share(fd), dropPackets(fd)) }
 
 // start opens the members, attaches the program, and lets clients in.
 func (g *Group) start(at []int, members int) error {
-	if err := g.know(); err != nil {
+	if err := g.readAnchor(); err != nil {
 		return err
 	}
-	if err := control(g.own.file, share); err != nil {
+	if err := control(g.anchor.file, share); err != nil {
 		return err
 	}
-	if err := g.grow(members, shareSilently); err != nil {
+	if err := g.grow(members, shareDropping); err != nil {
 		return err
 	}
 	if err := g.steer(at); err != nil {
 		return err
 	}
 	for _, m := range g.members {
-		if err := control(m.file, unsilence); err != nil {
+		if err := control(m.file, passPackets); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// know finds out from our own listener what the members are like.
-func (g *Group) know() error {
-	return control(g.own.file, func(fd int) (err error) {
+// readAnchor finds out from our own listener what the members are like.
+func (g *Group) readAnchor() error {
+	return control(g.anchor.file, func(fd int) (err error) {
 		g.bound, err = unix.Getsockname(fd)
 		g.settings = readSettings(fd)
 		return os.NewSyscallError("getsockname", err)
@@ -201,8 +201,8 @@ func (g *Group) Members() int {
 func (g *Group) Grow(members int) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.silenced && len(g.members) < members {
-		return ErrSilenced
+	if g.stopped && len(g.members) < members {
+		return ErrStopped
 	}
 	return g.grow(members, share)
 }
@@ -214,7 +214,7 @@ func (g *Group) grow(members int, prepare func(fd int) error) error {
 		prepare = func(fd int) error { return errors.Join(fdpass.SetFreebind(fd), alone(fd)) }
 	}
 	for len(g.members) < members {
-		g.count() // whoever has joined since is before us
+		g.syncSockets() // whoever has joined since is before us
 		file, _, err := listen(context.Background(), g.network, g.addr.String(), fmt.Sprintf("listener %d", len(g.members)), prepare)
 		if err != nil {
 			return err
@@ -241,7 +241,7 @@ func (g *Group) Chown(uid, gid int) error {
 }
 
 // all returns the members and our own.
-func (g *Group) all() []*member { return append([]*member{g.own}, g.members...) }
+func (g *Group) all() []*member { return append([]*member{g.anchor}, g.members...) }
 
 // Steer has the clients of each slot come to a member: those of slot i to members[i], of 1 to
 // MaxSlots slots. All changes in one step. Where the number of slots changes, about 1/N of the
@@ -258,17 +258,17 @@ func (g *Group) Steer(members []int) error {
 			return fmt.Errorf("reuseport: no member %d of %d", i, len(g.members))
 		}
 	}
-	if g.silenced {
+	if g.stopped {
 		return nil
 	}
 	return g.steer(slices.Clone(members))
 }
 
 func (g *Group) steer(at []int) error {
-	before := g.at
-	g.at = at
+	before := g.memberOf
+	g.memberOf = at
 	if err := g.attach(); err != nil {
-		g.at = before
+		g.memberOf = before
 		return err
 	}
 	return nil
@@ -276,23 +276,23 @@ func (g *Group) steer(at []int) error {
 
 // attach attaches the program for the members that slots' clients come to.
 func (g *Group) attach() error {
-	places := make([]int, len(g.at))
-	for slot, i := range g.at {
+	places := make([]int, len(g.memberOf))
+	for slot, i := range g.memberOf {
 		places[slot] = slices.Index(g.sockets, g.members[i].inode)
 	}
-	return control(g.own.file, func(fd int) error { return attach(fd, program(g.config, places)) })
+	return control(g.anchor.file, func(fd int) error { return attach(fd, program(g.config, places)) })
 }
 
-// Silence answers no first packet of a handshake any more, as if it were lost, while handshakes
+// StopHandshakes answers no first packet of a handshake any more, as if it were lost, while handshakes
 // that are under way go on: the program picks a socket that is silent. It is for the end:
 // afterwards a group is only closed. (A socket's filter could do that too, but may need a
 // privilege.)
-func (g *Group) Silence() error {
+func (g *Group) StopHandshakes() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.silenced = true
-	place := uint32(slices.Index(g.sockets, g.own.inode))
-	return control(g.own.file, func(fd int) error { return attach(fd, []bpf.Instruction{bpf.RetConstant{Val: place}}) })
+	g.stopped = true
+	place := uint32(slices.Index(g.sockets, g.anchor.inode))
+	return control(g.anchor.file, func(fd int) error { return attach(fd, []bpf.Instruction{bpf.RetConstant{Val: place}}) })
 }
 
 // Listener returns a member. The caller borrows it: it is open until the group is closed. It is

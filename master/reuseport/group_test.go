@@ -610,8 +610,8 @@ func TestClosed(t *testing.T) {
 	}
 }
 
-// TestSilence: who is connected, or about to be, comes to its slot; first packets are lost.
-func TestSilence(t *testing.T) {
+// TestStopHandshakes: who is connected, or about to be, comes to its slot; first packets are lost.
+func TestStopHandshakes(t *testing.T) {
 	fdtest.NoLeaks(t)
 	g := mustListen(t, "127.0.0.1:0", hash.DefaultConfig(), 2)
 	before, err := dial(t.Context(), loopback(0), g.Addr().String())
@@ -620,7 +620,7 @@ func TestSilence(t *testing.T) {
 	}
 	defer before.Close()
 	for range 2 { // again is no error
-		if err := g.Silence(); err != nil {
+		if err := g.StopHandshakes(); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -28,7 +28,7 @@ import (
 const bound = fdtest.Patience
 
 // roleVariable makes the test binary play another program.
-const roleVariable = "STEER_TEST_ROLE"
+const roleVariable = "REUSEPORT_TEST_ROLE"
 
 func TestMain(m *testing.M) {
 	switch role := os.Getenv(roleVariable); role {

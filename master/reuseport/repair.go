@@ -41,7 +41,7 @@ func (s Stranger) Owners() []Owner {
 func (g *Group) Repair() (found Repaired, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.silenced {
+	if g.stopped {
 		return found, nil // nobody is to come any more
 	}
 	for i, m := range g.members {
@@ -53,7 +53,7 @@ func (g *Group) Repair() (found Repaired, err error) {
 			found.Shut = append(found.Shut, i)
 		}
 	}
-	certain := g.count(found.Shut...)
+	certain := g.syncSockets(found.Shut...)
 	for i, m := range g.members {
 		err := control(m.file, func(fd int) error {
 			filtered, err := unfilter(fd)
@@ -63,7 +63,7 @@ func (g *Group) Repair() (found Repaired, err error) {
 			if errors.Is(err, ErrSpoiled) {
 				found.Locked, err = append(found.Locked, i), nil
 			}
-			return errors.Join(err, unsilence(fd), share(fd), listenAgain(fd, g.bound))
+			return errors.Join(err, passPackets(fd), share(fd), listenAgain(fd, g.bound))
 		})
 		if err != nil {
 			return found, err
@@ -75,7 +75,7 @@ func (g *Group) Repair() (found Repaired, err error) {
 	if err := g.attach(); err != nil {
 		return found, err
 	}
-	found.Joined, g.unknown = g.unknown, nil
+	found.Joined, g.untold = g.untold, nil
 	if !certain {
 		return found, fmt.Errorf("reuseport: several listeners of %v were shut down or closed at a time by processes that share them; "+
 			"clients may be given to other slots than theirs until the master is restarted", g.addr)
@@ -103,32 +103,32 @@ func (g *Group) Clean(i int, blocking bool) error {
 	})
 }
 
-// count brings sockets up to date with the kernel's group: down are members that have left it.
+// syncSockets brings sockets up to date with the kernel's group: down are members that have left it.
 // It returns false if the places of those that are left cannot be known.
-func (g *Group) count(down ...int) (certain bool) {
+func (g *Group) syncSockets(down ...int) (certain bool) {
 	var gone []uint64
 	for _, i := range down {
 		gone = append(gone, g.members[i].inode)
 	}
-	joined := g.others()
+	joined := g.strangers()
 	for _, inode := range g.sockets {
 		if !g.isOurs(inode) && joined != nil && !slices.Contains(joined, inode) {
 			gone = append(gone, inode)
 		}
 	}
 	joined = slices.DeleteFunc(joined, func(inode uint64) bool { return slices.Contains(g.sockets, inode) })
-	g.sockets, certain = leave(g.sockets, gone)
+	g.sockets, certain = afterLeaving(g.sockets, gone)
 	g.sockets = append(g.sockets, joined...)
 	for _, inode := range joined {
-		g.unknown = append(g.unknown, Stranger{inode})
+		g.untold = append(g.untold, Stranger{inode})
 	}
 	return certain
 }
 
-// leave is what becomes of sockets, in the order of their places, when some leave the group: the
+// afterLeaving is what becomes of sockets, in the order of their places, when some leave the group: the
 // last one takes the place of each (__reuseport_detach_sock). Where more than one has left, the
 // order in which they did matters, unless they were the last ones.
-func leave(sockets, gone []uint64) (left []uint64, certain bool) {
+func afterLeaving(sockets, gone []uint64) (left []uint64, certain bool) {
 	left = slices.Clone(sockets)
 	tail := left[max(0, len(left)-len(gone)):]
 	certain = len(gone) < 2 || !slices.ContainsFunc(tail, func(inode uint64) bool { return !slices.Contains(gone, inode) })
@@ -143,18 +143,18 @@ func leave(sockets, gone []uint64) (left []uint64, certain bool) {
 
 // isOurs tells whether a socket is a member, or our own.
 func (g *Group) isOurs(inode uint64) bool {
-	return inode == g.own.inode || slices.ContainsFunc(g.members, func(m *member) bool { return m.inode == inode })
+	return inode == g.anchor.inode || slices.ContainsFunc(g.members, func(m *member) bool { return m.inode == inode })
 }
 
-// others returns the sockets of the kernel's group that are not ours, nil if that cannot be
+// strangers returns the sockets of the kernel's group that are not ours, nil if that cannot be
 // known: those that listen where our own does, for the same families and as the same user
 // (inet_reuseport_add_sock).
-func (g *Group) others() []uint64 {
+func (g *Group) strangers() []uint64 {
 	all, err := sockdiag.List(uint16(g.addr.Port), sockdiag.Listening)
 	if err != nil {
 		return nil
 	}
-	own := slices.IndexFunc(all, func(s sockdiag.Socket) bool { return s.Inode == g.own.inode })
+	own := slices.IndexFunc(all, func(s sockdiag.Socket) bool { return s.Inode == g.anchor.inode })
 	if own < 0 {
 		return nil
 	}

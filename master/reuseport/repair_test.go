@@ -253,7 +253,7 @@ func TestStrangers(t *testing.T) {
 	expectPlaces(t, g, 5)
 
 	join()
-	if err := g.Silence(); err != nil {
+	if err := g.StopHandshakes(); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
@@ -278,7 +278,7 @@ func TestLeave(t *testing.T) {
 		{[]uint64{1, 2, 3, 4}, []uint64{2, 3}, []uint64{1, 4}, false},
 		{[]uint64{1, 2}, []uint64{9}, []uint64{1, 2}, true},
 	} {
-		left, certain := leave(tt.sockets, tt.gone)
+		left, certain := afterLeaving(tt.sockets, tt.gone)
 		if !slices.Equal(left, tt.left) || certain != tt.certain {
 			t.Errorf("%v without %v: %v, certain %v; want %v, %v", tt.sockets, tt.gone, left, certain, tt.left, tt.certain)
 		}

@@ -62,13 +62,13 @@ func share(fd int) error {
 	return os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1))
 }
 
-// silence makes a socket drop every packet that has come a hop or was sent with a usual number
+// dropPackets makes a socket drop every packet that has come a hop or was sent with a usual number
 // of them to go (64, 128), as if it were lost: who wants to connect tries again after a second.
 // A socket filter would do that without exception, but kernels may ask for a privilege.
-func silence(fd int) error { return setMinHops(fd, 255) }
+func dropPackets(fd int) error { return setMinHops(fd, 255) }
 
-// unsilence undoes silence.
-func unsilence(fd int) error { return setMinHops(fd, 0) }
+// passPackets undoes dropPackets.
+func passPackets(fd int) error { return setMinHops(fd, 0) }
 
 // setMinHops sets IP_MINTTL (man 7 ip), and what is the same in IPv6.
 func setMinHops(fd, hops int) error {

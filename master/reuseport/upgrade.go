@@ -23,7 +23,7 @@ type Saved struct {
 func (g *Group) Save(b *reexec.Bundle) Saved {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	s := Saved{Network: g.network, Addr: g.addr, Own: b.KeepFile(g.own.file), Sockets: g.sockets, At: g.at}
+	s := Saved{Network: g.network, Addr: g.addr, Own: b.KeepFile(g.anchor.file), Sockets: g.sockets, At: g.memberOf}
 	for _, m := range g.members {
 		s.Members = append(s.Members, b.KeepFile(m.file))
 	}
@@ -43,24 +43,24 @@ func Restore(b *reexec.Bundle, s Saved, config hash.Config) (*Group, error) {
 	if four := s.Addr.IP.To4(); four != nil { // JSON does not keep the length
 		s.Addr.IP = four
 	}
-	g := &Group{config: config, network: s.Network, addr: s.Addr, sockets: s.Sockets, at: s.At}
-	own, err := take(b, s.Own, fmt.Sprintf("%v, listener of nobody", s.Addr))
+	g := &Group{config: config, network: s.Network, addr: s.Addr, sockets: s.Sockets, memberOf: s.At}
+	own, err := takeMember(b, s.Own, fmt.Sprintf("%v, listener of nobody", s.Addr))
 	if err != nil {
 		return nil, err
 	}
-	g.own = own
+	g.anchor = own
 	for i, fd := range s.Members {
-		m, err := take(b, fd, fmt.Sprintf("%v, listener %d", s.Addr, i))
+		m, err := takeMember(b, fd, fmt.Sprintf("%v, listener %d", s.Addr, i))
 		if err != nil {
 			return nil, err
 		}
 		g.members = append(g.members, m)
 	}
-	return g, g.know()
+	return g, g.readAnchor()
 }
 
-// take returns a listener that was kept, which the caller owns.
-func take(b *reexec.Bundle, fd int, name string) (*member, error) {
+// takeMember returns a listener that was kept, which the caller owns.
+func takeMember(b *reexec.Bundle, fd int, name string) (*member, error) {
 	file, err := b.TakeBehind(fd, name)
 	if err != nil {
 		return nil, err
