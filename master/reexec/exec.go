@@ -42,42 +42,123 @@ type Program struct {
 // ErrRehearsal: the next program has not come up when it was tried. What it said follows.
 var ErrRehearsal = errors.New("the new program does not come up")
 
-// Rehearsal is a program that is being tried.
+// Rehearsal is a program that is being tried. It owns duplicates of the descriptors that the program gets.
 type Rehearsal struct {
 	program Program
-	pid     int
-	said    *os.File
+	memory  *os.File // the bundle
+	files   []uintptr
+	said    *os.File // what it writes, and the end that it writes to
+	end     *os.File
 }
 
-// Rehearse begins to try a program with the bundle, in a child that ends before it acts. It is
-// another process already when this returns; call Wait. Lock must be held, so that the descriptors
-// are those of the bundle.
+// Rehearse prepares to try a program with the bundle, in a child that ends before it acts. Wait does
+// so. Lock must be held, so that the descriptors are those of the bundle.
 func (b *Bundle) Rehearse(p Program) (*Rehearsal, error) {
 	memory, err := b.write()
 	if err != nil {
 		return nil, err
 	}
-	defer memory.Close()
-	said, end, err := os.Pipe()
-	if err != nil {
+	r := &Rehearsal{program: p, memory: memory}
+	if err := r.duplicate(b.files); err != nil {
+		r.close()
+		return nil, err
+	}
+	if r.said, r.end, err = os.Pipe(); err != nil {
+		r.close()
 		return nil, fmt.Errorf("reexec: %w", err)
 	}
-	defer end.Close()
-	pid, err := b.start(p, memory, end)
-	if err != nil {
-		said.Close()
-		return nil, fmt.Errorf("%w: %s: %w", ErrRehearsal, p.Path, err)
-	}
-	return &Rehearsal{p, pid, said}, nil
+	return r, nil
 }
 
-// Wait waits for the end of the rehearsal, and ends what it has started. The error matches ErrRehearsal
-// when the program could not begin, and tells what it wrote.
+// duplicate keeps descriptors as they are now. The program gets them under their numbers.
+func (r *Rehearsal) duplicate(kept map[int]struct{}) error {
+	highest := max(int(r.memory.Fd()), unix.Stderr)
+	for fd := range kept {
+		highest = max(highest, fd)
+	}
+	r.files = make([]uintptr, highest+1)
+	for i := range r.files {
+		r.files[i] = closed
+	}
+	for fd := range kept {
+		// Behind all of them, so that none is in the way of another one in the child.
+		number, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, highest+1)
+		if err != nil {
+			return fmt.Errorf("reexec: descriptor %d cannot be duplicated: %w", fd, os.NewSyscallError("fcntl", err))
+		}
+		r.files[fd] = uintptr(number)
+	}
+	return nil
+}
+
+// closed is a descriptor that a child does not get.
+const closed = ^uintptr(0)
+
+// close closes all that the program gets.
+func (r *Rehearsal) close() {
+	for _, fd := range r.files {
+		if fd != closed {
+			unix.Close(int(fd))
+		}
+	}
+	r.memory.Close()
+	if r.end != nil {
+		r.end.Close()
+	}
+}
+
+// start starts the program, and closes what it has got. It waits until execve(2) has succeeded.
+func (r *Rehearsal) start() (pid int, err error) {
+	defer r.close()
+	bundle, output := r.memory.Fd(), r.end.Fd()
+	files := slices.Clone(r.files)
+	files[bundle], files[unix.Stdout], files[unix.Stderr] = bundle, output, output
+	return syscall.ForkExec(r.program.Path, r.program.Args, &syscall.ProcAttr{
+		Env:   append(slices.Clone(r.program.Env), pass(toRehearse, int(bundle))),
+		Files: files,
+		Sys:   &syscall.SysProcAttr{Setpgid: true},
+	})
+}
+
+// Wait starts the program and waits for its end, and ends what it has started. The error matches ErrRehearsal
+// when the program could not begin, and tells what it wrote. Lock must not be held: the program may be on a
+// file system that does not answer.
 func (r *Rehearsal) Wait(ctx context.Context) error {
-	said, pid, p := r.said, r.pid, r.program
-	defer said.Close()
+	defer r.said.Close()
 	ctx, cancel := context.WithTimeout(ctx, rehearsalTimeout)
 	defer cancel()
+	type process struct {
+		pid int
+		err error
+	}
+	started, unwanted := make(chan process), make(chan struct{})
+	go func() {
+		pid, err := r.start()
+		select {
+		case started <- process{pid, err}:
+		case <-unwanted:
+			if err == nil {
+				unix.Kill(-pid, unix.SIGKILL)
+				endGroup(pid)
+				reap(pid)
+			}
+		}
+	}()
+	select {
+	case p := <-started:
+		if p.err != nil {
+			return fmt.Errorf("%w: %s: %w", ErrRehearsal, r.program.Path, p.err)
+		}
+		return r.wait(ctx, p.pid)
+	case <-ctx.Done():
+		close(unwanted)
+		return fmt.Errorf("%w: %s could not be started within %v", ErrRehearsal, r.program.Path, rehearsalTimeout)
+	}
+}
+
+// wait waits for the end of the program.
+func (r *Rehearsal) wait(ctx context.Context, pid int) error {
+	said, p := r.said, r.program
 	stop := context.AfterFunc(ctx, func() { unix.Kill(-pid, unix.SIGKILL) }) // ours until it is reaped
 	var text []byte
 	read := make(chan error, 1)
@@ -93,12 +174,7 @@ func (r *Rehearsal) Wait(ctx context.Context) error {
 	said.SetReadDeadline(time.Now().Add(leftoverTimeout))
 	held := <-read
 	text = bytes.TrimSpace(text)
-	var status syscall.WaitStatus
-	for {
-		if _, err := syscall.Wait4(pid, &status, 0, nil); err != syscall.EINTR {
-			break
-		}
-	}
+	status := reap(pid)
 	_, ok := bytes.CutSuffix(text, []byte(ready))
 	switch {
 	case late:
@@ -139,31 +215,13 @@ func quote(text []byte) string {
 	return ": " + strings.ToValidUTF8(string(text[max(0, len(text)-maxComplaint):]), "?")
 }
 
-// start starts a rehearsal. Its descriptors have the numbers that they have here.
-func (b *Bundle) start(p Program, memory, output *os.File) (pid int, err error) {
-	bundle := int(memory.Fd())
-	highest := max(bundle, unix.Stderr)
-	for fd := range b.files {
-		highest = max(highest, fd)
+// reap waits for a child.
+func reap(pid int) (status syscall.WaitStatus) {
+	for {
+		if _, err := syscall.Wait4(pid, &status, 0, nil); err != syscall.EINTR {
+			return status
+		}
 	}
-	const closed = ^uintptr(0)
-	files := make([]uintptr, highest+1)
-	for i := range files {
-		files[i] = closed
-	}
-	for fd := range b.files {
-		files[fd] = uintptr(fd)
-	}
-	files[bundle] = uintptr(bundle)
-	files[unix.Stdout], files[unix.Stderr] = output.Fd(), output.Fd()
-	pid, err = syscall.ForkExec(p.Path, p.Args, &syscall.ProcAttr{
-		Env:   append(slices.Clone(p.Env), pass(toRehearse, bundle)),
-		Files: files,
-		Sys:   &syscall.SysProcAttr{Setpgid: true},
-	})
-	runtime.KeepAlive(memory)
-	runtime.KeepAlive(output)
-	return pid, err
 }
 
 func pass(reason why, fd int) string { return fmt.Sprintf("%s=%s:%d", variable, reason, fd) }

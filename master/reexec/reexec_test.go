@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"golang.org/x/sys/unix"
 )
 
@@ -76,6 +77,17 @@ func TestRehearse(t *testing.T) {
 	if err := rehearse(t, b, Program{Path: "/nowhere"}); !errors.Is(err, ErrRehearsal) || !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("no program: %v", err)
 	}
+}
+
+// TestRehearseLater: the program has the descriptors as they were when Rehearse returned, whatever becomes of them until it is
+// started. Nothing of them is left open here.
+func TestRehearseLater(t *testing.T) {
+	fdtest.NoLeaks(t)
+	b, r := kept(t)
+	rehearsal, err := b.Rehearse(script(t, fmt.Sprintf(`readlink /proc/self/fd/%d | grep -q pipe && echo ready`, r.Fd())))
+	check(t, err)
+	r.Close()
+	check(t, rehearsal.Wait(t.Context()))
 }
 
 // Row A9: children that a rehearsal leaves hold all that is open, such as listeners. They end with it,
