@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/master/link/launch"
 	"github.com/handfast/handfast/master/link/listening"
 )
@@ -90,19 +91,16 @@ func newLink(cfg Config) *Link {
 
 // prepare returns a listener's socket. Its address is as php-fpm writes it.
 func prepare(file *os.File, nonBlocking bool) (socket listening.Listener, err error) {
-	if socket.Inode, err = listening.Inode(file); err != nil {
-		return socket, err
-	}
-	raw, err := file.SyscallConn()
-	if err != nil {
-		return socket, err
-	}
 	var at unix.Sockaddr
-	raw.Control(func(fd uintptr) {
+	err = sock.Control(file, func(fd int) (err error) {
 		if nonBlocking {
-			unix.SetNonblock(int(fd), true)
+			unix.SetNonblock(fd, true)
 		}
-		at, err = unix.Getsockname(int(fd))
+		if socket.Inode, err = sock.InodeFD(fd); err != nil {
+			return err
+		}
+		at, err = unix.Getsockname(fd)
+		return os.NewSyscallError("getsockname", err)
 	})
 	switch at := at.(type) {
 	case *unix.SockaddrInet4:
@@ -110,7 +108,7 @@ func prepare(file *os.File, nonBlocking bool) (socket listening.Listener, err er
 	case *unix.SockaddrInet6:
 		socket.Addr = netip.AddrPortFrom(netip.AddrFrom16(at.Addr), uint16(at.Port))
 	}
-	return socket, os.NewSyscallError("getsockname", err)
+	return socket, err
 }
 
 // isNginx: it takes what it inherits for what it had opened itself, and so for non-blocking. Else

@@ -11,12 +11,13 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/master/link/foreigntest"
 	"github.com/handfast/handfast/master/link/listening"
 	"github.com/handfast/handfast/master/supervisor"
-	"github.com/hashicorp/go-hclog"
 )
 
 var _ supervisor.Link = (*Link)(nil)
@@ -69,7 +70,7 @@ func listen(t *testing.T, at string, port int) (*os.File, int) {
 
 func inode(t *testing.T, file *os.File) uint64 {
 	t.Helper()
-	n, err := listening.Inode(file)
+	n, err := sock.Inode(file)
 	check(t, err)
 	return n
 }

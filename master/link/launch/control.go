@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/master/link/seccomp"
 )
 
@@ -108,12 +109,8 @@ func (c *Control) send(listeners []*os.File) error {
 
 // borrow returns a file's descriptor without making it blocking, as Fd would.
 func borrow(file *os.File) (int, error) {
-	raw, err := file.SyscallConn()
-	if err != nil {
-		return -1, err
-	}
 	number := -1
-	err = raw.Control(func(fd uintptr) { number = int(fd) })
+	err := sock.Control(file, func(fd int) error { number = fd; return nil })
 	return number, err
 }
 

@@ -5,6 +5,8 @@ import (
 	"os"
 	"os/exec"
 	"testing"
+
+	"github.com/handfast/handfast/fdpass/sock"
 )
 
 // TestFindHolder: another process that has a socket open is found, until it has not.
@@ -19,7 +21,7 @@ func TestFindHolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	inode, err := Inode(file)
+	inode, err := sock.Inode(file)
 	if err != nil {
 		t.Fatal(err)
 	}

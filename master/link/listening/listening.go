@@ -117,19 +117,6 @@ func Holding(roots []int, sockets []uint64) (held []uint64, err error) {
 	return held, err
 }
 
-// Inode returns the number by which the kernel knows a file's socket.
-func Inode(file *os.File) (uint64, error) {
-	raw, err := file.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var stat unix.Stat_t
-	if cerr := raw.Control(func(fd uintptr) { err = unix.Fstat(int(fd), &stat) }); cerr != nil {
-		err = cerr
-	}
-	return stat.Ino, err
-}
-
 // Socket returns the inode of a descriptor of a process or thread, 0 if it is none of a
 // socket or cannot be seen.
 func Socket(pid, fd int) uint64 {

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass/fdtest"
+	"github.com/handfast/handfast/fdpass/sock"
 )
 
 // patience bounds what should happen soon.
@@ -69,7 +70,7 @@ func listen(t *testing.T) *os.File {
 
 func inode(t *testing.T, file *os.File) Listener {
 	t.Helper()
-	n, err := Inode(file)
+	n, err := sock.Inode(file)
 	fdtest.Check(t, err)
 	raw, err := file.SyscallConn()
 	fdtest.Check(t, err)

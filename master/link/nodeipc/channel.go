@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/master/reexec"
 )
 
@@ -95,13 +96,11 @@ func (c *channel) sendWith(text []byte, file *os.File) (n int, err error) {
 	if file == nil {
 		return c.send(text, -1)
 	}
-	raw, err := file.SyscallConn()
-	if err != nil {
-		return 0, errGone
-	}
-	if raw.Control(func(fd uintptr) { n, err = c.send(text, int(fd)) }) != nil {
-		return 0, errGone
-	}
+	err = errGone // if the file is closed
+	sock.Control(file, func(fd int) error {
+		n, err = c.send(text, fd)
+		return nil
+	})
 	return n, err
 }
 

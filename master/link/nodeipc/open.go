@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/master/asuser"
 )
 
@@ -52,15 +53,12 @@ func (n *socketName) remove() {
 		return
 	}
 	defer n.dir.Close()
-	raw, err := n.dir.SyscallConn()
-	if err != nil {
-		return
-	}
-	raw.Control(func(dir uintptr) {
+	sock.Control(n.dir, func(dir int) error {
 		var stat unix.Stat_t
-		if unix.Fstatat(int(dir), n.base, &stat, unix.AT_SYMLINK_NOFOLLOW) == nil && uint64(stat.Dev) == n.dev && stat.Ino == n.ino {
-			unix.Unlinkat(int(dir), n.base, 0)
+		if unix.Fstatat(dir, n.base, &stat, unix.AT_SYMLINK_NOFOLLOW) == nil && uint64(stat.Dev) == n.dev && stat.Ino == n.ino {
+			unix.Unlinkat(dir, n.base, 0)
 		}
+		return nil
 	})
 }
 
@@ -202,11 +200,7 @@ func openPort(q *query) (*os.File, error) {
 		return nil, err
 	}
 	// File has made it blocking, and Node's event loop needs it otherwise.
-	raw, err := file.SyscallConn()
-	if err == nil {
-		raw.Control(func(fd uintptr) { err = unix.SetNonblock(int(fd), true) })
-	}
-	if err != nil {
+	if err := sock.Control(file, func(fd int) error { return unix.SetNonblock(fd, true) }); err != nil {
 		file.Close()
 		return nil, err
 	}

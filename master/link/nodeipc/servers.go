@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/master/link/listening"
 )
 
@@ -144,23 +145,9 @@ func (l *Link) offerTo(fd int) *offer {
 	case 1:
 		return &l.servers[0].offer
 	}
-	called := localAddress(fd)
+	called, _ := sock.Local(fd)
 	i := slices.IndexFunc(l.servers, func(s server) bool {
-		return slices.ContainsFunc(s.addresses, func(p netip.Prefix) bool { return p.Contains(called) })
+		return slices.ContainsFunc(s.addresses, func(p netip.Prefix) bool { return p.Contains(called.Addr()) })
 	})
 	return &l.servers[max(i, 0)].offer
-}
-
-// localAddress returns our address of a connection; the zero address if it is no TCP
-// connection.
-func localAddress(fd int) netip.Addr {
-	name, _ := unix.Getsockname(fd)
-	switch sa := name.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrFrom4(sa.Addr)
-	case *unix.SockaddrInet6:
-		return netip.AddrFrom16(sa.Addr).Unmap()
-	default:
-		return netip.Addr{}
-	}
 }
