@@ -157,19 +157,23 @@ func (d *decoy) acceptOne() bool {
 // may have passed it to a process that has no filter and that was faster: then this would wait for the
 // next connection, with all locks held. So after a while we connect ourselves, again and again.
 func (d *decoy) accept() (fd int, err error) {
-	done := make(chan struct{})
-	defer close(done)
-	defer time.AfterFunc(nudgeInterval, func() {
+	accepted, nudged := make(chan struct{}), make(chan struct{})
+	late := time.AfterFunc(nudgeInterval, func() {
+		defer close(nudged)
 		for {
 			d.nudge()
 			select {
-			case <-done:
+			case <-accepted:
 				return
 			case <-time.After(nudgeInterval):
 			}
 		}
-	}).Stop()
+	})
 	fd, _, err = unix.Accept4(d.fd, unix.SOCK_CLOEXEC)
+	close(accepted)
+	if !late.Stop() {
+		<-nudged
+	}
 	return fd, err
 }
 

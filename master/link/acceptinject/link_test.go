@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -18,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/master/link/foreigntest"
 	"github.com/handfast/handfast/master/link/launch"
 	"github.com/handfast/handfast/master/supervisor"
@@ -39,18 +39,16 @@ type injecting struct {
 // inject starts an actor; at is where the balancer listens.
 func inject(t *testing.T, at string) *injecting {
 	t.Helper()
-	goroutines := runtime.NumGoroutine()
+	foreigntest.NoLeaks(t)
 	a := &injecting{}
 	ln, err := net.Listen("tcp", net.JoinHostPort(at, "0"))
-	check(t, err)
-	files := openFiles(t) - 1 // without ln, but with those of the runtime's poller, which stay
+	fdtest.Check(t, err)
 	a.listen = ln
 	addr := ln.Addr().(*net.TCPAddr).AddrPort()
 	a.port = int(addr.Port())
-	l, err := Open(Config{Addresses: []netip.AddrPort{addr}, Readmit: a.readmit, Logger: logger(t),
+	l, err := Open(Config{Addresses: []netip.AddrPort{addr}, Readmit: a.readmit, Logger: foreigntest.Logger(t),
 		Drain: launch.Drain{Signal: unix.SIGTERM}})
-	check(t, err)
-	t.Cleanup(func() { eventually(t, "end of descriptors", func() bool { return openFiles(t) <= files }) })
+	fdtest.Check(t, err)
 	t.Cleanup(func() {
 		ln.Close()
 		a.mu.Lock()
@@ -58,7 +56,7 @@ func inject(t *testing.T, at string) *injecting {
 		fdpass.CloseHandoffs(a.back)
 	})
 	a.Link = l
-	a.Actor = foreigntest.StartActor(t, l, goroutines, a.port)
+	a.Actor = foreigntest.StartActor(t, l, a.port)
 	return a
 }
 
@@ -84,16 +82,16 @@ func (a *injecting) dial(from string) (client *net.TCPConn, conn fdpass.Handoff)
 	}
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
 	c, err := d.Dial("tcp", net.JoinHostPort(host, fmt.Sprint(a.port)))
-	check(t, err)
+	fdtest.Check(t, err)
 	t.Cleanup(func() { c.Close() })
 	s, err := a.listen.Accept()
-	check(t, err)
+	fdtest.Check(t, err)
 	defer s.Close()
 	raw, err := s.(*net.TCPConn).SyscallConn()
-	check(t, err)
+	fdtest.Check(t, err)
 	raw.Control(func(fd uintptr) {
 		conn.FD, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
-		check(t, err)
+		fdtest.Check(t, err)
 	})
 	conn.Client = s.RemoteAddr().(*net.TCPAddr).AddrPort()
 	c.SetDeadline(time.Now().Add(foreigntest.Patience))
@@ -148,7 +146,7 @@ func TestInjectPolled(t *testing.T) {
 		a.Does("s.setsockopt(IPPROTO_TCP, TCP_DEFER_ACCEPT, 30)", "None")
 		a.Does(poller, "None")
 		a.Does("s.accept()", "Resource temporarily unavailable")
-		if !isClosed(a.Ready()) {
+		if !fdtest.IsClosed(a.Ready()) {
 			t.Error("not ready")
 		}
 		a.Does("wait(0)", "[]")
@@ -160,7 +158,7 @@ func TestInjectPolled(t *testing.T) {
 			a.Does("at[0], c.getpeername() == at, os.get_blocking(c.fileno()), c.get_inheritable()", fmt.Sprintf("('%s', True, True, False)", from))
 			a.Does("c.send(b'hello')", "5")
 			reads(t, client, "hello")
-			eventually(t, "end of wake-ups", func() bool { return a.waitingWakeups() == 0 })
+			fdtest.Eventually(t, "end of wake-ups", func() bool { return a.waitingWakeups() == 0 })
 			a.Does("wait(0)", "[]")
 			a.Does("s.accept()", "Resource temporarily unavailable")
 			a.Does("c.close()", "None")
@@ -196,21 +194,21 @@ func TestInjectBlocking(t *testing.T) {
 	for range 3 {
 		a.Does("threads = [threading.Thread(target=one) for _ in range(4)]; [t.start() for t in threads]", "None")
 		a.waits(4)
-		if !isClosed(a.Ready()) {
+		if !fdtest.IsClosed(a.Ready()) {
 			t.Error("not ready")
 		}
 		for i := range 4 {
 			reads(t, a.give(fmt.Sprint("127.0.0.", 20+i)), fmt.Sprint("127.0.0.", 20+i))
 		}
 		a.Does("[t.join() for t in threads]", "[None, None, None, None]")
-		eventually(t, "end of wake-ups", func() bool { return a.waitingWakeups() == 0 })
+		fdtest.Eventually(t, "end of wake-ups", func() bool { return a.waitingWakeups() == 0 })
 	}
 }
 
 // waits until so many threads wait in accept.
 func (a *injecting) waits(n int) {
 	a.T.Helper()
-	eventually(a.T, "waiting threads", func() bool {
+	fdtest.Eventually(a.T, "waiting threads", func() bool {
 		a.Link.mu.Lock()
 		defer a.Link.mu.Unlock()
 		return len(a.waiting) == n
@@ -397,7 +395,7 @@ func TestInjectSignals(t *testing.T) {
 	a.waits(1)
 	for range 3 {
 		unix.Kill(a.Cmd.Process.Pid, unix.SIGUSR1)
-		eventually(t, "signal handled", func() bool { _, shared, _ := pendingSignals(a.Cmd.Process.Pid); return !shared })
+		fdtest.Eventually(t, "signal handled", func() bool { _, shared, _ := pendingSignals(a.Cmd.Process.Pid); return !shared })
 	}
 	a.waits(1)
 	a.give("127.0.0.5")
@@ -441,7 +439,7 @@ func TestInjectClosed(t *testing.T) {
 			if what == "close" {
 				a.give("127.0.0.1")
 			}
-			eventually(t, "left", func() bool { return isClosed(a.Left()) })
+			fdtest.Eventually(t, "left", func() bool { return fdtest.IsClosed(a.Left()) })
 			if err := a.Err(); !errors.Is(err, errShut) {
 				t.Error(err)
 			}
@@ -485,7 +483,7 @@ func TestInjectRegisteredBeforeBind(t *testing.T) {
 	a.Does("s = socket(); e = select.epoll(); e.register(s, 0); s.setblocking(False)", "None")
 	a.listens("s.bind(('127.0.0.1', port))")
 	a.Does("e.modify(s, select.EPOLLIN)", "None")
-	eventually(t, "ready", func() bool { return isClosed(a.Ready()) })
+	fdtest.Eventually(t, "ready", func() bool { return fdtest.IsClosed(a.Ready()) })
 	a.give("127.0.0.5")
 	a.Does("e.poll(30) == [(s.fileno(), select.EPOLLIN)]", "True")
 	a.Does("s.accept()[1][0]", "127.0.0.5")
@@ -496,7 +494,7 @@ func TestInjectNarrower(t *testing.T) {
 	a := inject(t, "")
 	const bind = "(s := socket()).bind(('127.0.0.1', port))"
 	a.Begin(bind)
-	eventually(t, "left", func() bool { return isClosed(a.Left()) })
+	fdtest.Eventually(t, "left", func() bool { return fdtest.IsClosed(a.Left()) })
 	if err := a.Err().Error(); !strings.Contains(err, fmt.Sprintf("--listen 127.0.0.1:%d", a.port)) {
 		t.Error(err)
 	}
@@ -512,7 +510,7 @@ func TestInjectNarrower(t *testing.T) {
 
 func TestParseStatus(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join("/proc/self", "status"))
-	check(t, err)
+	fdtest.Check(t, err)
 	if _, _, threads := parseStatus(string(text)); threads < 2 { // Go's runtime may have sent itself a signal
 		t.Errorf("%d threads", threads)
 	}

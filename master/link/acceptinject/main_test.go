@@ -4,6 +4,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/master/link/foreigntest"
 	"github.com/handfast/handfast/master/link/launch"
 )
@@ -15,9 +16,7 @@ func TestMain(m *testing.M) {
 }
 
 func TestCheck(t *testing.T) {
-	if err := Check(); err != nil {
-		t.Fatal(err)
-	}
+	fdtest.Check(t, Check())
 }
 
 // Each server is handed its slot's connections in answer to accept.
@@ -28,13 +27,3 @@ func TestServers(t *testing.T) { foreigntest.TryServers(t, play) }
 func TestServersUnprivileged(t *testing.T) {
 	foreigntest.TryUnprivileged(t, "^(TestServers|TestCheck)$/^(go|gunicorn|nginx-reuseport|java-blocking)$", 1+1+4)
 }
-
-// What the tests have in common with those of package bindswap.
-var (
-	check      = foreigntest.Check
-	eventually = foreigntest.Eventually
-	isClosed   = foreigntest.IsClosed
-	logger     = foreigntest.Logger
-	openFiles  = foreigntest.OpenFiles
-	socket     = foreigntest.Socket
-)

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/master/link/foreigntest"
 	"github.com/handfast/handfast/master/link/launch"
 	"github.com/handfast/handfast/master/supervisor"
@@ -30,11 +31,11 @@ type router struct {
 // play starts a server in each slot, and waits until all are ready.
 func play(t *testing.T, s *foreigntest.Server) *foreigntest.Stage {
 	t.Helper()
-	r := &router{t: t, fd: socket(t, unix.AF_INET), ended: make(chan struct{})}
-	check(t, unix.Bind(r.fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
-	check(t, unix.Listen(r.fd, 1000))
+	r := &router{t: t, fd: foreigntest.Socket(t, unix.AF_INET), ended: make(chan struct{})}
+	fdtest.Check(t, unix.Bind(r.fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+	fdtest.Check(t, unix.Listen(r.fd, 1000))
 	name, err := unix.Getsockname(r.fd)
-	check(t, err)
+	fdtest.Check(t, err)
 	port := name.(*unix.SockaddrInet4).Port
 	r.busy.Go(r.run)
 	t.Cleanup(func() {

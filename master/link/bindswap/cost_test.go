@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"golang.org/x/sys/unix"
 )
 
@@ -45,16 +46,16 @@ func BenchmarkFilter(b *testing.B) {
 			cmd.ExtraFiles = l.Files()
 		}
 		out, err := cmd.Output()
-		check(b, err)
+		fdtest.Check(b, err)
 		ns, err := strconv.ParseFloat(strings.TrimSpace(string(out)), 64)
-		check(b, err)
+		fdtest.Check(b, err)
 		return ns
 	}
 	// The least of several rounds: others may be at work as well.
 	with, without := math.Inf(1), math.Inf(1)
 	for b.Loop() {
 		l, err := Open(Config{})
-		check(b, err)
+		fdtest.Check(b, err)
 		with = min(with, measure(l))
 		l.Close()
 		without = min(without, measure(nil))

@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/master/link/foreigntest"
 	"github.com/handfast/handfast/master/link/listening"
@@ -31,34 +32,35 @@ type acting struct {
 // act starts an actor under a link.
 func act(t *testing.T, cfg Config, port int) *acting {
 	t.Helper()
-	goroutines := runtime.NumGoroutine()
+	foreigntest.NoLeaks(t)
 	if cfg.Logger == nil {
-		cfg.Logger = logger(t)
+		cfg.Logger = foreigntest.Logger(t)
 	}
 	l, err := Open(cfg)
-	check(t, err)
-	return &acting{l, foreigntest.StartActor(t, l, goroutines, port)}
+	fdtest.Check(t, err)
+	return &acting{l, foreigntest.StartActor(t, l, port)}
 }
 
 // listen opens a listener on "any", 0.0.0.0 and :: in one; or on an address.
 func listen(t *testing.T, at string, port int) (*os.File, int) {
 	t.Helper()
+	foreigntest.NoLeaks(t)
 	family := unix.AF_INET6
 	var name unix.Sockaddr = &unix.SockaddrInet6{Port: port}
 	if ip := net.ParseIP(at).To4(); ip != nil {
 		family, name = unix.AF_INET, &unix.SockaddrInet4{Port: port, Addr: [4]byte(ip)}
 	}
-	fd := socket(t, family)
+	fd := foreigntest.Socket(t, family)
 	file := os.NewFile(uintptr(fd), at)
 	t.Cleanup(func() { file.Close() })
-	check(t, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1))
+	fdtest.Check(t, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1))
 	if family == unix.AF_INET6 {
-		check(t, unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, map[bool]int{false: 1, true: 0}[at == "any"]))
+		fdtest.Check(t, unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, map[bool]int{false: 1, true: 0}[at == "any"]))
 	}
-	check(t, unix.Bind(fd, name))
-	check(t, unix.Listen(fd, 1000))
+	fdtest.Check(t, unix.Bind(fd, name))
+	fdtest.Check(t, unix.Listen(fd, 1000))
 	bound, err := unix.Getsockname(fd)
-	check(t, err)
+	fdtest.Check(t, err)
 	switch bound := bound.(type) {
 	case *unix.SockaddrInet4:
 		port = bound.Port
@@ -71,7 +73,7 @@ func listen(t *testing.T, at string, port int) (*os.File, int) {
 func inode(t *testing.T, file *os.File) uint64 {
 	t.Helper()
 	n, err := sock.Inode(file)
-	check(t, err)
+	fdtest.Check(t, err)
 	return n
 }
 
@@ -99,11 +101,11 @@ func TestSwap(t *testing.T) {
 	a.Does("d = socket()", "None")
 	a.Does("d.bind(('', port))", "None") // a blocking one again, which would stop c's loop
 	a.Does("os.get_blocking(d.fileno())", "False")
-	if isClosed(a.Ready()) {
+	if fdtest.IsClosed(a.Ready()) {
 		t.Error("it is ready without waiting for connections")
 	}
 	a.Does("threading.Thread(target=select.select, args=([s], [], [])).start()", "None")
-	eventually(t, "ready", func() bool { return isClosed(a.Ready()) })
+	fdtest.Eventually(t, "ready", func() bool { return fdtest.IsClosed(a.Ready()) })
 }
 
 // What is not the balancer's, the kernel decides as ever.
@@ -152,7 +154,7 @@ func TestSlotSurvivesItsServer(t *testing.T) {
 		a.Does("listening(s)", "1")
 	}
 	c, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", port))
-	check(t, err)
+	fdtest.Check(t, err)
 	defer c.Close()
 	a.Does("s.accept()[1][0]", "127.0.0.1")
 	// Its own connections it shuts down as it likes.
@@ -164,10 +166,10 @@ func TestSlotSurvivesItsServer(t *testing.T) {
 func backlog(t *testing.T, file *os.File) int {
 	t.Helper()
 	raw, err := file.SyscallConn()
-	check(t, err)
+	fdtest.Check(t, err)
 	var info *unix.TCPInfo
 	raw.Control(func(fd uintptr) { info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) })
-	check(t, err)
+	fdtest.Check(t, err)
 	return int(info.Sacked)
 }
 
@@ -175,14 +177,11 @@ func backlog(t *testing.T, file *os.File) int {
 // beside it, and sees their addresses as it expects them.
 func TestFamilies(t *testing.T) {
 	both, port := listen(t, "any", 0)
-	var only atomic.Pointer[os.File]
-	cfg := Config{Listeners: []*os.File{both}, IPv4: func(*os.File) (*os.File, error) {
-		file, _ := listen(t, "0.0.0.0", port)
-		only.Store(file)
-		return file, nil
-	}}
 	t.Run("IPv6", func(t *testing.T) {
-		a := act(t, cfg, port)
+		a := act(t, Config{Listeners: []*os.File{both}, IPv4: func(*os.File) (*os.File, error) {
+			t.Error("a listener of IPv4 was asked for")
+			return nil, unix.EINVAL
+		}}, port)
 		a.Does("s = socket(AF_INET6)", "None")
 		a.Does("s.bind(('::', port))", "None")
 		a.has("s", both)
@@ -191,12 +190,14 @@ func TestFamilies(t *testing.T) {
 		a.Does("m = socket(AF_INET6)", "None")
 		a.Does("m.bind(('::ffff:0.0.0.0', port))", "None") // as Java does for IPv4
 		a.has("m", both)
-		if only.Load() != nil {
-			t.Error("a listener of IPv4 was asked for")
-		}
 	})
 	t.Run("IPv4", func(t *testing.T) {
-		a := act(t, cfg, port)
+		var only atomic.Pointer[os.File]
+		a := act(t, Config{Listeners: []*os.File{both}, IPv4: func(*os.File) (*os.File, error) {
+			file, _ := listen(t, "0.0.0.0", port)
+			only.Store(file)
+			return file, nil
+		}}, port)
 		a.Does("s = socket()", "None")
 		a.Does("s.bind(('0.0.0.0', port))", "None")
 		a.has("s", only.Load())
@@ -210,7 +211,7 @@ func TestFamilies(t *testing.T) {
 			t.Errorf("backlog of %d", n)
 		}
 		a.Does("threading.Thread(target=s.accept).start()", "None")
-		eventually(t, "ready", func() bool { return isClosed(a.Ready()) })
+		fdtest.Eventually(t, "ready", func() bool { return fdtest.IsClosed(a.Ready()) })
 	})
 }
 
@@ -227,7 +228,7 @@ func TestNarrower(t *testing.T) {
 			file, port := listen(t, "any", 0)
 			a := act(t, Config{Listeners: []*os.File{file}}, port)
 			a.Begin(bind)
-			eventually(t, "left", func() bool { return isClosed(a.Left()) })
+			fdtest.Eventually(t, "left", func() bool { return fdtest.IsClosed(a.Left()) })
 			if err := a.Err().Error(); !strings.Contains(err, "only, handfast on [::]:") || !strings.Contains(err, "--listen "+fmt.Sprintf(server, port)) {
 				t.Error(err)
 			}
@@ -264,7 +265,7 @@ func TestSeveralListeners(t *testing.T) {
 	a.Does("s[2].bind(('::', port))", "None")
 	a.has("s[2]", six)
 	a.Does("e.register(s[2])", "None")
-	eventually(t, "ready", func() bool { return isClosed(a.Ready()) })
+	fdtest.Eventually(t, "ready", func() bool { return fdtest.IsClosed(a.Ready()) })
 }
 
 // A socket that epoll instances know before it is bound, as with Netty's epoll transport, is
@@ -274,7 +275,6 @@ func TestRegisteredBeforeBind(t *testing.T) {
 	file, port := listen(t, "127.0.0.1", 0)
 	var warnings strings.Builder // read when nothing is written any more
 	a := act(t, Config{Listeners: []*os.File{file}, Logger: hclog.New(&hclog.LoggerOptions{Output: &warnings})}, port)
-	files := openFiles(t) + 3                 // the runtime's poller
 	for number := 20; number < 50; number++ { // some of them are taken here, one will be the epoll instance's
 		a.Does(fmt.Sprintf("n = %d; e = [select.epoll(), select.epoll()]; f = socket(); os.dup2(f.fileno(), n); f.close(); s = socket(fileno=n)", number), "None")
 		a.Does("e[0].register(n, 0), e[1].register(n, select.EPOLLIN | select.EPOLLET)", "(None, None)")
@@ -282,12 +282,11 @@ func TestRegisteredBeforeBind(t *testing.T) {
 		a.has("s", file)
 		a.Does("s.listen(), e[0].modify(n, select.EPOLLIN)", "(None, None)")
 		c, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", port))
-		check(t, err)
+		fdtest.Check(t, err)
 		a.Does("[x.poll(30) == [(n, select.EPOLLIN)] for x in e]", "[True, True]")
 		a.Does("s.accept()[1][0]", "127.0.0.1")
 		c.Close()
 		a.Does("e[1].unregister(n), e[0].unregister(n), e[0].close(), e[1].close(), s.close()", "(None, None, None, None, None)")
-		eventually(t, "end of descriptors", func() bool { return openFiles(t) <= files })
 	}
 	a.Close()
 	if strings.Contains(warnings.String(), "lost") {
@@ -301,9 +300,9 @@ func TestDescendants(t *testing.T) {
 	a := act(t, Config{Listeners: []*os.File{file}}, port)
 	// A daemon: forked twice, its parent gone.
 	a.Does("os.fork() == 0 and (os.setsid(), os.fork() and os._exit(0), (s := socket()).bind(('127.0.0.1', port)), s.listen(), s.accept(), os._exit(0)); os.wait()", "None")
-	eventually(t, "ready", func() bool { return isClosed(a.Ready()) })
+	fdtest.Eventually(t, "ready", func() bool { return fdtest.IsClosed(a.Ready()) })
 	c, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", port))
-	check(t, err)
+	fdtest.Check(t, err)
 	c.Close()
 }
 
@@ -325,14 +324,14 @@ func TestWorkerThatEndsEarly(t *testing.T) {
 	file, port := listen(t, "127.0.0.1", 0)
 	a := act(t, Config{Listeners: []*os.File{file}}, port)
 	a.Does("1", "1")
-	check(t, a.Cmd.Process.Kill())
+	fdtest.Check(t, a.Cmd.Process.Kill())
 	a.Cmd.Wait()
 	// Nobody has the filter any more (POLLHUP): nobody will ask.
-	eventually(t, "end of the goroutine that answers", func() bool {
+	fdtest.Eventually(t, "end of the goroutine that answers", func() bool {
 		stacks := make([]byte, 1<<20)
 		return !strings.Contains(string(stacks[:runtime.Stack(stacks, true)]), "(*Link).run(")
 	})
-	if isClosed(a.Ready()) || isClosed(a.Left()) {
+	if fdtest.IsClosed(a.Ready()) || fdtest.IsClosed(a.Left()) {
 		t.Error("ready or left")
 	}
 }
@@ -345,13 +344,13 @@ func TestNested(t *testing.T) {
 	if os.Getenv(nested) != "" {
 		file, _ := listen(t, "127.0.0.1", 0)
 		l, err := Open(Config{Listeners: []*os.File{file}})
-		check(t, err)
+		fdtest.Check(t, err)
 		defer l.Close()
 		command := l.Launch([]string{"true"})
 		cmd := exec.Command(command[0], command[1:]...)
 		cmd.ExtraFiles = l.Files()
 		cmd.Run()
-		eventually(t, "left", func() bool { return isClosed(l.Left()) })
+		fdtest.Eventually(t, "left", func() bool { return fdtest.IsClosed(l.Left()) })
 		if err := l.Err(); !errors.Is(err, unix.EBUSY) {
 			t.Errorf("left: %v", err)
 		}
@@ -362,7 +361,7 @@ func TestNested(t *testing.T) {
 		return
 	}
 	l, err := Open(Config{})
-	check(t, err)
+	fdtest.Check(t, err)
 	defer l.Close()
 	command := l.Launch([]string{os.Args[0], "-test.run=^TestNested$"})
 	cmd := exec.Command(command[0], command[1:]...)

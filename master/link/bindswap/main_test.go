@@ -4,6 +4,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/master/link/foreigntest"
 	"github.com/handfast/handfast/master/link/launch"
 	"github.com/handfast/handfast/master/supervisor"
@@ -20,9 +21,7 @@ func TestMain(m *testing.M) {
 }
 
 func TestCheck(t *testing.T) {
-	if err := Check(); err != nil {
-		t.Fatal(err)
-	}
+	fdtest.Check(t, Check())
 }
 
 // Each server takes its slot's listener for its own.
@@ -51,13 +50,3 @@ type noSlots struct{}
 func (noSlots) Resize(int)                {}
 func (noSlots) Fill(int, supervisor.Link) {}
 func (noSlots) Empty(int)                 {}
-
-// What the tests have in common with those of package acceptinject.
-var (
-	check      = foreigntest.Check
-	eventually = foreigntest.Eventually
-	isClosed   = foreigntest.IsClosed
-	logger     = foreigntest.Logger
-	openFiles  = foreigntest.OpenFiles
-	socket     = foreigntest.Socket
-)

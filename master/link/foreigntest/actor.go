@@ -6,14 +6,14 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/master/supervisor"
 )
 
@@ -46,8 +46,19 @@ type Link interface {
 	Closed() <-chan struct{}
 }
 
-// StartActor starts an actor under a link. In the end there are no more goroutines than that.
-func StartActor(t *testing.T, l Link, goroutines, port int) *Actor {
+// tests are those that look for leaks already.
+var tests sync.Map
+
+// NoLeaks is fdtest.NoLeaks for a test that may start several actors. Call it before each is started.
+func NoLeaks(t *testing.T) {
+	t.Helper()
+	if _, already := tests.LoadOrStore(t, true); !already {
+		fdtest.NoLeaks(t)
+	}
+}
+
+// StartActor starts an actor under a link, which it closes at the end of the test.
+func StartActor(t *testing.T, l Link, port int) *Actor {
 	t.Helper()
 	command := l.Launch([]string{Python(t), "-c", actorText, fmt.Sprint(port)})
 	cmd := exec.Command(command[0], command[1:]...)
@@ -55,17 +66,16 @@ func StartActor(t *testing.T, l Link, goroutines, port int) *Actor {
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	in, err := cmd.StdinPipe()
-	Check(t, err)
+	fdtest.Check(t, err)
 	out, err := cmd.StdoutPipe()
-	Check(t, err)
-	Check(t, cmd.Start())
+	fdtest.Check(t, err)
+	fdtest.Check(t, cmd.Start())
 	t.Cleanup(func() {
 		unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
 		cmd.Wait()
-		if !IsClosed(l.Closed()) {
+		if !fdtest.IsClosed(l.Closed()) {
 			l.Close()
 		}
-		Eventually(t, "end of goroutines", func() bool { return runtime.NumGoroutine() <= goroutines })
 	})
 	return &Actor{t, cmd, in, bufio.NewReader(out)}
 }
@@ -81,42 +91,15 @@ func (a *Actor) Does(what, want string) {
 func (a *Actor) Begin(what string) {
 	a.T.Helper()
 	_, err := fmt.Fprintln(a.in, what)
-	Check(a.T, err)
+	fdtest.Check(a.T, err)
 }
 
 // Ends compares its answer.
 func (a *Actor) Ends(what, want string) {
 	a.T.Helper()
 	got, err := a.out.ReadString('\n')
-	Check(a.T, err)
+	fdtest.Check(a.T, err)
 	if got = strings.TrimSpace(got); got != want {
 		a.T.Errorf("%s: %s, want %s", what, got, want)
 	}
-}
-
-// Eventually waits until ok.
-func Eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(Patience); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%s: not within %v", what, Patience)
-		}
-	}
-}
-
-// IsClosed tells whether a channel is closed.
-func IsClosed(c <-chan struct{}) bool {
-	select {
-	case <-c:
-		return true
-	default:
-		return false
-	}
-}
-
-// OpenFiles counts the open descriptors.
-func OpenFiles(t testing.TB) int {
-	entries, err := os.ReadDir("/proc/self/fd")
-	Check(t, err)
-	return len(entries)
 }

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/master/supervisor"
 )
 
@@ -68,7 +69,7 @@ func TryServers(t *testing.T, play func(*testing.T, *Server) *Stage) {
 			case !s.abrupt:
 				stop = st.load(clients, 0)
 			}
-			Check(t, st.Reload(t.Context()))
+			fdtest.Check(t, st.Reload(t.Context()))
 			st.await(supervisor.WorkerExited, Slots)
 			t.Logf("answers by generation: %v", stop())
 			for i := byte(1); i <= 30; i++ {
@@ -90,12 +91,12 @@ func TryUnprivileged(t *testing.T, pattern string, passes int) {
 	dir := Folder(t)
 	self := filepath.Join(dir, "foreign.test")
 	text, err := os.ReadFile(os.Args[0])
-	Check(t, err)
-	Check(t, os.WriteFile(self, text, 0o755))
+	fdtest.Check(t, err)
+	fdtest.Check(t, os.WriteFile(self, text, 0o755))
 	home := filepath.Join(dir, "home")
-	Check(t, os.Mkdir(home, 0o755))
+	fdtest.Check(t, os.Mkdir(home, 0o755))
 	const nobody = 65534
-	Check(t, os.Chown(home, nobody, nobody))
+	fdtest.Check(t, os.Chown(home, nobody, nobody))
 	goProgram := goServer(t, dir, 0)[0]
 	cmd := exec.Command(self, "-test.run="+pattern, "-test.v")
 	cmd.Dir = home
@@ -208,9 +209,9 @@ func goServer(t testing.TB, dir string, port int) []string {
 	}
 	Need(t, "go")
 	text, err := buildGo()
-	Check(t, err)
+	fdtest.Check(t, err)
 	path := filepath.Join(dir, "server")
-	Check(t, os.WriteFile(path, text, 0o755))
+	fdtest.Check(t, os.WriteFile(path, text, 0o755))
 	return []string{path, fmt.Sprint("127.0.0.1:", port)}
 }
 
@@ -290,7 +291,7 @@ Header always set X-Who "${HANDFAST_SLOT} ${HANDFAST_GENERATION} %%{CLIENT}e"
 
 func apache(t testing.TB, dir string, port int) []string {
 	program := Need(t, "apache2")
-	Check(t, os.Mkdir(filepath.Join(dir, "www"), 0o755))
+	fdtest.Check(t, os.Mkdir(filepath.Join(dir, "www"), 0o755))
 	write(t, filepath.Join(dir, "www"), "who", "see the header")
 	conf := write(t, dir, "apache.conf", fmt.Sprintf(apacheText, dir, port, "/usr/lib/apache2/modules"))
 	return []string{"sh", "-c", `RUN=$0/$$; export RUN; exec $1 -d $0 -f $2 -DFOREGROUND`, dir, program, conf}
@@ -525,9 +526,9 @@ func java(kind string) func(testing.TB, string, int) []string {
 	return func(t testing.TB, dir string, port int) []string {
 		Need(t, "javac")
 		classes, err := compileJava()
-		Check(t, err)
+		fdtest.Check(t, err)
 		for name, text := range classes {
-			Check(t, os.WriteFile(filepath.Join(dir, name), text, 0o644))
+			fdtest.Check(t, os.WriteFile(filepath.Join(dir, name), text, 0o644))
 		}
 		return []string{Need(t, "java"), "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx64m", "-cp", dir, "Server", kind, fmt.Sprint(port)}
 	}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/master/supervisor"
 )
 
@@ -39,11 +40,11 @@ func Group(t testing.TB) ([]*os.File, int) {
 	var files []*os.File
 	for range Slots {
 		fd := Socket(t, unix.AF_INET)
-		Check(t, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1))
-		Check(t, unix.Bind(fd, &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}))
-		Check(t, unix.Listen(fd, 1000))
+		fdtest.Check(t, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1))
+		fdtest.Check(t, unix.Bind(fd, &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}))
+		fdtest.Check(t, unix.Listen(fd, 1000))
 		at, err := unix.Getsockname(fd)
-		Check(t, err)
+		fdtest.Check(t, err)
 		port = at.(*unix.SockaddrInet4).Port
 		files = append(files, os.NewFile(uintptr(fd), fmt.Sprint("slot ", len(files))))
 		t.Cleanup(func() { files[0].Close(); files = files[1:] })
@@ -55,18 +56,18 @@ func Group(t testing.TB) ([]*os.File, int) {
 		bpf.ALUOpConstant{Op: bpf.ALUOpMod, Val: Slots},
 		bpf.RetA{},
 	})
-	Check(t, err)
+	fdtest.Check(t, err)
 	var filters []unix.SockFilter
 	for _, i := range program {
 		filters = append(filters, unix.SockFilter{Code: i.Op, Jt: i.Jt, Jf: i.Jf, K: i.K})
 	}
 	raw, err := files[0].SyscallConn()
-	Check(t, err)
+	fdtest.Check(t, err)
 	raw.Control(func(fd uintptr) {
 		err = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_CBPF,
 			&unix.SockFprog{Len: uint16(len(filters)), Filter: &filters[0]})
 	})
-	Check(t, err)
+	fdtest.Check(t, err)
 	return files, port
 }
 
@@ -74,16 +75,8 @@ func Group(t testing.TB) ([]*os.File, int) {
 func Socket(t testing.TB, family int) int {
 	t.Helper()
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	Check(t, err)
+	fdtest.Check(t, err)
 	return fd
-}
-
-// Check fails the test if there is an error.
-func Check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // Stage is a supervisor with a server in each slot.
@@ -115,7 +108,7 @@ func Begin(t *testing.T, s *Server, port int, configure func(*supervisor.Config)
 	configure(&cfg)
 	var err error
 	st.Supervisor, err = supervisor.New(cfg)
-	Check(t, err)
+	fdtest.Check(t, err)
 	ctx, kill := context.WithCancel(context.Background())
 	go func() { st.ended <- st.Run(ctx) }()
 	t.Cleanup(func() {
@@ -227,8 +220,8 @@ func askHTTP(_ *Stage, _ string, c net.Conn) (string, error) {
 func Folder(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "foreign")
-	Check(t, err)
-	Check(t, os.Chmod(dir, 0o755))
+	fdtest.Check(t, err)
+	fdtest.Check(t, os.Chmod(dir, 0o755))
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	return dir
 }
@@ -237,7 +230,7 @@ func Folder(t testing.TB) string {
 func write(t testing.TB, dir, name, text string) string {
 	t.Helper()
 	path := filepath.Join(dir, name)
-	Check(t, os.WriteFile(path, []byte(text), 0o644))
+	fdtest.Check(t, os.WriteFile(path, []byte(text), 0o644))
 	return path
 }
 
