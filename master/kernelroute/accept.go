@@ -2,8 +2,6 @@ package kernelroute
 
 import (
 	"slices"
-
-	"github.com/handfast/handfast/master/reuseport"
 )
 
 // task is what the master does about a listener, and for the clients of which slot.
@@ -22,7 +20,7 @@ func (r *Route) updateAcceptors() {
 }
 
 // updateAcceptor does so for one listener, if it does something else there.
-func (r *Route) updateAcceptor(b *berth, g *reuseport.Group) {
+func (r *Route) updateAcceptor(b *berth, g group) {
 	next := task{rule(r.situationAt(b, g)), b.slot}
 	if before, known := b.doing[g]; known && before == next {
 		return
@@ -35,7 +33,7 @@ func (r *Route) updateAcceptor(b *berth, g *reuseport.Group) {
 	}
 }
 
-func (r *Route) situationAt(b *berth, g *reuseport.Group) situation {
+func (r *Route) situationAt(b *berth, g group) situation {
 	now := situation{slot: slotNone, accepts: b.accepts[g], handsOff: r.handsOff, leased: len(b.leases) > 0, used: b.used}
 	switch slot := slices.Index(r.berthOf, b); {
 	case slot < 0:
@@ -48,7 +46,7 @@ func (r *Route) situationAt(b *berth, g *reuseport.Group) situation {
 }
 
 // loopFor returns how the master accepts; nil: it does not.
-func (r *Route) loopFor(t task, g *reuseport.Group) acceptLoop {
+func (r *Route) loopFor(t task, g group) acceptLoop {
 	switch t.action {
 	case acceptNow:
 		return r.balancer.AcceptShared

@@ -28,19 +28,19 @@ const (
 // accepts from its listeners is for rule to say.
 type berth struct {
 	number  int
-	slot    int                       // whose workers have it, or had it last
-	leases  []*Lease                  // of workers that live
-	accepts map[*reuseport.Group]bool // the worker that fills the slot, where
-	used    bool                      // clients have come since it was new, or clean
-	spoiled bool                      // nobody may get it any more
-	left    time.Time                 // when its slot's clients were led elsewhere
-	doing   map[*reuseport.Group]task // what the master does about its listeners
+	slot    int            // whose workers have it, or had it last
+	leases  []*Lease       // of workers that live
+	accepts map[group]bool // the worker that fills the slot, where
+	used    bool           // clients have come since it was new, or clean
+	spoiled bool           // nobody may get it any more
+	left    time.Time      // when its slot's clients were led elsewhere
+	doing   map[group]task // what the master does about its listeners
 	watch   listenerWatch
 	warned  []string // of what its workers have done
 }
 
 func newBerth(number, slot int) *berth {
-	return &berth{number: number, slot: slot, doing: make(map[*reuseport.Group]task)}
+	return &berth{number: number, slot: slot, doing: make(map[group]task)}
 }
 
 // isFit tells whether a berth can be lent, as far as what its workers have set is concerned.
@@ -88,7 +88,7 @@ func (r *Route) clean(b *berth) {
 }
 
 // spoil has nobody get a berth any more.
-func (r *Route) spoil(b *berth, g *reuseport.Group) {
+func (r *Route) spoil(b *berth, g group) {
 	if b.spoiled {
 		return
 	}

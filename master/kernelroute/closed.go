@@ -1,11 +1,9 @@
 package kernelroute
 
 import (
+	"os"
 	"time"
 
-	"github.com/handfast/handfast/fdpass/sock"
-	"github.com/handfast/handfast/master/link/listening"
-	"github.com/handfast/handfast/master/pgroup"
 	"github.com/handfast/handfast/master/supervisor"
 )
 
@@ -18,9 +16,9 @@ const (
 
 // listenerWatch is what looks have found out about the listeners of a berth's worker.
 type listenerWatch struct {
-	holder listening.Holder // of its processes, that had one open
-	looks  int              // in a row, in which none had
-	hidden *Lease           // of the worker, if its processes must not be looked into
+	holder holder // of its processes, that had one open; nil: none had
+	looks  int    // in a row, in which none had
+	hidden *Lease // of the worker, if its processes must not be looked into
 }
 
 // lookForClosed returns the workers that have closed their listeners while clients wait there, as
@@ -49,23 +47,17 @@ func (r *Route) lookForClosed() (links []supervisor.Link) {
 // have, as far as can be seen.
 func (r *Route) holdsListener(b *berth, link supervisor.Link) bool {
 	l := r.leaseOf(link, 0)
-	if l == nil || l.pid == 0 || l == b.watch.hidden || b.watch.holder.Holds() {
+	if l == nil || l.pid == 0 || l == b.watch.hidden || b.watch.holder != nil && b.watch.holder.Holds() {
 		return true
 	}
-	var sockets []uint64
+	var listeners []*os.File
 	for _, g := range r.groups {
-		inode, err := sock.Inode(g.Listener(b.number))
-		if err != nil {
-			return true
-		}
-		sockets = append(sockets, inode)
+		listeners = append(listeners, g.Listener(b.number))
 	}
-	holder, err := listening.FindHolder(append([]int{l.pid}, pgroup.Living(l.pid)...), sockets)
-	if err == nil && !holder.Holds() { // a daemon may have left family and group
-		holder, _ = listening.FindHolder(pgroup.All(), sockets) // of other users it is not
-	}
-	if b.watch.holder = holder; err != nil {
+	found, err := r.machine.findHolder(l.pid, listeners)
+	if b.watch.holder = found; err != nil {
 		b.watch.hidden = l
+		return true
 	}
-	return err != nil || holder.Holds()
+	return found != nil && found.Holds()
 }

@@ -17,7 +17,6 @@ import (
 	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/master/asuser"
 	"github.com/handfast/handfast/master/balancer"
-	"github.com/handfast/handfast/master/reuseport"
 )
 
 // errFamilies: see OnlyIPv4.
@@ -31,30 +30,30 @@ func (l *Lease) OnlyIPv4(both *os.File) (*os.File, error) {
 	r := l.route
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	isIts := func(g *reuseport.Group) bool { return g.Listener(l.berth.number) == both }
+	isIts := func(g group) bool { return g.Listener(l.berth.number) == both }
 	of := slices.IndexFunc(r.groups, isIts)
-	group := (*reuseport.Group)(nil)
+	var its group
 	if of >= 0 {
-		group = r.groups[of]
+		its = r.groups[of]
 	}
 	for g := range r.ipv4 { // the worker was started before it went away
 		if isIts(g) {
-			group = g
+			its = g
 		}
 	}
-	if group == nil {
+	if its == nil {
 		return nil, net.ErrClosed
 	}
-	four, opened := r.ipv4[group]
+	four, opened := r.ipv4[its]
 	if !opened {
 		if r.served {
 			return nil, errFamilies
 		}
 		var err error
-		if four, err = group.OnlyIPv4(); err != nil || four == nil {
+		if four, err = its.OnlyIPv4(); err != nil || four == nil {
 			return nil, cmp.Or(err, net.ErrClosed)
 		}
-		r.ipv4[group] = four
+		r.ipv4[its] = four
 		err = r.addGroup(four)
 		r.log.Info("listening", "address", four.Addr().String(), "route", "kernel", "why", "workers listen on IPv4 only")
 		r.retireSoon()
@@ -73,7 +72,7 @@ func (l *Lease) Follow(bound netip.AddrPort, onlyIPv6 bool) (*os.File, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if bound.Addr() == netip.IPv6Unspecified() && !onlyIPv6 { // or it cannot be known
-		onlyIPv6 = slices.ContainsFunc(r.groups, func(g *reuseport.Group) bool {
+		onlyIPv6 = slices.ContainsFunc(r.groups, func(g group) bool {
 			return g.Addr().AddrPort() == netip.AddrPortFrom(netip.IPv4Unspecified(), bound.Port())
 		})
 	}
@@ -98,7 +97,7 @@ func (l *Lease) Follow(bound netip.AddrPort, onlyIPv6 bool) (*os.File, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	g, err := reuseport.ListenFor(ctx, address, r.balancer.Config().Clients.Hash, at, len(r.berths))
+	g, err := r.machine.listen(ctx, address, r.hash, at, len(r.berths))
 	if err != nil {
 		return nil, err
 	}
@@ -155,7 +154,7 @@ func (r *Route) retire() {
 }
 
 // closeGroup closes a group.
-func (r *Route) closeGroup(g *reuseport.Group) {
+func (r *Route) closeGroup(g group) {
 	if !r.removeGroup(g) {
 		return
 	}
@@ -175,7 +174,7 @@ func (r *Route) closeGroup(g *reuseport.Group) {
 }
 
 // removeGroup has a group be none of ours any more, and tells whether it was.
-func (r *Route) removeGroup(g *reuseport.Group) bool {
+func (r *Route) removeGroup(g group) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	i := slices.Index(r.groups, g)
@@ -203,7 +202,7 @@ func (r *Route) Addresses() (all []netip.AddrPort) {
 }
 
 // addGroup adds a group, for all berths.
-func (r *Route) addGroup(g *reuseport.Group) (err error) {
+func (r *Route) addGroup(g group) (err error) {
 	r.groups = append(slices.Clone(r.groups), g)
 	for _, b := range r.berths {
 		if r.blocking {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/handfast/handfast/hash"
 	"github.com/handfast/handfast/master/balancer"
 	"github.com/handfast/handfast/master/logging"
 	"github.com/handfast/handfast/master/reuseport"
@@ -43,23 +44,27 @@ const (
 // handed connections it waits for as long as its patience, and then accepts to refuse.
 type Route struct {
 	table    *balancer.Table
-	balancer *balancer.Balancer // for workers that do not accept
-	refuser  *balancer.Balancer // for clients whom nobody accepts and who cannot be handed off
-	patience time.Duration      // with those
-	tick     time.Duration      // in which it is measured
-	handsOff bool               // connections can be handed to workers
-	blocking bool               // workers get listeners that wait in accept, unless they change that
-	log      hclog.Logger
+	hash     hash.Config        // by which the kernel finds slots
+	balancer acceptor           // for workers that do not accept
+	refuser  acceptor           // for clients that nobody accepts and that cannot be handed off
+	refusing *balancer.Balancer // the same
+	machine  surroundings
+	patience time.Duration // with those
+	tick     time.Duration // in which it is measured
+	handsOff bool          // connections can be handed to workers
+	blocking bool          // workers get listeners that wait in accept, unless they change that
+	logger   hclog.Logger  // of what an operator causes
+	log      hclog.Logger  // of what workers and clients can cause again and again
 	clock    *waitClock
 
 	mu        sync.Mutex
 	berths    []*berth          // by number
 	berthOf   []*berth          // by slot: where its clients come to
 	filled    []supervisor.Link // by slot: its worker; nil: it is empty
-	groups    []*reuseport.Group
-	ipv4      map[*reuseport.Group]*reuseport.Group // of one for both families: the one for IPv4 in its place
-	follows   bool                                  // there are groups where workers listen
-	user      *syscall.Credential                   // whom they run as; nil: as we do
+	groups    []group
+	ipv4      map[group]group     // of one for both families: the one for IPv4 in its place
+	follows   bool                // there are groups where workers listen
+	user      *syscall.Credential // whom they run as; nil: as we do
 	closed    bool
 	served    bool // some slot was filled, once
 	acceptors sharedAcceptors
@@ -102,54 +107,63 @@ type Config struct {
 // New makes the berths of groups.
 func New(cfg Config) (*Route, error) {
 	refusing := cfg.Balancer.Config()
-	patience := refusing.Patience()
 	refusing.MaxRetries = 0
 	refuser, err := balancer.New(refusing, cfg.Balancer.Table())
 	if err != nil {
 		return nil, err
 	}
-	groups := cfg.Groups
-	s := &Route{
+	var groups []group
+	for _, g := range cfg.Groups {
+		groups = append(groups, kernelGroup{g})
+	}
+	r := newRoute(cfg, cfg.Balancer.Config(), groups)
+	r.table, r.balancer, r.refuser, r.refusing = cfg.Balancer.Table(), cfg.Balancer, refuser, refuser
+	r.machine = theMachine()
+	return r, nil
+}
+
+// newRoute makes a Route without balancers, and on no machine.
+func newRoute(cfg Config, placing balancer.Config, groups []group) *Route {
+	r := &Route{
 		groups:        groups,
-		ipv4:          make(map[*reuseport.Group]*reuseport.Group),
-		table:         cfg.Balancer.Table(),
-		balancer:      cfg.Balancer,
-		refuser:       refuser,
-		patience:      patience,
-		tick:          refusing.RetryDelay,
+		ipv4:          make(map[group]group),
+		hash:          placing.Clients.Hash,
+		patience:      placing.Patience(),
+		tick:          placing.RetryDelay,
 		handsOff:      cfg.HandsOff,
 		blocking:      cfg.Blocking,
 		sharingRemedy: cfg.SharingRemedy,
 		follows:       cfg.Follows,
 		user:          cfg.User,
 		finishing:     cfg.Finishing,
-		log:           logging.Limit(refusing.Logger, logging.Few),
+		logger:        placing.Logger,
+		log:           logging.Limit(placing.Logger, logging.Few),
 		acceptors:     newSharedAcceptors(),
 	}
-	s.acceptors.failed = func(err error) { s.log.Error("cannot accept for a slot", "err", err) }
-	s.clock = newWaitClock(s.slotOf)
+	r.acceptors.failed = func(err error) { r.log.Error("cannot accept for a slot", "err", err) }
+	r.clock = newWaitClock(r.slotOf)
 	if len(groups) > 0 {
 		for i := range groups[0].Members() {
-			s.berths = append(s.berths, newBerth(i, i))
+			r.berths = append(r.berths, newBerth(i, i))
 		}
 	}
-	s.berthOf = slices.Clone(s.berths)
-	s.filled = make([]supervisor.Link, len(s.berthOf))
-	for _, b := range s.berthOf {
+	r.berthOf = slices.Clone(r.berths)
+	r.filled = make([]supervisor.Link, len(r.berthOf))
+	for _, b := range r.berthOf {
 		b.used = true
 	}
-	return s, nil
+	return r
 }
 
 // slotOf returns the slot that an address belongs to now.
 func (r *Route) slotOf(client netip.Addr) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.balancer.Config().Clients.Hash.Key(client).Slot(max(len(r.berthOf), 1))
+	return r.hash.Key(client).Slot(max(len(r.berthOf), 1))
 }
 
 // Refuser is the balancer that refuses those who cannot be handed off.
-func (r *Route) Refuser() *balancer.Balancer { return r.refuser }
+func (r *Route) Refuser() *balancer.Balancer { return r.refusing }
 
 // Resize implements supervisor.Slots. Whoever waits in the queue of a slot that is no more
 // belongs to another, if they can be handed over; else its worker serves them before it
@@ -202,7 +216,7 @@ func (r *Route) Fill(slot int, link Link) {
 	groups := r.groups
 	r.mu.Unlock()
 	// Without our lock, since the link may ask us for a listener under its own.
-	accepts := make(map[*reuseport.Group]bool)
+	accepts := make(map[group]bool)
 	for _, g := range groups {
 		accepts[g] = link.Accepts(g.Addr().AddrPort())
 	}

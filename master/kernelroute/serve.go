@@ -18,7 +18,7 @@ import (
 func (r *Route) Serve(accepting, killed context.Context, patience time.Duration) error {
 	r.mu.Lock()
 	for _, g := range r.groups {
-		r.balancer.Config().Logger.Info("listening", "address", g.Addr().String(), "route", "kernel")
+		r.logger.Info("listening", "address", g.Addr().String(), "route", "kernel")
 	}
 	r.mu.Unlock()
 	closedLook := time.NewTicker(closedInterval)

@@ -1,0 +1,99 @@
+package kernelroute
+
+import (
+	"context"
+	"net"
+	"os"
+	"time"
+
+	"github.com/handfast/handfast/fdpass/sock"
+	"github.com/handfast/handfast/hash"
+	"github.com/handfast/handfast/master/balancer"
+	"github.com/handfast/handfast/master/link/listening"
+	"github.com/handfast/handfast/master/pgroup"
+	"github.com/handfast/handfast/master/reexec"
+	"github.com/handfast/handfast/master/reuseport"
+)
+
+// group is what a Route needs of the listeners of one address. The methods are those of *reuseport.Group.
+type group interface {
+	Addr() *net.TCPAddr
+	Members() int
+	Grow(members int) error
+	Steer(members []int) error
+	Listener(i int) *os.File
+	Queue(i int) (waiting, limit int, err error)
+	Clean(i int, blocking bool) error
+	Repair() (reuseport.Repaired, error)
+	OnlyIPv4() (group, error) // nil: it is none of both families
+	StopHandshakes() error
+	Save(*reexec.Bundle) reuseport.Saved
+	Close() error
+}
+
+// kernelGroup is the group that the kernel knows.
+type kernelGroup struct{ *reuseport.Group }
+
+// OnlyIPv4 implements group.
+func (g kernelGroup) OnlyIPv4() (group, error) {
+	four, err := g.Group.OnlyIPv4()
+	if err != nil || four == nil {
+		return nil, err
+	}
+	return kernelGroup{four}, nil
+}
+
+// acceptor is what a Route needs of a *balancer.Balancer.
+type acceptor interface {
+	AcceptShared(ctx context.Context, listener *os.File) error
+	RefuseOverdue(tick time.Duration, overdue func(waiting int) int) func(context.Context, *os.File) error
+	TakeBacklog(listener *os.File) error
+	Shutdown(context.Context)
+}
+
+var _ acceptor = (*balancer.Balancer)(nil)
+
+// holder is a process that has a listener open.
+type holder interface{ Holds() bool }
+
+// surroundings is what a Route asks of the machine. Tests have other answers.
+type surroundings struct {
+	// listen opens a group for slots whose clients come to these members, of so many.
+	listen func(ctx context.Context, address string, config hash.Config, memberOf []int, members int) (group, error)
+	// findHolder finds a process of a worker that has one of the listeners open. The error says that processes must not be
+	// looked into, so that nobody knows.
+	findHolder func(pid int, listeners []*os.File) (holder, error)
+	// owners returns the processes that have a stranger's listener, if they can be seen.
+	owners func(reuseport.Stranger) []reuseport.Owner
+}
+
+func theMachine() surroundings {
+	return surroundings{
+		listen: func(ctx context.Context, address string, config hash.Config, memberOf []int, members int) (group, error) {
+			g, err := reuseport.ListenFor(ctx, address, config, memberOf, members)
+			if err != nil {
+				return nil, err
+			}
+			return kernelGroup{g}, nil
+		},
+		findHolder: findHolder,
+		owners:     reuseport.Stranger.Owners,
+	}
+}
+
+// findHolder looks among all processes if it has to.
+func findHolder(pid int, listeners []*os.File) (holder, error) {
+	var sockets []uint64
+	for _, listener := range listeners {
+		inode, err := sock.Inode(listener)
+		if err != nil {
+			return nil, err
+		}
+		sockets = append(sockets, inode)
+	}
+	found, err := listening.FindHolder(append([]int{pid}, pgroup.Living(pid)...), sockets)
+	if err == nil && !found.Holds() { // a daemon may have left family and group
+		found, _ = listening.FindHolder(pgroup.All(), sockets) // of other users it is not
+	}
+	return found, err
+}
