@@ -24,14 +24,15 @@ type elsewhere struct {
 	ctx     context.Context
 	end     context.CancelFunc
 	looking sync.WaitGroup
-	stop    map[int]context.CancelFunc // by pid; of the supervisor's loop
+	stop    map[int]context.CancelFunc // by pid; of hear
+	listens func(pid int) []netip.AddrPort
 	ours    func(netip.AddrPort) bool
 	found   func(e supervisor.Event, at []netip.AddrPort)
 }
 
 // newElsewhere makes one that calls found, once for a worker, with addresses that are not ours.
 func newElsewhere(ours func(netip.AddrPort) bool, found func(supervisor.Event, []netip.AddrPort)) *elsewhere {
-	w := &elsewhere{stop: make(map[int]context.CancelFunc), ours: ours, found: found}
+	w := &elsewhere{stop: make(map[int]context.CancelFunc), listens: listening.Listens, ours: ours, found: found}
 	w.ctx, w.end = context.WithCancel(context.Background())
 	return w
 }
@@ -71,7 +72,7 @@ func (w *elsewhere) look(ctx context.Context, e supervisor.Event) {
 		if known(e.Link).isServed() {
 			continue
 		}
-		now := slices.DeleteFunc(listening.Listens(e.PID), w.ours)
+		now := slices.DeleteFunc(w.listens(e.PID), w.ours)
 		both := slices.DeleteFunc(slices.Clone(now), func(at netip.AddrPort) bool { return !slices.Contains(before, at) })
 		if before = now; len(both) > 0 && ctx.Err() == nil {
 			w.found(e, both)
