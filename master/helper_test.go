@@ -79,6 +79,7 @@ type crew struct {
 	*testing.T
 	lazy   atomic.Bool // those that are started now are not ready by themselves
 	deaf   atomic.Bool // they do not end when they are to finish
+	self   bool        // they have the number of this process
 	fails  error       // why none can be started
 	report *fdpass.Report
 
@@ -108,6 +109,9 @@ func (c *crew) start(spec supervisor.Spec) (supervisor.Process, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	w := &fakeWorker{crew: c, pid: firstPID + len(c.all), exit: make(chan supervisor.Exit, 1), signals: make(chan syscall.Signal, 10)}
+	if c.self {
+		w.pid = os.Getpid()
+	}
 	for _, v := range spec.Env {
 		if slot, is := strings.CutPrefix(v, "HANDFAST_SLOT="); is {
 			w.name = fmt.Sprintf("%s#%d", slot, len(c.all))
