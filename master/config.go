@@ -12,6 +12,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/hash"
 	"github.com/handfast/handfast/master/balancer"
 	"github.com/handfast/handfast/master/clientip"
@@ -161,9 +162,9 @@ func (c *Config) close() {
 func environ(clients *clientip.Config, addresses []netip.AddrPort) []string {
 	env := clients.Rules.Environ()
 	if len(addresses) > 0 {
-		env = append(env, "HANDFAST_ADDRESS="+addresses[0].String())
+		env = append(env, fdpass.EnvAddress+"="+addresses[0].String())
 	}
 	return append(env,
-		"HANDFAST_IPV4_PREFIX="+strconv.Itoa(clients.Hash.IPv4Prefix),
-		"HANDFAST_IPV6_PREFIX="+strconv.Itoa(clients.Hash.IPv6Prefix))
+		fdpass.EnvIPv4Prefix+"="+strconv.Itoa(clients.Hash.IPv4Prefix),
+		fdpass.EnvIPv6Prefix+"="+strconv.Itoa(clients.Hash.IPv6Prefix))
 }

@@ -27,7 +27,7 @@ var layers = map[string]string{
 	"master/kernelroute": "hash fdpass master/balancer master/reuseport master/supervisor master/link/listening master/asuser master/logging master/pgroup master/reexec master/sockdiag",
 	"master/clientip":    "hash fdpass fdpass/forwarded master/reexec",
 	"master/reuseport":   "hash fdpass master/reexec master/sockdiag",
-	"master/supervisor":  "master/asuser master/pgroup master/reexec",
+	"master/supervisor":  "fdpass master/asuser master/pgroup master/reexec",
 
 	// Links: one does not know another.
 	"master/link/mailbox":      ofLinks,

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/fdpass/forwarded"
 	"github.com/handfast/handfast/hash"
 )
@@ -72,7 +73,7 @@ func KeepClientsApart(srv *http.Server) {
 // prefixes are how many bits of an address tell clients apart, as the master says.
 func prefixes() hash.Config {
 	config := hash.DefaultConfig()
-	for name, bits := range map[string]*int{"HANDFAST_IPV4_PREFIX": &config.IPv4Prefix, "HANDFAST_IPV6_PREFIX": &config.IPv6Prefix} {
+	for name, bits := range map[string]*int{fdpass.EnvIPv4Prefix: &config.IPv4Prefix, fdpass.EnvIPv6Prefix: &config.IPv6Prefix} {
 		if n, err := strconv.Atoi(os.Getenv(name)); err == nil {
 			*bits = n
 		}

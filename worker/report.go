@@ -12,13 +12,6 @@ import (
 	"github.com/handfast/handfast/fdpass/sock"
 )
 
-// What the master has a use for.
-const (
-	envReport = "HANDFAST_REPORT"                   // 1: reports
-	envLimit  = "HANDFAST_MAX_CONNECTIONS_PER_SLOT" // not 0: soon, since we are held to that many connections
-	envPing   = "HANDFAST_PING"                     // 1: answers to pings
-)
-
 const (
 	// reportInterval is how long after a change it is reported.
 	reportInterval = time.Second
@@ -44,7 +37,7 @@ type reporter struct {
 
 // newReporter borrows the mailbox. It returns nil if nobody wants reports.
 func newReporter(mailbox *os.File) (*reporter, error) {
-	if os.Getenv(envReport) != "1" {
+	if os.Getenv(fdpass.EnvReport) != "1" {
 		return nil, nil
 	}
 	dup, err := sock.Duplicate(mailbox)
@@ -56,7 +49,7 @@ func newReporter(mailbox *os.File) (*reporter, error) {
 		return nil, fmt.Errorf("worker: %w", err)
 	}
 	r := &reporter{conn: conn, interval: reportInterval, most: math.MaxUint64}
-	if limit, _ := strconv.ParseUint(os.Getenv(envLimit), 10, 64); limit > 0 {
+	if limit, _ := strconv.ParseUint(os.Getenv(fdpass.EnvMaxConnections), 10, 64); limit > 0 {
 		r.interval, r.most = limitInterval, max(limit/limitShare, 1)
 	}
 	return r, nil

@@ -45,9 +45,6 @@ type mailboxSource struct {
 	local *net.TCPAddr
 }
 
-// envAddress is the first address that the master listens on.
-const envAddress = "HANDFAST_ADDRESS"
-
 // newMailboxSource takes ownership of the worker's end of a mailbox.
 func newMailboxSource(file *os.File) (source, error) {
 	file, err := pollable(file)
@@ -59,8 +56,8 @@ func newMailboxSource(file *os.File) (source, error) {
 		return nil, fmt.Errorf("worker: %w", err)
 	}
 	// What does not parse is the zero address: a master of an earlier version does not say it.
-	first, _ := netip.ParseAddrPort(os.Getenv(envAddress))
-	s := &mailboxSource{conn: conn, pings: os.Getenv(envPing) == "1", local: net.TCPAddrFromAddrPort(first)}
+	first, _ := netip.ParseAddrPort(os.Getenv(fdpass.EnvAddress))
+	s := &mailboxSource{conn: conn, pings: os.Getenv(fdpass.EnvPing) == "1", local: net.TCPAddrFromAddrPort(first)}
 	if conn.Next() != fdpass.TypeListen {
 		return s, nil
 	}

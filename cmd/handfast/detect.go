@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/master/supervisor"
 )
 
@@ -19,14 +20,14 @@ func namesMailbox(setting supervisor.Setting, command []string) bool {
 	if len(command) == 0 {
 		return false
 	}
-	if path, err := setting.Find(command[0]); err == nil && fileContains(path, []byte("HANDFAST_FD")) {
+	if path, err := setting.Find(command[0]); err == nil && fileContains(path, []byte(fdpass.EnvFD)) {
 		return true
 	}
 	for _, arg := range command[1:] {
 		if !filepath.IsAbs(arg) {
 			arg = filepath.Join(setting.Directory, arg)
 		}
-		if fileContains(arg, []byte("HANDFAST_FD")) {
+		if fileContains(arg, []byte(fdpass.EnvFD)) {
 			return true
 		}
 	}

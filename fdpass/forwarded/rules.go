@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+
+	"github.com/handfast/handfast/fdpass"
 )
 
 // DefaultHeader is what most proxies write.
@@ -44,39 +46,30 @@ func (r *Rules) add(c *chain, line string) {
 	}
 }
 
-// Environment variables by which the master tells its workers the rules. They have the
-// names of its flags.
-const (
-	envBehindProxy = "HANDFAST_BEHIND_PROXY"
-	envHeader      = "HANDFAST_PROXY_HEADER"
-	envTrusted     = "HANDFAST_TRUSTED_PROXIES"
-	envKey         = "HANDFAST_KEY"
-)
-
-// Environ returns the rules as environment variables.
+// Environ returns the rules as environment variables, by which the master tells its workers.
 func (r *Rules) Environ() []string {
 	if r.Header == "" {
-		return []string{envBehindProxy + "=false"}
+		return []string{fdpass.EnvBehindProxy + "=false"}
 	}
 	return []string{
-		envBehindProxy + "=true",
-		envHeader + "=" + r.Header,
-		envTrusted + "=" + r.Trusted.String(),
-		envKey + "=" + r.Key.String(),
+		fdpass.EnvBehindProxy + "=true",
+		fdpass.EnvProxyHeader + "=" + r.Header,
+		fdpass.EnvTrustedProxies + "=" + r.Trusted.String(),
+		fdpass.EnvKey + "=" + r.Key.String(),
 	}
 }
 
 // FromEnviron returns the rules that Environ has written, and rules that believe no
 // header when there are none.
 func FromEnviron(getenv func(string) string) (r Rules, err error) {
-	if getenv(envBehindProxy) != "true" {
+	if getenv(fdpass.EnvBehindProxy) != "true" {
 		return Rules{}, nil
 	}
-	r.Header = getenv(envHeader)
-	if r.Trusted, err = ParseTrust(getenv(envTrusted)); err != nil {
+	r.Header = getenv(fdpass.EnvProxyHeader)
+	if r.Trusted, err = ParseTrust(getenv(fdpass.EnvTrustedProxies)); err != nil {
 		return Rules{}, err
 	}
-	if r.Key, err = ParseKey(getenv(envKey)); err != nil {
+	if r.Key, err = ParseKey(getenv(fdpass.EnvKey)); err != nil {
 		return Rules{}, err
 	}
 	return r, r.Validate()

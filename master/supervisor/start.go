@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+
+	"github.com/handfast/handfast/fdpass"
 )
 
 // startDelay is how long the start of a worker waits for the one before it to end. As a rule one is started after
@@ -189,9 +191,9 @@ func isOurFault(err error) bool {
 func (seat Seat) env() []string {
 	n := strconv.Itoa(seat.Slot)
 	return []string{
-		"HANDFAST_SLOT=" + n,
-		"HANDFAST_SLOTS=" + strconv.Itoa(seat.Slots),
-		"HANDFAST_GENERATION=" + strconv.Itoa(seat.Generation),
-		"WORKER_ID=" + n,
+		fdpass.EnvSlot + "=" + n,
+		fdpass.EnvSlots + "=" + strconv.Itoa(seat.Slots),
+		fdpass.EnvGeneration + "=" + strconv.Itoa(seat.Generation),
+		fdpass.EnvWorkerID + "=" + n,
 	}
 }

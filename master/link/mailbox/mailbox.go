@@ -135,10 +135,10 @@ func (m *Mailbox) Env() []string {
 		pings = "1"
 	}
 	return []string{
-		"HANDFAST_FD=" + strconv.Itoa(firstInherited),
-		"HANDFAST_REPORT=1",
-		"HANDFAST_MAX_CONNECTIONS_PER_SLOT=" + strconv.Itoa(m.wishes.MaxConnections),
-		"HANDFAST_PING=" + pings,
+		fdpass.EnvFD + "=" + strconv.Itoa(firstInherited),
+		fdpass.EnvReport + "=1",
+		fdpass.EnvMaxConnections + "=" + strconv.Itoa(m.wishes.MaxConnections),
+		fdpass.EnvPing + "=" + pings,
 	}
 }
 
