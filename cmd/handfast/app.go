@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -63,12 +64,23 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case err == nil:
 		return exitOK
 	case errors.As(err, &usage):
-		say(stderr, "handfast: %s\nTry 'handfast help'.\n", strings.ReplaceAll(err.Error(), "\n", "\nhandfast: "))
+		say(stderr, "handfast: %s\nTry 'handfast help'.\n", strings.ReplaceAll(withoutPackages(err.Error()), "\n", "\nhandfast: "))
 		return exitUsage
 	default:
-		say(stderr, "handfast: %v\n", err)
+		say(stderr, "handfast: %s\n", withoutPackages(err.Error()))
 		return exitFailure
 	}
+}
+
+// packagePrefix is what errors of our packages begin with, also where others wrap them.
+var packagePrefix = regexp.MustCompile(`(?m)(^|: )(?:acceptinject|activation|admin|asuser|balancer|bindswap|clientip|fdlimit|fdpass|foreign|forwarded|hash|kernelroute|launch|listening|logging|mailbox|master|nodeipc|openconns|output|pgroup|probe|reexec|reuseport|seccomp|sockdiag|supervisor|systemd): `)
+
+// withoutPackages is an error's text without the names of our packages, which mean nothing to people.
+func withoutPackages(text string) string {
+	for packagePrefix.MatchString(text) {
+		text = packagePrefix.ReplaceAllString(text, "$1")
+	}
+	return text
 }
 
 // say writes to standard error, and does not wait for long if nobody reads that.

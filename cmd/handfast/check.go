@@ -13,14 +13,12 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/hash"
 	"github.com/handfast/handfast/master"
 	"github.com/handfast/handfast/master/admin"
-	"github.com/handfast/handfast/master/link/acceptinject"
 	"github.com/handfast/handfast/master/output"
 	"github.com/handfast/handfast/master/reuseport"
 	"github.com/handfast/handfast/master/supervisor"
@@ -68,7 +66,8 @@ func checkCommand(logs io.Writer) *cli.Command {
 type checking struct {
 	w io.Writer
 	asked
-	link    master.LinkKind // of workers
+	plan    decision
+	planned bool // there is a command, and it makes sense
 	lacking bool
 	wrong   error // the settings make no sense
 }
@@ -81,7 +80,7 @@ func (t *checking) try(what string, err error) {
 		t.say(what, "ok")
 		return
 	}
-	t.say(what, err.Error())
+	t.say(what, withoutPackages(err.Error()))
 	t.lacking = true
 }
 
@@ -91,50 +90,59 @@ func (t *checking) note(what, text string) { t.say(what, "note: "+text) }
 // routes tries both routes and what their links need, and says what would be taken. Without a
 // command all of them may be wanted.
 func (t *checking) routes(ctx context.Context) {
-	kernel, any, injection := tryKernel(ctx), checkFilter(), acceptinject.Check()
-	needs := []bool{true, true, true}
-	chosen := ""
+	kernel := tryKernel(ctx)
+	t.planned = len(t.config.Supervisor.Command) > 0
 	var undecided error
-	if len(t.config.Supervisor.Command) > 0 {
-		config := t.config
-		config.Logger = hclog.NewNullLogger()
-		if t.access != "" {
-			config.AccessLog = config.Logger
-		}
-		config.Supervisor.Command = config.Supervisor.Setting.Located(config.Supervisor.Command)
-		routes, cannot, err := t.plan.decide(&config, kernelCannot(&config, false))
-		t.link, undecided = config.Link, err
-		needs = []bool{routes == must, config.Link == master.LinkAny, config.Link == master.LinkInject}
-		switch {
-		case routes == may && kernel != nil:
-			cannot = kernel
-			fallthrough
-		case routes == never && cannot != nil:
-			chosen = fmt.Sprintf("--route master, --worker-link %v; the kernel cannot: %v", config.Link, cannot)
-		case routes == never:
-			chosen = fmt.Sprintf("--route master, --worker-link %v", config.Link)
-		default:
-			chosen = fmt.Sprintf("--route kernel, --worker-link %v", config.Link)
-		}
+	if t.planned {
+		r := t.intent()
+		t.plan, undecided = r.decide(r.gather(t.config.Supervisor.Setting, t.config.Supervisor.Command, false))
+		t.planned = undecided == nil
 	}
-	for i, c := range []struct {
-		what string
-		err  error
-	}{{"--route kernel", kernel}, {"--worker-link any", any}, {"--worker-link any, the master routes", injection}} {
-		if c.err != nil && !needs[i] {
-			t.note(c.what, c.err.Error())
+	for _, c := range []struct {
+		what   string
+		lacks  error
+		needed bool
+	}{
+		{"--route kernel", kernel, t.plan.route == routeKernel && !t.plan.fallback},
+		{"--worker-link any", checkBind(), t.plan.link == master.LinkAny},
+		{"--worker-link any, the master routes", checkInjection(), t.plan.link == master.LinkInject},
+	} {
+		if c.lacks != nil && t.planned && !c.needed {
+			t.note(c.what, withoutPackages(c.lacks.Error()))
 			continue
 		}
-		t.try(c.what, c.err)
+		t.try(c.what, c.lacks)
 	}
-	if _, usage := errors.AsType[usageError](undecided); usage {
+	switch _, usage := errors.AsType[usageError](undecided); {
+	case usage:
 		t.wrong = undecided
-	} else if undecided != nil {
+	case undecided != nil:
 		t.try("how workers get connections", undecided)
-	} else if chosen != "" {
-		t.say("run takes", chosen)
+	case t.planned:
+		if t.plan.fallback && kernel != nil {
+			t.plan = t.plan.withoutKernel(kernel)
+		}
+		t.sayPlan()
 	}
-	if t.config.DrainSignal == 0 && chosen != "" && t.link != master.LinkNative && t.link != master.LinkNode {
+}
+
+// sayPlan says what run would take, and why.
+func (t *checking) sayPlan() {
+	d := t.plan
+	takes := fmt.Sprintf("--route %v, --worker-link %v", d.route, d.link)
+	if d.notKernel != nil {
+		takes += "; the kernel cannot: " + withoutPackages(d.notKernel.Error())
+	}
+	t.say("run takes", takes)
+	if d.why != "" {
+		t.say("--worker-link auto", fmt.Sprintf("%v: %s", d.link, d.why))
+	}
+	for _, remark := range d.remarks {
+		if remark.warning {
+			t.note("--worker-link "+linkFlag(d.link), remark.String())
+		}
+	}
+	if t.config.DrainSignal == 0 && d.link != master.LinkNative && d.link != master.LinkNode {
 		signal, why := master.ChooseDrainSignal(t.config.Supervisor.Command)
 		t.say("--drain-signal auto", signal+": "+why)
 	}
@@ -152,12 +160,12 @@ func tryKernel(ctx context.Context) error {
 // addresses tries all that would be listened on, and the name.
 func (t *checking) addresses(ctx context.Context) {
 	all := t.asked.addresses()
-	if len(t.listen) == 0 && t.link == master.LinkAny {
+	if t.plan.follow {
 		t.note("--listen", "none, and what systemd passes does not count here: run listens where the first worker does, not on "+defaultListen)
 		all = nil
 	}
 	for i, address := range all {
-		err := tryAddress(ctx, address, t.plan.opens.free)
+		err := tryAddress(ctx, address, t.opens.free)
 		if err == nil {
 			err = twice(address, all[:i])
 		}
@@ -268,7 +276,7 @@ func (t *checking) workers() {
 	}
 	t.try("command", err)
 	self, err := os.Executable()
-	if err == nil && s.Rights.User != nil && (t.link == master.LinkAny || t.link == master.LinkActivation) {
+	if err == nil && s.Rights.User != nil && (t.plan.link == master.LinkAny || t.plan.link == master.LinkActivation) {
 		t.try("handfast itself", runnable(self, s))
 	}
 }

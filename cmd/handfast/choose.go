@@ -1,124 +1,199 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
-	routing "github.com/handfast/handfast/master/balancer"
-	"os"
-	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/handfast/handfast/master"
-	"github.com/handfast/handfast/master/link/bindswap"
 	"github.com/handfast/handfast/master/link/nodeipc"
 	"github.com/handfast/handfast/master/programs"
-	"github.com/handfast/handfast/master/reuseport"
 )
 
-// experimental is what is not chosen for anybody.
-const experimental = "--worker-link any (experimental)"
-
-// facts are what --worker-link auto is decided by.
-type facts struct {
-	program programs.Command // what the command comes to
-	mailbox func() bool      // the command names HANDFAST_FD
-	route   error            // why workers cannot be given listeners; nil: they can
-	filter  func() error     // why a server cannot be given one when it binds; nil: it can
-}
-
-// choice is how workers get connections, and why.
-type choice struct {
-	link master.LinkKind
-	why  string
-}
-
-// choose is --worker-link auto.
-func (f facts) choose() (choice, error) {
-	why := f.program.Why
-	switch f.program.Kind {
-	case programs.NodeNothing:
-		return choice{}, usagef("%s: name a script", why)
-	case programs.Node:
-		return choice{master.LinkNode, why}, nil
-	case programs.NodeStarter, programs.NodeTool:
-		cannot := f.cannotListen()
-		switch {
-		case cannot == nil:
-			return choice{master.LinkAny, why + "; to use the channel, run node itself"}, nil
-		case f.program.Kind == programs.NodeTool:
-			return choice{master.LinkNode, "the command is Node, and gets single connections only by its channel (" + cannot.Error() + ")"}, nil
+// decideLink decides how workers get connections. notKernel is why the kernel cannot give clients to
+// slots.
+func (r intent) decideLink(f facts, notKernel error) (d decision, err error) {
+	noListeners := r.noListeners(notKernel)
+	if r.link == linkAuto {
+		return r.chooseLink(f, noListeners)
+	}
+	d.link, d.readyWhen = r.link.kind(), r.readyWhen
+	if err := r.fits(d.link); err != nil {
+		return d, err
+	}
+	switch r.link {
+	case linkNode:
+		d.warnOfStarter(f)
+	case linkStickySession:
+		d.dialect = nodeipc.StickySession
+		d.readyOnceStarted() // its workers do not say it
+	case linkActivation:
+		if noListeners != nil {
+			remedies := append(r.remedies(f), "--worker-link native", "--worker-link node")
+			return d, usagef("--worker-link activation: its workers accept from a listener of their own, and %w; use %s", noListeners, or(remedies))
 		}
-		return choice{}, usagef("%s, by which its workers would have to be served: %w; %s, or say %s", why, cannot, f.instead(), experimental)
+		return d, f.noProc
+	case linkAny:
+		if noListeners != nil {
+			return d, r.decideInjection(&d, f, noListeners)
+		}
+		return d, f.noBind
 	}
-	if f.mailbox() {
-		return choice{master.LinkNative, "the command names HANDFAST_FD"}, nil
-	}
-	return f.chooseServer()
+	return d, nil
 }
 
-// chooseServer decides for what neither is Node nor names HANDFAST_FD.
-func (f facts) chooseServer() (choice, error) {
-	server, known := f.program.Server()
-	tooMany, isTooMany := errors.AsType[tooManySlots](f.route)
+// noListeners says why workers cannot be given listeners of their own; nil: they can.
+func (r intent) noListeners(notKernel error) error {
 	switch {
-	case f.route == nil:
-	case isTooMany:
-		return choice{}, usagef("--workers %d: %w; if the command knows handfast say --worker-link native", tooMany.slots, tooMany)
-	case known:
-		return choice{}, usagef("%s knows nothing of handfast, and cannot be given listeners (%w); say %s", server.Name, f.route, experimental)
-	default:
-		return choice{master.LinkNative, "it must know of handfast, since " + f.route.Error() + "; else say " + experimental}, nil
-	}
-	err := f.filter()
-	switch {
-	case errors.Is(err, errNoProc):
-		return choice{}, err
-	case err == nil:
-		return choice{master.LinkAny, "the command neither is Node nor names HANDFAST_FD: it is served as a server that listens by itself; if it is a wrapper of a worker that knows handfast say --worker-link native"}, nil
-	case server.Inherits != "":
-		return choice{master.LinkActivation, server.Name + " takes inherited listeners by " + server.Inherits + "; it cannot be given one when it binds: " + withoutRemedy(err)}, nil
-	default:
-		return choice{}, fmt.Errorf("%w; if the command knows handfast say --worker-link native", err)
-	}
-}
-
-// errNoProc: workers of links any and activation cannot be started, nor seen to be ready.
-var errNoProc = errors.New("there is no /proc, by which workers are started and seen to be ready: mount it (mount -t proc proc /proc), or use --worker-link node, or native with a program that knows handfast")
-
-// checkProc returns errNoProc where that is so.
-func checkProc() error {
-	if _, err := os.Stat("/proc/self/exe"); err != nil {
-		return errNoProc
+	case r.route == routeMaster:
+		return errors.New("with --route master the master hands connections off")
+	case notKernel != nil:
+		return fmt.Errorf("the kernel cannot route: %w", notKernel) // tooManySlots among others
+	case r.nextWhenDown:
+		return errors.New("with --when-down next connections are handed off")
 	}
 	return nil
 }
 
-// checkFilter says why a server cannot be given a listener when it binds.
-func checkFilter() error {
-	if err := checkProc(); err != nil {
-		return err
+// decideInjection is --worker-link any where workers cannot be given listeners: they are handed
+// connections in answer to accept.
+func (r intent) decideInjection(d *decision, f facts, noListeners error) error {
+	tooMany, isTooMany := errors.AsType[tooManySlots](noListeners)
+	switch {
+	case isTooMany && r.route == routeAuto:
+		return usagef("--worker-link any: %w", tooMany)
+	case r.route == routeKernel:
+		return usagef("--when-down next: with --route kernel workers of --worker-link any cannot be handed the clients of another slot; use --worker-link native or node, or --when-down wait")
 	}
-	return bindswap.Check()
+	d.link = master.LinkInject
+	d.warn("--worker-link any where the master gives clients to slots is experimental: connections are handed to workers in answer to accept",
+		"when_the_master_dies", "workers cannot accept any more", "cost", "more of the master's CPU time for each connection than with other links")
+	return f.noInjection
 }
 
-// withoutRemedy is an error of bindswap's for those who need none.
+// experimental is what is chosen for nobody, where workers cannot be given listeners and it would do.
+func (r intent) experimental(noListeners error) string {
+	if _, tooMany := errors.AsType[tooManySlots](noListeners); noListeners == nil || r.route == routeKernel || tooMany && r.route == routeAuto {
+		return ""
+	}
+	return "--worker-link any (experimental)"
+}
+
+// remedies are what to ask for so that workers can be served that cannot be given listeners now.
+func (r intent) remedies(f facts) (all []string) {
+	noListeners := func(r intent) error { return r.noListeners(r.notKernel(f)) }
+	auto, wait := r, r
+	auto.route, wait.nextWhenDown = routeAuto, false
+	if r.route == routeMaster && noListeners(auto) == nil {
+		all = append(all, "--route auto")
+	}
+	if r.nextWhenDown && noListeners(wait) == nil {
+		all = append(all, "--when-down wait")
+	}
+	if experimental := r.experimental(noListeners(r)); experimental != "" {
+		all = append(all, experimental)
+	}
+	return all
+}
+
+// chooseLink is --worker-link auto.
+func (r intent) chooseLink(f facts, noListeners error) (d decision, err error) {
+	c, err := r.choose(f, noListeners)
+	if err == nil {
+		err = r.fits(c.link)
+	}
+	if err != nil {
+		return d, err
+	}
+	d.link, d.why, d.readyWhen = c.link, c.why, r.readyWhen
+	fields := []any{"link", d.link.String(), "reason", d.why, "change_with", "--worker-link"}
+	if c.otherwise != "" {
+		fields = append(fields, "otherwise", c.otherwise)
+	}
+	d.note("worker link chosen", fields...)
+	if f.program.Kind == programs.Node {
+		d.followProject(f)
+	}
+	return d, nil
+}
+
+// choice is how workers get connections, why, and what else there is.
+type choice struct {
+	link      master.LinkKind
+	why       string
+	otherwise string
+}
+
+// choose decides by the command.
+func (r intent) choose(f facts, noListeners error) (choice, error) {
+	why := f.program.Why
+	cannot := cmp.Or(noListeners, f.noBind)
+	switch kind := f.program.Kind; {
+	case kind == programs.NodeNothing:
+		return choice{}, usagef("%s: name a script", why)
+	case kind == programs.Node:
+		return choice{link: master.LinkNode, why: why}, nil
+	case kind != programs.Other && cannot == nil:
+		return choice{master.LinkAny, why, "run node itself, and it gets connections by its channel"}, nil
+	case kind == programs.NodeTool:
+		return choice{link: master.LinkNode, why: "the command is Node, and gets single connections only by its channel (" + withoutRemedy(cannot) + ")"}, nil
+	case kind == programs.NodeStarter:
+		if err := r.fits(master.LinkAny); err != nil {
+			return choice{}, err
+		}
+		remedy := f.runNodeItself()
+		if others := r.remedies(f); len(others) > 0 {
+			remedy += "; or use " + or(others)
+		}
+		return choice{}, usagef("%s, by which its workers would have to be served: %w; %s", why, cannot, remedy)
+	case f.mailbox:
+		return choice{link: master.LinkNative, why: "the command names HANDFAST_FD"}, nil
+	case noListeners != nil:
+		return r.chooseWithoutListeners(f, noListeners)
+	default:
+		return chooseForServer(f)
+	}
+}
+
+// chooseForServer decides for what neither is Node nor names HANDFAST_FD.
+func chooseForServer(f facts) (choice, error) {
+	switch {
+	case f.noBind == nil:
+		return choice{link: master.LinkAny, why: "the command neither is Node nor names HANDFAST_FD"}, nil
+	case errors.Is(f.noBind, errNoProc):
+		return choice{}, f.noBind
+	case f.server.Inherits != "":
+		return choice{link: master.LinkActivation, why: f.server.Name + " takes inherited listeners by " + f.server.Inherits + "; it cannot be given one when it binds: " + withoutRemedy(f.noBind)}, nil
+	default:
+		return choice{}, fmt.Errorf("%w; if the command knows handfast use --worker-link native", f.noBind)
+	}
+}
+
+// chooseWithoutListeners decides for the same where workers cannot be given listeners.
+func (r intent) chooseWithoutListeners(f facts, noListeners error) (choice, error) {
+	tooMany, isTooMany := errors.AsType[tooManySlots](noListeners)
+	switch {
+	case isTooMany:
+		return choice{}, usagef("--workers %d: %w; if the command knows handfast use --worker-link native", tooMany.slots, tooMany)
+	case !f.known:
+		return choice{master.LinkNative, "the command has to know handfast, since " + noListeners.Error(), r.experimental(noListeners)}, nil
+	}
+	if err := r.fits(master.LinkAny); err != nil {
+		return choice{}, err
+	}
+	return choice{}, usagef("%s knows nothing of handfast, and cannot be given listeners (%w); use %s", f.server.Name, noListeners, or(r.remedies(f)))
+}
+
+// withoutRemedy is an error for those who need none.
 func withoutRemedy(err error) string {
 	text, _, _ := strings.Cut(err.Error(), "; without it")
-	return text
+	return withoutPackages(text)
 }
 
-// cannotListen says why servers that listen by themselves cannot be served.
-func (f facts) cannotListen() error {
-	if f.route != nil {
-		return f.route
-	}
-	return f.filter()
-}
-
-// instead says what to run in place of a starter.
-func (f facts) instead() string {
+// runNodeItself says what to run in place of a starter.
+func (f facts) runNodeItself() string {
 	if f.program.Instead == nil {
 		return "run node itself (-- node SCRIPT)"
 	}
@@ -137,83 +212,30 @@ func quoteCommand(command []string) string {
 	return strings.Join(words, " ")
 }
 
-// tooManySlots is why the kernel cannot route if that is all. It says what would do.
-type tooManySlots struct{ slots int }
-
-func (e tooManySlots) Error() string {
-	return fmt.Sprintf("%d slots are more than the %[2]d that the kernel's program can tell apart; use --workers %[2]d or fewer", e.slots, reuseport.MaxSlots)
+// readyOnceStarted: workers do not say when they are ready.
+func (d *decision) readyOnceStarted() {
+	if d.readyWhen == nodeipc.ReadyAuto {
+		d.readyWhen = nodeipc.ReadyStarted
+	}
 }
 
-// maxDefaultWorkers is the most slots that there are by default: what both routes can do.
-const maxDefaultWorkers = reuseport.MaxSlots
-
-// defaultWorkers is how many slots there are if nobody says, and where the number comes from. The Go
-// runtime knows of CPU affinity (NumCPU) and of a cgroup's quota, which it rounds up, to 2 at least
-// (GOMAXPROCS).
-func defaultWorkers() (n int, origin string) {
-	n = runtime.GOMAXPROCS(0)
-	switch {
-	case os.Getenv("GOMAXPROCS") == strconv.Itoa(n):
-		origin = "GOMAXPROCS"
-	case n < runtime.NumCPU():
-		origin = "the cgroup's CPU quota"
-	default:
-		origin = "number of CPUs"
+// followProject does as the module wants that a Node script is written for.
+func (d *decision) followProject(f facts) {
+	d.dialect = f.project.Dialect()
+	if module := f.project.Silent(); module != "" {
+		d.readyOnceStarted()
+		d.note("workers are written for a sticky balancer: unless they listen they get connections by its message",
+			"module", module, "because", "the script names it and "+f.project.Path+" depends on it", "otherwise", "--worker-link node --ready-when listening")
 	}
-	if n > maxDefaultWorkers {
-		n, origin = maxDefaultWorkers, fmt.Sprintf("%s (%d), at most %d", origin, n, maxDefaultWorkers)
+	if f.masterCall != "" {
+		d.warn("the script runs workers of its own: as a worker it has none, and its clients are refused", "script", f.program.Script, "because", "it calls "+f.masterCall,
+			"remedy", "run the script of its workers, which handfast then starts in its place; or --worker-link any, and each slot has a master and its workers")
 	}
-	return n, "default: " + origin
 }
 
-// chooseLink decides by the command.
-func (p plan) chooseLink(config *master.Config, cannot error) error {
-	command, setting := config.Supervisor.Command, config.Supervisor.Setting
-	f := facts{program: programs.SeeIn(setting.Directory, command), filter: checkFilter}
-	f.mailbox = func() bool { return namesMailbox(setting, command) || namesMailbox(setting, f.program.Args) }
-	switch {
-	case p.route == routeMaster:
-		f.route = errors.New("with --route master the master hands connections off")
-	case cannot != nil:
-		f.route = fmt.Errorf("the kernel cannot route: %w", cannot) // tooManySlots among others
-	case config.Balancer.WhenDown == routing.Next:
-		f.route = errors.New("with --when-down next connections are handed off")
-	}
-	c, err := f.choose()
-	if err != nil {
-		return err
-	}
-	config.Link = c.link
-	config.Logger.Info("worker link chosen", "link", c.link.String(), "reason", c.why, "change_with", "--worker-link")
-	if f.program.Kind == programs.Node {
-		chooseDialect(config, f.program.Script)
-		if names := nodeipc.NamesMaster(f.program.Script); names != "" {
-			config.Logger.Warn("the script runs workers of its own: as a worker it has none, and its clients are refused", "script", f.program.Script, "because", "it calls "+names,
-				"remedy", "run the script of its workers, which handfast then starts in its place; or say --worker-link any, and each slot has a master and its workers")
-		}
-	}
-	return nil
-}
-
-// chooseDialect looks for the module that Node workers are written for.
-func chooseDialect(config *master.Config, script string) {
-	project := nodeipc.FindProject(script)
-	config.Dialect = project.Dialect()
-	module := project.Silent()
-	if module == "" {
-		return
-	}
-	if config.ReadyWhen == nodeipc.ReadyAuto {
-		config.ReadyWhen = nodeipc.ReadyStarted
-	}
-	config.Logger.Info("workers are written for a sticky balancer: unless they listen they get connections by its message",
-		"module", module, "because", "the script names it and "+project.Path+" depends on it", "otherwise", "--worker-link node --ready-when listening")
-}
-
-// warnStarter says that a command for which --worker-link node was asked does not get the channel.
-func warnStarter(config *master.Config) {
-	program := programs.SeeIn(config.Supervisor.Setting.Directory, config.Supervisor.Command)
-	if slices.Contains([]programs.Kind{programs.NodeStarter, programs.NodeNothing}, program.Kind) {
-		config.Logger.Warn("workers will not hear Node's channel", "reason", program.Why, "remedy", facts{program: program}.instead()+", or --worker-link any")
+// warnOfStarter: a command for which --worker-link node was asked does not get the channel.
+func (d *decision) warnOfStarter(f facts) {
+	if slices.Contains([]programs.Kind{programs.NodeStarter, programs.NodeNothing}, f.program.Kind) {
+		d.warn("workers will not hear Node's channel", "reason", f.program.Why, "remedy", f.runNodeItself()+", or --worker-link any")
 	}
 }

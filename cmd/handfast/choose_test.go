@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -20,8 +19,7 @@ import (
 // TestChoose walks what --worker-link auto decides by.
 // Rows C1, C2, D4 and D5.
 func TestChoose(t *testing.T) {
-	proxy, busy := errors.New("with --behind-proxy"), errors.New("EBUSY")
-	many := fmt.Errorf("the kernel cannot route: %w", tooManySlots{200})
+	proxy, many, busy := intent{header: true}, intent{workers: 200}, errors.New("EBUSY")
 	const starts = "npm starts the program"
 	app := []string{"node", "an app.js"}
 	for _, test := range []struct {
@@ -29,50 +27,51 @@ func TestChoose(t *testing.T) {
 		instead []string
 		args    string // of the program
 		mailbox bool
-		route   error
+		asked   intent
 		filter  error
 		want    master.LinkKind
 		says    string // in the reason, or in the error
 		fails   bool
 	}{
 		{kind: programs.Node, want: master.LinkNode, says: starts},
-		{kind: programs.Node, mailbox: true, route: proxy, filter: busy, want: master.LinkNode},
+		{kind: programs.Node, mailbox: true, asked: proxy, filter: busy, want: master.LinkNode},
 		{kind: programs.NodeStarter, want: master.LinkAny, says: "run node itself"},
-		{kind: programs.NodeStarter, instead: app, route: proxy, fails: true, says: "behind-proxy; run node itself: -- node 'an app.js'"},
-		{kind: programs.NodeStarter, route: proxy, fails: true, says: "run node itself (-- node SCRIPT), or say " + experimental},
+		{kind: programs.NodeStarter, instead: app, asked: proxy, fails: true, says: "too late for it; run node itself: -- node 'an app.js'; or use --worker-link any (experimental)"},
+		{kind: programs.NodeStarter, asked: proxy, fails: true, says: "run node itself (-- node SCRIPT); or use --worker-link any (experimental)"},
 		{kind: programs.NodeStarter, instead: app, filter: busy, fails: true, says: "EBUSY; run node itself: --"},
 		{kind: programs.NodeTool, want: master.LinkAny},
-		{kind: programs.NodeTool, route: proxy, want: master.LinkNode, says: "behind-proxy"},
+		{kind: programs.NodeTool, asked: proxy, want: master.LinkNode, says: "behind-proxy"},
 		{kind: programs.NodeTool, filter: busy, want: master.LinkNode, says: "EBUSY"},
 		{kind: programs.NodeNothing, fails: true, says: "name a script"},
 		{mailbox: true, want: master.LinkNative, says: "HANDFAST_FD"},
-		{mailbox: true, route: proxy, filter: busy, want: master.LinkNative, says: "HANDFAST_FD"},
-		{want: master.LinkAny, says: "listens by itself"},
-		{route: proxy, want: master.LinkNative, says: "behind-proxy"},
+		{mailbox: true, asked: proxy, filter: busy, want: master.LinkNative, says: "HANDFAST_FD"},
+		{want: master.LinkAny, says: "neither is Node nor names HANDFAST_FD"},
+		{asked: proxy, want: master.LinkNative, says: "behind-proxy"},
 
-		{route: proxy, args: "gunicorn", fails: true, says: "gunicorn knows nothing of handfast"},
-		{route: many, fails: true, says: "--workers 200: 200 slots are more than the 128"},
-		{route: many, args: "gunicorn", fails: true, says: "use --workers 128 or fewer"},
-		{route: many, mailbox: true, want: master.LinkNative},
-		{route: many, kind: programs.Node, want: master.LinkNode},
+		{asked: proxy, args: "gunicorn", fails: true, says: "gunicorn knows nothing of handfast"},
+		{asked: many, fails: true, says: "--workers 200: 200 slots are more than the 128"},
+		{asked: many, args: "gunicorn", fails: true, says: "use --workers 128 or fewer"},
+		{asked: many, mailbox: true, want: master.LinkNative},
+		{asked: many, kind: programs.Node, want: master.LinkNode},
 		{filter: busy, args: "gunicorn", want: master.LinkActivation, says: "LISTEN_FDS; it cannot be given one when it binds: EBUSY"},
 		{filter: busy, args: "uvicorn", fails: true, says: "EBUSY"},
-		{filter: busy, fails: true, says: "if the command knows handfast say --worker-link native"},
+		{filter: busy, fails: true, says: "if the command knows handfast use --worker-link native"},
 		{filter: errNoProc, args: "gunicorn", fails: true, says: "mount -t proc"},
 		{filter: errNoProc, mailbox: true, want: master.LinkNative},
 		{filter: errNoProc, kind: programs.Node, want: master.LinkNode},
 	} {
 		f := facts{
 			program: programs.Command{Kind: test.kind, Instead: test.instead, Why: starts, Args: strings.Fields(test.args)},
-			mailbox: func() bool { return test.mailbox },
-			route:   test.route,
-			filter:  func() error { return test.filter },
+			mailbox: test.mailbox,
+			noBind:  test.filter,
 		}
-		got, err := f.choose()
-		says := got.why
+		f.server, f.known = f.program.Server()
+		noListeners := test.asked.noListeners(test.asked.notKernel(f))
+		got, err := test.asked.choose(f, noListeners)
+		says := got.why + " " + got.otherwise
 		if err != nil {
 			says = err.Error()
-			if usage := (usageError{}); test.route != nil && !errors.As(err, &usage) {
+			if usage := (usageError{}); noListeners != nil && !errors.As(err, &usage) {
 				t.Errorf("%+v: %v is no usage error", test, err)
 			}
 		}
@@ -143,7 +142,7 @@ func TestNested(t *testing.T) {
 	})
 	t.Run("does not", func(t *testing.T) {
 		b := nested("--listen", "127.0.0.1:0", "--", "python3", "-m", "http.server")
-		if line := b.hears("handfast: bindswap:", 1)[0]; !strings.Contains(line, "by seccomp notifications already") || !strings.Contains(line, "--worker-link activation") {
+		if line := b.hears("handfast: servers that bind", 1)[0]; !strings.Contains(line, "by seccomp notifications already") || !strings.Contains(line, "--worker-link activation") {
 			t.Error(line)
 		}
 	})

@@ -2,13 +2,103 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/master/link/acceptinject"
+	"github.com/handfast/handfast/master/link/bindswap"
+	"github.com/handfast/handfast/master/link/nodeipc"
+	"github.com/handfast/handfast/master/programs"
 	"github.com/handfast/handfast/master/supervisor"
 )
+
+// facts are what the plan depends on, besides what was asked for. Those on which the plan for that does
+// not depend are not looked up, and zero.
+type facts struct {
+	// Of the command, for --worker-link auto and node.
+	program    programs.Command // it comes to this
+	server     programs.Server  // which is that
+	known      bool             // it is one
+	mailbox    bool             // it is not Node, and names HANDFAST_FD
+	project    nodeipc.Project  // of a Node script
+	masterCall string           // by which such a script runs workers of its own; empty: none
+
+	// Of the machine: nil, or what it lacks.
+	noProc      error // to start workers that listen, and to see that they are ready
+	noBind      error // to give a server a listener when it binds
+	noInjection error // to give a server connections when it accepts
+
+	// Of the environment.
+	passed bool // a service manager has opened listeners
+}
+
+// gather looks them up, for a command as it is found by workers.
+func (r intent) gather(setting supervisor.Setting, command []string, passed bool) facts {
+	f := facts{passed: passed, noProc: checkProc()}
+	command = setting.Located(command)
+	if r.link == linkAuto || r.link == linkNode {
+		f.program = programs.SeeIn(setting.Directory, command)
+		f.server, f.known = f.program.Server()
+	}
+	if r.link == linkAuto {
+		switch f.program.Kind {
+		case programs.Node:
+			f.project, f.masterCall = nodeipc.FindProject(f.program.Script), nodeipc.NamesMaster(f.program.Script)
+		case programs.Other:
+			f.mailbox = namesMailbox(setting, command) || namesMailbox(setting, f.program.Args)
+		}
+	}
+	if r.mayBind(f) {
+		f.noBind = checkBind()
+	}
+	if r.mayInject(f) {
+		f.noInjection = checkInjection()
+	}
+	return f
+}
+
+// mayBind tells whether a worker may be given a listener when it binds.
+func (r intent) mayBind(f facts) bool {
+	if r.noListeners(r.notKernel(f)) != nil {
+		return false
+	}
+	return r.link == linkAny || r.link == linkAuto && !f.mailbox && f.program.Kind != programs.Node && f.program.Kind != programs.NodeNothing
+}
+
+// mayInject tells whether a worker may be given connections when it accepts.
+func (r intent) mayInject(f facts) bool {
+	return r.link == linkAny && r.route != routeKernel && r.noListeners(r.notKernel(f)) != nil
+}
+
+// errNoProc: workers of links any and activation cannot be started, nor seen to be ready.
+var errNoProc = errors.New("there is no /proc, by which workers are started and seen to be ready: mount it (mount -t proc proc /proc), or use --worker-link node, or native with a program that knows handfast")
+
+// checkProc returns errNoProc where that is so.
+func checkProc() error {
+	if _, err := os.Stat("/proc/self/exe"); err != nil {
+		return errNoProc
+	}
+	return nil
+}
+
+// checkBind says why a server cannot be given a listener when it binds.
+func checkBind() error {
+	if err := checkProc(); err != nil {
+		return err
+	}
+	return bindswap.Check()
+}
+
+// checkInjection says why a server cannot be given connections when it accepts.
+func checkInjection() error {
+	if err := checkProc(); err != nil {
+		return err
+	}
+	return acceptinject.Check()
+}
 
 // maxProgram is how much of a program, or of a script that it runs, is looked at.
 const maxProgram = 256 << 20

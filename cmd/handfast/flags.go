@@ -1,7 +1,6 @@
 package main
 
 import (
-	routing "github.com/handfast/handfast/master/balancer"
 	"strings"
 	"time"
 
@@ -9,6 +8,7 @@ import (
 
 	"github.com/handfast/handfast/fdpass/forwarded"
 	"github.com/handfast/handfast/hash"
+	routing "github.com/handfast/handfast/master/balancer"
 	"github.com/handfast/handfast/master/clientip"
 	"github.com/handfast/handfast/master/supervisor"
 )

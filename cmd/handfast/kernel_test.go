@@ -202,7 +202,7 @@ func TestRouteChosen(t *testing.T) {
 		t.Error("auto is not the kernel")
 	}
 	b := start(t, 1, options{flags: []string{"--behind-proxy"}})
-	if why := b.await("the master gives clients to slots").text; !strings.Contains(why, "--behind-proxy") {
+	if why := b.await("route chosen").text; !strings.Contains(why, "--behind-proxy") {
 		t.Error(why)
 	}
 	for args, want := range map[string]string{"--behind-proxy": "--route kernel: ", "--proxy-protocol": "--route kernel: ", "--workers 1000": "--workers 1000: 1000 slots are more than the 128"} {

@@ -30,7 +30,7 @@ func (b *balancer) occupy(from netip.Addr, n int) (open []*websocket.Conn) {
 func TestMaxConnections(t *testing.T) {
 	t.Parallel()
 	b := start(t, 2, options{flags: []string{"--route", "auto", "--max-connections-per-slot", "5", "--max-retries", "1000"}})
-	if l := b.await("the master gives clients to slots"); !strings.Contains(l.text, "--max-connections-per-slot") {
+	if l := b.await("route chosen"); !strings.Contains(l.text, "--max-connections-per-slot") {
 		t.Error(l.text)
 	}
 	ours, others := sourceIn(0, 2, 0), sourceIn(1, 2, 0)

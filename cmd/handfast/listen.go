@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	routing "github.com/handfast/handfast/master/balancer"
 	"net"
 	"net/netip"
 	"os"
@@ -17,7 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/master"
+	routing "github.com/handfast/handfast/master/balancer"
 	"github.com/handfast/handfast/master/reuseport"
+	"github.com/handfast/handfast/master/systemd"
 )
 
 const (
@@ -29,9 +30,75 @@ const (
 	addressPause = 200 * time.Millisecond
 )
 
+// listening is what the master listens on.
+type listening struct {
+	addresses []string // as they were asked for
+	passed    bool     // and what a service manager has opened
+}
+
+// passedBy returns the listeners that a service manager has opened, and whether it has: a program that
+// takes the place of another (before is not nil) has them from that.
+func passedBy(before *predecessor) (lns []net.Listener, passed bool, err error) {
+	if before != nil {
+		return nil, before.Passed, nil
+	}
+	lns, err = systemd.Inherited()
+	return lns, len(lns) > 0, err
+}
+
+// openAddresses makes the plan, and opens what the master listens on.
+func (a asked) openAddresses(ctx context.Context, config *master.Config, before *predecessor) (on listening, err error) {
+	if config.Listeners, on.passed, err = passedBy(before); err != nil {
+		return on, err
+	}
+	r := a.intent()
+	d, err := r.decide(r.gather(config.Supervisor.Setting, config.Supervisor.Command, on.passed))
+	if err != nil {
+		closeAll(config.Listeners)
+		return on, err
+	}
+	d.configure(config)
+	on.addresses = d.listen
+	return on, a.opens.open(ctx, config, d, before)
+}
+
 // opener opens what the master listens on.
 type opener struct {
 	free bool // also addresses that the machine does not have yet
+}
+
+// open opens what a plan says, beside what a service manager has opened. A program that takes the
+// place of another (before is not nil) goes on with what that listened on.
+func (o opener) open(ctx context.Context, config *master.Config, d decision, before *predecessor) error {
+	if before != nil {
+		return before.listen(ctx, config, o, d)
+	}
+	if d.follow {
+		return nil
+	}
+	if d.route == routeKernel {
+		err := o.groups(ctx, config, d.listen)
+		if err == nil || !d.fallback || isAddressError(err) {
+			return err
+		}
+		d = d.withoutKernel(err)
+	}
+	if d.notKernel != nil {
+		config.Logger.Info("route chosen", "route", d.route.String(), "reason", "the kernel cannot give clients to slots: "+withoutPackages(d.notKernel.Error()), "change_with", "--route")
+	}
+	return o.listeners(ctx, config, d.listen)
+}
+
+// isAddressError tells whether the master could not listen either.
+func isAddressError(err error) bool {
+	for _, errno := range []error{unix.EADDRINUSE, unix.EADDRNOTAVAIL, unix.EACCES, unix.EINVAL} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	_, lookup := errors.AsType[*net.DNSError](err)
+	_, address := errors.AsType[*net.AddrError](err)
+	return lookup || address
 }
 
 // groups opens a group of listeners for each address.
@@ -145,4 +212,10 @@ func ipv6Flags(line, host string) (flags uint64, ok bool) {
 	}
 	flags, err = strconv.ParseUint(fields[4], 16, 32)
 	return flags, err == nil
+}
+
+func closeAll(lns []net.Listener) {
+	for _, ln := range lns {
+		ln.Close()
+	}
 }

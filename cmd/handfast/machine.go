@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/master"
 	"github.com/handfast/handfast/master/fdlimit"
+	"github.com/handfast/handfast/master/reuseport"
 )
 
 // leastBacklog is how many connections should be able to wait for a slot that is busy for a
@@ -120,4 +122,26 @@ func isReserved(list string, port int) bool {
 		high, err2 := strconv.Atoi(to)
 		return err == nil && err2 == nil && low <= port && port <= high
 	})
+}
+
+// maxDefaultWorkers is the most slots that there are by default: what both routes can do.
+const maxDefaultWorkers = reuseport.MaxSlots
+
+// defaultWorkers is how many slots there are if nobody says, and where the number comes from. The Go
+// runtime knows of CPU affinity (NumCPU) and of a cgroup's quota, which it rounds up, to 2 at least
+// (GOMAXPROCS).
+func defaultWorkers() (n int, origin string) {
+	n = runtime.GOMAXPROCS(0)
+	switch {
+	case os.Getenv("GOMAXPROCS") == strconv.Itoa(n):
+		origin = "GOMAXPROCS"
+	case n < runtime.NumCPU():
+		origin = "the cgroup's CPU quota"
+	default:
+		origin = "number of CPUs"
+	}
+	if n > maxDefaultWorkers {
+		n, origin = maxDefaultWorkers, fmt.Sprintf("%s (%d), at most %d", origin, n, maxDefaultWorkers)
+	}
+	return n, "default: " + origin
 }

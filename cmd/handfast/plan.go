@@ -1,27 +1,25 @@
 package main
 
 import (
-	"context"
 	"errors"
-	routing "github.com/handfast/handfast/master/balancer"
-	"net"
-
-	"golang.org/x/sys/unix"
+	"fmt"
+	"strings"
+	"time"
 
 	"github.com/handfast/handfast/master"
-	"github.com/handfast/handfast/master/link/acceptinject"
 	"github.com/handfast/handfast/master/link/nodeipc"
 	"github.com/handfast/handfast/master/reuseport"
-	"github.com/handfast/handfast/master/systemd"
 )
 
-// plan is what was asked for of two questions: who gives clients to slots (--route), and how
-// workers get connections (--worker-link).
-type plan struct {
-	route route
-	link  link
-	opens opener
-}
+// The plan of `handfast run` is made in three steps:
+//
+//  1. gather (facts.go) looks at the command, the machine and the environment.
+//  2. decide (this file; choose.go for the link) answers from what was asked for and from these facts
+//     who gives clients to slots (--route), and how workers get connections (--worker-link). It
+//     touches nothing.
+//  3. open (listen.go) opens what the master listens on.
+//
+// `handfast check` takes the first two steps, and tries the third.
 
 // route is a value of --route.
 type route int
@@ -50,209 +48,194 @@ var (
 	linkWords  = []string{"auto", "native", "node", "sticky-session", "activation", "any"}
 )
 
-// settle answers both, and opens what the master listens on: what a service manager passed
-// and what the addresses name; if that is nothing, the default. A program that takes the place of
-// another (before is not nil) goes on with what that listened on.
-func (p plan) settle(ctx context.Context, config *master.Config, addresses []string, before *predecessor) (on listening, err error) {
-	if before == nil {
-		config.Listeners, err = systemd.Inherited()
+func (r route) String() string { return routeWords[r] }
+func (l link) String() string  { return linkWords[l] }
+
+// kind is the link that a value other than auto stands for.
+func (l link) kind() master.LinkKind {
+	return [...]master.LinkKind{
+		linkNative:        master.LinkNative,
+		linkNode:          master.LinkNode,
+		linkStickySession: master.LinkNode,
+		linkActivation:    master.LinkActivation,
+		linkAny:           master.LinkAny,
+	}[l]
+}
+
+// linkFlag is the value of --worker-link that a link stands for.
+func linkFlag(kind master.LinkKind) string {
+	if kind == master.LinkInject {
+		return linkAny.String()
 	}
-	if err != nil {
-		return on, err
+	return kind.String()
+}
+
+// intent is what was asked for, as far as the plan depends on it.
+type intent struct {
+	route          route
+	link           link
+	listen         []string // addresses; none: it was left out
+	workers        int
+	readyWhen      nodeipc.ReadyWhen
+	header         bool // --behind-proxy
+	proxyProtocol  bool
+	accessLog      bool
+	nextWhenDown   bool // --when-down next
+	maxConnections int
+	watchdog       time.Duration
+}
+
+// decision is the plan.
+type decision struct {
+	route    route // routeMaster or routeKernel
+	fallback bool  // the master gives clients to slots if the kernel turns out not to be able to
+
+	// notKernel is why the master gives clients to slots where --route auto was asked for; nil: it
+	// does not, or its link is for the master alone.
+	notKernel error
+
+	link      master.LinkKind
+	why       string            // the link was chosen; empty: it was asked for
+	dialect   nodeipc.Dialect   // of link node
+	readyWhen nodeipc.ReadyWhen // likewise
+
+	listen  []string // addresses to open, beside those that a service manager has opened
+	follow  bool     // handfast listens where the first worker does
+	remarks []remark // for the log
+}
+
+// remark is something that goes with a decision: a line of the log.
+type remark struct {
+	warning bool
+	message string
+	fields  []any
+}
+
+// String is the remark on one line.
+func (r remark) String() string {
+	text := r.message
+	for i := 0; i < len(r.fields); i += 2 {
+		text += fmt.Sprintf("; %s: %v", strings.ReplaceAll(fmt.Sprint(r.fields[i]), "_", " "), r.fields[i+1])
 	}
-	on.passed = len(config.Listeners) > 0 || before != nil && before.Passed
-	command := config.Supervisor.Command
-	config.Supervisor.Command = config.Supervisor.Setting.Located(command)
-	kernel, cannot, err := p.decide(config, kernelCannot(config, on.passed))
-	config.Supervisor.Command = command
-	if err != nil {
-		closeAll(config.Listeners)
-		return on, err
-	}
-	switch {
-	case on.passed || len(addresses) > 0:
-	case config.Link == master.LinkAny:
-		config.Follow = true // the port that the server binds is the one that the world sees
-	default:
-		addresses = []string{defaultListen}
-	}
-	on.addresses = addresses
-	if before != nil {
-		return on, before.listen(ctx, config, p.opens, addresses, kernel, cannot)
-	}
-	if config.Follow {
-		config.Logger.Info("handfast listens where the first worker does, since --listen was left out")
-		return on, nil
-	}
-	if kernel != never {
-		err := p.opens.groups(ctx, config, addresses)
-		if err == nil || kernel == must || isAddressError(err) {
-			return on, err
+	return text
+}
+
+func (d *decision) note(message string, fields ...any) {
+	d.remarks = append(d.remarks, remark{false, message, fields})
+}
+
+func (d *decision) warn(message string, fields ...any) {
+	d.remarks = append(d.remarks, remark{true, message, fields})
+}
+
+// decide makes the plan. A usageError is a contradiction in what was asked for; another error is
+// something that this machine lacks.
+func (r intent) decide(f facts) (decision, error) {
+	notKernel := r.notKernel(f)
+	if r.route == routeKernel && notKernel != nil {
+		if _, tooMany := errors.AsType[tooManySlots](notKernel); tooMany {
+			return decision{}, usagef("--route kernel: %w, or --route master", notKernel)
 		}
-		cannot = err
+		return decision{}, usagef("--route kernel: %w; use --route master", notKernel)
 	}
-	if cannot != nil {
-		config.Logger.Info("the master gives clients to slots", "why", "the kernel cannot: "+cannot.Error())
+	d, err := r.decideLink(f, notKernel)
+	if err != nil {
+		return decision{}, err
 	}
-	return on, p.opens.listeners(ctx, config, addresses)
+	r.decideRoute(&d, notKernel)
+	r.decideAddresses(&d, f)
+	return d, nil
 }
 
-// listening is what the master listens on.
-type listening struct {
-	addresses []string // as they were asked for
-	passed    bool     // and what a service manager has opened
-}
-
-// kernelRoutes tells whether the kernel is to give clients to slots.
-type kernelRoutes int
-
-const (
-	never kernelRoutes = iota
-	may
-	must
-)
-
-// decide settles the link, and whether the kernel routes. cannot is why it cannot, and what is
-// returned as cannot, why it does not although nobody said so.
-func (p plan) decide(config *master.Config, cannot error) (kernelRoutes, error, error) {
-	if err := p.settleLink(config, cannot); err != nil {
-		return never, nil, err
-	}
-	if config.Link != master.LinkNode && config.ReadyWhen != nodeipc.ReadyAuto {
-		return never, nil, usagef("--ready-when %s: only Node workers are so, and these get connections by --worker-link %v", readyWords[config.ReadyWhen], config.Link)
-	}
-	if err := mailboxNeeded(config); err != nil {
-		return never, nil, err
-	}
-	listensItself := config.Link == master.LinkActivation || config.Link == master.LinkAny
+// notKernel says why the kernel cannot give clients to slots.
+func (r intent) notKernel(f facts) error {
 	switch {
-	case p.route == routeMaster, config.Link == master.LinkInject:
-		return never, nil, nil
-	case p.route == routeKernel && cannot != nil:
-		return never, nil, usagef("--route kernel: %w; use --route master", cannot)
-	case p.route == routeKernel, listensItself:
-		return must, nil, nil
-	case cannot == nil && config.Balancer.WhenDown == routing.Next:
-		return never, errors.New("with --when-down next it would leave clients with a stalled worker"), nil
-	case cannot == nil:
-		return may, nil, nil
-	default:
-		return never, cannot, nil
-	}
-}
-
-// isAddressError tells whether the master could not listen either.
-func isAddressError(err error) bool {
-	for _, errno := range []error{unix.EADDRINUSE, unix.EADDRNOTAVAIL, unix.EACCES, unix.EINVAL} {
-		if errors.Is(err, errno) {
-			return true
-		}
-	}
-	_, lookup := errors.AsType[*net.DNSError](err)
-	_, address := errors.AsType[*net.AddrError](err)
-	return lookup || address
-}
-
-// kernelCannot says why the kernel cannot give clients to slots. passed: a service manager has
-// opened the listeners.
-func kernelCannot(config *master.Config, passed bool) error {
-	clients := &config.Balancer.Clients
-	switch {
-	case clients.Rules.Header != "":
+	case r.header:
 		return errors.New("with --behind-proxy clients are named by headers, which come too late for it")
-	case clients.ProxyProtocol:
+	case r.proxyProtocol:
 		return errors.New("with --proxy-protocol clients are named by what they send, which comes too late for it")
-	case config.AccessLog != nil:
+	case r.accessLog:
 		return errors.New("with --access-log each connection is logged by the master, which has to accept it")
-	case config.MaxConnections > 0:
+	case r.maxConnections > 0:
 		return errors.New("with --max-connections-per-slot further clients are refused by the master, which has to accept them")
-	case passed:
+	case f.passed:
 		return errors.New("what a service manager passed is one listener, not one for each slot")
-	case config.Supervisor.Workers > reuseport.MaxSlots:
-		return tooManySlots{config.Supervisor.Workers}
+	case r.workers > reuseport.MaxSlots:
+		return tooManySlots{r.workers}
 	}
 	return nil
 }
 
-// mailboxNeeded says what was asked for that only workers with a mailbox can do.
-func mailboxNeeded(config *master.Config) error {
-	link := config.Link.String()
-	if config.Link == master.LinkNative {
+// tooManySlots is why the kernel cannot route if that is all. It says what would do.
+type tooManySlots struct{ slots int }
+
+func (e tooManySlots) Error() string {
+	return fmt.Sprintf("%d slots are more than the %[2]d that the kernel's program can tell apart; use --workers %[2]d or fewer", e.slots, reuseport.MaxSlots)
+}
+
+// fits says what was asked for that workers of a link cannot do.
+func (r intent) fits(kind master.LinkKind) error {
+	if r.readyWhen != nodeipc.ReadyAuto && kind != master.LinkNode {
+		return usagef("--ready-when %s: only Node workers say so, and these get connections by --worker-link %s; use --ready-when auto, or --worker-link node if the command is Node",
+			readyWords[r.readyWhen], linkFlag(kind))
+	}
+	if kind == master.LinkNative {
 		return nil
 	}
-	if n := config.MaxConnections; n > 0 {
-		return usagef("--max-connections-per-slot %d: workers of --worker-link %s do not say how many connections they have open; limit them in the server itself (server.maxConnections in Node), or use --worker-link native with a program that reports them (package worker, examples/python)", n, link)
+	if r.maxConnections > 0 {
+		return usagef("--max-connections-per-slot %d: workers of --worker-link %s do not say how many connections they have open; limit them in the server itself (server.maxConnections in Node), or use --worker-link native with a program that reports them (package worker, examples/python)",
+			r.maxConnections, linkFlag(kind))
 	}
-	if d := config.Supervisor.Watchdog; d > 0 {
-		return usagef("--watchdog %v: workers of --worker-link %s cannot be asked whether they are there; use --worker-link native with a program that answers (package worker, examples/python)", d, link)
+	if r.watchdog > 0 {
+		return usagef("--watchdog %v: workers of --worker-link %s cannot be asked whether they are there; use --worker-link native with a program that answers (package worker, examples/python)",
+			r.watchdog, linkFlag(kind))
 	}
 	return nil
 }
 
-// settleLink decides how workers get connections, and logs why when that was left to it.
-// cannot is why the kernel cannot route.
-func (p plan) settleLink(config *master.Config, cannot error) error {
-	switch p.link {
-	case linkNative:
-		return nil
-	case linkNode:
-		config.Link = master.LinkNode
-		warnStarter(config)
-		return nil
-	case linkStickySession:
-		config.Link, config.Dialect = master.LinkNode, nodeipc.StickySession
-		if config.ReadyWhen == nodeipc.ReadyAuto {
-			config.ReadyWhen = nodeipc.ReadyStarted // its workers do not say it
-		}
-		return nil
-	case linkActivation:
-		if err := checkProc(); err != nil {
-			return err
-		}
-		config.Link = master.LinkActivation
-	case linkAny:
-		if _, tooMany := errors.AsType[tooManySlots](cannot); tooMany && p.route == routeAuto {
-			return usagef("--worker-link any: %w", cannot)
-		}
-		if p.route != routeKernel && (p.route == routeMaster || cannot != nil || config.Balancer.WhenDown == routing.Next) {
-			return injects(config)
-		}
-		if err := checkFilter(); err != nil {
-			return err
-		}
-		config.Link = master.LinkAny
-	default:
-		return p.chooseLink(config, cannot)
-	}
-	what := "--worker-link " + linkWords[p.link] + ": its workers take a listener, which needs --route kernel"
+// decideRoute decides who gives clients to slots, for workers whose link is decided.
+func (r intent) decideRoute(d *decision, notKernel error) {
+	d.route = routeMaster
 	switch {
-	case p.route == routeMaster:
-		return usagef("%s; with --route master use native or node", what)
-	case cannot != nil:
-		return usagef("%s, and %w; use native or node", what, cannot)
-	case config.Balancer.WhenDown == routing.Next:
-		return usagef("--when-down next: workers of --worker-link %s cannot be handed the clients of another slot; use native or node", linkWords[p.link])
+	case r.route == routeMaster, d.link == master.LinkInject:
+	case r.route == routeKernel, d.link == master.LinkActivation, d.link == master.LinkAny:
+		d.route = routeKernel
+	case notKernel != nil:
+		d.notKernel = notKernel
+	case r.nextWhenDown:
+		d.notKernel = errors.New("with --when-down next it would leave clients with a stalled worker")
+	default:
+		d.route, d.fallback = routeKernel, true
 	}
-	return nil
 }
 
-// injects has servers that listen by themselves handed connections, where the kernel does not give
-// clients to slots.
-func injects(config *master.Config) error {
-	if err := checkProc(); err != nil {
-		return err
-	}
-	if err := acceptinject.Check(); err != nil {
-		return err
-	}
-	config.Link = master.LinkInject
-	config.Logger.Warn("--worker-link any where the master gives clients to slots is experimental: connections are handed to workers in answer to accept",
-		"when the master dies", "workers cannot accept any more", "cost", "more of the master's CPU time for each connection than with other links")
-	return nil
+// withoutKernel is the plan when the kernel turns out not to be able to give clients to slots.
+func (d decision) withoutKernel(why error) decision {
+	d.route, d.fallback, d.notKernel = routeMaster, false, why
+	return d
 }
 
-func closeAll(lns []net.Listener) {
-	for _, ln := range lns {
-		ln.Close()
+// decideAddresses decides where to listen.
+func (r intent) decideAddresses(d *decision, f facts) {
+	d.listen = r.listen
+	switch {
+	case f.passed || len(r.listen) > 0:
+	case d.link == master.LinkAny:
+		d.follow = true // the port that the server binds is the one that the world sees
+		d.note("handfast listens where the first worker does", "change_with", "--listen")
+	default:
+		d.listen = []string{defaultListen}
+	}
+}
+
+// configure has a master do it.
+func (d decision) configure(config *master.Config) {
+	config.Link, config.Dialect, config.ReadyWhen, config.Follow = d.link, d.dialect, d.readyWhen, d.follow
+	for _, remark := range d.remarks {
+		if remark.warning {
+			config.Logger.Warn(remark.message, remark.fields...)
+		} else {
+			config.Logger.Info(remark.message, remark.fields...)
+		}
 	}
 }

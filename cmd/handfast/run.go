@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	routing "github.com/handfast/handfast/master/balancer"
 	"io"
 	"math"
 	"os"
@@ -16,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/master"
+	routing "github.com/handfast/handfast/master/balancer"
 	"github.com/handfast/handfast/master/logging"
 	"github.com/handfast/handfast/master/metrics"
 	"github.com/handfast/handfast/master/output"
@@ -64,12 +64,14 @@ func runCommand(stderr io.Writer) *cli.Command {
 
 // asked is what command line, environment and configuration file ask for.
 type asked struct {
-	config master.Config // all but listeners and what plan settles
-	plan   plan
+	config master.Config // all but listeners and what the plan decides
+	route  route
+	link   link
 	listen []string // addresses; none: what a service manager passes, or the default
-	access string   // file of the access log; empty: none
-	output string   // one of outputWords
-	json   bool     // logs are
+	opens  opener
+	access string // file of the access log; empty: none
+	output string // one of outputWords
+	json   bool   // logs are
 
 	answers answering
 	drop    bool // root, for the workers' user
@@ -84,13 +86,67 @@ func (a asked) addresses() []string {
 	return a.listen
 }
 
+// intent is the part that the plan depends on.
+func (a asked) intent() intent {
+	c := &a.config
+	return intent{
+		route:          a.route,
+		link:           a.link,
+		listen:         a.listen,
+		workers:        c.Supervisor.Workers,
+		readyWhen:      c.ReadyWhen,
+		header:         c.Balancer.Clients.Rules.Header != "",
+		proxyProtocol:  c.Balancer.Clients.ProxyProtocol,
+		accessLog:      a.access != "",
+		nextWhenDown:   c.Balancer.WhenDown == routing.Next,
+		maxConnections: c.MaxConnections,
+		watchdog:       c.Supervisor.Watchdog,
+	}
+}
+
 // readAll reads it, and checks what can be checked without opening anything.
 func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 	command, from, err := layer(c)
-	config := master.Config{Balancer: routing.DefaultConfig(), Supervisor: supervisor.DefaultConfig()}
 	v := values{Context: c, from: from, err: err}
+	a := asked{
+		config: master.Config{Balancer: routing.DefaultConfig(), Supervisor: supervisor.DefaultConfig()},
+		access: c.String("access-log"),
+		json:   c.Bool("log-json"),
+		opens:  opener{free: c.Bool("freebind")},
+		drop:   c.Bool("drop-root"),
+		from:   from,
+	}
+	config := &a.config
+	config.Supervisor.Command = command
+	config.Name, config.Version = c.String("name"), version()
+	config.Logger = hclog.New(&hclog.LoggerOptions{
+		Name:       "handfast",
+		Level:      hclog.LevelFromString(c.String("log-level")),
+		JSONFormat: a.json,
+		Output:     logs,
+	})
+	v.waiting(&config.Balancer)
+	config.Balancer.Clients = v.clients()
+	v.lifetimes(&config.Supervisor)
+	config.MaxConnections = v.number("max-connections-per-slot", 0, math.MaxInt32)
+	v.rights(&config.Supervisor)
+	v.setting(&config.Supervisor.Setting)
+	a.route = route(v.choice("route", routeWords...))
+	a.link = link(v.choice("worker-link", linkWords...))
+	v.choice("log-level", "trace", "debug", "info", "warn", "error")
+	config.ReadyWhen, config.Supervisor.Probe = v.readyWhen()
+	config.DrainSignal = v.drainSignal("drain-signal")
+	a.answers = v.answering()
+	a.listen = v.listens()
+	a.output = outputWords[v.choice("worker-output", outputWords...)]
+	if unknown := v.variables(); v.err == nil && len(unknown) > 0 {
+		config.Logger.Warn("variables in the environment that no flag reads", "names", strings.Join(unknown, " "))
+	}
+	return a, v.err
+}
 
-	b := &config.Balancer
+// waiting reads how connections wait, and are refused.
+func (v *values) waiting(b *routing.Config) {
 	b.RetryDelay = v.duration("retry-delay", time.Millisecond)
 	b.MaxRetries = v.number("max-retries", 0, math.MaxInt32)
 	if v.err == nil && time.Duration(b.MaxRetries) > routing.MaxPatience/b.RetryDelay {
@@ -98,12 +154,12 @@ func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 	}
 	b.MaxParked = v.number("max-parked", 0, math.MaxInt32)
 	b.MaxClient = v.number("max-per-client", 0, math.MaxInt32)
-	b.WhenDown = []routing.WhenDown{routing.Wait, routing.Next}[max(v.choice("when-down", "wait", "next"), 0)]
-	b.Refuse = []routing.Refuse{routing.RefuseHTTP, routing.RefuseClose}[max(v.choice("refuse", "http", "close"), 0)]
-	b.Clients = v.clients()
+	b.WhenDown = []routing.WhenDown{routing.Wait, routing.Next}[v.choice("when-down", "wait", "next")]
+	b.Refuse = []routing.Refuse{routing.RefuseHTTP, routing.RefuseClose}[v.choice("refuse", "http", "close")]
+}
 
-	s := &config.Supervisor
-	s.Command = command
+// lifetimes reads how many workers there are, and how long each phase of their lives may last.
+func (v *values) lifetimes(s *supervisor.Config) {
 	s.Workers = v.workers()
 	s.ReadyTimeout = v.duration("ready-timeout", time.Millisecond)
 	s.Probation = v.duration("probation", 0)
@@ -111,32 +167,9 @@ func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 	s.StopTimeout = v.duration("stop-timeout", 0)
 	s.KillTimeout = v.duration("kill-timeout", 0)
 	s.MinUptime = v.duration("min-uptime", 0)
-	config.MaxConnections = v.number("max-connections-per-slot", 0, math.MaxInt32)
 	v.watchdog(s)
 	s.BackoffMin = v.duration("backoff-min", time.Millisecond)
 	s.BackoffMax = v.duration("backoff-max", s.BackoffMin)
-
-	v.rights(s)
-	v.setting(&s.Setting)
-
-	p := plan{route(max(v.choice("route", routeWords...), 0)), link(max(v.choice("worker-link", linkWords...), 0)), opener{free: c.Bool("freebind")}}
-	v.choice("log-level", "trace", "debug", "info", "warn", "error")
-	config.Logger = hclog.New(&hclog.LoggerOptions{
-		Name:       "handfast",
-		Level:      hclog.LevelFromString(c.String("log-level")),
-		JSONFormat: c.Bool("log-json"),
-		Output:     logs,
-	})
-	config.ReadyWhen, s.Probe = v.readyWhen()
-	config.DrainSignal = v.drainSignal("drain-signal")
-	config.Name, config.Version = c.String("name"), version()
-	answers := v.answering()
-	listen := v.listens()
-	output := outputWords[max(v.choice("worker-output", outputWords...), 0)]
-	if unknown := v.variables(); v.err == nil && len(unknown) > 0 {
-		config.Logger.Warn("variables in the environment that no flag reads", "names", strings.Join(unknown, " "))
-	}
-	return asked{config, p, listen, c.String("access-log"), output, c.Bool("log-json"), answers, c.Bool("drop-root"), from}, v.err
 }
 
 // serve runs a master until a signal stops it.
@@ -164,7 +197,7 @@ func serve(ctx context.Context, a asked, log *logging.Queue) error {
 		return err
 	}
 	defer closeAll(sockets)
-	on, err := a.plan.settle(ctx, &config, a.listen, before)
+	on, err := a.openAddresses(ctx, &config, before)
 	if err != nil {
 		return err
 	}

@@ -90,38 +90,37 @@ func (p *predecessor) sockets() (lns map[admin.Address]net.Listener, err error) 
 // errOtherwise begins what an upgrade cannot change.
 var errOtherwise = errors.New("an upgrade cannot change that; stop it and start it anew")
 
-// listen goes on with the listeners, and opens those of further addresses. kernel and cannot are
-// what the configuration asks for now.
-func (p *predecessor) listen(ctx context.Context, config *master.Config, opens opener, addresses []string, kernel kernelRoutes, cannot error) error {
-	wanted := config.Link
+// listen goes on with the listeners, and opens those of further addresses. d is what the
+// configuration comes to now.
+func (p *predecessor) listen(ctx context.Context, config *master.Config, opens opener, d decision) error {
 	if err := config.Adopt(p.bundle); err != nil {
 		return err
 	}
 	link, kernelRouted := config.Adopted()
 	switch {
-	case link != wanted:
-		return fmt.Errorf("workers get connections by --worker-link %v, and now it would be %v: %w", link, wanted, errOtherwise)
-	case kernelRouted && kernel == never && cannot != nil:
-		return fmt.Errorf("the kernel gives clients to slots, and now it could not: %w: %w", cannot, errOtherwise)
-	case kernelRouted && kernel == never:
+	case link != d.link:
+		return fmt.Errorf("workers get connections by --worker-link %v, and now it would be %v: %w", link, d.link, errOtherwise)
+	case kernelRouted && d.notKernel != nil:
+		return fmt.Errorf("the kernel gives clients to slots, and now it could not: %w: %w", d.notKernel, errOtherwise)
+	case kernelRouted && d.route == routeMaster:
 		return fmt.Errorf("the kernel gives clients to slots, and now the master would: %w", errOtherwise)
-	case !kernelRouted && kernel == must:
+	case !kernelRouted && d.route == routeKernel && !d.fallback:
 		return fmt.Errorf("the master gives clients to slots, and now the kernel would: %w", errOtherwise)
 	}
 	var more, fewer []string
-	for _, address := range addresses {
+	for _, address := range d.listen {
 		if _, ok := p.Listen[address]; !ok {
 			more = append(more, address)
 		}
 	}
 	for address, at := range p.Listen {
-		if !slices.Contains(addresses, address) {
+		if !slices.Contains(d.listen, address) {
 			fewer = append(fewer, address)
 			config.Retire(at)
 		}
 	}
 	if kernelRouted && len(more)+len(fewer) > 0 {
-		return fmt.Errorf("--listen: with --route kernel, from %s to %s: %w", names(p.Listen), strings.Join(addresses, ", "), errOtherwise)
+		return fmt.Errorf("--listen: with --route kernel, from %s to %s: %w", names(p.Listen), strings.Join(d.listen, ", "), errOtherwise)
 	}
 	return opens.listeners(ctx, config, more)
 }

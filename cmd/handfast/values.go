@@ -81,13 +81,13 @@ func (v *values) size(name string, low, high int) int {
 	return n
 }
 
-// choice returns the index of a flag's value among the words allowed.
+// choice returns the index of a flag's value among the words allowed, 0 if it is none of them.
 func (v *values) choice(name string, words ...string) int {
 	i := slices.Index(words, v.String(name))
 	if i < 0 {
 		v.fail("--%s %q: want %s%s", name, v.String(name), or(words), didYouMean(nearest(v.String(name), words)))
 	}
-	return i
+	return max(i, 0)
 }
 
 // or lists words of which one is to be chosen.

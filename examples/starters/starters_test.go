@@ -103,7 +103,7 @@ func TestBehindProxy(t *testing.T) {
 		{"node --import tsx server.ts", []string{"npx", "tsx", "server.ts"}},
 	} {
 		output, err := handfast(t, dir, trial.FreeAddress(t), []string{"--behind-proxy"}, test.command...).CombinedOutput()
-		if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.ExitCode() != 2 || !strings.Contains(string(output), "run node itself: -- "+test.instead+",") {
+		if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.ExitCode() != 2 || !strings.Contains(string(output), "run node itself: -- "+test.instead+";") {
 			t.Errorf("%q: %v\n%s", test.command, err, output)
 		}
 	}

@@ -1,0 +1,388 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/handfast/handfast/master"
+	"github.com/handfast/handfast/master/link/nodeipc"
+	"github.com/handfast/handfast/master/programs"
+	"github.com/handfast/handfast/master/reuseport"
+)
+
+// The kinds of commands that the plan tells apart.
+var planCommands = map[string]facts{
+	"node app.js":          {program: programs.Command{Kind: programs.Node, Why: "the command is Node", Script: "/app.js"}},
+	"node master.js":       {program: programs.Command{Kind: programs.Node, Why: "the command is Node", Script: "/master.js"}, masterCall: "recluster()"},
+	"node sticky.js":       {program: programs.Command{Kind: programs.Node, Why: "the command is Node", Script: "/sticky.js"}, project: nodeipc.Project{Path: "/package.json", StickySession: true}},
+	"npm start":            {program: programs.Command{Kind: programs.NodeStarter, Why: "npm starts the program", Instead: []string{"node", "app.js"}}},
+	"pm2":                  {program: programs.Command{Kind: programs.NodeStarter, Why: "pm2 starts the program"}},
+	"tool":                 {program: programs.Command{Kind: programs.NodeTool, Why: "npm has installed the command"}},
+	"node":                 {program: programs.Command{Kind: programs.NodeNothing, Why: "Node without a script"}},
+	"native":               {mailbox: true},
+	"gunicorn":             {server: programs.Server{Name: "gunicorn", Inherits: "LISTEN_FDS"}, known: true},
+	"uvicorn":              {server: programs.Server{Name: "uvicorn"}, known: true},
+	"gunicorn for mailbox": {server: programs.Server{Name: "gunicorn", Inherits: "LISTEN_FDS"}, known: true, mailbox: true},
+	"unknown":              {},
+}
+
+// machines are what a machine may lack.
+var machines = map[string]facts{
+	"all":          {},
+	"no /proc":     {noProc: errNoProc, noBind: errNoProc, noInjection: errNoProc},
+	"no bind":      {noBind: errors.New("bindswap: EBUSY; without it use --worker-link activation")},
+	"no injection": {noInjection: errors.New("acceptinject: an old kernel; without it use --worker-link native")},
+}
+
+// on is a command on a machine.
+func (f facts) on(machine facts, passed bool) facts {
+	f.noProc, f.noBind, f.noInjection, f.passed = machine.noProc, machine.noBind, machine.noInjection, passed
+	return f
+}
+
+// planIntents are all combinations of what the plan depends on.
+func planIntents() iter.Seq[intent] {
+	return func(yield func(intent) bool) {
+		for bits := range 1 << 8 {
+			has := func(bit int) bool { return bits>>bit&1 == 1 }
+			r := intent{workers: 2, header: has(0), proxyProtocol: has(1), accessLog: has(2), nextWhenDown: has(3)}
+			if has(4) {
+				r.maxConnections = 5
+			}
+			if has(5) {
+				r.watchdog = time.Second
+			}
+			if has(6) {
+				r.readyWhen = nodeipc.ReadyMessage
+			}
+			if has(7) {
+				r.workers = reuseport.MaxSlots + 1
+			}
+			for i := range len(routeWords) * len(linkWords) {
+				r.route, r.link = route(i%len(routeWords)), link(i/len(routeWords))
+				if !yield(r) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// flags are what somebody has typed for it.
+func (r intent) flags() (all []string) {
+	for _, f := range []struct {
+		text  string
+		given bool
+	}{
+		{"--route " + r.route.String(), r.route != routeAuto},
+		{"--worker-link " + r.link.String(), r.link != linkAuto},
+		{"--workers 129", r.workers > 2},
+		{"--behind-proxy", r.header},
+		{"--proxy-protocol", r.proxyProtocol},
+		{"--access-log FILE", r.accessLog},
+		{"--when-down next", r.nextWhenDown},
+		{"--max-connections-per-slot 5", r.maxConnections > 0},
+		{"--watchdog 1s", r.watchdog > 0},
+		{"--ready-when message", r.readyWhen != nodeipc.ReadyAuto},
+		{"--listen :80", len(r.listen) > 0},
+	} {
+		if f.given {
+			all = append(all, f.text)
+		}
+	}
+	return all
+}
+
+// with is the same, with another value of a flag.
+func (r intent) with(t *testing.T, flag, value string) intent {
+	switch flag {
+	case "--route":
+		r.route = route(slices.Index(routeWords, value))
+	case "--worker-link":
+		r.link = link(slices.Index(linkWords, value))
+	case "--when-down":
+		r.nextWhenDown = value == "next"
+	case "--ready-when":
+		r.readyWhen = nodeipc.ReadyWhen(slices.Index(readyWords, value))
+	case "--workers":
+		r.workers = reuseport.MaxSlots
+	default:
+		t.Fatalf("%s is no remedy", flag)
+	}
+	return r
+}
+
+// planCase is one of the combinations, in words if need be.
+type planCase struct {
+	r             intent
+	f             facts
+	name, machine string
+}
+
+func (c planCase) String() string {
+	return fmt.Sprintf("%s -- %s (%s, passed %v)", strings.Join(c.r.flags(), " "), c.name, c.machine, c.f.passed)
+}
+
+// TestPlan walks every combination of what the plan depends on, for each kind of command and on each
+// kind of machine: what comes of it is a link that the route has, or an error that names a flag that
+// was typed, and what to do. Row C16.
+func TestPlan(t *testing.T) {
+	t.Parallel()
+	plans := 0
+	remedied := map[string]bool{}
+	for name, command := range planCommands {
+		for machine, lacks := range machines {
+			for _, passed := range []bool{false, true} {
+				c := planCase{f: command.on(lacks, passed), name: name, machine: machine}
+				for c.r = range planIntents() {
+					if machine != "all" && !c.r.mayBind(c.f) && !c.r.mayInject(c.f) && c.r.link != linkActivation {
+						continue // as on the machine that has all: asksNoMore
+					}
+					d, err := c.r.decide(c.f)
+					if err != nil {
+						refuses(t, c, err, remedied)
+					} else {
+						fitsRoute(t, c, d)
+						c.r.listen = []string{":80"}
+						listens, _ := c.r.decide(c.f)
+						if fitsRoute(t, c, listens); listens.link != d.link || listens.route != d.route {
+							t.Errorf("%s: route %v, link %v; without --listen %v, %v", c, listens.route, listens.link, d.route, d.link)
+						}
+						c.r.listen = nil
+					}
+					asksNoMore(t, c, d, err)
+					if plans++; t.Failed() {
+						t.FailNow() // the others are alike
+					}
+				}
+			}
+		}
+	}
+	t.Logf("%d plans, remedies: %q", plans, slices.Sorted(maps.Keys(remedied)))
+	if len(remedied) < 8 {
+		t.Error("few remedies were tried")
+	}
+}
+
+// TestPlans pins the plans that people get.
+// Row C16.
+func TestPlans(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		flags   intent
+		command string
+		machine string
+		passed  bool
+		plan    string // or the beginning of the error
+	}{
+		// Nothing is asked for: the kernel routes where it can.
+		{command: "native", plan: "kernel, or master; native; :8080"},
+		{command: "node app.js", plan: "kernel, or master; node; :8080"},
+		{command: "unknown", plan: "kernel; any; where the worker listens"},
+		{command: "gunicorn", plan: "kernel; any; where the worker listens"},
+		{command: "npm start", plan: "kernel; any; where the worker listens"},
+		{command: "node", plan: "Node without a script: name a script"},
+		{command: "gunicorn", machine: "no bind", plan: "kernel; activation; :8080"},
+		{command: "uvicorn", machine: "no bind", plan: "bindswap: EBUSY"},
+		{command: "native", machine: "no /proc", plan: "kernel, or master; native; :8080"},
+		{command: "unknown", machine: "no /proc", plan: "there is no /proc"},
+		// What the kernel cannot do the master does.
+		{flags: intent{header: true}, command: "native", plan: "master; native; :8080"},
+		{flags: intent{accessLog: true}, command: "node app.js", plan: "master; node; :8080"},
+		{flags: intent{nextWhenDown: true}, command: "node app.js", plan: "master; node; :8080"},
+		{flags: intent{maxConnections: 5}, command: "native", plan: "master; native; :8080"},
+		{flags: intent{workers: 200}, command: "native", plan: "master; native; :8080"},
+		{flags: intent{header: true}, command: "unknown", plan: "master; native; :8080"},
+		{flags: intent{header: true}, command: "gunicorn", plan: "gunicorn knows nothing of handfast, and cannot be given listeners"},
+		{flags: intent{header: true}, command: "tool", plan: "master; node; :8080"},
+		{flags: intent{route: routeKernel, header: true}, command: "native", plan: "--route kernel: with --behind-proxy"},
+		// What systemd has opened.
+		{command: "native", passed: true, plan: "master; native; what was passed"},
+		{command: "gunicorn", passed: true, plan: "gunicorn knows nothing of handfast"},
+		{flags: intent{link: linkAny}, command: "gunicorn", passed: true, plan: "master; any, by accept injection; what was passed"},
+		{flags: intent{listen: []string{":80"}}, command: "native", passed: true, plan: "master; native; what was passed, :80"},
+		// Addresses.
+		{flags: intent{listen: []string{":80", ":81"}}, command: "unknown", plan: "kernel; any; :80, :81"},
+		// Links that are asked for.
+		{flags: intent{link: linkAny, header: true}, command: "gunicorn", plan: "master; any, by accept injection; :8080"},
+		{flags: intent{link: linkAny, header: true}, command: "gunicorn", machine: "no injection", plan: "acceptinject: an old kernel"},
+		{flags: intent{link: linkAny, workers: 200}, command: "gunicorn", plan: "--worker-link any: 200 slots"},
+		{flags: intent{link: linkActivation}, command: "gunicorn", plan: "kernel; activation; :8080"},
+		{flags: intent{link: linkActivation, route: routeMaster}, command: "gunicorn", plan: "--worker-link activation: its workers accept from a listener of their own, and with --route master"},
+		{flags: intent{link: linkNode, watchdog: time.Second}, command: "node app.js", plan: "--watchdog 1s: workers of --worker-link node cannot be asked"},
+		{flags: intent{link: linkNative, readyWhen: nodeipc.ReadyMessage}, command: "node app.js", plan: "--ready-when message: only Node workers say so"},
+	} {
+		if c.flags.workers == 0 {
+			c.flags.workers = 2
+		}
+		if c.machine == "" {
+			c.machine = "all"
+		}
+		what := planCase{c.flags, planCommands[c.command].on(machines[c.machine], c.passed), c.command, c.machine}
+		d, err := c.flags.decide(what.f)
+		if err != nil {
+			if !strings.HasPrefix(err.Error(), c.plan) {
+				t.Errorf("%s: %v, want %s", what, err, c.plan)
+			}
+			continue
+		}
+		route := d.route.String()
+		if d.fallback {
+			route += ", or master"
+		}
+		listen := slices.Clone(d.listen)
+		if c.passed {
+			listen = slices.Insert(listen, 0, "what was passed")
+		}
+		if d.follow {
+			listen = append(listen, "where the worker listens")
+		}
+		if got := fmt.Sprintf("%s; %v; %s", route, d.link, strings.Join(listen, ", ")); got != c.plan {
+			t.Errorf("%s: %s, want %s", what, got, c.plan)
+		}
+	}
+}
+
+// fitsRoute: the link is one that the route has, and everything asked for is kept.
+func fitsRoute(t *testing.T, what planCase, d decision) {
+	t.Helper()
+	r, f := what.r, what.f
+	kernel := d.route == routeKernel
+	rows := map[master.LinkKind]bool{ // whether the kernel's route, and the master's, have it
+		master.LinkNative: true, master.LinkNode: true, master.LinkActivation: kernel, master.LinkAny: kernel, master.LinkInject: !kernel,
+	}
+	switch {
+	case d.route != routeMaster && d.route != routeKernel, !rows[d.link]:
+		t.Errorf("%s: route %v has no link %v", what, d.route, d.link)
+	case r.route != routeAuto && d.route != r.route:
+		t.Errorf("%s: route %v", what, d.route)
+	case r.link != linkAuto && linkFlag(d.link) != linkFlag(r.link.kind()):
+		t.Errorf("%s: link %v", what, d.link)
+	case kernel && r.notKernel(f) != nil:
+		t.Errorf("%s: the kernel routes, and cannot: %v", what, r.notKernel(f))
+	case d.fallback && !rows[d.link], d.fallback && r.route == routeKernel:
+		t.Errorf("%s: falls back to a route that it cannot", what)
+	case (d.notKernel != nil) != (r.route == routeAuto && !kernel && d.link != master.LinkInject):
+		t.Errorf("%s: why does the kernel not route? %v", what, d.notKernel)
+	case (d.why != "") != (r.link == linkAuto):
+		t.Errorf("%s: the link was chosen because %q", what, d.why)
+	case d.link != master.LinkNative && (r.maxConnections > 0 || r.watchdog > 0):
+		t.Errorf("%s: link %v cannot", what, d.link)
+	case d.link != master.LinkNode && (d.readyWhen != nodeipc.ReadyAuto || d.dialect != 0):
+		t.Errorf("%s: link %v is not Node's", what, d.link)
+	case d.follow && (d.link != master.LinkAny || !kernel || f.passed || len(d.listen) > 0):
+		t.Errorf("%s: follows a worker, and listens on %v", what, d.listen)
+	case !d.follow && !f.passed && len(d.listen) == 0:
+		t.Errorf("%s: listens nowhere", what)
+	}
+	if d.fallback {
+		back := d.withoutKernel(errors.New("no BPF"))
+		if back.route != routeMaster || back.fallback || back.notKernel == nil || back.link == master.LinkActivation || back.link == master.LinkAny {
+			t.Errorf("%s: without the kernel %+v", what, back)
+		}
+	}
+	for _, remark := range d.remarks {
+		if len(remark.fields)%2 != 0 || strings.ContainsAny(remark.message, "%=") {
+			t.Errorf("%s: %v", what, remark)
+		}
+	}
+}
+
+// refuses: an error names a flag that was typed, or what the machine lacks, and a remedy; and who follows
+// that is not refused for the same again.
+func refuses(t *testing.T, what planCase, err error, remedied map[string]bool) {
+	t.Helper()
+	r, f := what.r, what.f
+	text := err.Error()
+	if _, usage := errors.AsType[usageError](err); !usage {
+		for _, lacks := range []error{f.noProc, f.noBind, f.noInjection} {
+			if lacks != nil && errors.Is(err, lacks) {
+				return
+			}
+		}
+		t.Errorf("%s: neither a usage error, nor what the machine lacks: %s", what, text)
+		return
+	}
+	if f.program.Kind == programs.NodeNothing && strings.HasSuffix(text, "name a script") {
+		return
+	}
+	names := func(flag string) bool { return strings.Contains(text, strings.Fields(flag)[0]) }
+	if !slices.ContainsFunc(r.flags(), names) && !f.passed && (f.noBind == nil || !errors.Is(err, f.noBind)) {
+		t.Errorf("%s: names no flag that was typed: %s", what, text)
+	}
+	if !strings.Contains(text, "use ") && !strings.Contains(text, "run node itself") {
+		t.Errorf("%s: no remedy: %s", what, text)
+	}
+	for _, next := range r.remedied(t, text) {
+		remedied[next.remedy] = true
+		_, again := next.decide(f)
+		lacking := f.noBind != nil && errors.Is(again, f.noBind) // that is another story
+		if _, usage := errors.AsType[usageError](again); usage && !lacking && (strings.HasPrefix(again.Error(), next.flag) || again.Error() == text) {
+			t.Errorf("%s: %s\nand with %s: %v", what, text, next.remedy, again)
+		}
+	}
+	if !r.solvable(t, f, maxRemedies) {
+		t.Errorf("%s: who follows the advice gets nowhere: %s", what, text)
+	}
+}
+
+// maxRemedies is how often somebody follows the advice of an error at most, until handfast starts.
+const maxRemedies = 4
+
+// solvable tells whether who follows the advice of errors comes to a plan, or to what the machine lacks or
+// the command has to be.
+func (r intent) solvable(t *testing.T, f facts, steps int) bool {
+	_, err := r.decide(f)
+	if _, usage := errors.AsType[usageError](err); !usage || strings.Contains(err.Error(), "run node itself") || strings.HasSuffix(err.Error(), "name a script") {
+		return true
+	}
+	return steps > 0 && slices.ContainsFunc(r.remedied(t, err.Error()), func(next remediedIntent) bool { return next.solvable(t, f, steps-1) })
+}
+
+// remediedIntent is what somebody asks for who has followed an error's advice.
+type remediedIntent struct {
+	intent
+	flag, remedy string
+}
+
+// remedied returns what comes of each advice of an error.
+func (r intent) remedied(t *testing.T, text string) (all []remediedIntent) {
+	at := strings.LastIndex(text, "use ")
+	for _, remedy := range aRemedy.FindAllString(text[max(at, 0):], -1) {
+		flag, value, _ := strings.Cut(remedy, " ")
+		all = append(all, remediedIntent{r.with(t, flag, value), flag, remedy})
+	}
+	return all
+}
+
+// aRemedy is a flag with a value that an error advises to use.
+var aRemedy = regexp.MustCompile(`--(?:worker-link|route|when-down|ready-when) [a-z-]+|--workers \d+`)
+
+// asksNoMore: the plan does not depend on facts that are not looked up for it.
+func asksNoMore(t *testing.T, what planCase, d decision, err error) {
+	t.Helper()
+	r, f := what.r, what.f
+	poison := errors.New("nobody has looked")
+	if r.link != linkActivation {
+		f.noProc = poison
+	}
+	if !r.mayBind(f) {
+		f.noBind = poison
+	}
+	if !r.mayInject(f) {
+		f.noInjection = poison
+	}
+	again, err2 := r.decide(f)
+	same := (err == nil) == (err2 == nil) && (err == nil || err.Error() == err2.Error()) &&
+		again.route == d.route && again.link == d.link && again.why == d.why && len(again.remarks) == len(d.remarks)
+	if !same {
+		t.Errorf("%s: %+v, %v; without facts %+v, %v", what, d, err, again, err2)
+	}
+}
