@@ -129,17 +129,17 @@ func (t *checking) routes(ctx context.Context) {
 // sayPlan says what run would take, and why.
 func (t *checking) sayPlan() {
 	d := t.plan
-	takes := fmt.Sprintf("--route %v, --worker-link %v", d.route, d.link)
+	takes := fmt.Sprintf("--route %v, --worker-link %s", d.route, linkFlag(d.link))
 	if d.notKernel != nil {
 		takes += "; the kernel cannot: " + withoutPackages(d.notKernel.Error())
 	}
 	t.say("run takes", takes)
 	if d.why != "" {
-		t.say("--worker-link auto", fmt.Sprintf("%v: %s", d.link, d.why))
+		t.say("--worker-link auto", linkFlag(d.link)+": "+d.why)
 	}
 	for _, remark := range d.remarks {
 		if remark.warning {
-			t.note("--worker-link "+linkFlag(d.link), remark.String())
+			t.note("run warns", remark.String())
 		}
 	}
 	if t.config.DrainSignal == 0 && d.link != master.LinkNative && d.link != master.LinkNode {

@@ -70,6 +70,7 @@ func TestFollow(t *testing.T) {
 				}
 			}
 			look()
+			b.awaitCount("listening", len(at(test.listens)))
 			if n := len(b.log("listening")); n != len(at(test.listens)) {
 				t.Errorf("it listens on %d addresses", n)
 			}

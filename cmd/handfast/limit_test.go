@@ -181,7 +181,7 @@ func TestMailboxNeeded(t *testing.T) {
 	for args, says := range map[string][]string{
 		"--max-connections-per-slot 5 --route kernel":                          {"--route kernel: with --max-connections-per-slot", "use --route master"},
 		"--max-connections-per-slot 5 --worker-link node":                      {"--max-connections-per-slot 5", "server.maxConnections", "--worker-link native"},
-		"--max-connections-per-slot 5 --worker-link activation":                {"--max-connections-per-slot", "use native"},
+		"--max-connections-per-slot 5 --worker-link activation":                {"--max-connections-per-slot", "use --worker-link native"},
 		"--max-connections-per-slot 5 --route kernel --worker-link activation": {"--max-connections-per-slot"},
 		"--max-connections-per-slot -1":                                        {"--max-connections-per-slot -1", "0 to"},
 		"--watchdog 5s --worker-link node":                                     {"--watchdog 5s", "--worker-link native"},
