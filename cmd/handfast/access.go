@@ -20,7 +20,7 @@ func openAccessLog(path string, json bool, config *master.Config) (accessLog, er
 		return accessLog{}, err
 	}
 	log := config.Logger
-	q.Tell(logging.Hooks{
+	q.SetHooks(logging.Hooks{
 		LeftOut: func(lines int) { log.Warn("access log not complete", "left_out", lines) },
 		Failed: func(lines int, err error) {
 			log.Warn("access log cannot be written, its lines wait", "left_out", lines, "err", err)

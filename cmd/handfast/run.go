@@ -182,7 +182,7 @@ func serve(ctx context.Context, a asked, log *logging.Queue) error {
 	if err := canRun(&config.Supervisor); err != nil {
 		return fmt.Errorf("cannot run workers: %w", err)
 	}
-	log.Tell(logging.Hooks{LeftOut: func(lines int) { config.Logger.Warn("log not complete: lines were left out", "left_out", lines) }})
+	log.SetHooks(logging.Hooks{LeftOut: func(lines int) { config.Logger.Warn("log not complete: lines were left out", "left_out", lines) }})
 	access, err := openAccessLog(a.access, a.json, &config)
 	if err != nil {
 		return err

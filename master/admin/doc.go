@@ -19,7 +19,7 @@
 //
 // # Who may ask
 //
-// Whoever may open the socket: its mode is 0600 from the moment that it exists, so that is the
+// Everybody who may open the socket: its mode is 0600 from the moment that it exists, so that is the
 // master's user, and root. On a TCP address it is everybody who can connect: nobody is asked who
 // they are. Commands are taken on addresses of the machine itself only (127.0.0.1, ::1); others are for
 // probes, Prometheus and the page. So a browser on this machine must not be made to do what a page of somebody else's

@@ -8,36 +8,36 @@ import (
 	"time"
 )
 
-// guests is a listener that has a bounded number of connections open. When there are as many, a new one
-// takes the place of the one that has asked for nothing for the longest time: whoever just holds
+// boundedListener is a listener that has a bounded number of connections open. When there are as many, a new one
+// takes the place of the one that has been idle for the longest time: clients that only hold
 // connections cannot keep others out. One whose request is being answered stays, so if all are, the new one
 // waits.
-type guests struct {
+type boundedListener struct {
 	net.Listener
 	most int
 
 	mu     sync.Mutex
-	open   map[*guest]struct{}
-	change *sync.Cond // signalled when somebody leaves or may be sent away, and at the end
+	open   map[*boundedConn]struct{}
+	change *sync.Cond // signalled when a connection ends or becomes idle, and at the end
 	closed bool
 }
 
-// guest is one connection. What follows is guarded by the lock of all.
-type guest struct {
+// boundedConn is one connection. The lock of its listener guards its fields.
+type boundedConn struct {
 	net.Conn
-	of    *guests
-	since time.Time // when it has come, or has got its last answer
+	of    *boundedListener
+	since time.Time // it is idle: it was accepted then, or got its last answer
 	busy  bool      // its request is being answered
 }
 
-func newGuests(ln net.Listener, most int) *guests {
-	g := &guests{Listener: ln, most: most, open: make(map[*guest]struct{})}
+func newBoundedListener(ln net.Listener, most int) *boundedListener {
+	g := &boundedListener{Listener: ln, most: most, open: make(map[*boundedConn]struct{})}
 	g.change = sync.NewCond(&g.mu)
 	return g
 }
 
 // Accept implements net.Listener.
-func (g *guests) Accept() (net.Conn, error) {
+func (g *boundedListener) Accept() (net.Conn, error) {
 	conn, err := g.Listener.Accept()
 	if err != nil {
 		return nil, err
@@ -45,7 +45,7 @@ func (g *guests) Accept() (net.Conn, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for len(g.open) >= g.most && !g.closed {
-		if longest := g.longest(); longest != nil {
+		if longest := g.longestIdle(); longest != nil {
 			delete(g.open, longest)
 			longest.Conn.Close()
 			continue
@@ -56,13 +56,13 @@ func (g *guests) Accept() (net.Conn, error) {
 		conn.Close()
 		return nil, net.ErrClosed
 	}
-	one := &guest{Conn: conn, of: g, since: time.Now()}
+	one := &boundedConn{Conn: conn, of: g, since: time.Now()}
 	g.open[one] = struct{}{}
 	return one, nil
 }
 
-// longest returns the guest who has asked for nothing for the longest time; nil: all are being answered.
-func (g *guests) longest() (longest *guest) {
+// longestIdle returns the connection that has been idle for the longest time; nil: all are being answered.
+func (g *boundedListener) longestIdle() (longest *boundedConn) {
 	for one := range g.open {
 		if !one.busy && (longest == nil || one.since.Before(longest.since)) {
 			longest = one
@@ -72,7 +72,7 @@ func (g *guests) longest() (longest *guest) {
 }
 
 // Close implements net.Listener.
-func (g *guests) Close() error {
+func (g *boundedListener) Close() error {
 	g.mu.Lock()
 	g.closed = true
 	g.change.Broadcast()
@@ -81,7 +81,7 @@ func (g *guests) Close() error {
 }
 
 // Close implements net.Conn.
-func (one *guest) Close() error {
+func (one *boundedConn) Close() error {
 	one.of.mu.Lock()
 	delete(one.of.open, one)
 	one.of.change.Broadcast()
@@ -89,8 +89,8 @@ func (one *guest) Close() error {
 	return one.Conn.Close()
 }
 
-// is notes whether the guest's request is being answered.
-func (one *guest) is(busy bool) {
+// setBusy notes whether the connection's request is being answered.
+func (one *boundedConn) setBusy(busy bool) {
 	one.of.mu.Lock()
 	defer one.of.mu.Unlock()
 	one.busy = busy
@@ -100,24 +100,24 @@ func (one *guest) is(busy bool) {
 	}
 }
 
-// guestKey is that of a request's guest in its context.
-type guestKey struct{}
+// connKey is the key of a request's connection in its context.
+type connKey struct{}
 
-// host has a server know its guests.
-func host(srv *http.Server) {
+// trackRequests has a server say which connections are busy.
+func trackRequests(srv *http.Server) {
 	answer := srv.Handler
 	srv.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
-		return context.WithValue(ctx, guestKey{}, conn)
+		return context.WithValue(ctx, connKey{}, conn)
 	}
 	srv.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if one, ok := r.Context().Value(guestKey{}).(*guest); ok {
-			one.is(true)
+		if one, ok := r.Context().Value(connKey{}).(*boundedConn); ok {
+			one.setBusy(true)
 		}
 		answer.ServeHTTP(w, r)
 	})
 	srv.ConnState = func(conn net.Conn, state http.ConnState) {
-		if one, ok := conn.(*guest); ok && state == http.StateIdle { // the answer has been written
-			one.is(false)
+		if one, ok := conn.(*boundedConn); ok && state == http.StateIdle { // the answer has been written
+			one.setBusy(false)
 		}
 	}
 }

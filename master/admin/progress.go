@@ -51,7 +51,7 @@ func begin(w http.ResponseWriter) *steps {
 	return s
 }
 
-// say writes a step. Who does not read it is left behind: nobody waits for them.
+// say writes a step. A client that does not read it is left behind.
 func (s *steps) say(p Progress) {
 	if p == s.last {
 		return

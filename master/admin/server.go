@@ -88,7 +88,7 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, by func(context
 	control := http.NewResponseController(w)
 	control.SetWriteDeadline(time.Now().Add(upgradeTimeout))
 	answered := false
-	// Not the request's context: who asked may go away when they have the answer.
+	// Not the request's context: a client may go away when it has the answer.
 	err := by(context.WithoutCancel(r.Context()), func() {
 		answered = true
 		now := s.master.Status()
@@ -103,7 +103,7 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, by func(context
 // Handle adds a route, as http.ServeMux does. It must only read: whoever can connect may ask.
 func (s *Server) Handle(pattern string, h http.Handler) { s.mux.Handle(pattern, h) }
 
-// Serve answers on a listener, which it takes ownership of, until ctx ends; then those who
+// Serve answers on a listener, which it takes ownership of, until ctx ends; then clients that
 // wait for the end get it. It may be called for several at the same time.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	srv := &http.Server{
@@ -116,7 +116,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		ErrorLog:          s.log.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 	}
-	host(srv)
+	trackRequests(srv)
 	ended := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(ended)
@@ -126,7 +126,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 			srv.Close()
 		}
 	})
-	err := srv.Serve(newGuests(ln, maxConnections))
+	err := srv.Serve(newBoundedListener(ln, maxConnections))
 	if stop() { // it was not ctx that ended it
 		srv.Close()
 		return fmt.Errorf("admin: %w", err)
@@ -181,8 +181,8 @@ func isNamed(host string, names []string) bool {
 	return slices.ContainsFunc(names, func(name string) bool { return strings.EqualFold(name, host) })
 }
 
-// command is a request that changes something. Only who says that it is JSON may make it: a form
-// cannot, nor a script of another origin that has not asked before.
+// command is a request that changes something. Its body must be declared as JSON, which a
+// form cannot do, nor a script of another origin without having asked before.
 func command(do http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {

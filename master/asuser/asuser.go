@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errOther: the thread is not who it should be. It does not happen.
+// errOther: the thread has not become the user that it should be. It does not happen.
 var errOther = errors.New("asuser: the thread has kept its user")
 
 // Do calls f with the rights of a process that is started as a user, and returns f's error; nil: that is
@@ -39,8 +39,8 @@ func Do(as *syscall.Credential, f func() error) error {
 func ownThread(f func() error) error {
 	result := make(chan error, 1)
 	go func() {
-		// Whoever ends without having unlocked their thread ends it (runtime.LockOSThread), and the runtime
-		// starts no other thread from it.
+		// A goroutine that ends without having unlocked its thread ends that, too (runtime.LockOSThread), and the
+		// runtime starts no other thread from it.
 		runtime.LockOSThread()
 		if unix.Gettid() != unix.Getpid() {
 			result <- f()

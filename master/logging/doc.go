@@ -1,5 +1,5 @@
-// Package logging writes lines without making those wait who write them, and not more of them than
-// somebody can read: a log must never hold up what it tells of.
+// Package logging writes lines without making their writers wait, and not more of them than
+// somebody can read: a log must never hold up the events that it records.
 //
 //   - Queue is between a program and the file, pipe or terminal that its log goes to. It takes what it
 //     has room for, counts what it leaves out, and tells that when it can write again.

@@ -13,7 +13,7 @@ const (
 	maxBehind = 1 << 20
 	// retryDelay is the time between two tries after one has failed.
 	retryDelay = time.Second
-	// reminder is how often it is told at most that they fail.
+	// reminder is how often at most a failure is reported again.
 	reminder = 10 * time.Second
 	// atomicWrite is how much write(2) puts into a pipe as a whole, or not at all (man 7 pipe, PIPE_BUF).
 	atomicWrite = 4096
@@ -24,7 +24,7 @@ const (
 // FlushTimeout bounds Flush and Close. A write that has been waiting for so long already is not waited for.
 const FlushTimeout = time.Second
 
-// Hooks are told what becomes of a Queue. They are called by its goroutine; nil: nobody is told.
+// Hooks are called by a Queue's goroutine, to report what becomes of it. nil: nothing is reported.
 type Hooks struct {
 	// LeftOut: so many lines were left out since it was last called. It is called when a line could be
 	// written again.
@@ -41,17 +41,17 @@ type Queue struct {
 	chunk int           // bytes at once
 	delay time.Duration // how long lines are collected, so that one write takes many
 
-	wake   chan struct{} // of capacity 1: there are lines
-	hurry  chan struct{} // of capacity 1: do not collect
-	guests chan guest
-	closed chan struct{}
-	ended  chan struct{}
-	once   sync.Once
+	wake    chan struct{} // of capacity 1: there are lines
+	noDelay chan struct{} // of capacity 1: do not collect
+	waiters chan waiter
+	closed  chan struct{}
+	ended   chan struct{}
+	once    sync.Once
 
 	mu       sync.Mutex
 	hooks    Hooks
 	rest     []byte    // lines that are not written; what is being written is in front
-	leftOut  int       // lines, since that was told
+	leftOut  int       // lines, since that was reported
 	total    uint64    // lines left out
 	began    time.Time // of the write in progress; zero: there is none
 	failing  bool
@@ -59,8 +59,8 @@ type Queue struct {
 	progress chan struct{} // closed and replaced after each write
 
 	// What follows belongs to the goroutine.
-	retry <-chan time.Time // after a failure; nil: writing works
-	told  time.Time        // when it was that it fails
+	retry      <-chan time.Time // after a failure; nil: writing works
+	reportedAt time.Time        // when the failure was
 }
 
 // output is where a Queue writes. It belongs to the queue's goroutine.
@@ -70,8 +70,8 @@ type output interface {
 	close()
 }
 
-// guest is who can wait: Pass.
-type guest struct {
+// waiter is a call of Pass: lines whose writer waits.
+type waiter struct {
 	lines []byte
 	done  chan struct{}
 }
@@ -89,14 +89,14 @@ func NewQueue(w io.Writer) *Queue {
 
 func newQueue(out output, chunk int, delay time.Duration) *Queue {
 	q := &Queue{out: out, chunk: chunk, delay: delay,
-		wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1), guests: make(chan guest),
+		wake: make(chan struct{}, 1), noDelay: make(chan struct{}, 1), waiters: make(chan waiter),
 		closed: make(chan struct{}), ended: make(chan struct{}), progress: make(chan struct{})}
 	go q.run()
 	return q
 }
 
-// Tell says who is told.
-func (q *Queue) Tell(hooks Hooks) {
+// SetHooks sets what is called from now on.
+func (q *Queue) SetHooks(hooks Hooks) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.hooks = hooks
@@ -106,7 +106,7 @@ func (q *Queue) Tell(hooks Hooks) {
 func (q *Queue) Write(lines []byte) (int, error) {
 	q.mu.Lock()
 	if len(q.rest)+len(lines) > maxBehind {
-		q.lose(lines)
+		q.leaveOut(lines)
 	} else {
 		q.rest = append(q.rest, lines...)
 	}
@@ -118,16 +118,16 @@ func (q *Queue) Write(lines []byte) (int, error) {
 // Pass writes lines of somebody who can wait, and returns when they are written, or cannot be: then they are left out. The lines
 // of Write are written before.
 func (q *Queue) Pass(lines []byte) {
-	g := guest{lines, make(chan struct{})}
+	g := waiter{lines, make(chan struct{})}
 	select {
-	case q.guests <- g:
+	case q.waiters <- g:
 		select {
 		case <-g.done:
 		case <-q.ended:
 		}
 	case <-q.ended:
 		q.mu.Lock()
-		q.lose(lines)
+		q.leaveOut(lines)
 		q.mu.Unlock()
 	}
 }
@@ -137,7 +137,7 @@ func (q *Queue) Reopen() {
 	q.mu.Lock()
 	q.reopen = true
 	q.mu.Unlock()
-	nudge(q.hurry)
+	nudge(q.noDelay)
 	nudge(q.wake)
 }
 
@@ -151,7 +151,7 @@ func (q *Queue) LeftOut() uint64 {
 // Rest is what a queue leaves to another one that goes on with the same file.
 type Rest struct {
 	Lines   []byte // that are not written
-	LeftOut int    // lines of which nobody was told
+	LeftOut int    // lines whose loss was not reported
 	Total   uint64 // lines that were left out since the start
 }
 
@@ -163,7 +163,7 @@ func (q *Queue) Rest() Rest {
 	return Rest{bytes.Clone(q.rest), q.leftOut, q.total}
 }
 
-// Resume is told what another queue had left. Call it before anything is written.
+// Resume takes over what another queue had left. Call it before anything is written.
 func (q *Queue) Resume(r Rest) {
 	q.mu.Lock()
 	q.leftOut += r.LeftOut
@@ -185,7 +185,7 @@ func (q *Queue) Close() {
 func (q *Queue) await(end bool) {
 	timeout := time.NewTimer(FlushTimeout)
 	defer timeout.Stop()
-	nudge(q.hurry)
+	nudge(q.noDelay)
 	nudge(q.wake)
 	for {
 		q.mu.Lock()
@@ -210,8 +210,8 @@ func (q *Queue) await(end bool) {
 	}
 }
 
-// lose counts lines that are not written. q.mu is locked.
-func (q *Queue) lose(lines []byte) {
+// leaveOut counts lines that are not written. q.mu is locked.
+func (q *Queue) leaveOut(lines []byte) {
 	n := bytes.Count(lines, []byte("\n"))
 	if len(lines) > 0 && lines[len(lines)-1] != '\n' {
 		n++
@@ -241,7 +241,7 @@ func (q *Queue) run() {
 			q.writeRest()
 		case <-q.retry:
 			q.writeRest()
-		case g := <-q.guests:
+		case g := <-q.waiters:
 			q.serve(g)
 		case <-q.closed:
 			q.writeRest()
@@ -257,13 +257,13 @@ func (q *Queue) collect() {
 	}
 	select {
 	case <-time.After(q.delay):
-	case <-q.hurry:
+	case <-q.noDelay:
 	case <-q.closed:
 	}
 }
 
-// serve writes the lines of a guest, after all others; while writing fails it leaves them out.
-func (q *Queue) serve(g guest) {
+// serve writes the lines of a waiter, after all others; while writing fails it leaves them out.
+func (q *Queue) serve(g waiter) {
 	defer close(g.done)
 	if q.retry == nil {
 		q.writeRest()
@@ -277,7 +277,7 @@ func (q *Queue) serve(g guest) {
 		}
 		if n < len(chunk) {
 			q.mu.Lock()
-			q.lose(left[n:])
+			q.leaveOut(left[n:])
 			q.mu.Unlock()
 			return
 		}
@@ -293,7 +293,7 @@ func (q *Queue) writeRest() {
 	q.mu.Unlock()
 	if reopen {
 		if err := q.out.reopen(); err != nil {
-			q.tellFailed(err) // and goes on with the file that it has
+			q.reportFailed(err) // and goes on with the file that it has
 		}
 	}
 	for {
@@ -341,7 +341,7 @@ func (q *Queue) write(chunk []byte) (int, error) {
 	return n, err
 }
 
-// wrote notes whether writing works, and tells.
+// wrote notes whether writing works, and reports it.
 func (q *Queue) wrote(err error) {
 	q.retry = nil
 	if err != nil {
@@ -358,17 +358,17 @@ func (q *Queue) wrote(err error) {
 	q.mu.Unlock()
 	switch {
 	case err == nil:
-		q.told = time.Time{}
+		q.reportedAt = time.Time{}
 		if leftOut > 0 && hook != nil {
 			hook(leftOut)
 		}
-	case q.told.IsZero() || time.Since(q.told) >= reminder:
-		q.told = time.Now()
-		q.tellFailed(err)
+	case q.reportedAt.IsZero() || time.Since(q.reportedAt) >= reminder:
+		q.reportedAt = time.Now()
+		q.reportFailed(err)
 	}
 }
 
-func (q *Queue) tellFailed(err error) {
+func (q *Queue) reportFailed(err error) {
 	q.mu.Lock()
 	leftOut, hook := q.leftOut, q.hooks.Failed
 	q.mu.Unlock()

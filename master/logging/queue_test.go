@@ -25,7 +25,7 @@ func open(t *testing.T, path string) *Queue {
 	if err != nil {
 		t.Fatal(err)
 	}
-	q.Tell(Hooks{
+	q.SetHooks(Hooks{
 		LeftOut: func(lines int) { t.Errorf("%d lines left out", lines) },
 		Failed:  func(_ int, err error) { t.Error(err) },
 	})
@@ -105,7 +105,7 @@ func TestStalledReader(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.Tell(Hooks{LeftOut: func(lines int) { lost <- lines }, Failed: func(_ int, err error) { t.Error(err) }})
+	w.SetHooks(Hooks{LeftOut: func(lines int) { lost <- lines }, Failed: func(_ int, err error) { t.Error(err) }})
 	line, written := strings.Repeat("x", 1023)+"\n", 0
 	for range 5 * maxBehind / len(line) { // much more than the pipe and the buffer hold
 		w.Write([]byte(line))
@@ -152,7 +152,7 @@ func TestPipeWithoutReader(t *testing.T) {
 		t.Fatal(err)
 	}
 	failed := make(chan error, 10)
-	q.Tell(Hooks{Failed: func(_ int, err error) { failed <- err }})
+	q.SetHooks(Hooks{Failed: func(_ int, err error) { failed <- err }})
 	fmt.Fprintln(q, "early")
 	if err := <-failed; !errors.Is(err, ErrNoReader) {
 		t.Errorf("told %v, want ErrNoReader", err)
@@ -218,7 +218,7 @@ func TestFullDisk(t *testing.T) {
 		out := &scripted{err: unix.ENOSPC, accept: 3}
 		q := NewQueue(out)
 		var events []string
-		q.Tell(Hooks{
+		q.SetHooks(Hooks{
 			LeftOut: func(lines int) { events = append(events, fmt.Sprint("left out ", lines)) },
 			Failed:  func(lines int, err error) { events = append(events, fmt.Sprint(err, " ", lines)) },
 		})
@@ -274,7 +274,7 @@ func TestStuck(t *testing.T) {
 	})
 }
 
-// TestPass: a guest waits, and the log's own lines pass it; when writing fails it does not wait.
+// TestPass: a waiter waits, and the log's own lines pass it; when writing fails it does not wait.
 func TestPass(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		out := &scripted{blocked: make(chan struct{})}
@@ -309,7 +309,7 @@ func TestResume(t *testing.T) {
 	out := &scripted{}
 	q := NewQueue(out)
 	told := 0
-	q.Tell(Hooks{LeftOut: func(lines int) { told = lines }})
+	q.SetHooks(Hooks{LeftOut: func(lines int) { told = lines }})
 	q.Resume(Rest{Lines: []byte("old\n"), LeftOut: 7, Total: 9})
 	fmt.Fprintln(q, "new")
 	q.Close()

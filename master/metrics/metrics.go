@@ -1,7 +1,7 @@
 // Package metrics shows a master to Prometheus, with the official client library and in its
 // conventions (https://prometheus.io/docs/practices/naming/).
 //
-// What the master knows at any time is read from its Status when Prometheus asks, and costs
+// All that the master knows at any time is read from its Status when Prometheus asks, and costs
 // nothing before. What happens between two questions is counted here: Metrics is told of
 // it by the master's hooks (Outcome, Event).
 package metrics
@@ -123,7 +123,7 @@ func (m *Metrics) reloaded(result string) {
 	m.reloadDuration.observe(result, time.Since(m.reloadAt).Seconds())
 }
 
-// LinesLeftOut shows how many lines of a log were left out, since nothing waits for who reads it.
+// LinesLeftOut shows how many lines of a log were left out, since nothing waits for its reader.
 func (m *Metrics) LinesLeftOut(log string, lines func() uint64) {
 	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: namespace, Name: "log_lines_left_out_total",
 		Help: "Lines that were left out of a log since its reader, or its disk, was too slow.", ConstLabels: prometheus.Labels{"log": log}},

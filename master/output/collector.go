@@ -43,15 +43,15 @@ type Config struct {
 	// InheritStdout: workers get our standard output as theirs.
 	InheritStdout bool
 
-	// Terminal is whose size the terminals of workers get. nil: they get pipes.
+	// Terminal is the one that workers print to in the end: theirs get its size. nil: they get pipes.
 	Terminal *os.File
 
-	// Owner is whom workers run as, who may open their files by name (/dev/stderr). nil: as we do.
+	// Owner is the user that workers run as, so that they can open their files by name (/dev/stderr). nil: ours.
 	Owner *syscall.Credential
 }
 
 // Collector reads what workers print. Goroutines: one for each file of a worker until it has ended,
-// and one that hears of new sizes of the terminal until Close.
+// and one that follows the size of the terminal until Close.
 type Collector struct {
 	cfg     Config
 	running sync.WaitGroup

@@ -1,12 +1,12 @@
 // Package output reads what workers print, and writes it on with the worker's slot.
 //
-//  1. Collector.Open makes the files that a worker gets as standard output and error: the far end of a
+//  1. Collector.NewOutput makes the files that a worker gets as standard output and error: the far end of a
 //     terminal of its own (man 4 pts), so that programs go on writing line by line and in colours, or of pipes.
 //  2. One goroutine for each reads lines. It holds at most one line, and no more than maxLine of that, so a
 //     worker that prints more than is read of the log waits in write(2), as it would without us; and nobody else does.
 //  3. The lines go to a Sink, as text behind a prefix or as JSON, and the last ones are kept (words).
 //
-// What a process has written before it ended is read, however soon it ended. Its children may hold the files for
+// All that a process has written before it ended is read, however soon it ended. Its children may hold the files for
 // longer; when nobody of the worker is left, they are read for another ten seconds.
 //
 // Bytes that were read and not yet written on, and the descriptors, go to the program that takes the place

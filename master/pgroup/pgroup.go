@@ -18,7 +18,7 @@ import (
 )
 
 // Living returns the processes of a group that have not ended, the lowest number first. It looks at
-// all processes of the machine, once for all who ask at about the same time; see Left for who asks
+// all processes of the machine, once for all callers at about the same time; see Left for looking
 // again and again. Without /proc it finds none. The slice is not the caller's to change.
 func Living(pgid int) []int {
 	asked := begun.Load()
@@ -44,7 +44,7 @@ var (
 	surveying sync.Mutex    // guards latest
 	latest    struct {
 		number uint64
-		groups map[int][]int // who lives, by group
+		groups map[int][]int // processes that live, by group
 	}
 )
 
@@ -69,8 +69,8 @@ func survey() map[int][]int {
 	return groups
 }
 
-// Left is Living for who knows already whom it has returned: the machine is only searched when none
-// of those is left, for what they may have started meanwhile.
+// Left is Living for a caller that has asked before and passes on what it was told: the machine is only searched when
+// none of those is left, for processes that they may have started meanwhile.
 func Left(pgid int, before []int) []int {
 	var pids []int
 	for _, pid := range before {

@@ -51,7 +51,7 @@ type Config struct {
 
 	// Probe asks a worker that is ready according to its link whether it really is, and
 	// returns nil then. It must return when ctx ends: when the worker has ended, or its
-	// ReadyTimeout is over. nil: whom the link believes is ready.
+	// ReadyTimeout is over. nil: the link alone decides.
 	Probe func(context.Context, Seat) error
 
 	NewLink func(Seat) (Link, error)    // required

@@ -27,9 +27,31 @@
 // nothing changes. Until nobody is left the first process is not reaped, so that its number, which is
 // the group's, stays ours.
 //
-// All state belongs to the goroutine that calls Run: methods send it functions
-// to run, and so do the two goroutines that each process has (one waits for its
-// end, one watches its link). Time is one deadline per worker and slot, and one
-// beat of the watchdog per worker; the loop sleeps until the earliest. After each turn it publishes a Snapshot, which never
-// changes: whoever reads disturbs nobody.
+// # One loop, which waits for nothing
+//
+// All state belongs to the goroutine that calls Run: methods send it functions to run, and so do the goroutines
+// that observe a worker (one waits for the end of its process, one for what its link reports). Time is one deadline
+// for each worker and slot, and one beat of the watchdog for each worker; the loop sleeps until the earliest. After each
+// turn it publishes a Snapshot, which never changes, so that readers disturb nobody.
+//
+// A turn is short, whatever hangs. Everything that may take long has a goroutine of its own: the start of a worker,
+// with all that it opens, reads and runs (spawn); the end of its process (awaitEnd); the closing of its link
+// (closeLink); log lines and events (reporter); an upgrade's wait until nothing moves (Quiesce). The
+// loop itself calls Slots, Config.OnEventInLoop, and of a link Ping, Drain, DrainsGroup and Err, which must not wait; it
+// sends signals, and reaps processes that have ended.
+//
+// # Where what happens
+//
+//	supervisor.go            the loop and its time; Stop, Ping
+//	request.go               what others ask for: Reload, Replace; in scale.go: Scale
+//	start.go, process.go     a worker's start; how a process is made. setting.go, envfile.go: where, and with which variables
+//	watch.go, watchdog.go    a worker's life: what its process and its link tell; pings
+//	end.go                   a worker's end, and when its slot gets the next one
+//	reload.go                slot by slot, with probation
+//	worker.go, state.go      a worker, a slot; the states and the moves between them
+//	report.go, reporter.go   log lines and events
+//	snapshot.go              what can be seen from outside
+//	output.go                last words
+//	upgrade.go               Quiesce, Save and the way back
+//	orphans.go               processes that became ours since their parents have ended
 package supervisor

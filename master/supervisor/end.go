@@ -21,20 +21,20 @@ func (s *Supervisor) Finishing(link Link) {
 	s.post(func() {
 		for w := range s.workers {
 			if w.link == link && (w.state == Serving || w.state == Standby) {
-				w.unasked = true
-				s.leave(w, ErrFinishing)
+				w.selfDraining = true
+				s.leaveSlot(w, ErrFinishing)
 				w.enter(Draining, max(s.cfg.DrainTimeout, 1))
 			}
 		}
 	})
 }
 
-// left: the worker lives, but takes no more work.
-func (s *Supervisor) left(w *worker) {
+// linkLeft: the link reports that the worker takes no more work, although it lives.
+func (s *Supervisor) linkLeft(w *worker) {
 	if w.state != Starting && w.state != Serving && w.state != Standby {
 		return
 	}
-	s.leave(w, w.link.Err())
+	s.leaveSlot(w, w.link.Err())
 	if w.state == Starting {
 		s.terminate(w) // it was given nothing that it could finish
 	} else {
@@ -42,23 +42,23 @@ func (s *Supervisor) left(w *worker) {
 	}
 }
 
-// leave gives the slot of a worker that takes no more work to another.
-func (s *Supervisor) leave(w *worker, why error) {
+// leaveSlot takes a worker that takes no more work out of its slot, which gets another.
+func (s *Supervisor) leaveSlot(w *worker, why error) {
 	w.left = w.state == Serving
 	e := w.event(WorkerLeft)
 	e.Err, e.Was, e.LastWords = why, w.state, w.output.LastWords(0)
 	s.emit(e)
-	s.vacate(w, w.saying(fmt.Errorf("worker left: %w", why), e.LastWords))
+	s.vacate(w, w.withLastWords(fmt.Errorf("worker left: %w", why), e.LastWords))
 }
 
-// nothingLeft: the worker has done all that it had, and goes on running.
-func (s *Supervisor) nothingLeft(w *worker) {
+// finishedAll: the worker has done all that it had, and goes on running.
+func (s *Supervisor) finishedAll(w *worker) {
 	if w.state == Draining {
 		s.terminate(w)
 	}
 }
 
-// ended: the first process has. Who is left of its group has what it had, as its slot's listeners:
+// ended: the first process has. The others of its group have what it had, such as its slot's listeners:
 // they are told to finish, and do not outlive KillTimeout, unless they were told before.
 func (s *Supervisor) ended(w *worker, exit Exit, rest []int, words string) {
 	e := w.event(WorkerExited)
@@ -102,7 +102,7 @@ func whyExited(w *worker, e Event) error {
 		}
 	default:
 	}
-	return w.saying(why, e.LastWords)
+	return w.withLastWords(why, e.LastWords)
 }
 
 // gone: nobody is left of the worker. It is reaped in the loop: what is not reaped yet, another
@@ -113,7 +113,7 @@ func (s *Supervisor) gone(w *worker) {
 	w.process.Wait()
 }
 
-// release closes the link, once: a worker that was given up may end after all.
+// release closes what belongs to a worker, once: one that was given up may end after all.
 func (s *Supervisor) release(w *worker) {
 	if _, ok := s.workers[w]; ok {
 		delete(s.workers, w)
@@ -122,7 +122,7 @@ func (s *Supervisor) release(w *worker) {
 	}
 }
 
-// closeLink does so in a goroutine.
+// closeLink closes a link in a goroutine of its own.
 func (s *Supervisor) closeLink(link Link) {
 	s.closing++
 	s.running.Go(func() {
@@ -134,8 +134,8 @@ func (s *Supervisor) closeLink(link Link) {
 	})
 }
 
-// late: a state has lasted longer than it may.
-func (s *Supervisor) late(w *worker) {
+// overdue: a state has lasted longer than it may.
+func (s *Supervisor) overdue(w *worker) {
 	switch w.state {
 	case Starting:
 		if w.process == nil {
@@ -146,9 +146,9 @@ func (s *Supervisor) late(w *worker) {
 		e.LastWords = w.output.LastWords(0)
 		s.emit(e)
 		s.terminate(w)
-		s.vacate(w, w.saying(fmt.Errorf("worker was not ready within %v", s.cfg.ReadyTimeout), e.LastWords))
+		s.vacate(w, w.withLastWords(fmt.Errorf("worker was not ready within %v", s.cfg.ReadyTimeout), e.LastWords))
 	case Standby:
-		s.proved(w.slot)
+		s.endProbation(w.slot)
 		s.stepReload()
 	case Draining:
 		s.terminate(w)
@@ -208,10 +208,10 @@ func (s *Supervisor) vacate(w *worker, why error) {
 	sl := w.slot
 	switch w {
 	case sl.current:
-		w.over(why)
-		s.tell(w, why)
+		w.recordEnd(why)
+		s.replyWaiting(w, why)
 		if sl.standby != nil {
-			s.putBack(sl)
+			s.restoreStandby(sl)
 			s.reloadFailed(w, why)
 			return
 		}
@@ -219,15 +219,15 @@ func (s *Supervisor) vacate(w *worker, why error) {
 		if sl.number < s.published {
 			s.cfg.Slots.Empty(sl.number)
 		}
-	case sl.standby: // so nobody could be put back
+	case sl.standby: // it cannot come back any more
 		sl.standby = nil
-		s.tell(sl.current, nil)
+		s.replyWaiting(sl.current, nil)
 		s.stepReload()
 		return
 	case sl.next:
-		w.over(why)
+		w.recordEnd(why)
 		sl.next = nil
-		s.tell(w, why)
+		s.replyWaiting(w, why)
 	default:
 		return // replaced before, or its slot was removed
 	}
@@ -242,9 +242,9 @@ func (s *Supervisor) vacate(w *worker, why error) {
 	s.reloadFailed(w, why)
 }
 
-// over writes down why a worker's time in its slot, or before, has ended.
-func (w *worker) over(why error) {
-	end := &End{Generation: w.seat.Generation, At: time.Now(), Why: strings.TrimPrefix(why.Error(), "worker "), LastWords: wordsOf(why)}
+// recordEnd writes down why a worker's time in its slot, or before, has ended.
+func (w *worker) recordEnd(why error) {
+	end := &End{Generation: w.seat.Generation, At: time.Now(), Why: strings.TrimPrefix(why.Error(), "worker "), LastWords: lastWordsOf(why)}
 	if w.process != nil {
 		end.PID = w.pid()
 	} else {

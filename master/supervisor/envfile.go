@@ -18,19 +18,19 @@ const maxEnvFile = 1 << 20
 func readEnv(path string) ([]string, error) {
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, bare(path, err)
+		return nil, withPathOnce(path, err)
 	}
 	defer file.Close()
 	stat, err := file.Stat()
 	if err != nil {
-		return nil, bare(path, err)
+		return nil, withPathOnce(path, err)
 	}
 	if !stat.Mode().IsRegular() { // it is read again and again, and must not be waited for
 		return nil, fmt.Errorf("%s: want an ordinary file", path)
 	}
 	text, err := io.ReadAll(io.LimitReader(file, maxEnvFile+1))
 	if err != nil {
-		return nil, bare(path, err)
+		return nil, withPathOnce(path, err)
 	}
 	if len(text) > maxEnvFile {
 		return nil, fmt.Errorf("%s: larger than %d bytes", path, maxEnvFile)
@@ -42,8 +42,8 @@ func readEnv(path string) ([]string, error) {
 	return variables, nil
 }
 
-// bare is an error with the path once.
-func bare(path string, err error) error {
+// withPathOnce is an error with the path once.
+func withPathOnce(path string, err error) error {
 	var pathErr *os.PathError
 	if errors.As(err, &pathErr) {
 		err = pathErr.Err

@@ -49,21 +49,21 @@ type worded struct {
 
 func (w worded) Unwrap() error { return w.error }
 
-// saying adds a worker's last words to a reason.
-func (w *worker) saying(why error, words string) error {
+// withLastWords adds a worker's last words to a reason.
+func (w *worker) withLastWords(why error, words string) error {
 	_, elsewhere := w.output.(inherited)
 	return worded{why, words, elsewhere}
 }
 
-// wordsOf returns what a reason has of them.
-func wordsOf(why error) string {
+// lastWordsOf returns what a reason has of them.
+func lastWordsOf(why error) string {
 	w, _ := errors.AsType[worded](why)
 	return w.words
 }
 
-// quote says what a worker has written before it failed, behind all else that there is to say; empty if why is not
+// quoteLastWords says what a worker has written before it failed, behind all else that there is to say; empty if why is not
 // of a worker that ran, or it wrote nothing.
-func quote(why error) string {
+func quoteLastWords(why error) string {
 	w, ok := errors.AsType[worded](why)
 	switch {
 	case w.words != "":

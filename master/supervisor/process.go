@@ -32,7 +32,7 @@ type Spec struct {
 // Rights are what a worker may do on this machine. The zero value: what the master may.
 type Rights struct {
 	Env        []string            // what its programs expect of a user: USER, LOGNAME, HOME
-	User       *syscall.Credential // whom it runs as; nil: as the master does. Only root can choose.
+	User       *syscall.Credential // the user that it runs as; nil: the master's. Only root can choose.
 	NoNewPrivs bool                // set-user-ID programs give it none (man 2 prctl, PR_SET_NO_NEW_PRIVS)
 }
 
@@ -70,7 +70,7 @@ func StartProcess(spec Spec) (Process, error) {
 	cmd.ExtraFiles = spec.Files
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: spec.Rights.User}
 	catchIgnored()
-	// What we inherited ourselves is not close-on-exec. Before Linux 5.11 it leaks.
+	// Descriptors that we inherited ourselves are not close-on-exec. Before Linux 5.11 it leaks.
 	unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC)
 	start := func() error { return reexec.Unblocked(cmd.Start) }
 	if spec.Rights.NoNewPrivs {
@@ -108,8 +108,8 @@ func withoutNewPrivs(f func() error) error {
 	return <-result
 }
 
-// unheard is where signals go that we ignore.
-var unheard = make(chan os.Signal, 1)
+// caught is where signals go that we ignore.
+var caught = make(chan os.Signal, 1)
 
 // catchIgnored ignores by catching. A signal that is ignored, say because of nohup
 // or of a shell's &, stays ignored across exec (man 2 execve); one that is caught
@@ -125,7 +125,7 @@ func catchIgnored() {
 		case sig >= 32 && sig <= 34:
 			reexec.ResetSignal(sig)
 		default:
-			signal.Notify(unheard, sig)
+			signal.Notify(caught, sig)
 		}
 	}
 }

@@ -14,7 +14,7 @@ type reload struct {
 	generation int
 	began      time.Time
 	slot       int  // whose new worker is being waited for
-	short      bool // of room for one, and that was said
+	saidNoRoom bool // it waits for room for a process, and that was logged
 	waiting    []chan error
 }
 
@@ -30,7 +30,7 @@ func (s *Supervisor) startReload(result chan error) error {
 	return nil
 }
 
-// startReplace starts a worker to take over from the one in a slot, or joins who did so before.
+// startReplace starts a worker to take over from the one in a slot, or joins a replacement that is in progress.
 func (s *Supervisor) startReplace(slot int, result chan error) error {
 	if slot < 0 || slot >= len(s.slots) {
 		return fmt.Errorf("%w %d; there are 0 to %d", ErrNoSlot, slot, len(s.slots)-1)
@@ -59,10 +59,10 @@ func (s *Supervisor) startReplace(slot int, result chan error) error {
 	return nil
 }
 
-// tell answers who waits for a worker's start. why is nil if it has taken its slot over.
-func (s *Supervisor) tell(w *worker, why error) {
+// replyWaiting answers the requests that wait for a worker's start. why is nil if the worker has taken its slot over.
+func (s *Supervisor) replyWaiting(w *worker, why error) {
 	if why != nil && len(w.waiting) > 0 {
-		why = fmt.Errorf("supervisor: slot %d keeps what it had: %w%s", w.seat.Slot, why, quote(why))
+		why = fmt.Errorf("supervisor: slot %d keeps what it had: %w%s", w.seat.Slot, why, quoteLastWords(why))
 	}
 	for _, result := range w.waiting {
 		s.answer(result, why)
@@ -94,17 +94,17 @@ func (s *Supervisor) stepReload() {
 	}
 	for ; r.slot < len(s.slots); r.slot++ {
 		sl := s.slots[r.slot]
-		if sl.current.of(r.generation) {
+		if sl.current.isOf(r.generation) {
 			continue // also a slot that was added during the reload
 		}
-		if sl.next.of(r.generation) {
+		if sl.next.isOf(r.generation) {
 			return
 		}
 		if err := s.roomForOne(); err != nil {
 			s.noRoom(sl, err)
 			return
 		}
-		s.dismiss(sl, errOvertaken) // it was started before the reload
+		s.cancelNext(sl, errOvertaken) // it was started before the reload
 		if err := sl.checkStart(); err != nil {
 			s.failReload(sl.number, err)
 			return
@@ -124,14 +124,14 @@ func (s *Supervisor) onProbation() bool {
 	return slices.ContainsFunc(s.slots, func(sl *slot) bool { return sl.standby != nil })
 }
 
-// noRoom waits for those that stand by, who end soon, or fails.
+// noRoom waits for workers that stand by, since they end soon; if there are none, the reload fails.
 func (s *Supervisor) noRoom(sl *slot, why error) {
 	r := s.reload
 	switch {
 	case !s.onProbation():
 		s.failReload(sl.number, why)
-	case !r.short:
-		r.short = true
+	case !r.saidNoRoom:
+		r.saidNoRoom = true
 		s.logLater(hclog.Warn, "reload waits for room for another worker process, until workers have lasted for their probation", "slot", sl.number,
 			"generation", r.generation, "processes", len(s.workers), "probation", s.cfg.Probation.String())
 	}
@@ -148,29 +148,29 @@ func (s *Supervisor) standBy(w *worker, probation time.Duration) {
 	s.emit(w.event(WorkerStandby))
 }
 
-// proved: the worker in a slot has lasted for its probation, or need not. The one before it drains.
-func (s *Supervisor) proved(sl *slot) {
+// endProbation: the worker in a slot has lasted for its probation, or need not. The one before it drains.
+func (s *Supervisor) endProbation(sl *slot) {
 	if w := sl.standby; w != nil {
 		sl.standby = nil
 		s.drain(w, s.cfg.DrainTimeout)
-		s.tell(sl.current, nil)
+		s.replyWaiting(sl.current, nil)
 	}
 }
 
-// putBack gives a slot back to the worker that stands by. The caller sees to the one that was there.
-func (s *Supervisor) putBack(sl *slot) {
+// restoreStandby gives a slot back to the worker that stands by. The caller sees to the one that was there.
+func (s *Supervisor) restoreStandby(sl *slot) {
 	w := sl.standby
 	w.enter(Serving, 0)
-	s.watchOver(w)
+	s.startPinging(w)
 	sl.standby, sl.current, sl.generation = nil, w, w.seat.Generation
-	s.publish(sl)
+	s.fill(sl)
 	s.emit(w.event(WorkerRestored))
 }
 
 // reloadFailed ends the reload when w is one of its workers: the one that was
 // waited for, or one that was ready and did not last until the end of the reload.
 func (s *Supervisor) reloadFailed(w *worker, why error) {
-	if r := s.reload; r != nil && w.of(r.generation) {
+	if r := s.reload; r != nil && w.isOf(r.generation) {
 		s.failReload(w.seat.Slot, why)
 	}
 }
@@ -191,23 +191,23 @@ func (s *Supervisor) failReload(slot int, why error) {
 	r := s.reload
 	var kept []int
 	for i, sl := range s.slots {
-		if w := sl.current; sl.standby != nil && w.of(r.generation) {
-			s.putBack(sl)
+		if w := sl.current; sl.standby != nil && w.isOf(r.generation) {
+			s.restoreStandby(sl)
 			s.drain(w, s.cfg.DrainTimeout)
 		}
 		if sl.generation != r.generation {
 			kept = append(kept, i)
 		}
 	}
-	err := fmt.Errorf("slot %d: %w; %s%s", slot, why, keep(kept), quote(why))
+	err := fmt.Errorf("slot %d: %w; %s%s", slot, why, keep(kept), quoteLastWords(why))
 	if r.slot < len(s.slots) && s.slots[r.slot].current != nil {
-		s.dismiss(s.slots[r.slot], why)
+		s.cancelNext(s.slots[r.slot], why)
 	}
 	s.emit(r.event(ReloadFailed, err))
 	s.endReload(fmt.Errorf("supervisor: reload failed: %w", err))
 }
 
-// endReload tells who waits, and begins the reload that was asked for meanwhile.
+// endReload answers the requests for this reload, and begins the reload that was asked for meanwhile.
 func (s *Supervisor) endReload(err error) {
 	for _, result := range s.reload.waiting {
 		s.answer(result, err)

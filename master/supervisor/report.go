@@ -7,7 +7,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// emit reports a change: to who must know it before anything comes of it, to the log, and to who wants to know.
+// emit reports a change: first to Config.OnEventInLoop, then, without waiting for either, to the log and to Config.OnEvent.
 func (s *Supervisor) emit(e Event) {
 	if s.cfg.OnEventInLoop != nil {
 		s.cfg.OnEventInLoop(e)
@@ -90,7 +90,7 @@ func withWords(fields []any, e Event) []any {
 	return fields
 }
 
-// logRest says whom a worker has left behind. Of one that drains that is no surprise.
+// logRest logs which processes a worker has left behind. For one that drains that is no surprise.
 func (s *Supervisor) logRest(e Event, where []any) {
 	where = append(where, "pids", e.Rest)
 	switch {

@@ -61,27 +61,27 @@ func (s *Supervisor) shrink(n int) {
 	removed := s.slots[n:]
 	s.slots = s.slots[:n:n]
 	for _, sl := range removed {
-		s.vacated(sl, s.cfg.DrainTimeout, errRemoved)
-		s.dismiss(sl, errRemoved)
+		s.drainSlot(sl, s.cfg.DrainTimeout, errRemoved)
+		s.cancelNext(sl, errRemoved)
 	}
 	s.stepReload() // which may have waited for a slot that is gone
 }
 
-// dismiss ends a worker that is not needed before it was ready, and why.
-func (s *Supervisor) dismiss(sl *slot, why error) {
+// cancelNext ends the worker that was to take a slot over. Requests that wait for it are answered with why.
+func (s *Supervisor) cancelNext(sl *slot, why error) {
 	if w := sl.next; w != nil {
 		sl.next = nil
 		s.terminate(w)
-		s.tell(w, why)
+		s.replyWaiting(w, why)
 	}
 }
 
-// vacated drains whoever is in a slot that is not needed any more, and tells who waits why.
-func (s *Supervisor) vacated(sl *slot, timeout time.Duration, why error) {
+// drainSlot drains the workers of a slot that is not needed any more. Requests that wait for them are answered with why.
+func (s *Supervisor) drainSlot(sl *slot, timeout time.Duration, why error) {
 	if w := sl.current; w != nil {
 		sl.current = nil
 		s.drain(w, timeout)
-		s.tell(w, why)
+		s.replyWaiting(w, why)
 	}
 	if w := sl.standby; w != nil {
 		sl.standby = nil
@@ -89,9 +89,9 @@ func (s *Supervisor) vacated(sl *slot, timeout time.Duration, why error) {
 	}
 }
 
-// publish puts a slot's worker into use. New slots come into use in order, so
+// fill puts a slot's worker into use. New slots come into use in order, so
 // that the number of slots never counts one that was never filled.
-func (s *Supervisor) publish(sl *slot) {
+func (s *Supervisor) fill(sl *slot) {
 	if sl.number < s.published {
 		s.cfg.Slots.Fill(sl.number, sl.current.link)
 		return

@@ -7,7 +7,7 @@ import (
 )
 
 // Snapshot is what the supervisor is doing at one moment. It is never changed, and
-// shared by all who ask.
+// all callers share it.
 type Snapshot struct {
 	Slots      []SlotStatus    // by number
 	InUse      int             // of them have clients; those behind wait for their first worker
@@ -18,7 +18,7 @@ type Snapshot struct {
 	Stopping   bool
 }
 
-// SlotStatus is one slot and who is in it.
+// SlotStatus is one slot and its workers.
 type SlotStatus struct {
 	Worker    *WorkerStatus // fills the slot; nil: nobody does
 	Next      *WorkerStatus // starts, to take the slot over; or nil
@@ -74,9 +74,9 @@ func (s *Supervisor) Snapshot() (*Snapshot, <-chan struct{}) {
 	return &v.snapshot, v.changed
 }
 
-// show publishes a snapshot, and then answers who waits.
-func (s *Supervisor) show() {
-	old := s.view.Swap(&view{s.look(), make(chan struct{})})
+// publishSnapshot publishes a snapshot, and then answers requests.
+func (s *Supervisor) publishSnapshot() {
+	old := s.view.Swap(&view{s.takeSnapshot(), make(chan struct{})})
 	close(old.changed)
 	for _, answer := range s.answers {
 		answer()
@@ -84,12 +84,12 @@ func (s *Supervisor) show() {
 	s.answers = nil
 }
 
-// answer gives a result to who waits for it, when the snapshot shows it.
+// answer answers a request, as soon as the snapshot shows the result.
 func (s *Supervisor) answer(waiting chan<- error, err error) {
 	s.answers = append(s.answers, func() { waiting <- err })
 }
 
-func (s *Supervisor) look() Snapshot {
+func (s *Supervisor) takeSnapshot() Snapshot {
 	snapshot := Snapshot{
 		Slots:      make([]SlotStatus, len(s.slots)),
 		InUse:      s.published,
@@ -117,17 +117,17 @@ func (s *Supervisor) look() Snapshot {
 
 // status is nil for no worker. It is made anew after each change only.
 func (w *worker) status() *WorkerStatus {
-	if w != nil && w.shown == nil {
-		w.shown = &WorkerStatus{w.seat, w.pid(), w.state, w.started, w.since, w.deadline, w.silent(), w.link}
+	if w != nil && w.cached == nil {
+		w.cached = &WorkerStatus{w.seat, w.pid(), w.state, w.started, w.since, w.deadline, w.silentSince(), w.link}
 	}
 	if w == nil {
 		return nil
 	}
-	return w.shown
+	return w.cached
 }
 
 // setDeadline says when the state of a worker has lasted too long; zero: never.
-func (w *worker) setDeadline(t time.Time) { w.deadline, w.shown = t, nil }
+func (w *worker) setDeadline(t time.Time) { w.deadline, w.cached = t, nil }
 
 func (s *Supervisor) statusOf(r *reload) *ReloadStatus {
 	status := &ReloadStatus{Generation: r.generation, Done: min(r.slot, len(s.slots)), Slots: len(s.slots), Began: r.began}

@@ -147,7 +147,7 @@ func TestAnswerComesAfterSnapshot(t *testing.T) {
 		}
 		seen := 0
 		w.s.answers = append(w.s.answers, func() { now, _ := w.s.Snapshot(); seen = now.Generation })
-		w.s.show()
+		w.s.publishSnapshot()
 		if len(result) != 1 || seen != 7 {
 			t.Errorf("%d answers; when they came the snapshot was of generation %d", len(result), seen)
 		}

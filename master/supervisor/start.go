@@ -130,10 +130,10 @@ func (s *Supervisor) started(w *worker, result startResult) {
 		s.startFailed(w, result)
 		return
 	}
-	w.link, w.output, w.process, w.started, w.shown = result.link, result.output, result.process, time.Now(), nil
+	w.link, w.output, w.process, w.started, w.cached = result.link, result.output, result.process, time.Now(), nil
 	s.workers[w] = struct{}{} // again, if it was given up
 	s.emit(w.event(WorkerStarted))
-	s.follow(w)
+	s.observe(w)
 	switch w.state {
 	case Starting:
 		w.since = w.started

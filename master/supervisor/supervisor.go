@@ -38,9 +38,10 @@ var (
 	errRemoved   = errors.New("the slot was removed")
 )
 
-// Supervisor keeps slots filled with workers. Two goroutines run for each worker
-// process, one more while it is probed, and one that closes its link in the end. They end with
-// Run, except the one that waits for a process which not even SIGKILL ends.
+// Supervisor keeps slots filled with workers. Goroutines: one for the start of a worker; then two for each
+// process, and one more while it is probed; one that closes its link in the end; and one each for the log and for
+// Config.OnEvent, while there is something to tell. They end with Run, except for those that hang: a process that not
+// even SIGKILL ends, a start or a link whose file system does not answer, a log that nobody reads.
 type Supervisor struct {
 	cfg     Config
 	log     hclog.Logger
@@ -53,13 +54,13 @@ type Supervisor struct {
 	lines   reporter // to the log
 	events  reporter // to Config.OnEvent
 
-	// What follows belongs to the goroutine in Run.
+	// The fields below belong to the goroutine in Run.
 	slots      []*slot
 	workers    map[*worker]struct{} // all that have not ended, in a slot or not
 	published  int                  // number of slots that Slots was told of
 	generation int                  // of the latest reload
 	reload     *reload              // the one in progress, or nil
-	queued     []chan error         // who waits for the reload after it
+	queued     []chan error         // requests for the reload after it
 	lastReload *ReloadStatus        // the one that has ended, or nil
 	stopping   bool
 
@@ -97,14 +98,14 @@ func New(cfg Config) (*Supervisor, error) {
 	}
 	s.lines.leftOut = func(n int) { s.log.Warn("log not complete: it does not keep up with the supervisor", "left_out", n) }
 	s.events.leftOut = func(n int) {
-		s.logLater(hclog.Error, "events were left out: who is told of them does not keep up", "left_out", n)
+		s.logLater(hclog.Error, "events were left out: their receiver does not keep up", "left_out", n)
 	}
 	if cfg.Resume != nil {
 		if err := s.restore(cfg.Resume); err != nil {
 			return nil, err
 		}
 	}
-	s.view.Store(&view{s.look(), make(chan struct{})})
+	s.view.Store(&view{s.takeSnapshot(), make(chan struct{})})
 	return s, nil
 }
 
@@ -140,7 +141,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 			}
 		}
 		wait := s.tick()
-		s.show()
+		s.publishSnapshot()
 		timer.Reset(wait)
 	}
 	close(s.done)
@@ -172,10 +173,10 @@ func (s *Supervisor) tick() time.Duration {
 	now := time.Now()
 	for w := range s.workers {
 		if !w.deadline.IsZero() && !now.Before(w.deadline) {
-			s.late(w)
+			s.overdue(w)
 		}
 		if !w.beat.IsZero() && !now.Before(w.beat) {
-			s.ask(w)
+			s.ping(w)
 		}
 	}
 	for _, sl := range s.slots {
@@ -275,11 +276,11 @@ func (s *Supervisor) stop() {
 	s.reloadStopped()
 	for _, sl := range s.slots {
 		sl.respawnAt = time.Time{}
-		s.dismiss(sl, ErrStopped)
+		s.cancelNext(sl, ErrStopped)
 		if sl.current != nil && sl.number < s.published {
 			s.cfg.Slots.Empty(sl.number)
 		}
-		s.vacated(sl, s.cfg.StopTimeout, ErrStopped)
+		s.drainSlot(sl, s.cfg.StopTimeout, ErrStopped)
 	}
 	limit := time.Now().Add(s.cfg.StopTimeout)
 	for w := range s.workers {

@@ -107,7 +107,7 @@ func (s *Supervisor) Quiesce(forGood bool, f func() error) error {
 // dismissStarting ends workers that are not ready yet. Their slots get others.
 func (s *Supervisor) dismissStarting() {
 	for _, sl := range s.slots {
-		s.dismiss(sl, errUpgraded)
+		s.cancelNext(sl, errUpgraded)
 		if sl.current == nil && sl.respawnAt.IsZero() {
 			sl.respawnAt = time.Now()
 		}
@@ -131,7 +131,7 @@ func (s *Supervisor) awaitQuiet(reports bool) <-chan struct{} {
 	return nil
 }
 
-// checkQuiet tells who waits for it that nothing is being started or closed.
+// checkQuiet closes quiet if nothing is being started or closed.
 func (s *Supervisor) checkQuiet() {
 	if s.quiet != nil && s.starting == 0 && s.closing == 0 {
 		close(s.quiet)
@@ -158,7 +158,7 @@ func (s *Supervisor) Save(b *reexec.Bundle) error {
 			continue
 		}
 		entry := savedWorker{
-			Seat: w.seat, PID: w.pid(), State: w.state, Ended: w.ended, Unasked: w.unasked,
+			Seat: w.seat, PID: w.pid(), State: w.state, Ended: w.ended, Unasked: w.selfDraining,
 			Current: w.slot.current == w,
 			Standby: w.slot.standby == w,
 			Removed: w.slot.number >= len(s.slots) || s.slots[w.slot.number] != w.slot,
@@ -229,7 +229,7 @@ func (s *Supervisor) restoreWorker(entry savedWorker) (err error) {
 	}
 	w := &worker{
 		seat: entry.Seat, state: entry.State, since: entry.Since, started: entry.Started,
-		readyAt: entry.ReadyAt, deadline: entry.Deadline, ended: entry.Ended, unasked: entry.Unasked, exited: make(chan struct{}), link: noLink{},
+		readyAt: entry.ReadyAt, deadline: entry.Deadline, ended: entry.Ended, selfDraining: entry.Unasked, exited: make(chan struct{}), link: noLink{},
 	}
 	ours.add(entry.PID)
 	w.process = &process{pid: entry.PID}
@@ -265,16 +265,16 @@ func (s *Supervisor) resume() {
 		w.link.Resume()
 		w.output.Resume()
 		if w.state == Serving {
-			s.watchOver(w)
+			s.startPinging(w)
 		}
-		if w.state == Draining && !w.unasked {
+		if w.state == Draining && !w.selfDraining {
 			w.link.Drain() // it may be about to tell the worker
 		}
-		s.follow(w)
+		s.observe(w)
 	}
 	for _, sl := range s.slots[:s.published] {
 		if sl.current != nil {
-			s.publish(sl)
+			s.fill(sl)
 		}
 	}
 	if s.scaleTo != len(s.slots) {

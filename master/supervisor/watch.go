@@ -19,19 +19,19 @@ const (
 	maxRestPoll = 500 * time.Millisecond
 )
 
-// follow starts the goroutines of a process.
-func (s *Supervisor) follow(w *worker) {
+// observe starts the two goroutines that observe a worker: its process, and its link.
+func (s *Supervisor) observe(w *worker) {
 	isReady, probed := w.link.Ready(), make(chan struct{})
 	if w.state != Starting {
 		isReady, probed = nil, nil
 	}
-	go s.reap(w)
-	s.running.Go(func() { s.watch(w, isReady, probed) })
+	go s.awaitEnd(w)
+	s.running.Go(func() { s.watchLink(w, isReady, probed) })
 }
 
-// reap waits for the end of the process, and of its group. Nobody waits for reap: a process that
-// cannot be killed would keep Run from returning.
-func (s *Supervisor) reap(w *worker) {
+// awaitEnd waits for the end of the process, and of its group. Run does not wait for it, since there are processes that
+// cannot be killed.
+func (s *Supervisor) awaitEnd(w *worker) {
 	exit := w.process.Await()
 	close(w.exited)
 	words := w.output.LastWords(wordsPatience)
@@ -48,7 +48,7 @@ func (s *Supervisor) reap(w *worker) {
 		select {
 		case <-finished:
 			finished = nil
-			s.post(func() { s.nothingLeft(w) })
+			s.post(func() { s.finishedAll(w) })
 		case <-time.After(poll):
 			poll = min(2*poll, maxRestPoll)
 			rest = w.process.Rest()
@@ -61,9 +61,9 @@ func (s *Supervisor) reap(w *worker) {
 	}
 }
 
-// watch passes on what the link reports, and that the worker is ready when it has also passed
+// watchLink passes on what the link reports, and that the worker is ready when it has also passed
 // the probe.
-func (s *Supervisor) watch(w *worker, ready <-chan struct{}, probed chan struct{}) {
+func (s *Supervisor) watchLink(w *worker, ready <-chan struct{}, probed chan struct{}) {
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.ReadyTimeout)
 	defer cancel()
 	left, leaves := w.link.Left(), (<-chan time.Time)(nil)
@@ -81,10 +81,10 @@ func (s *Supervisor) watch(w *worker, ready <-chan struct{}, probed chan struct{
 			leaves = time.After(lastMoment)
 		case <-leaves:
 			leaves = nil
-			s.post(func() { s.left(w) })
+			s.post(func() { s.linkLeft(w) })
 		case <-finished:
 			finished = nil
-			s.post(func() { s.nothingLeft(w) })
+			s.post(func() { s.finishedAll(w) })
 		case <-w.exited:
 			return
 		case <-s.done:
@@ -110,18 +110,18 @@ func (s *Supervisor) ready(w *worker) {
 		return // too late: it is being replaced already
 	}
 	sl, old := w.slot, w.slot.current
-	s.proved(sl) // if old was on probation itself: it is overtaken
+	s.endProbation(sl) // if old was on probation itself: it is overtaken
 	w.enter(Serving, 0)
 	w.readyAt = time.Now()
-	s.watchOver(w)
+	s.startPinging(w)
 	sl.current, sl.next, sl.generation = w, nil, w.seat.Generation
-	s.publish(sl)
+	s.fill(sl)
 	s.emit(w.event(WorkerReady))
 	if old != nil {
 		s.standBy(old, s.cfg.Probation)
 	}
 	if sl.standby == nil {
-		s.tell(w, nil)
+		s.replyWaiting(w, nil)
 	}
 	s.stepReload()
 }

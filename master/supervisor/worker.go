@@ -21,23 +21,23 @@ type slot struct {
 
 // worker is one process, from its start until it is reaped.
 type worker struct {
-	seat     Seat
-	slot     *slot
-	state    State
-	since    time.Time // it is in this state
-	link     Link
-	process  Process // nil: its start has not come to an end
-	output   Output
-	started  time.Time
-	readyAt  time.Time
-	deadline time.Time     // when the state has lasted too long; zero: never
-	exited   chan struct{} // closed when the first process has ended
-	ended    bool          // likewise; its link and number are kept until all of its group have
-	finished bool          // it was ready, and has ended by itself with status 0
-	left     bool          // it was ready, and has left by itself
-	unasked  bool          // likewise, and finishes without having been told to
-	shown    *WorkerStatus // as it was last shown; nil: something has changed since
-	waiting  []chan error  // who wants to know how its start ends
+	seat         Seat
+	slot         *slot
+	state        State
+	since        time.Time // it is in this state
+	link         Link
+	process      Process // nil: its start has not come to an end
+	output       Output
+	started      time.Time
+	readyAt      time.Time
+	deadline     time.Time     // when the state has lasted too long; zero: never
+	exited       chan struct{} // closed when the first process has ended
+	ended        bool          // likewise; its link and number are kept until all of its group have
+	finished     bool          // it was ready, and has ended by itself with status 0
+	left         bool          // it was ready, and has left by itself
+	selfDraining bool          // likewise, and finishes without having been told to
+	cached       *WorkerStatus // as it was last shown; nil: something has changed since
+	waiting      []chan error  // requests to be answered when its start has come to an end
 
 	beat   time.Time // when to ask it again whether it is there; zero: not at all
 	missed int       // beats in a row without a sign of it
@@ -57,8 +57,8 @@ func (w *worker) enter(next State, timeout time.Duration) {
 	}
 }
 
-// of tells whether the worker exists and is of a generation.
-func (w *worker) of(generation int) bool {
+// isOf tells whether the worker exists and belongs to a generation.
+func (w *worker) isOf(generation int) bool {
 	return w != nil && w.seat.Generation == generation
 }
 
