@@ -219,6 +219,7 @@ func (a *acceptor) takeBacklog() error {
 // take accepts connections until the batch is full or there are no more. It
 // returns false when there was none.
 func (a *acceptor) take(listener uintptr) bool {
+	reexec.Lock.MustHold()
 	a.err, a.scarce = nil, false
 	if a.shared {
 		unix.SetNonblock(int(listener), true)
@@ -250,6 +251,7 @@ func (a *acceptor) takeOne(listener uintptr) bool {
 }
 
 func (a *acceptor) flush() {
+	reexec.Lock.MustHold()
 	if len(a.batch) == 0 {
 		return
 	}

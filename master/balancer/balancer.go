@@ -14,6 +14,7 @@ import (
 	"github.com/handfast/handfast/master/clientip"
 	"github.com/handfast/handfast/master/fdlimit"
 	"github.com/handfast/handfast/master/logging"
+	"github.com/handfast/handfast/master/reexec"
 )
 
 // WhenDown says what happens to the clients of a slot that stays empty.
@@ -194,6 +195,7 @@ func (b *Balancer) GiveUp(conns []fdpass.Handoff) {
 
 // takeBack finds out again whose connections these are, and returns those that identify does.
 func (b *Balancer) takeBack(conns []fdpass.Handoff) (known []connection) {
+	reexec.Lock.MustHold()
 	b.ledger.takenBack.Add(uint64(len(conns)))
 	all := make([]connection, len(conns))
 	for i, h := range conns {

@@ -14,6 +14,7 @@ import (
 	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/master/clientip"
 	"github.com/handfast/handfast/master/link/mailbox"
+	"github.com/handfast/handfast/master/reexec"
 )
 
 // BenchmarkRoute finds clients by their address, places them, and groups batches by slot; per
@@ -24,6 +25,8 @@ func BenchmarkRoute(b *testing.B) {
 			balancer, r, batch := straight(b, slots)
 			b.ReportAllocs()
 			n := 0
+			reexec.Lock.RLock()
+			defer reexec.Lock.RUnlock()
 			for b.Loop() {
 				r.route(balancer.identify(batch, nil))
 				n += len(batch)
@@ -127,6 +130,8 @@ func newLine(t testing.TB, slots int) *line {
 
 // pass takes what is in the backlog, up to a batch, and delivers it.
 func (l *line) pass() {
+	reexec.Lock.RLock()
+	defer reexec.Lock.RUnlock()
 	l.raw.Control(l.control)
 	l.flush()
 }

@@ -3,6 +3,7 @@ package balancer
 import (
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/master/fdlimit"
+	"github.com/handfast/handfast/master/reexec"
 )
 
 // router places a batch of connections: it groups them by slot and delivers each
@@ -29,6 +30,7 @@ func (b *Balancer) newRouter() router {
 // route delivers a batch and takes ownership of its descriptors. Connections that
 // cannot be delivered now are parked.
 func (r *router) route(batch []connection) {
+	reexec.Lock.MustHold()
 	batch = r.toOwners(batch)
 	seats := r.table.load()
 	r.sort(batch, len(seats))

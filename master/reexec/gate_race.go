@@ -55,10 +55,17 @@ func (h *holders) has(id int) bool {
 	return ok
 }
 
+// stack is the beginning of a stack trace, which is not made anew each time: the straight line allocates nothing.
+var stack struct {
+	sync.Mutex
+	buffer [64]byte
+}
+
 // goroutine returns the number of the calling goroutine, which stands at the beginning of its stack trace.
 func goroutine() int {
-	var buffer [64]byte
-	_, rest, _ := bytes.Cut(buffer[:runtime.Stack(buffer[:], false)], []byte("goroutine "))
+	stack.Lock()
+	defer stack.Unlock()
+	_, rest, _ := bytes.Cut(stack.buffer[:runtime.Stack(stack.buffer[:], false)], []byte("goroutine "))
 	number, _, _ := bytes.Cut(rest, []byte(" "))
 	id, err := strconv.Atoi(string(number))
 	if err != nil {

@@ -156,6 +156,8 @@ func (l *Link) returnQueue() {
 	// Wake-ups stay: a thread that was woken by one may be about to call accept.
 	l.mu.Unlock()
 	if len(queue) > 0 {
+		reexec.Lock.RLock()
+		defer reexec.Lock.RUnlock()
 		l.readmit(queue)
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/fdpass/fdtest"
+	"github.com/handfast/handfast/master/reexec/reexectest"
 )
 
 // timeout bounds what should be immediate.
@@ -145,7 +146,7 @@ func (w *worker) say(typ fdpass.Type, hs ...fdpass.Handoff) {
 func deliver(t testing.TB, m *Mailbox, hs []fdpass.Handoff) {
 	t.Helper()
 	for i := range hs {
-		if n, err := m.Deliver(hs[i : i+1]); n != 1 || err != nil {
+		if n, err := reexectest.Passing(m.Deliver)(hs[i : i+1]); n != 1 || err != nil {
 			t.Fatalf("connection %d: delivered %d, error %v", i, n, err)
 		}
 	}

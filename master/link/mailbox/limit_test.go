@@ -10,6 +10,7 @@ import (
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/fdpass/fdtest"
+	"github.com/handfast/handfast/master/reexec/reexectest"
 )
 
 // limited is open for a worker that may have so many connections, and knows how to report.
@@ -34,7 +35,7 @@ func (w *worker) report(open, accepted uint64) {
 func hand(t testing.TB, m *Mailbox, w *worker, n, want int) {
 	t.Helper()
 	hs, _ := connect(t, n)
-	taken, err := m.Deliver(hs)
+	taken, err := reexectest.Passing(m.Deliver)(hs)
 	if taken != want || (taken < n) != (err == fdpass.ErrLimit) {
 		t.Fatalf("of %d connections the worker took %d, error %v; want %d", n, taken, err, want)
 	}
@@ -90,14 +91,14 @@ func TestLimitFull(t *testing.T) {
 	one, _ := connect(t, 1)
 	sent := 0
 	for ; ; sent++ {
-		if _, err := m.Copy(one); errors.Is(err, fdpass.ErrFull) {
+		if _, err := reexectest.Passing(m.Copy)(one); errors.Is(err, fdpass.ErrFull) {
 			break
 		} else if err != nil {
 			t.Fatal(err)
 		}
 	}
 	for range 2000 {
-		if _, err := m.Copy(one); !errors.Is(err, fdpass.ErrFull) {
+		if _, err := reexectest.Passing(m.Copy)(one); !errors.Is(err, fdpass.ErrFull) {
 			t.Fatal(err)
 		}
 	}

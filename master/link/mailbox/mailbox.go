@@ -178,6 +178,7 @@ func (m *Mailbox) Deliver(conns []fdpass.Handoff) (n int, err error) {
 // own; the caller closes the first n at once, since the client sees its connection end
 // when the last copy is closed.
 func (m *Mailbox) Copy(conns []fdpass.Handoff) (n int, err error) {
+	reexec.Lock.MustHold()
 	for n < len(conns) {
 		batch := conns[n:min(n+fdpass.MaxBatch, len(conns))]
 		if batch = batch[:m.admit(len(batch))]; len(batch) == 0 {

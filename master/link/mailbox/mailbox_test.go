@@ -13,6 +13,7 @@ import (
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/fdpass/fdtest"
+	"github.com/handfast/handfast/master/reexec/reexectest"
 )
 
 // TestDeliver: connections arrive in order, and the master keeps no copy of them.
@@ -22,7 +23,7 @@ func TestDeliver(t *testing.T) {
 		t.Errorf("environment %v, %d files", got, len(m.Files()))
 	}
 	sent, clients := connect(t, 2*fdpass.MaxBatch+2)
-	if n, err := m.Deliver(sent); n != len(sent) || err != nil {
+	if n, err := reexectest.Passing(m.Deliver)(sent); n != len(sent) || err != nil {
 		t.Fatalf("delivered %d of %d, error %v", n, len(sent), err)
 	}
 	for _, h := range sent {
@@ -90,7 +91,7 @@ func TestDrain(t *testing.T) {
 	hs, _ := connect(t, 4)
 	deliver(t, m, hs[:3])
 	m.Drain()
-	n, err := m.Deliver(hs[3:])
+	n, err := reexectest.Passing(m.Deliver)(hs[3:])
 	if n != 0 || !errors.Is(err, fdpass.ErrClosed) || !isOpen(hs[3].FD) {
 		t.Errorf("delivered %d, error %v, descriptor open %v; want 0, fdpass.ErrClosed, true", n, err, isOpen(hs[3].FD))
 	}
@@ -121,7 +122,7 @@ func TestFull(t *testing.T) {
 			t.Fatal(err)
 		}
 		hs = append(hs, fdpass.Handoff{FD: fd, Flags: fdpass.Flags(i)})
-		n, err := m.Deliver(hs[i:])
+		n, err := reexectest.Passing(m.Deliver)(hs[i:])
 		if n == 0 && errors.Is(err, fdpass.ErrFull) && isOpen(fd) {
 			unix.Close(fd)
 			m.Close()
@@ -150,7 +151,7 @@ func TestLeave(t *testing.T) {
 	}
 	r.want(t, hs[1:])
 	w.receiveEnd()
-	if n, err := m.Deliver(hs[:1]); n != 0 || !errors.Is(err, fdpass.ErrClosed) {
+	if n, err := reexectest.Passing(m.Deliver)(hs[:1]); n != 0 || !errors.Is(err, fdpass.ErrClosed) {
 		t.Errorf("delivered %d, error %v; want fdpass.ErrClosed", n, err)
 	}
 	w.say(fdpass.TypeLeave) // said twice

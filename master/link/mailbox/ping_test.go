@@ -8,6 +8,7 @@ import (
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/fdpass/fdtest"
+	"github.com/handfast/handfast/master/reexec/reexectest"
 )
 
 // watched is open for a worker that answers pings.
@@ -90,7 +91,7 @@ func TestPingFull(t *testing.T) {
 	fill := func() {
 		t.Helper()
 		for {
-			if _, err := m.Copy(one); errors.Is(err, fdpass.ErrFull) {
+			if _, err := reexectest.Passing(m.Copy)(one); errors.Is(err, fdpass.ErrFull) {
 				return
 			} else if err != nil {
 				t.Fatal(err)

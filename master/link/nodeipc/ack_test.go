@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/master/reexec"
 )
 
 // FuzzAck: what is understood without being parsed means the same when it is.
@@ -81,6 +82,8 @@ func TestConnectionAllocatesNothing(t *testing.T) {
 		words[i] = fmt.Appendf(nil, `{"cmd":"NODE_CLUSTER","ack":%d,"accepted":true,"seq":%d}`, w.takes(), 100+i)
 	}
 	if n := testing.AllocsPerRun(runs, func() {
+		reexec.Lock.RLock()
+		defer reexec.Lock.RUnlock()
 		l.heard(ack)
 		l.heard(words[next])
 		next++

@@ -212,6 +212,7 @@ func (l *Link) Err() error { return l.leftErr }
 
 // Deliver queues connections and takes ownership of the first n of conns.
 func (l *Link) Deliver(conns []fdpass.Handoff) (n int, err error) {
+	reexec.Lock.MustHold()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.over {
@@ -236,6 +237,8 @@ func (l *Link) Deliver(conns []fdpass.Handoff) (n int, err error) {
 // sent goes elsewhere. A worker that keeps sessions is told when the last one has ended:
 // their requests come over new connections, which it could not get any more.
 func (l *Link) Drain() {
+	reexec.Lock.RLock()
+	defer reexec.Lock.RUnlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.sessions) > 0 && len(l.servers) == 0 && !l.leaving && !l.over && !l.primary.isStopping() {
@@ -265,6 +268,8 @@ func (l *Link) Close() {
 	close(l.ended)
 	l.channel.interrupt()
 	l.done.Wait()
+	reexec.Lock.RLock()
+	defer reexec.Lock.RUnlock()
 	l.channel.rest(l.heard)
 	l.primary.relay.forget(l)
 	l.channel.file.Close()

@@ -13,6 +13,7 @@ import (
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/fdpass/fdtest"
+	"github.com/handfast/handfast/master/reexec/reexectest"
 )
 
 // TestServer: a server takes connections in order, each in a message of its own, and the
@@ -70,7 +71,7 @@ func TestFull(t *testing.T) {
 	w.listens()
 	hs, _ := connect(t, window+maxQueued+2)
 	defer fdpass.CloseHandoffs(hs[window+maxQueued:])
-	n, err := l.Deliver(hs)
+	n, err := reexectest.Passing(l.Deliver)(hs)
 	if n != window+maxQueued || !errors.Is(err, fdpass.ErrFull) {
 		t.Errorf("delivered %d, error %v; want %d, fdpass.ErrFull", n, err, window+maxQueued)
 	}
@@ -83,7 +84,7 @@ func TestFull(t *testing.T) {
 	} else {
 		unix.Close(m.fd)
 	}
-	if n, err := l.Deliver(hs[n:]); n != 0 || !errors.Is(err, fdpass.ErrFull) {
+	if n, err := reexectest.Passing(l.Deliver)(hs[n:]); n != 0 || !errors.Is(err, fdpass.ErrFull) {
 		t.Errorf("delivered %d, error %v; want 0, fdpass.ErrFull", n, err)
 	}
 	w.Close()
@@ -369,7 +370,7 @@ func TestLeft(t *testing.T) {
 				t.Errorf("left with %v, want %v", l.Err(), test.why)
 			}
 			r.want(t, hs[window:])
-			if n, err := l.Deliver(hs[:1]); n != 0 || !errors.Is(err, fdpass.ErrClosed) {
+			if n, err := reexectest.Passing(l.Deliver)(hs[:1]); n != 0 || !errors.Is(err, fdpass.ErrClosed) {
 				t.Errorf("delivered %d, error %v; want fdpass.ErrClosed", n, err)
 			}
 			l.Drain()

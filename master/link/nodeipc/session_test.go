@@ -8,6 +8,7 @@ import (
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/master/clientip"
+	"github.com/handfast/handfast/master/reexec/reexectest"
 )
 
 // waits is a worker that waits for messages.
@@ -55,7 +56,7 @@ func TestSessionsDrain(t *testing.T) {
 	if m := w.hear(); m.Cmd != cmdDisconnect {
 		t.Errorf("heard %+v, want that it is to leave", m)
 	}
-	if n, err := l.Deliver(hs[1:]); n != 0 || !errors.Is(err, fdpass.ErrClosed) {
+	if n, err := reexectest.Passing(l.Deliver)(hs[1:]); n != 0 || !errors.Is(err, fdpass.ErrClosed) {
 		t.Errorf("delivered %d, error %v", n, err)
 	}
 	fdpass.CloseHandoffs(hs[1:])

@@ -14,6 +14,7 @@ import (
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/master/reexec"
+	"github.com/handfast/handfast/master/reexec/reexectest"
 )
 
 // upgrade has another primary and other links take the place of these: with what was saved, as JSON,
@@ -326,7 +327,7 @@ func TestUpgradeLeaves(t *testing.T) {
 		if err := ls[0].Err(); err == nil || err.Error() != ErrAskedFor.Error() {
 			t.Errorf("left: %v", err)
 		}
-		if n, err := ls[0].Deliver(make([]fdpass.Handoff, 1)); n != 0 || err != fdpass.ErrClosed {
+		if n, err := reexectest.Passing(ls[0].Deliver)(make([]fdpass.Handoff, 1)); n != 0 || err != fdpass.ErrClosed {
 			t.Errorf("delivered %d, error %v", n, err)
 		}
 	})
