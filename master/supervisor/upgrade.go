@@ -191,8 +191,11 @@ func (s *Supervisor) restore(b *reexec.Bundle) error {
 	if err := b.Get(part, &state); err != nil {
 		return err
 	}
-	if len(state.Slots) == 0 || state.Published < 1 || state.Published > len(state.Slots) {
-		return fmt.Errorf("supervisor: %d of %d slots are in use: %w", state.Published, len(state.Slots), errState)
+	if err := state.check(); err != nil {
+		return err
+	}
+	if err := s.cfg.checkWorkers(len(state.Slots)); err != nil {
+		return err
 	}
 	s.restored = true
 	s.generation, s.published = state.Generation, state.Published
@@ -223,10 +226,55 @@ func (s *Supervisor) restore(b *reexec.Bundle) error {
 // errState: what the program before has left is nothing that it could have been.
 var errState = errors.New("that cannot be")
 
-func (s *Supervisor) restoreWorker(entry savedWorker) (err error) {
-	if entry.State <= Starting || entry.State == Exited || entry.State > Standby {
-		return fmt.Errorf("supervisor: worker %d is %d: %w", entry.PID, entry.State, errState)
+// check returns an error for what no program can have left: of a process that is not a worker's, signals would reach
+// others.
+func (s *saved) check() error {
+	if s.Published < 1 || s.Published > len(s.Slots) {
+		return fmt.Errorf("supervisor: %d of %d slots are in use: %w", s.Published, len(s.Slots), errState)
 	}
+	if s.Generation < 1 || s.Wanted < 1 {
+		return fmt.Errorf("supervisor: generation %d, %d slots wanted: %w", s.Generation, s.Wanted, errState)
+	}
+	for i, sl := range s.Slots {
+		if sl.Generation < 0 || sl.Failures < 0 || sl.Restarts < 0 {
+			return fmt.Errorf("supervisor: slot %d has generation %d, %d failures, %d restarts: %w", i, sl.Generation, sl.Failures, sl.Restarts, errState)
+		}
+	}
+	pids, current, standby := make(map[int]bool), make(map[int]bool), make(map[int]bool)
+	for _, w := range s.Workers {
+		if err := w.check(len(s.Slots)); err != nil {
+			return err
+		}
+		if pids[w.PID] || w.Current && current[w.Slot] || w.Standby && standby[w.Slot] {
+			return fmt.Errorf("supervisor: worker %d, or its place in slot %d, is there twice: %w", w.PID, w.Slot, errState)
+		}
+		pids[w.PID] = true
+		current[w.Slot] = current[w.Slot] || w.Current
+		standby[w.Slot] = standby[w.Slot] || w.Standby
+	}
+	return nil
+}
+
+// maxPID is the kernel's (PID_MAX_LIMIT).
+const maxPID = 1 << 22
+
+func (w *savedWorker) check(slots int) error {
+	const initPID = 1 // which is nobody's child, and with a minus means all
+	hasPlace, hasLink := w.Current || w.Standby, len(w.Link) > 0 && string(w.Link) != "null"
+	switch {
+	case w.PID <= initPID || w.PID > maxPID:
+		return fmt.Errorf("supervisor: a worker's process is %d: %w", w.PID, errState)
+	case w.State == Starting || w.State == Exited:
+		return fmt.Errorf("supervisor: worker %d is %v: %w", w.PID, w.State, errState)
+	case w.Slot < 0 || w.Slots < 1 || w.Generation < 1:
+		return fmt.Errorf("supervisor: worker %d is in slot %d of %d, of generation %d: %w", w.PID, w.Slot, w.Slots, w.Generation, errState)
+	case hasPlace && (w.Removed || w.Slot >= slots || !hasLink || w.Current && w.Standby):
+		return fmt.Errorf("supervisor: worker %d has a place in slot %d, and cannot have it: %w", w.PID, w.Slot, errState)
+	}
+	return nil
+}
+
+func (s *Supervisor) restoreWorker(entry savedWorker) (err error) {
 	w := &worker{
 		seat: entry.Seat, state: entry.State, since: entry.Since, started: entry.Started,
 		readyAt: entry.ReadyAt, deadline: entry.Deadline, ended: entry.Ended, selfDraining: entry.Unasked, exited: make(chan struct{}), link: noLink{},
@@ -243,7 +291,7 @@ func (s *Supervisor) restoreWorker(entry savedWorker) (err error) {
 		w.link.Started(w.process)
 	}
 	switch {
-	case entry.Removed || entry.Slot < 0 || entry.Slot >= len(s.slots):
+	case entry.Removed || entry.Slot >= len(s.slots):
 		w.slot = &slot{number: entry.Slot}
 	default:
 		w.slot = s.slots[entry.Slot]
