@@ -19,7 +19,9 @@ type saved struct {
 }
 
 // Save implements supervisor.Link. Calls that wait for an answer of the filter go on waiting.
-func (l *Link) Save(b *reexec.Bundle) (any, error) {
+func (l *Link) Save(b *reexec.Bundle) (any, error) { return reexec.Seal(part, l.save(b)) }
+
+func (l *Link) save(b *reexec.Bundle) saved {
 	s := saved{Saved: l.SaveWorker(b)}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -28,7 +30,7 @@ func (l *Link) Save(b *reexec.Bundle) (any, error) {
 			s.Taken = append(s.Taken, ln.AddrPort)
 		}
 	}
-	return reexec.Seal(part, s)
+	return s
 }
 
 // Restore makes a link of what Save returned in the program before. Nobody is answered before

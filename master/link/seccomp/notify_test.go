@@ -126,7 +126,9 @@ func TestAnswers(t *testing.T) {
 func TestCaller(t *testing.T) {
 	c := filter(t, Bind)
 	fd := tcp(t)
-	n, result := c.begin(func() (int, error) { return 0, unix.Bind(fd, &unix.SockaddrInet4{Port: 80, Addr: [4]byte{127, 0, 0, 9}}) })
+	n, result := c.begin(func() (int, error) {
+		return 0, unix.Bind(fd, &unix.SockaddrInet4{Port: 80, Addr: [4]byte{127, 0, 0, 9}})
+	})
 	caller := n.Caller()
 	bound, family, ok, err := caller.BindAddress(n)
 	if bound != netip.MustParseAddrPort("127.0.0.9:80") || family != unix.AF_INET || !ok || err != nil {
