@@ -56,9 +56,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		}
 		return exitOK
 	}
-	args = operandsLast(app, args)
-	app.Metadata[metaArgs] = args
-	err := app.RunContext(ctx, args)
+	if len(args) > 2 && args[1] == "help" && app.Command(args[2]) == nil {
+		return exitStatus(stderr, commandMistake(app, args[2:]))
+	}
+	return exitStatus(stderr, app.RunContext(ctx, arrange(app, args)))
+}
+
+// exitStatus says what is wrong, and returns the exit status.
+func exitStatus(stderr io.Writer, err error) int {
 	var usage usageError
 	switch {
 	case err == nil:
@@ -147,68 +152,27 @@ func version() string {
 	return "unknown"
 }
 
-// operandsLast moves the operands of `handfast slot ADDRESS --workers N` and the like behind the
-// flags, where urfave/cli wants them. The arguments of `run` stay as they are: what
-// follows the command belongs to it.
-func operandsLast(app *cli.App, args []string) []string {
+// arrange returns the words of a command line in the order that the library wants, and has the
+// application remember which flags there are.
+func arrange(app *cli.App, args []string) []string {
 	if len(args) < 2 {
 		return args
 	}
 	command := app.Command(args[1])
-	if command == nil || command.Name == "run" {
+	if command == nil || command.Name == "help" {
 		return args
 	}
-	flags, operands := slices.Clone(args[:2]), []string{}
-	for rest := args[2:]; len(rest) > 0; rest = rest[1:] {
-		switch arg := rest[0]; {
-		case arg == "--":
-			return slices.Concat(flags, rest[:1], operands, rest[1:])
-		case !strings.HasPrefix(arg, "-") || arg == "-":
-			operands = append(operands, arg)
-		default:
-			flags = append(flags, arg)
-			if !strings.Contains(arg, "=") && takesValue(command, arg) && len(rest) > 1 {
-				rest = rest[1:]
-				flags = append(flags, rest[0])
-			}
-		}
-	}
-	return append(flags, operands...)
+	line := readCommandLine(command, args[2:])
+	app.Metadata[metaTyped] = line.typed(command)
+	return slices.Concat(args[:2], line.ordered())
 }
 
-// metaArgs is where the application keeps its command line, of which typed reads what the
-// library does not tell: that a value is from there, and not from the environment.
-const metaArgs = "args"
+// metaTyped is where the application keeps the flags of its command line: the library does not tell that
+// a value is from there, and not from the environment.
+const metaTyped = "typed"
 
 // typed returns the flags of a command that are on the command line.
 func typed(c *cli.Context) map[string]bool {
-	found := map[string]bool{}
-	args, _ := c.App.Metadata[metaArgs].([]string)
-	for rest := args[min(2, len(args)):]; len(rest) > 0; rest = rest[1:] {
-		arg := rest[0]
-		if !strings.HasPrefix(arg, "-") || arg == "-" || arg == "--" {
-			break
-		}
-		name, _, hasValue := strings.Cut(strings.TrimLeft(arg, "-"), "=")
-		for _, f := range c.Command.Flags {
-			if slices.Contains(f.Names(), name) {
-				found[f.Names()[0]] = true
-			}
-		}
-		if !hasValue && takesValue(c.Command, arg) && len(rest) > 1 {
-			rest = rest[1:]
-		}
-	}
+	found, _ := c.App.Metadata[metaTyped].(map[string]bool)
 	return found
-}
-
-// takesValue tells whether a flag as typed is followed by a value.
-func takesValue(command *cli.Command, arg string) bool {
-	name := strings.TrimLeft(arg, "-")
-	for _, f := range command.Flags {
-		if _, isBool := f.(*cli.BoolFlag); !isBool && slices.Contains(f.Names(), name) {
-			return true
-		}
-	}
-	return false
 }

@@ -93,18 +93,18 @@ func complete(ctx context.Context, app *cli.App, words []string) []string {
 	}
 	if name, value, ok := strings.Cut(typed, "="); ok && strings.HasPrefix(typed, "-") { // zsh and fish do not
 		var all []string
-		for _, word := range valuesOf(ctx, command, before, name) {
+		for _, word := range valuesOf(ctx, command, name) {
 			if strings.HasPrefix(word, value) {
 				all = append(all, name+"="+word)
 			}
 		}
 		return all
 	}
-	operands, pending := scan(command, before)
-	switch {
-	case pending != "":
-		return valuesOf(ctx, command, before, pending)
-	case operands < 0, command.Name == "run" && operands > 0:
+	line := readCommandLine(command, before)
+	switch operands := len(line.operands); {
+	case line.pending != "":
+		return valuesOf(ctx, command, line.pending)
+	case line.ended, runsCommand(command) && operands > 0:
 		return nil // it belongs to COMMAND
 	case strings.HasPrefix(typed, "-"):
 		var all []string
@@ -117,40 +117,19 @@ func complete(ctx context.Context, app *cli.App, words []string) []string {
 	case command.Name == "completion" && operands == 0:
 		return []string{"bash", "zsh", "fish"}
 	case command.Name == "drain" && operands == 0:
-		return slotNames(ctx, before)
+		return slotNames(ctx, line)
 	}
 	return nil
 }
 
-// scan reads the words that follow a command: how many are operands, less than 0 behind --, and
-// the flag whose value comes next.
-func scan(command *cli.Command, words []string) (operands int, pending string) {
-	for _, word := range words {
-		switch {
-		case pending != "":
-			pending = ""
-		case word == "--":
-			return -1, ""
-		case !strings.HasPrefix(word, "-"):
-			operands++
-		case !strings.Contains(word, "=") && takesValue(command, word):
-			pending = word
-		}
-		if command.Name == "run" && operands > 0 {
-			return operands, ""
-		}
-	}
-	return operands, pending
-}
-
 // valuesOf returns the values of a flag, as it is typed.
-func valuesOf(ctx context.Context, command *cli.Command, before []string, flag string) []string {
+func valuesOf(ctx context.Context, command *cli.Command, flag string) []string {
 	f := flagOf(command.Flags, strings.TrimLeft(flag, "-"))
 	if f == nil {
 		return nil
 	}
 	name := f.Names()[0]
-	if name == "name" && command.Name != "run" && command.Name != "check" {
+	if name == "name" && !runsCommand(command) {
 		ctx, cancel := context.WithTimeout(ctx, completionTimeout)
 		defer cancel()
 		return admin.Running(ctx)
@@ -158,24 +137,14 @@ func valuesOf(ctx context.Context, command *cli.Command, before []string, flag s
 	return choices[name]
 }
 
-// slotNames are those of the master that --name, or --admin, names among words.
-func slotNames(ctx context.Context, words []string) (slots []string) {
+// slotNames are those of the master that --name, or --admin, names.
+func slotNames(ctx context.Context, line commandLine) (slots []string) {
 	ctx, cancel := context.WithTimeout(ctx, completionTimeout)
 	defer cancel()
-	given := func(flag string) (value string) {
-		for i, word := range words {
-			if name, text, ok := strings.Cut(strings.TrimLeft(word, "-"), "="); ok && name == flag {
-				value = text
-			} else if name == flag && i+1 < len(words) {
-				value = words[i+1]
-			}
-		}
-		return value
-	}
 	var m *admin.Client
-	if addr, err := admin.ParseAddress(given("admin")); err == nil {
+	if addr, err := admin.ParseAddress(line.value("admin")); err == nil {
 		m = admin.NewClient(addr)
-	} else if m, err = admin.Find(ctx, given("name")); err != nil {
+	} else if m, err = admin.Find(ctx, line.value("name")); err != nil {
 		return nil
 	}
 	status, err := m.Status(ctx)

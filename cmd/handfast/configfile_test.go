@@ -35,7 +35,7 @@ func effective(t *testing.T, args ...string) string {
 	var out bytes.Buffer
 	app := newApp(&out, &out)
 	args = append([]string{"handfast", "check"}, args...)
-	app.Metadata[metaArgs] = args
+	args = arrange(app, args)
 	app.Command("check").Action = func(c *cli.Context) error {
 		a, err := readAll(c, &out)
 		if err != nil {

@@ -62,11 +62,7 @@ type flagHelp struct{ names, value, usage, byDefault string }
 
 func helpOf(f cli.Flag) (h flagHelp) {
 	for _, name := range f.Names() {
-		dashes := "--"
-		if len(name) == 1 {
-			dashes = "-"
-		}
-		h.names += ", " + dashes + name
+		h.names += ", " + dashed(name)
 	}
 	h.names = strings.TrimPrefix(h.names, ", ")
 	kind := ""

@@ -30,26 +30,35 @@ func flagMistake(c *cli.Context, err error) error {
 	text := err.Error()
 	flags := c.Command.Flags
 	if m := unknownFlag.FindStringSubmatch(text); m != nil {
+		typed := dashed(m[1])
 		if hint := nearest(m[1], flagNames(flags)); hint != "" {
-			return fmt.Errorf("no flag --%s; did you mean --%s?", m[1], hint)
+			return fmt.Errorf("no flag %s; did you mean --%s?", typed, hint)
 		}
 		if ofRun := runFlags(); c.Command.Name != "run" && slices.Contains(flagNames(ofRun), m[1]) {
-			return fmt.Errorf("no flag --%s: it is one of run: handfast run --%[1]s …", m[1])
+			return fmt.Errorf("no flag %s: it is one of run: handfast run %[1]s …", typed)
 		}
-		return fmt.Errorf("no flag --%s; 'handfast %s' lists them", m[1], strings.TrimSpace(c.Command.Name+" --help"))
+		return fmt.Errorf("no flag %s; 'handfast %s' lists them", typed, strings.TrimSpace(c.Command.Name+" --help"))
 	}
 	if m := valueMissing.FindStringSubmatch(text); m != nil {
-		return fmt.Errorf("--%s: want %s", m[1], wanted(flagOf(flags, m[1])))
+		return fmt.Errorf("%s: want %s", dashed(m[1]), wanted(flagOf(flags, m[1])))
 	}
 	if m := badValue.FindStringSubmatch(text); m != nil {
 		value, _ := strconv.Unquote(m[1])
-		return fmt.Errorf("--%s %s: %w", m[2], m[1], valueMistake(flagOf(flags, m[2]), value))
+		return fmt.Errorf("%s %s: %w", dashed(m[2]), m[1], valueMistake(flagOf(flags, m[2]), value))
 	}
 	if m := badVariable.FindStringSubmatch(text); m != nil {
 		value, _ := strconv.Unquote(m[1])
 		return fmt.Errorf("%s=%s: %w", m[2], m[1], valueMistake(flagOf(flags, m[3]), value))
 	}
 	return err
+}
+
+// dashed is a flag's name as it is typed.
+func dashed(name string) string {
+	if len(name) == 1 {
+		return "-" + name
+	}
+	return "--" + name
 }
 
 func flagOf(flags []cli.Flag, name string) cli.Flag {
