@@ -49,8 +49,8 @@ type Conn struct {
 
 	receiving sync.Mutex
 	in        *incoming
-	ears      *os.File // what Receive waits on: file itself, or that of newEars
-	hear      syscall.RawConn
+	inbox     *os.File // what Receive waits on: file itself, or that of newInbox
+	inboxRaw  syscall.RawConn
 	read      func(uintptr) bool
 	bin       *Bin // for what the other side should not have sent; nil: it is trusted
 }
@@ -91,13 +91,13 @@ func NewMasterConn(file *os.File) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	ears, err := newEars(c.raw)
+	inbox, err := newInbox(c.raw)
 	if err != nil {
 		file.Close()
 		return nil, err
 	}
-	c.ears = ears
-	if c.hear, err = c.ears.SyscallConn(); err != nil {
+	c.inbox = inbox
+	if c.inboxRaw, err = c.inbox.SyscallConn(); err != nil {
 		c.Close()
 		return nil, fmt.Errorf("fdpass: %w", err)
 	}
@@ -105,7 +105,7 @@ func NewMasterConn(file *os.File) (*Conn, error) {
 	c.bin = new(Bin)
 	c.in.distrust(c.bin)
 	c.read = func(uintptr) (done bool) {
-		// When the socket is closed, so are the ears, where it then waits.
+		// When the socket is closed, so is the inbox, where it then waits.
 		c.raw.Control(func(socket uintptr) { done = c.in.read(socket) })
 		return done
 	}
@@ -120,7 +120,7 @@ func NewConn(file *os.File) (*Conn, error) {
 		file.Close()
 		return nil, fmt.Errorf("fdpass: %w", err)
 	}
-	c := &Conn{file: file, raw: raw, ears: file, hear: raw, in: newIncoming()}
+	c := &Conn{file: file, raw: raw, inbox: file, inboxRaw: raw, in: newIncoming()}
 	c.read = func(fd uintptr) bool { return c.in.read(fd) }
 	c.out.body = make([]byte, 0, headerSize+MaxBatch*recordSize)
 	c.out.oob = make([]byte, unix.CmsgSpace(4*MaxBatch))
@@ -133,7 +133,7 @@ func NewConn(file *os.File) (*Conn, error) {
 // "queued by the kernel", not "received by the other side".
 func (c *Conn) TrySend(t Type, hs []Handoff) error { return c.send(t, hs, false) }
 
-// Send is TrySend but waits for room, and so do those who send meanwhile.
+// Send is TrySend but waits for room, and so does every Send and TrySend meanwhile.
 func (c *Conn) Send(t Type, hs []Handoff) error { return c.send(t, hs, true) }
 
 func (c *Conn) send(t Type, hs []Handoff, wait bool) error {
@@ -150,7 +150,7 @@ func (c *Conn) send(t Type, hs []Handoff, wait bool) error {
 func (c *Conn) transmit(hs []Handoff, wait bool) error {
 	o := &c.out
 	o.attach(hs)
-	o.wait, o.err = wait && c.ears == c.file, nil
+	o.wait, o.err = wait && c.inbox == c.file, nil
 	if err := c.raw.Write(o.write); err != nil {
 		return ErrClosed
 	}
@@ -249,7 +249,7 @@ func (c *Conn) receive(m *Message, read func(fd uintptr) bool) error {
 	defer c.receiving.Unlock()
 	*m = Message{Handoffs: m.Handoffs[:0]}
 	in := c.in
-	if err := c.hear.Read(read); err != nil {
+	if err := c.inboxRaw.Read(read); err != nil {
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			return fmt.Errorf("fdpass: %w", err)
 		}
@@ -333,7 +333,7 @@ func (in *incoming) parse(m *Message) error {
 func (c *Conn) SyscallConn() (syscall.RawConn, error) { return c.file.SyscallConn() }
 
 // SetReceiveDeadline bounds Receive, as net.Conn's SetReadDeadline does.
-func (c *Conn) SetReceiveDeadline(t time.Time) error { return c.ears.SetReadDeadline(t) }
+func (c *Conn) SetReceiveDeadline(t time.Time) error { return c.inbox.SetReadDeadline(t) }
 
 // CloseWrite says that no more messages follow. The other side receives all that
 // was sent before, then end of file.
@@ -347,11 +347,11 @@ func (c *Conn) CloseWrite() error {
 	return nil
 }
 
-// Close closes this end and wakes who waits on it.
+// Close closes this end and wakes the goroutines that wait on it.
 func (c *Conn) Close() error {
 	err := c.file.Close()
-	if c.ears != c.file {
-		err = errors.Join(err, c.ears.Close())
+	if c.inbox != c.file {
+		err = errors.Join(err, c.inbox.Close())
 	}
 	return err
 }

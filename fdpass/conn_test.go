@@ -276,7 +276,7 @@ func TestCloseWrite(t *testing.T) {
 	wantPorts(t, ours, 7, 7)
 }
 
-// TestTakeBack: who holds a duplicate of the worker's end receives what the worker
+// TestTakeBack: a process that holds a duplicate of the worker's end receives what the worker
 // did not, also after that has closed its own.
 func TestTakeBack(t *testing.T) {
 	fdtest.NoLeaks(t)
@@ -354,7 +354,7 @@ func TestPeeked(t *testing.T) {
 	}
 }
 
-// TestClosed: closing our end wakes who waits on it; sending to a closed end fails.
+// TestClosed: closing our end wakes a goroutine that waits on it; sending to a closed end fails.
 func TestClosed(t *testing.T) {
 	fdtest.NoLeaks(t)
 	ours, theirs := pair(t)

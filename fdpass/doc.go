@@ -121,9 +121,9 @@
 //     MSG_CMSG_CLOEXEC so that it does not leak into child processes.
 //  3. At end of file (recvmsg returns 0) the worker is to drain: either the
 //     master is replacing or stopping it, or the master is gone. All that was
-//     sent before is received first (and who accepts for itself stops that); but what the worker leaves lying for a
-//     second the master takes back, for its successor. Finish the connections,
-//     then exit.
+//     sent before is received first (and a worker that accepts for itself stops
+//     that); but what the worker leaves lying for a second the master takes back,
+//     for its successor. Finish the connections, then exit.
 //  4. A worker that wants to stop by itself sends leave and then may give back,
 //     by return, what it received and did not touch; so may a worker at end of
 //     file, and no other. The master takes back what
@@ -138,8 +138,9 @@
 // than it is about to serve. A worker whose process is at its limit of open
 // files receives a message with MSG_CTRUNC and without the last of its
 // descriptors, or without any: those connections are closed, and the kernel
-// offers no way back. MSG_PEEK delivers descriptors too, so who peeks first and
-// receives only when all came loses none (package fdpass does near the limit).
+// offers no way back. MSG_PEEK delivers descriptors too, so a worker that peeks
+// first and receives only when all came loses none (package fdpass does near the
+// limit).
 //
 // A worker should not be trusted to follow this page, so the master does not: a
 // malformed message ends that worker's link, as if it had sent leave, and

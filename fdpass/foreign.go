@@ -9,7 +9,7 @@ import (
 )
 
 // A worker may do to a socket what it likes, and share it with us while it does. If it sets SO_LINGER
-// and leaves data unsent, whoever closes the last copy waits (man 7 socket): for as long as
+// and leaves data unsent, the process that closes the last copy waits (man 7 socket): for as long as
 // the worker said, with whatever locks are held. So nobody closes what a worker has sent, or
 // has had, but by what is in this file.
 

@@ -11,7 +11,7 @@ import (
 	"github.com/handfast/handfast/fdpass/sock"
 )
 
-// newEars returns a file to wait on, in Go's poller, for messages on a socket that is not
+// newInbox returns a file to wait on, in Go's poller, for messages on a socket that is not
 // there itself. It is readable when the socket is; the caller owns it.
 //
 // Go's poller listens for EPOLLOUT, too, and the kernel reports that whenever the other side
@@ -19,7 +19,7 @@ import (
 // looks into the poller was for that, and each message cost its worker the waking of
 // the master. The file is an epoll (man 7 epoll), which can be in another one, and this
 // one is for EPOLLIN alone.
-func newEars(socket syscall.RawConn) (*os.File, error) {
+func newInbox(socket syscall.RawConn) (*os.File, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("fdpass: %w", os.NewSyscallError("epoll_create1", err))
@@ -34,5 +34,5 @@ func newEars(socket syscall.RawConn) (*os.File, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("fdpass: %w", err)
 	}
-	return os.NewFile(uintptr(fd), "ears"), nil
+	return os.NewFile(uintptr(fd), "inbox of a mailbox"), nil
 }

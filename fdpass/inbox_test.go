@@ -27,9 +27,9 @@ func pairOf(t testing.TB) (ours, theirs *Conn) {
 	return ours, theirs
 }
 
-// TestEars hear a message, and not that one was taken, which a poller that waits for
-// EPOLLOUT on the socket does: man 7 epoll, edge-triggered.
-func TestEars(t *testing.T) {
+// TestInbox: an inbox is readable when a message comes, and not when one was taken. A poller that waits for EPOLLOUT
+// on the socket is told of both: man 7 epoll, edge-triggered.
+func TestInbox(t *testing.T) {
 	fdtest.NoLeaks(t)
 	ours, theirs := pairOf(t)
 	poller, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
@@ -37,7 +37,7 @@ func TestEars(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(poller)
-	raw, err := ours.ears.SyscallConn()
+	raw, err := ours.inbox.SyscallConn()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -64,7 +64,7 @@ func (t Type) String() string {
 type Flags uint8
 
 // FlagProxied: the master has read the PROXY protocol header of a trusted proxy, which is
-// the socket's peer, and Client is whom it named, or itself when it named nobody.
+// the socket's peer, and Client is the client that it named, or itself when it named none.
 const FlagProxied Flags = 1
 
 // Handoff is one open connection on its way. Whoever holds a Handoff owns its

@@ -155,7 +155,7 @@ func (in *incoming) remove(fd uintptr) bool {
 
 // learn decides how to receive the next message. A descriptor gets the lowest free
 // number, so a high one says that the limit is near. A low one does not say that it
-// is far, only that something was closed: who was near it once stays careful.
+// is far, only that something was closed: a Conn that was near it once stays careful.
 func (in *incoming) learn() {
 	n := len(in.fds)
 	if in.truncated() || n > 0 && in.fds[n-1] >= in.limit-nearLimit {

@@ -20,8 +20,8 @@
 // and after every restart. The golden vectors in the tests pin it for ever: a
 // change would move every client of every installation.
 //
-// The hash spreads clients, it does not hide them: whoever knows the seed can
-// compute their own slot.
+// The hash spreads clients, it does not hide them: a client that knows the
+// seed can compute its slot.
 package hash
 
 import (
@@ -106,9 +106,9 @@ func (c Config) Text(text string) Key {
 // Slot returns the slot, 0 to slots-1, in which the client belongs.
 // slots must be 1 to MaxSlots.
 func (k Key) Slot(slots int) int {
-	best, score := 0, mix(uint32(k)^lots[0])
-	for i, lot := range lots[1:slots] {
-		if s := mix(uint32(k) ^ lot); s > score {
+	best, score := 0, mix(uint32(k)^slotConstants[0])
+	for i, constant := range slotConstants[1:slots] {
+		if s := mix(uint32(k) ^ constant); s > score {
 			best, score = i+1, s
 		}
 	}
@@ -121,24 +121,24 @@ func (k Key) Slot(slots int) int {
 func (k Key) Ranked(slots, rank int) int {
 	best := k.Slot(slots)
 	for ; rank > 0; rank-- {
-		best = k.below(mix(uint32(k)^lots[best]), slots)
+		best = k.below(mix(uint32(k)^slotConstants[best]), slots)
 	}
 	return best
 }
 
 // below returns the slot with the highest score under bound. Scores never tie:
-// lots differ and mix is a bijection.
+// the constants differ and mix is a bijection.
 func (k Key) below(bound uint32, slots int) int {
 	best, score := -1, uint32(0)
-	for i, lot := range lots[:slots] {
-		if s := mix(uint32(k) ^ lot); s < bound && (best < 0 || s > score) {
+	for i, constant := range slotConstants[:slots] {
+		if s := mix(uint32(k) ^ constant); s < bound && (best < 0 || s > score) {
 			best, score = i, s
 		}
 	}
 	return best
 }
 
-// IPv4Words says how an IPv4 address becomes a key, for those who compute it outside
+// IPv4Words says how an IPv4 address becomes a key, for code that computes it outside
 // of Go (package reuseport): start is what its word is folded into, and mask the bits of the
 // word that count. The key is mix(start ^ word&mask).
 func (c Config) IPv4Words() (start, mask uint32) {
@@ -154,9 +154,9 @@ func (c Config) IPv6Words() (start uint32, masks [4]uint32) {
 	return mix(c.Seed ^ kindIPv6), masks
 }
 
-// Lot returns the constant of a slot, which must be below MaxSlots: the slot's score
-// for a key is mix(key ^ lot), and the slot with the highest score wins.
-func Lot(slot int) uint32 { return lots[slot] }
+// SlotConstant returns the constant of a slot, which must be below MaxSlots: the slot's
+// score for a key is mix(key ^ constant), and the slot with the highest score wins.
+func SlotConstant(slot int) uint32 { return slotConstants[slot] }
 
 // leading returns a word whose first bits are set: none for bits <= 0, all for
 // bits >= 32.
@@ -176,11 +176,10 @@ func mix(x uint32) uint32 {
 	return x
 }
 
-// lots holds each slot's constant. They do not depend on the seed, which is in
-// the key already.
-var lots = func() (lots [MaxSlots]uint32) {
-	for i := range lots {
-		lots[i] = mix(uint32(i+1) * 0x9e3779b9) // 2^32 / golden ratio
+// slotConstants do not depend on the seed, which is in the key already.
+var slotConstants = func() (constants [MaxSlots]uint32) {
+	for i := range constants {
+		constants[i] = mix(uint32(i+1) * 0x9e3779b9) // 2^32 / golden ratio
 	}
-	return lots
+	return constants
 }()

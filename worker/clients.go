@@ -32,7 +32,7 @@ var rulesOfMaster = sync.OnceValues(func() (forwarded.Rules, error) {
 	return forwarded.FromEnviron(os.Getenv)
 })
 
-// clientOf returns whom a request is from, by the rule by which the master places its connection. Package http has
+// clientOf returns the client of a request, by the rule by which the master places its connection. Package http has
 // read the head, and has moved one of its lines.
 func clientOf(rules *forwarded.Rules, config hash.Config, r *http.Request) forwarded.Client {
 	request := rules.Request()
@@ -81,7 +81,7 @@ func prefixes() hash.Config {
 	return config
 }
 
-// placedKey finds in a request's context for whom its connection was placed.
+// placedKey finds in a request's context the key by which its connection was placed.
 type placedKey struct{}
 
 func keepApart(srv *http.Server, rules forwarded.Rules, config hash.Config) {

@@ -26,7 +26,7 @@ func TestParity(t *testing.T) {
 			return ln, func() *net.TCPConn { return handOff(t, master, fdpass.TypeHandoff, 1)[0] }
 		}},
 		{"the kernel routes", func(t *testing.T) (*worker.Listener, func() *net.TCPConn) {
-			_, ln, listeners := steered(t, 2)
+			_, ln, listeners := withListeners(t, 2)
 			return ln, func() *net.TCPConn { return dialTo(t, listeners[0]) }
 		}},
 		{"alone", func(t *testing.T) (*worker.Listener, func() *net.TCPConn) {

@@ -17,7 +17,7 @@ import (
 // aWhile is long enough for an answer that must not come.
 const aWhile = 50 * time.Millisecond
 
-// TestPing: a ping is answered by who accepts, and by nobody else. That pings are answered
+// TestPing: a worker that accepts answers a ping, and no other does. That pings are answered
 // is said before ready.
 func TestPing(t *testing.T) {
 	for name, kernel := range map[string]bool{"handed off": false, "accepts": true} {
@@ -29,7 +29,7 @@ func TestPing(t *testing.T) {
 			var listeners []*net.TCPListener
 			ready := fdpass.TypeReady
 			if kernel {
-				master, ln, listeners = steered(t, 2)
+				master, ln, listeners = withListeners(t, 2)
 				ready = fdpass.TypeListen
 			} else {
 				master, ln = mailbox(t, worker.Config{})
@@ -104,7 +104,7 @@ func TestPingLate(t *testing.T) {
 	client.Close()
 }
 
-// TestPingAtFileLimit: who cannot take connections for want of descriptors is there
+// TestPingAtFileLimit: a worker that cannot take connections for want of descriptors is there
 // all the same, although a ping may lie behind them.
 func TestPingAtFileLimit(t *testing.T) {
 	if !inChild(t) {

@@ -26,7 +26,7 @@ const (
 // while after that has changed. It belongs to the listener, whose lock its fields are under.
 //
 // It has a descriptor of the mailbox for itself, since it goes on when the listener has
-// left that, until the last connection is closed: who drains is asked about most.
+// left that, until the last connection is closed: a draining worker is the one that is asked about most.
 type reporter struct {
 	conn     *fdpass.Conn
 	interval time.Duration

@@ -13,27 +13,27 @@ import (
 	"github.com/handfast/handfast/fdpass"
 )
 
-// steeredSource accepts from the slot's own listeners, to which the kernel brings this
-// slot's clients and no others (handfast run --route kernel). The mailbox says when that is
-// over, and brings connections that others gave back.
+// slotListeners is a source that accepts from the slot's own listeners, to which the kernel
+// brings this slot's clients and no others (handfast run --route kernel). The mailbox says
+// when that is over, and brings connections that other workers gave back.
 //
-// Who receives accepts from the first listener, as from any: nothing stands between. A
-// goroutine for each of the others, and one for the mailbox, takes one message ahead and
-// interrupts that accept. They run from ready on and end with the mailbox.
-type steeredSource struct {
+// The goroutine that receives accepts from the first listener itself. A goroutine for each
+// other listener, and one for the mailbox, takes one message ahead and interrupts that
+// accept. They run from ready on and end with the mailbox.
+type slotListeners struct {
 	mailbox *mailboxSource
 	first   *tcpSource
 	others  []*tcpSource
 	started sync.Once
 	running sync.WaitGroup
 
-	aside   chan arrivals // what did not come from the first listener; closed at the end
-	pending atomic.Int64  // how much is there, or will be at once; the end counts too
-	woken   bool          // the accept was interrupted; of who receives
+	aside   chan arrivals // from all sources but the first listener; closed at the end
+	pending atomic.Int64  // number of arrivals that are in aside, or are about to be; the end is one
+	woken   bool          // the accept was interrupted; only receive uses it
 
-	stop   chan struct{} // closed when nobody receives any more
+	stop   chan struct{} // closed when receive is called no more
 	mu     sync.Mutex
-	unused []fdpass.Handoff // what came too late for that
+	unused []fdpass.Handoff // came too late for receive
 }
 
 // arrivals is what one receive brought.
@@ -43,9 +43,9 @@ type arrivals struct {
 	err   error
 }
 
-// newSteeredSource takes ownership of the descriptors of listeners, one at least.
-func newSteeredSource(mailbox *mailboxSource, listeners []fdpass.Handoff) *steeredSource {
-	s := &steeredSource{mailbox: mailbox, aside: make(chan arrivals), stop: make(chan struct{})}
+// newSlotListeners takes ownership of the descriptors of listeners, one at least.
+func newSlotListeners(mailbox *mailboxSource, listeners []fdpass.Handoff) *slotListeners {
+	s := &slotListeners{mailbox: mailbox, aside: make(chan arrivals), stop: make(chan struct{})}
 	for _, h := range listeners {
 		unix.SetNonblock(h.FD, true) // to wait in the poller, whatever a predecessor has set
 		s.others = append(s.others, &tcpSource{
@@ -57,15 +57,15 @@ func newSteeredSource(mailbox *mailboxSource, listeners []fdpass.Handoff) *steer
 	return s
 }
 
-func (s *steeredSource) pong() { s.mailbox.pong() }
+func (s *slotListeners) pong() { s.mailbox.pong() }
 
 // ready begins to accept.
-func (s *steeredSource) ready() error {
+func (s *slotListeners) ready() error {
 	s.started.Do(s.start)
 	return s.mailbox.begin(fdpass.TypeListen)
 }
 
-func (s *steeredSource) start() {
+func (s *slotListeners) start() {
 	for _, ln := range s.others {
 		s.running.Go(func() { s.forward(ln); ln.file.Close() })
 	}
@@ -80,7 +80,7 @@ func (s *steeredSource) start() {
 
 // finish ends receiving when the mailbox has ended. The listeners are closed, not shut
 // down: they are not ours.
-func (s *steeredSource) finish() {
+func (s *slotListeners) finish() {
 	s.running.Wait()
 	s.pending.Add(1)
 	s.first.file.Close()
@@ -88,7 +88,7 @@ func (s *steeredSource) finish() {
 }
 
 // forward passes on what one source brings, until that ends.
-func (s *steeredSource) forward(from source) {
+func (s *slotListeners) forward(from source) {
 	var m fdpass.Message
 	for {
 		err := from.receive(&m)
@@ -112,9 +112,9 @@ func (s *steeredSource) forward(from source) {
 	}
 }
 
-// receive accepts, unless something else is pending. Whoever makes it so interrupts the
-// accept afterwards, so an interruption is forgotten only before looking again.
-func (s *steeredSource) receive(m *fdpass.Message) error {
+// receive accepts, unless something else is pending. A goroutine that adds to pending
+// interrupts the accept afterwards, so an interruption is forgotten only before looking again.
+func (s *slotListeners) receive(m *fdpass.Message) error {
 	for {
 		if s.woken && s.pending.Load() == 0 {
 			s.woken = false
@@ -138,7 +138,7 @@ func (s *steeredSource) receive(m *fdpass.Message) error {
 }
 
 // interrupt ends all goroutines, and with them receive.
-func (s *steeredSource) interrupt() {
+func (s *slotListeners) interrupt() {
 	s.started.Do(s.start)
 	close(s.stop)
 	s.mailbox.interrupt()
@@ -147,8 +147,8 @@ func (s *steeredSource) interrupt() {
 	}
 }
 
-// close gives back what nobody has used.
-func (s *steeredSource) close(unused []fdpass.Handoff) error {
+// close gives back the connections that were not accepted.
+func (s *slotListeners) close(unused []fdpass.Handoff) error {
 	for a := range s.aside { // until all have ended
 		unused = append(unused, a.conns...)
 	}
@@ -156,4 +156,4 @@ func (s *steeredSource) close(unused []fdpass.Handoff) error {
 }
 
 // addr is where the first listener listens.
-func (s *steeredSource) addr() net.Addr { return s.first.local }
+func (s *slotListeners) addr() net.Addr { return s.first.local }

@@ -13,8 +13,8 @@ import (
 	"github.com/handfast/handfast/worker"
 )
 
-// steered returns a master's end, a worker that was offered n listeners, and these.
-func steered(t testing.TB, n int) (*fdpass.Conn, *worker.Listener, []*net.TCPListener) {
+// withListeners returns a master's end, a worker that was offered n listeners, and these.
+func withListeners(t testing.TB, n int) (*fdpass.Conn, *worker.Listener, []*net.TCPListener) {
 	t.Helper()
 	master, file, err := fdpass.Pair()
 	fdtest.Check(t, err)
@@ -54,11 +54,11 @@ func serves(t testing.TB, ln *worker.Listener, client *net.TCPConn) *worker.Conn
 	return c
 }
 
-// TestSteered: a worker accepts from the slot's listeners, says so, and also takes what the
+// TestSlotListeners: a worker accepts from the slot's listeners, says so, and also takes what the
 // master hands off.
-func TestSteered(t *testing.T) {
+func TestSlotListeners(t *testing.T) {
 	fdtest.NoLeaks(t)
-	master, ln, listeners := steered(t, 2)
+	master, ln, listeners := withListeners(t, 2)
 	if got, want := ln.Addr().String(), listeners[0].Addr().String(); got != want {
 		t.Errorf("listens on %s, want %s", got, want)
 	}
@@ -81,11 +81,11 @@ func TestSteered(t *testing.T) {
 	}
 }
 
-// TestSteeredDrain: at end of file the worker accepts no more. Its listeners are closed, not shut down:
+// TestSlotListenersDrain: at end of file the worker accepts no more. Its listeners are closed, not shut down:
 // who comes then is another's.
-func TestSteeredDrain(t *testing.T) {
+func TestSlotListenersDrain(t *testing.T) {
 	fdtest.NoLeaks(t)
-	master, ln, listeners := steered(t, 1)
+	master, ln, listeners := withListeners(t, 1)
 	serves(t, ln, func() *net.TCPConn { fdtest.Check(t, ln.Ready()); return dialTo(t, listeners[0]) }())
 	fdtest.Check(t, master.CloseWrite())
 	if _, err := ln.Accept(); !errors.Is(err, net.ErrClosed) {
@@ -102,11 +102,11 @@ func TestSteeredDrain(t *testing.T) {
 	}
 }
 
-// TestSteeredClose: a worker that leaves gives back what it has taken from the backlog and
+// TestSlotListenersClose: a worker that leaves gives back what it has taken from the backlog and
 // nobody has accepted.
-func TestSteeredClose(t *testing.T) {
+func TestSlotListenersClose(t *testing.T) {
 	fdtest.NoLeaks(t)
-	master, ln, listeners := steered(t, 2)
+	master, ln, listeners := withListeners(t, 2)
 	client := dialTo(t, listeners[1])
 	fdtest.Eventually(t, "in the backlog", func() bool { return backlog(t, listeners[1]) == 1 })
 	fdtest.Check(t, ln.Ready())
@@ -136,10 +136,10 @@ func backlog(t testing.TB, ln *net.TCPListener) (n uint32) {
 	return n
 }
 
-// TestSteeredUnused: a worker that is never ready accepts nothing.
-func TestSteeredUnused(t *testing.T) {
+// TestSlotListenersUnused: a worker that is never ready accepts nothing.
+func TestSlotListenersUnused(t *testing.T) {
 	fdtest.NoLeaks(t)
-	_, ln, listeners := steered(t, 1)
+	_, ln, listeners := withListeners(t, 1)
 	dialTo(t, listeners[0])
 	fdtest.Eventually(t, "in the backlog", func() bool { return backlog(t, listeners[0]) == 1 })
 	fdtest.Check(t, ln.Close())

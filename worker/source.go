@@ -55,7 +55,7 @@ func newMailboxSource(file *os.File) (source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("worker: %w", err)
 	}
-	// What does not parse is the zero address: a master of an earlier version does not say it.
+	// The zero address if it does not parse: a master of an earlier version does not say it.
 	first, _ := netip.ParseAddrPort(os.Getenv(fdpass.EnvAddress))
 	s := &mailboxSource{conn: conn, pings: os.Getenv(fdpass.EnvPing) == "1", local: net.TCPAddrFromAddrPort(first)}
 	if conn.Next() != fdpass.TypeListen {
@@ -70,7 +70,7 @@ func newMailboxSource(file *os.File) (source, error) {
 		conn.Close()
 		return nil, fmt.Errorf("worker: %w", err)
 	}
-	return newSteeredSource(s, m.Handoffs), nil
+	return newSlotListeners(s, m.Handoffs), nil
 }
 
 func (s *mailboxSource) ready() error { return s.begin(fdpass.TypeReady) }
@@ -98,7 +98,7 @@ func (s *mailboxSource) receive(m *fdpass.Message) error {
 			if s.pings {
 				s.pong() // in case that a ping lies behind it
 			}
-			// What accept(2) says in the same case; servers wait and try again.
+			// As accept(2) says in the same case; servers wait and try again.
 			return os.NewSyscallError("recvmsg", unix.EMFILE)
 		case err != nil:
 			return err

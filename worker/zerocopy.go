@@ -16,7 +16,7 @@ import (
 // maxMove is the most that one system call is asked to move.
 const maxMove = 4 << 20
 
-// ReadFrom sends all that r has. What is in a regular file or comes from another
+// ReadFrom sends all that r has. Data that is in a regular file or comes from another
 // TCP connection is moved by the kernel without passing through this process, as a
 // *net.TCPConn does it: net/http serves files that way.
 func (c *Conn) ReadFrom(r io.Reader) (int64, error) {

@@ -8,10 +8,10 @@ import (
 // chain is what header lines say, added in their order, of the hops between the
 // client and us. Several lines are one list (RFC 9110, section 5.2).
 //
-// What is left of the rightmost address that is not a trusted proxy's, that one
-// wrote itself and may have invented. So nobody can choose the address that counts,
-// as long as every trusted proxy adds whom it talks to: one that adds "unknown"
-// instead leaves the choice to its clients.
+// Everything to the left of the rightmost address that is not a trusted proxy's was written
+// by the client with that address, which may have invented it. So nobody can choose the
+// address that counts, as long as every trusted proxy adds its peer's: one that adds
+// "unknown" instead leaves the choice to its clients.
 type chain struct {
 	named netip.Addr // the rightmost that is not trusted
 	first netip.Addr // the leftmost, which is a trusted proxy's

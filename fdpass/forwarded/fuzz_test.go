@@ -33,7 +33,7 @@ func FuzzChain(f *testing.F) {
 	})
 }
 
-// FuzzForwarded: RFC 7239. What a malformed line says is open, but not what proxies
+// FuzzForwarded: RFC 7239. The meaning of a malformed line is open, but not that of what proxies
 // append to it.
 func FuzzForwarded(f *testing.F) {
 	for _, line := range hostileLines {

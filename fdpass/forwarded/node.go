@@ -15,7 +15,7 @@ const maxAddress = 45
 //	192.0.2.1  192.0.2.1:5678  2001:db8::1  [2001:db8::1]:5678  "[2001:db8::1]"
 //	fe80::1%eth0  ::ffff:192.0.2.1  unknown  _hidden  unix:
 //
-// What is no address yields the zero Addr. Nothing is kept of node.
+// Text that is no address yields the zero Addr. Nothing is kept of node.
 func parseNode(node string) netip.Addr {
 	node = trim(node)
 	if len(node) >= 2 && node[0] == '"' && node[len(node)-1] == '"' {

@@ -7,14 +7,14 @@ import (
 	"github.com/handfast/handfast/hash"
 )
 
-// Client is whom a request is from.
+// Client is the client that a request is from.
 type Client struct {
 	Addr netip.Addr // the zero Addr when it is not known
 	Key  hash.Key   // what it is recognised by
 }
 
-// Request collects what the head of one request says of its client. Whoever reads the head, be it the master in bytes
-// or a worker in what package http has made of them, tells it each header line, those of one name in their order.
+// Request collects what the head of one request says of its client. The master, which reads bytes, and a worker, for which
+// package http has read them, add each header line, those of one name in their order.
 // Start from Rules.Request.
 type Request struct {
 	rules *Rules
@@ -37,7 +37,7 @@ func (r *Request) Header(name, value string) {
 	}
 }
 
-// Client returns whom the request is from if it came from source: another than source only if that is a trusted proxy.
+// Client returns the client of the request if that came from source: source itself, unless it is a trusted proxy.
 func (r *Request) Client(source netip.Addr, config hash.Config) Client {
 	if !r.rules.Believe(source) {
 		return Client{source, config.Key(source)}

@@ -106,7 +106,7 @@ func TestContains(t *testing.T) {
 	}
 }
 
-// TestWordsStay: who appends to what a word means must not change the word.
+// TestWordsStay: code that appends to the ranges of a word must not change the word.
 func TestWordsStay(t *testing.T) {
 	_ = append(trust(t, "private"), netip.MustParsePrefix("0.0.0.0/0"))
 	_ = trust(t, "private,0.0.0.0/0")

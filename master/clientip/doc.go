@@ -1,4 +1,4 @@
-// Package clientip finds out whom a connection is from.
+// Package clientip finds out which client a connection is from.
 //
 //  1. The peer's address, if nobody stands between.
 //

@@ -12,7 +12,7 @@ import (
 	"github.com/handfast/handfast/hash"
 )
 
-// Client is whom a connection is from.
+// Client is the client that a connection is from.
 type Client struct {
 	Addr netip.Addr // the zero Addr when it is not known
 	Key  hash.Key   // what the client is recognised by
@@ -199,8 +199,8 @@ func (f *Finder) takeProxyHeader(h *fdpass.Handoff, buffer []byte, ended bool) e
 	return discard(h.FD, buffer[:n])
 }
 
-// findInHead looks into the head of the request. What only might name a session, and
-// does not, leaves the client what it is.
+// findInHead looks into the head of the request. The client is found without it if a head
+// that only might name a session does not.
 func (f *Finder) findInHead(h *fdpass.Handoff, buffer []byte, ended bool, head forwarded.Head, sessions bool) (Client, error) {
 	source := h.Client.Addr()
 	data, err := peek(h.FD, buffer)

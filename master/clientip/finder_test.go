@@ -346,7 +346,7 @@ func TestNowAllocatesNothing(t *testing.T) {
 	}
 }
 
-// TestNowPartialAllocatesNothing: whoever has to wait is found out on the straight line, too.
+// TestNowPartialAllocatesNothing: that a connection has to wait is found out on the straight line, too.
 func TestNowPartialAllocatesNothing(t *testing.T) {
 	f := finder(t, rulesOf(t, loopback, ""), nil)
 	p := connect(t)
@@ -434,7 +434,7 @@ func TestErrors(t *testing.T) {
 }
 
 // BenchmarkNow finds the client of what nginx sends: a peek and a scan, the scan alone, and
-// for comparison what a connection costs of whom only the address counts.
+// for comparison what a connection costs of which only the address counts.
 func BenchmarkNow(b *testing.B) {
 	f := finder(b, rulesOf(b, loopback, ""), nil)
 	p := connect(b)

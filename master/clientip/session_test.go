@@ -125,7 +125,7 @@ func TestWaitSession(t *testing.T) {
 	p.client.Close()
 	p.file.Close()
 	for name, end := range map[string]func(*pair, context.CancelFunc){
-		"no time left": func(_ *pair, hurry context.CancelFunc) { hurry() },
+		"no time left": func(_ *pair, cancel context.CancelFunc) { cancel() },
 		"half-closed":  func(p *pair, _ context.CancelFunc) { p.client.CloseWrite() },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -23,14 +23,14 @@ func (f *Finder) Wait(ctx context.Context, file *os.File, h *fdpass.Handoff) (cl
 		return Client{}, err
 	}
 	file.SetReadDeadline(time.Now().Add(f.cfg.HeaderTimeout))
-	hurried := make(chan struct{})
+	interrupted := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
-		defer close(hurried)
+		defer close(interrupted)
 		file.SetReadDeadline(time.Unix(1, 0))
 	})
 	defer func() {
 		if !stop() {
-			<-hurried // else it could end a later wait on file
+			<-interrupted // else it could end a later wait on file
 		}
 	}()
 	err = ErrSilent // if it does not even come to a look

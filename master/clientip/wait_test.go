@@ -312,7 +312,7 @@ func TestWaitLastLook(t *testing.T) {
 	}
 }
 
-// TestWaitContext: who is in a hurry is told at once how far it is, by a last look.
+// TestWaitContext: when ctx ends, Wait looks once more and returns at once.
 func TestWaitContext(t *testing.T) {
 	for sent, want := range map[string]error{"": ErrSilent, "\r\n": ErrSilent, "GET": ErrPartial} {
 		t.Run(fmt.Sprintf("%q", sent), func(t *testing.T) {

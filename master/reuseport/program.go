@@ -89,7 +89,7 @@ func keyOfIPv6(config hash.Config) []bpf.Instruction {
 func compete(slot, index int) []bpf.Instruction {
 	p := append([]bpf.Instruction{
 		bpf.LoadScratch{Dst: bpf.RegA, N: cellKey},
-		bpf.ALUOpConstant{Op: bpf.ALUOpXor, Val: hash.Lot(slot)},
+		bpf.ALUOpConstant{Op: bpf.ALUOpXor, Val: hash.SlotConstant(slot)},
 	}, mix...)
 	if slot > 0 {
 		p = append(p,
