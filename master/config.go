@@ -74,7 +74,7 @@ type Config struct {
 	// from, what became of it, and how long it waited. It must not wait. nil: none.
 	AccessLog hclog.Logger
 
-	// OnEvent is told of what happens to workers, in order, if it is not nil. What it does holds up further events, and
+	// OnEvent is told of what happens to workers, in order, if it is not nil. It may take its time: that holds up further events, and
 	// nothing else.
 	OnEvent func(supervisor.Event)
 
@@ -124,7 +124,7 @@ func (c *Config) check() error {
 		return fmt.Errorf("master: workers of link %v take listeners: Groups are required", c.Link)
 	case kernel && !kind.listeners:
 		return fmt.Errorf("master: workers of link %v take connections: Listeners are required", c.Link)
-	case c.requests() != (mailbox.Wishes{}) && !kind.reports:
+	case c.requests() != (mailbox.Requests{}) && !kind.reports:
 		return fmt.Errorf("master: workers of link %v neither report their connections nor answer a watchdog: MaxConnections and Watchdog need LinkNative", c.Link)
 	case c.MaxConnections < 0 || c.MaxConnections > 0 && kernel:
 		return fmt.Errorf("master: at most %d connections of a worker: want 0 or more, and Listeners, since the master has to hand them off", c.MaxConnections)
@@ -144,8 +144,8 @@ func (c *Config) bound() {
 }
 
 // requests are what is asked of workers that can report.
-func (c *Config) requests() mailbox.Wishes {
-	return mailbox.Wishes{MaxConnections: c.MaxConnections, Pings: c.Supervisor.Watchdog > 0}
+func (c *Config) requests() mailbox.Requests {
+	return mailbox.Requests{MaxConnections: c.MaxConnections, Pings: c.Supervisor.Watchdog > 0}
 }
 
 // close closes what New was given.

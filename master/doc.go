@@ -6,9 +6,10 @@
 // how a worker gets what it serves (the packages in link). The supervisor (package supervisor) starts,
 // drains and replaces workers, and knows neither.
 //
-// master.go wires them. status.go says what they are doing, and package admin lets others ask.
+// links.go has a row for each kind of link: what its workers take and can do, and how a worker's link is made. route.go
+// has the two routes behind one interface. master.go wires all of it. status.go says what they are doing, and package admin lets others ask.
 // upgrade.go leaves all of it to another program (package reexec). access.go writes the access log.
-// finish.go says how workers that know nothing of handfast are made to finish. What workers do wrong
-// is noticed and explained by elsewhere.go (they listen on another address), several.go (several
+// finish.go says how workers that know nothing of handfast are made to finish. Workers' mistakes
+// are noticed and explained by elsewhere.go (they listen on another address), several.go (several
 // processes serve one slot) and advice.go (they fail, or are not ready, for a reason that is known).
 package master

@@ -13,8 +13,8 @@ import (
 	"github.com/handfast/handfast/master/supervisor"
 )
 
-// elsewhereInterval is the time between two looks at where a worker listens that is not ready. What
-// two looks have seen is said, so a server has that long to listen first for its metrics, say.
+// elsewhereInterval is the time between two looks at where a worker listens that is not ready. The log
+// names what two looks have seen, so a server has that long to listen first for its metrics, say.
 const elsewhereInterval = 750 * time.Millisecond
 
 // elsewhere notices workers that are not ready because they listen somewhere else than handfast
@@ -82,7 +82,7 @@ func (w *elsewhere) look(ctx context.Context, e supervisor.Event) {
 }
 
 // listensOn tells whether a socket that is bound to an address can be the balancer's: one of its own,
-// or the one for IPv4 beside one of both families. Who listens there has taken no listener of ours,
+// or the one for IPv4 beside one of both families. A worker that listens there has taken no listener of ours,
 // or will be ready soon.
 func (m *Master) listensOn(at netip.AddrPort) bool {
 	return slices.ContainsFunc(m.route.addresses(), func(own netip.AddrPort) bool {

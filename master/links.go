@@ -141,7 +141,7 @@ var rows = [...]row{
 	},
 }
 
-// What the rows and those who ask links rely on, and only the compiler would tell.
+// The compiler checks here what the rows rely on, and the balancer.
 var (
 	_ supervisor.Link         = (*mailbox.Mailbox)(nil)
 	_ balancer.Copier         = (*mailbox.Mailbox)(nil) // else the straight line closes one by one
@@ -155,8 +155,8 @@ var (
 	_ kernelroute.Link        = (*workerLink)(nil)
 )
 
-// workerLink is a worker's link, and what can be asked of it beside what the supervisor asks. What is
-// nil its kind cannot tell.
+// workerLink is a worker's link, and what can be asked of it beside what the supervisor asks. A field is nil
+// if links of its kind cannot tell.
 type workerLink struct {
 	supervisor.Link
 	worker  balancer.Worker             // takes connections

@@ -35,7 +35,7 @@ type Master struct {
 	name, version string
 	started       time.Time
 	link          LinkKind
-	requests      mailbox.Wishes
+	requests      mailbox.Requests
 	warned        int // the last generation of which a worker could not do what is requested; of hear
 
 	command     []string

@@ -32,9 +32,9 @@ type route interface {
 	hear(supervisor.Event)
 
 	// serve gives clients to slots until accepting ends, and then, within the patience and until
-	// killed ends, those who had connected before.
+	// killed ends, clients that had connected before.
 	serve(accepting, killed context.Context, patience time.Duration) error
-	// close refuses those whom nobody accepted. The workers have ended.
+	// close refuses connections that nobody accepted. The workers have ended.
 	close(context.Context)
 
 	// balancers are those that may have connections.

@@ -93,7 +93,7 @@ func newLine(t testing.TB, slots int) *line {
 	table := NewTable(slots)
 	l := &line{t: t}
 	for slot := range slots {
-		m, err := mailbox.Open(nil, mailbox.Wishes{}, fdpass.CloseHandoffs)
+		m, err := mailbox.Open(nil, mailbox.Requests{}, fdpass.CloseHandoffs)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -65,7 +65,7 @@ func TestNothingMoves(t *testing.T) {
 // mailboxOf returns a mailbox, and its worker's end.
 func mailboxOf(t *testing.T, readmit func([]fdpass.Handoff)) (*mailbox.Mailbox, *fdpass.Conn) {
 	t.Helper()
-	m, err := mailbox.Open(nil, mailbox.Wishes{}, readmit)
+	m, err := mailbox.Open(nil, mailbox.Requests{}, readmit)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -60,7 +60,7 @@ func Open(cfg Config) (*Link, error) {
 	for _, file := range cfg.Listeners {
 		socket, err := prepare(file, nonBlocking)
 		if err != nil {
-			return nil, fmt.Errorf("activation: listener: %w", err)
+			return nil, fmt.Errorf("listener of a slot: %w", err)
 		}
 		l.sockets = append(l.sockets, socket)
 		addresses = append(addresses, socket.Addr.String())
@@ -68,7 +68,7 @@ func Open(cfg Config) (*Link, error) {
 	l.env = environ(cfg.Command, addresses)
 	control, err := launch.Open(launch.Activate, cfg.Listeners...)
 	if err != nil {
-		return nil, fmt.Errorf("activation: %w", err)
+		return nil, fmt.Errorf("passing listeners on: %w", err)
 	}
 	l.control = control
 	l.done.Go(l.run)

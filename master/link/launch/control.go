@@ -67,11 +67,11 @@ type Control struct {
 // gets its own copies, also if ours are closed before it runs.
 func Open(mode Mode, listeners ...*os.File) (*Control, error) {
 	if len(listeners) > maxListeners {
-		return nil, fmt.Errorf("launch: %d listeners, at most %d can be passed", len(listeners), maxListeners)
+		return nil, fmt.Errorf("%d listeners, at most %d can be passed", len(listeners), maxListeners)
 	}
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("launch: %w", os.NewSyscallError("socketpair", err))
+		return nil, fmt.Errorf("preparing the start of a worker: %w", os.NewSyscallError("socketpair", err))
 	}
 	c := &Control{mode: mode, listeners: len(listeners), theirs: os.NewFile(uintptr(fds[1]), "launch")}
 	ours := os.NewFile(uintptr(fds[0]), "launch")
@@ -83,7 +83,7 @@ func Open(mode Mode, listeners ...*os.File) (*Control, error) {
 	}
 	if err != nil {
 		c.Close()
-		return nil, fmt.Errorf("launch: %w", err)
+		return nil, fmt.Errorf("preparing the start of a worker: %w", err)
 	}
 	return c, nil
 }
@@ -138,7 +138,7 @@ func (c *Control) Hello() (pid int, notifications *os.File, err error) {
 	text, rights := make([]byte, maxHello), make([]byte, unix.CmsgSpace(4*maxRights))
 	n, rn, flags, _, err := c.ours.ReadMsgUnix(text, rights)
 	if err != nil {
-		return 0, nil, fmt.Errorf("launch: %w", err)
+		return 0, nil, fmt.Errorf("preparing the start of a worker: %w", err)
 	}
 	fds := parseRights(rights[:rn])
 	pid, err = parseHello(text[:n])
@@ -150,11 +150,11 @@ func (c *Control) Hello() (pid int, notifications *os.File, err error) {
 	switch {
 	case err != nil:
 	case flags&unix.MSG_CTRUNC != 0 || len(fds) < want:
-		err = fmt.Errorf("launch: the descriptor of the notifications did not arrive: %w", unix.EMFILE)
+		err = fmt.Errorf("preparing the start of a worker: the descriptor of the notifications did not arrive: %w", unix.EMFILE)
 	case len(fds) > want:
-		err = fmt.Errorf("launch: %d descriptors, want %d: %w", len(fds), want, unix.EPROTO)
+		err = fmt.Errorf("preparing the start of a worker: %d descriptors, want %d: %w", len(fds), want, unix.EPROTO)
 	case want == 1 && !isFilter(fds[0]):
-		err = fmt.Errorf("launch: the descriptor is none of a filter: %w", unix.EPROTO)
+		err = fmt.Errorf("preparing the start of a worker: the descriptor is none of a filter: %w", unix.EPROTO)
 	case want == 1:
 		unix.SetNonblock(fds[0], true)
 		return pid, os.NewFile(uintptr(fds[0]), "seccomp notifications"), nil

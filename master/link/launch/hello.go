@@ -29,12 +29,12 @@ const (
 	StepSend     Step = "send"    // the descriptor of its notifications
 )
 
-func (e *Error) Error() string { return fmt.Sprintf("launch: %s: %v", e.Step, e.Errno) }
+func (e *Error) Error() string { return fmt.Sprintf("preparing the process: %s: %v", e.Step, e.Errno) }
 
 func (e *Error) Unwrap() error { return e.Errno }
 
 // errHello: the child has said something else, or has ended.
-var errHello = errors.New("launch: the child said nothing that we understand")
+var errHello = errors.New("preparing the start of a worker: its process said nothing that we understand")
 
 func (e *Error) hello() []byte { return fmt.Appendf(nil, "error %s %d", e.Step, uint(e.Errno)) }
 

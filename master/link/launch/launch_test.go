@@ -246,7 +246,7 @@ func TestFilterInFilter(t *testing.T) {
 			t.Errorf("error %v", err)
 		}
 		cmd.Wait()
-		if cmd.ProcessState.ExitCode() != exitCannotRun || !strings.Contains(errs.String(), "cannot run true: launch: seccomp") {
+		if cmd.ProcessState.ExitCode() != exitCannotRun || !strings.Contains(errs.String(), "cannot run true: preparing the process: seccomp") {
 			t.Errorf("%v, says %q", cmd.ProcessState, errs)
 		}
 		return

@@ -9,7 +9,7 @@
 //   - a thread inside accept, poll or select, or a variant of these, with the socket
 //     among its arguments (syscall), which for the latter two are read from its memory;
 //   - a connection to the listener's address among its descriptors: it has accepted that. A server
-//     that works without a pause is never seen to wait, and whoever accepts is ready.
+//     that works without a pause is never seen to wait, and a process that accepts is ready.
 //
 // That needs to be allowed to trace the processes (ptrace(2), "access mode checking"): those
 // of the same user that have not changed users, and descendants under Yama; all with

@@ -13,7 +13,7 @@ import (
 )
 
 // Listens returns the TCP addresses on which processes below a root listen, as they are in the
-// root's network namespace, in no order. What cannot be looked into is left out.
+// root's network namespace, in no order. Processes that cannot be looked into are left out.
 func Listens(root int) (all []netip.AddrPort) {
 	sockets := socketsOf(root, "tcp", false)
 	if len(sockets) == 0 {

@@ -25,7 +25,7 @@ func FindHolder(roots []int, sockets []uint64) (h Holder, err error) {
 		}
 		entries, readErr := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 		if os.IsPermission(readErr) && err == nil {
-			err = fmt.Errorf("listening: process %d: %w", pid, readErr)
+			err = fmt.Errorf("process %d: %w", pid, readErr)
 		}
 		for _, entry := range entries {
 			fd, _ := strconv.Atoi(entry.Name())

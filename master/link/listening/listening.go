@@ -72,7 +72,7 @@ func Listening(roots []int, sockets []Listener) (bool, error) {
 	for _, pid := range descendants(roots) {
 		waits, others, err := look(pid, missing)
 		if errors.Is(err, fs.ErrPermission) && hidden == nil {
-			hidden = fmt.Errorf("listening: process %d: %w", pid, err)
+			hidden = fmt.Errorf("process %d: %w", pid, err)
 		}
 		missing = slices.DeleteFunc(missing, func(s Listener) bool { return slices.Contains(waits, s.Inode) })
 		if len(missing) == 0 {
@@ -105,7 +105,7 @@ func Holding(roots []int, sockets []uint64) (held []uint64, err error) {
 	for _, pid := range descendants(roots) {
 		entries, readErr := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 		if errors.Is(readErr, fs.ErrPermission) && err == nil {
-			err = fmt.Errorf("listening: process %d: %w", pid, readErr)
+			err = fmt.Errorf("process %d: %w", pid, readErr)
 		}
 		for _, entry := range entries {
 			fd, _ := strconv.Atoi(entry.Name())

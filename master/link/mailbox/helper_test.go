@@ -79,14 +79,14 @@ func (r *returned) want(t testing.TB, hs []fdpass.Handoff) {
 func open(t testing.TB) (*Mailbox, *worker, *returned) {
 	t.Helper()
 	fdtest.NoLeaks(t)
-	return openWith(t, nil, Wishes{})
+	return openWith(t, nil, Requests{})
 }
 
 // openWith is open for a worker that is offered listeners, or asked for more, for tests that check for leaks.
-func openWith(t testing.TB, listeners []fdpass.Handoff, wishes Wishes) (*Mailbox, *worker, *returned) {
+func openWith(t testing.TB, listeners []fdpass.Handoff, requests Requests) (*Mailbox, *worker, *returned) {
 	t.Helper()
 	r := new(returned)
-	m, err := Open(listeners, wishes, r.readmit)
+	m, err := Open(listeners, requests, r.readmit)
 	if err != nil {
 		t.Fatal(err)
 	}

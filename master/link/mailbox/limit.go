@@ -1,23 +1,23 @@
 package mailbox
 
-// Wishes are what a master asks of a worker beside taking connections. One that cannot do it, which
-// is known when it is ready, is spared.
-type Wishes struct {
+// Requests are what a master asks of a worker beside taking connections. A worker that cannot do it, which
+// is known when it is ready, is not held to it.
+type Requests struct {
 	MaxConnections int  // that it may have open at a time; 0: any number
 	Pings          bool // it is to be asked whether it is there
 }
 
 // MaxConnections returns how many connections the worker may have open; 0: any number, or it is not
-// known yet whether the worker can do what is wished, since it is not ready.
+// known yet whether the worker can do what is requested, since it is not ready.
 func (m *Mailbox) MaxConnections() int {
-	if !m.isSettled() || !m.limited {
+	if !m.isKnown() || !m.limited {
 		return 0
 	}
-	return m.wishes.MaxConnections
+	return m.requests.MaxConnections
 }
 
-// isSettled tells whether it is known what the worker can do.
-func (m *Mailbox) isSettled() bool {
+// isKnown tells whether it is known what the worker can do.
+func (m *Mailbox) isKnown() bool {
 	select {
 	case <-m.ready:
 		return true
@@ -26,19 +26,19 @@ func (m *Mailbox) isSettled() bool {
 	}
 }
 
-// admit returns for how many of n connections there is room, and counts them as given.
+// charge returns for how many of n connections there is room, and counts them as given.
 //
-// What was given and is not reported closed is counted as open: what still lies in the mailbox, what
-// the worker has open, and what it has closed since its last report. So a report that is old
+// A connection that was given and is not reported closed counts as open: those that still lie in the mailbox, those
+// that the worker has open, and those that it has closed since its last report. So a report that is old
 // makes us count too many, and never too few: the worker has no more open than it may,
 // however many come between two reports.
-func (m *Mailbox) admit(n int) int {
+func (m *Mailbox) charge(n int) int {
 	if !m.limited {
 		return n
 	}
 	for {
 		given := m.given.Load()
-		room := max(int64(m.wishes.MaxConnections)-(given-m.over(given)), 0)
+		room := max(int64(m.requests.MaxConnections)-(given-m.reportedClosed(given)), 0)
 		admitted := min(int64(n), room)
 		if m.given.CompareAndSwap(given, given+admitted) {
 			return int(admitted)
@@ -46,15 +46,15 @@ func (m *Mailbox) admit(n int) int {
 	}
 }
 
-// takeOff takes back what admit has counted.
-func (m *Mailbox) takeOff(n int) {
+// refund takes back what charge has counted.
+func (m *Mailbox) refund(n int) {
 	if m.limited {
 		m.given.Add(-int64(n))
 	}
 }
 
-// over returns how many of the given connections the worker says are closed.
-func (m *Mailbox) over(given int64) int64 {
+// reportedClosed returns how many of the given connections the worker says are closed.
+func (m *Mailbox) reportedClosed(given int64) int64 {
 	r, _ := m.Report()
 	if r.Accepted < r.Open {
 		return 0 // nonsense, which harms the worker itself

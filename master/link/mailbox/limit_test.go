@@ -17,7 +17,7 @@ import (
 func limited(t testing.TB, most int) (*Mailbox, *worker) {
 	t.Helper()
 	fdtest.NoLeaks(t)
-	m, w, _ := openWith(t, nil, Wishes{MaxConnections: most})
+	m, w, _ := openWith(t, nil, Requests{MaxConnections: most})
 	w.report(0, 0)
 	w.say(fdpass.TypeReady)
 	fdtest.Closed(t, "ready", m.Ready())
@@ -74,7 +74,7 @@ func TestLimitOfMany(t *testing.T) {
 	var sum atomic.Int64
 	for i := range 4 {
 		all.Go(func() {
-			for n := m.admit(i + 1); n > 0; n = m.admit(i + 1) {
+			for n := m.charge(i + 1); n > 0; n = m.charge(i + 1) {
 				sum.Add(int64(n))
 			}
 		})
@@ -113,7 +113,7 @@ func TestLimitFull(t *testing.T) {
 // that cannot be true harm nobody.
 func TestNoLimit(t *testing.T) {
 	fdtest.NoLeaks(t)
-	m, w, _ := openWith(t, nil, Wishes{MaxConnections: 2})
+	m, w, _ := openWith(t, nil, Requests{MaxConnections: 2})
 	w.say(fdpass.TypeReady)
 	fdtest.Closed(t, "ready", m.Ready())
 	w.report(0, 0)

@@ -25,7 +25,7 @@ func offer(t *testing.T) (*net.TCPListener, []fdpass.Handoff) {
 // accepts from them, and can be handed connections all the same.
 func TestListen(t *testing.T) {
 	ln, offered := offer(t)
-	m, w, r := openWith(t, offered, Wishes{})
+	m, w, r := openWith(t, offered, Requests{})
 	var got fdpass.Message
 	if w.Next() != fdpass.TypeListen {
 		t.Error("the first message is another")
@@ -60,7 +60,7 @@ func TestListen(t *testing.T) {
 // TestListenNot: a worker that says ready instead is served by the master.
 func TestListenNot(t *testing.T) {
 	_, offered := offer(t)
-	m, w, _ := openWith(t, offered, Wishes{})
+	m, w, _ := openWith(t, offered, Requests{})
 	w.say(fdpass.TypeReady)
 	fdtest.Closed(t, "ready", m.Ready())
 	w.say(fdpass.TypeListen) // too late to matter
@@ -83,7 +83,7 @@ func TestListenUnasked(t *testing.T) {
 // to be placed again.
 func TestListenUnread(t *testing.T) {
 	_, offered := offer(t)
-	m, _, r := openWith(t, offered, Wishes{})
+	m, _, r := openWith(t, offered, Requests{})
 	hs, _ := connect(t, 1)
 	deliver(t, m, hs)
 	m.Close()

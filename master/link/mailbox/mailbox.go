@@ -24,9 +24,9 @@ import (
 // Reasons why a worker takes no more connections although its process lives.
 var (
 	// ErrLeft: it asked for that.
-	ErrLeft = errors.New("mailbox: the worker asked for no more connections")
+	ErrLeft = errors.New("the worker asked for no more connections")
 	// ErrShutDown: it called shutdown(2) on its end, or sent an empty message.
-	ErrShutDown = errors.New("mailbox: the worker shut its mailbox down")
+	ErrShutDown = errors.New("the worker shut its mailbox down")
 )
 
 // firstInherited is the number under which a child sees its first extra file
@@ -38,7 +38,7 @@ const firstInherited = 3
 //
 // It owns both ends of the socketpair: the worker inherits a copy of its end,
 // and ours is how we take back what a dead worker did not receive. One goroutine
-// listens to the worker; Close ends it.
+// receives what the worker sends; Close ends it.
 type Mailbox struct {
 	ours   *fdpass.Conn
 	theirs *fdpass.Conn
@@ -47,10 +47,10 @@ type Mailbox struct {
 	readmit func([]fdpass.Handoff)
 	ready   chan struct{} // closed when the worker says so
 	left    chan struct{} // closed when the worker takes no more
-	leftErr error         // why; written by listen, before left is closed
-	deaf    bool          // not all that it has said was heard; written by listen, before heard is closed
-	heard   chan struct{} // closed when listen has ended
-	listens bool          // the worker accepts from the slot's listeners; written before ready is closed
+	leftErr error         // why; written by receive, before left is closed
+	gaveUp  bool          // receive has ended for want of descriptors; written by receive, before ended is closed
+	ended   chan struct{} // closed when receive has ended
+	accepts bool          // the worker accepts from the slot's listeners; written before ready is closed
 	offered bool          // it was offered them
 	drained atomic.Bool   // the worker was sent end of file
 	rescue  *time.Timer   // takes back what a worker that drains leaves lying
@@ -58,12 +58,12 @@ type Mailbox struct {
 	report  atomic.Pointer[fdpass.Report]
 	closing sync.Once
 
-	wishes  Wishes
-	limited bool         // the worker is held to wishes.MaxConnections; written before ready is closed
-	given   atomic.Int64 // connections that were handed off; only if limited
+	requests Requests
+	limited  bool         // the worker is held to requests.MaxConnections; written before ready is closed
+	given    atomic.Int64 // connections that were handed off; only if limited
 
-	answers    bool          // the worker answers pings that are wished; written before ready is closed
-	ponged     bool          // it has sent a pong; of listen
+	answers    bool          // the worker answers the pings that are requested; written before ready is closed
+	ponged     bool          // it has sent a pong; of receive
 	owes       atomic.Bool   // it was sent a ping and has not answered
 	alive      atomic.Bool   // there was a sign of it since the last Ping
 	sent       atomic.Uint64 // messages with connections
@@ -74,39 +74,39 @@ type Mailbox struct {
 // Open borrows them; Client is where each listens. Connections that come back, because the worker returned
 // or never received them, are given to readmit, which takes ownership of their
 // descriptors, must not keep the slice, and must not wait.
-func Open(listeners []fdpass.Handoff, wishes Wishes, readmit func([]fdpass.Handoff)) (*Mailbox, error) {
+func Open(listeners []fdpass.Handoff, requests Requests, readmit func([]fdpass.Handoff)) (*Mailbox, error) {
 	ours, file, err := fdpass.Pair()
 	if err != nil {
-		return nil, fmt.Errorf("mailbox: %w", err)
+		return nil, fmt.Errorf("opening a mailbox: %w", err)
 	}
 	theirs, err := fdpass.NewConn(file)
 	if err != nil {
 		ours.Close()
-		return nil, fmt.Errorf("mailbox: %w", err)
+		return nil, fmt.Errorf("opening a mailbox: %w", err)
 	}
-	m := newMailbox(ours, theirs, file, wishes, readmit)
+	m := newMailbox(ours, theirs, file, requests, readmit)
 	if len(listeners) > 0 {
 		m.offered = true
 		if err := ours.TrySend(fdpass.TypeListen, listeners); err != nil {
 			ours.Close()
 			theirs.Close()
-			return nil, fmt.Errorf("mailbox: %w", err)
+			return nil, fmt.Errorf("opening a mailbox: %w", err)
 		}
 	}
-	go m.listen()
+	go m.receive()
 	return m, nil
 }
 
-func newMailbox(ours, theirs *fdpass.Conn, file *os.File, wishes Wishes, readmit func([]fdpass.Handoff)) *Mailbox {
+func newMailbox(ours, theirs *fdpass.Conn, file *os.File, requests Requests, readmit func([]fdpass.Handoff)) *Mailbox {
 	m := &Mailbox{
-		wishes:  wishes,
-		ours:    ours,
-		theirs:  theirs,
-		file:    file,
-		readmit: readmit,
-		ready:   make(chan struct{}),
-		left:    make(chan struct{}),
-		heard:   make(chan struct{}),
+		requests: requests,
+		ours:     ours,
+		theirs:   theirs,
+		file:     file,
+		readmit:  readmit,
+		ready:    make(chan struct{}),
+		left:     make(chan struct{}),
+		ended:    make(chan struct{}),
 	}
 	m.rescue = time.AfterFunc(never, m.takeBack)
 	return m
@@ -118,7 +118,7 @@ func (m *Mailbox) Launch(command []string) []string { return command }
 // Started implements supervisor.Link. Which process the worker is makes no difference.
 func (m *Mailbox) Started(supervisor.Process) {}
 
-// DrainsGroup implements supervisor.Link: who has the mailbox is told, their children are not.
+// DrainsGroup implements supervisor.Link: the process that has the mailbox is told, its children are not.
 func (m *Mailbox) DrainsGroup() bool { return false }
 
 // Finished implements supervisor.Link: a worker exits by itself when it has finished.
@@ -131,13 +131,13 @@ func (m *Mailbox) Files() []*os.File { return []*os.File{m.file} }
 // Env returns what the worker finds in its environment.
 func (m *Mailbox) Env() []string {
 	pings := "0"
-	if m.wishes.Pings {
+	if m.requests.Pings {
 		pings = "1"
 	}
 	return []string{
 		fdpass.EnvFD + "=" + strconv.Itoa(firstInherited),
 		fdpass.EnvReport + "=1",
-		fdpass.EnvMaxConnections + "=" + strconv.Itoa(m.wishes.MaxConnections),
+		fdpass.EnvMaxConnections + "=" + strconv.Itoa(m.requests.MaxConnections),
 		fdpass.EnvPing + "=" + pings,
 	}
 }
@@ -156,7 +156,7 @@ func (m *Mailbox) Ready() <-chan struct{} { return m.ready }
 
 // Accepts tells whether the worker accepts from the slot's listeners by itself, which it does
 // from all or from none. Ask only after Ready is closed.
-func (m *Mailbox) Accepts(netip.AddrPort) bool { return m.listens }
+func (m *Mailbox) Accepts(netip.AddrPort) bool { return m.accepts }
 
 // Left is closed when the worker takes no more connections although its process
 // may live on: it asked for that, or it broke the protocol. Err says which.
@@ -181,11 +181,11 @@ func (m *Mailbox) Copy(conns []fdpass.Handoff) (n int, err error) {
 	reexec.Lock.MustHold()
 	for n < len(conns) {
 		batch := conns[n:min(n+fdpass.MaxBatch, len(conns))]
-		if batch = batch[:m.admit(len(batch))]; len(batch) == 0 {
+		if batch = batch[:m.charge(len(batch))]; len(batch) == 0 {
 			return n, fdpass.ErrLimit
 		}
 		if err := m.ours.TrySend(fdpass.TypeHandoff, batch); err != nil {
-			m.takeOff(len(batch))
+			m.refund(len(batch))
 			if errors.Is(err, fdpass.ErrClosed) && !m.drained.Load() {
 				m.theirs.CloseWrite() // the worker shut its end down: listen sees to it
 			}
@@ -197,9 +197,9 @@ func (m *Mailbox) Copy(conns []fdpass.Handoff) (n int, err error) {
 	return n, nil
 }
 
-// Drain sends the worker end of file behind what is queued. What it has not
-// received after a while, because it is stalled, is taken back: its successor can
-// serve that.
+// Drain sends the worker end of file behind what is queued. Connections that it has not
+// received after a while, because it is stalled, are taken back: its successor can
+// serve them.
 func (m *Mailbox) Drain() {
 	m.endFlow()
 	if !m.closed.Load() {
@@ -215,9 +215,9 @@ func (m *Mailbox) Close() {
 		m.rescue.Stop()
 		m.endFlow()
 		m.takeBack()
-		m.theirs.CloseWrite() // listen ends, but first hears what the worker had said
-		<-m.heard
-		if m.deaf { // what it has not received the kernel closes now, and that may wait
+		m.theirs.CloseWrite() // receive ends, but first handles what the worker had sent
+		<-m.ended
+		if m.gaveUp { // what it has not received the kernel closes now, and that may wait
 			go m.ours.Close()
 		} else {
 			m.ours.Close()
@@ -234,8 +234,8 @@ const (
 	// noFilesDelay is the time between two looks for free descriptors. Parked
 	// connections give theirs back when their patience is over.
 	noFilesDelay = 50 * time.Millisecond
-	// lastWords is how often, in the end, what a worker had said is tried again for want of descriptors.
-	lastWords = 100
+	// lastTries is how often, in the end, a worker's last message is tried again for want of descriptors.
+	lastTries = 100
 )
 
 // endFlow sends end of file.
@@ -267,13 +267,13 @@ func (m *Mailbox) takeBack() {
 	}
 }
 
-// listen hears what the worker says until its end is shut down.
-func (m *Mailbox) listen() {
-	defer close(m.heard)
+// receive handles what the worker sends until its end is shut down.
+func (m *Mailbox) receive() {
+	defer close(m.ended)
 	var msg fdpass.Message
 	for tries := 0; ; {
 		err := m.ours.ReceiveLocked(&msg, reexec.Lock.RLocker())
-		left, over := m.hear(&msg, err)
+		left, over := m.received(&msg, err)
 		reexec.Lock.RUnlock()
 		if left {
 			m.takeBack()
@@ -287,7 +287,7 @@ func (m *Mailbox) listen() {
 			if m.closed.Load() {
 				tries++
 			}
-			if m.deaf = tries == lastWords; m.deaf {
+			if m.gaveUp = tries == lastTries; m.gaveUp {
 				return
 			}
 		}
@@ -297,9 +297,9 @@ func (m *Mailbox) listen() {
 	}
 }
 
-// hear sees to what Receive returned. It tells whether the worker has just left, and whether no
-// more is to be heard.
-func (m *Mailbox) hear(msg *fdpass.Message, err error) (left, over bool) {
+// received handles what Receive returned. It tells whether the worker has just left, and whether no
+// more is to be received.
+func (m *Mailbox) received(msg *fdpass.Message, err error) (left, over bool) {
 	switch {
 	case errors.Is(err, fdpass.ErrNoFiles):
 		return false, false
@@ -321,17 +321,17 @@ func (m *Mailbox) hear(msg *fdpass.Message, err error) (left, over bool) {
 func (m *Mailbox) handle(msg *fdpass.Message) error {
 	switch msg.Type {
 	case fdpass.TypeReady:
-		m.isReady(false)
+		m.setReady(false)
 	case fdpass.TypeListen:
 		if !m.offered || len(msg.Handoffs) > 0 {
 			m.ours.Discard(msg.Handoffs)
 			return fmt.Errorf("%w: a listen that answers none", fdpass.ErrMalformed)
 		}
-		m.isReady(true)
+		m.setReady(true)
 	case fdpass.TypeReport:
-		m.hearReport(msg.Report)
+		m.handleReport(msg.Report)
 	case fdpass.TypePong:
-		m.hearPong()
+		m.handlePong()
 	case fdpass.TypeLeave:
 		return ErrLeft
 	case fdpass.TypeReturn:
@@ -356,20 +356,20 @@ func (m *Mailbox) handle(msg *fdpass.Message) error {
 	return nil
 }
 
-func (m *Mailbox) isReady(listens bool) {
+func (m *Mailbox) setReady(listens bool) {
 	select {
 	case <-m.ready: // said twice
 	default:
-		m.listens = listens
-		m.limited = m.wishes.MaxConnections > 0 && m.report.Load() != nil
-		m.answers = m.wishes.Pings && m.ponged
+		m.accepts = listens
+		m.limited = m.requests.MaxConnections > 0 && m.report.Load() != nil
+		m.answers = m.requests.Pings && m.ponged
 		m.alive.Store(true)
 		close(m.ready)
 	}
 }
 
 // leave ends the flow to the worker, for the first reason there is. A worker that
-// broke the protocol is not heard any more either. It returns false if there was a reason before;
+// broke the protocol is not listened to any more either. It returns false if there was a reason before;
 // else the caller takes back what the worker has not received, and closes left.
 func (m *Mailbox) leave(why error) bool {
 	if why != ErrLeft {
@@ -388,11 +388,11 @@ func (m *Mailbox) leave(why error) bool {
 func checkConnection(fd int) error {
 	protocol, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
 	if err != nil || protocol != unix.IPPROTO_TCP && protocol != unix.IPPROTO_MPTCP {
-		return fmt.Errorf("%w: what was returned is not a TCP connection", fdpass.ErrMalformed)
+		return fmt.Errorf("%w: a descriptor that was returned is not a TCP connection", fdpass.ErrMalformed)
 	}
 	listens, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
 	if err != nil || listens != 0 {
-		return fmt.Errorf("%w: what was returned is a listener", fdpass.ErrMalformed)
+		return fmt.Errorf("%w: a descriptor that was returned is a listener", fdpass.ErrMalformed)
 	}
 	return unix.SetNonblock(fd, true)
 }

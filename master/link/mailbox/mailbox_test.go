@@ -315,7 +315,7 @@ func TestUnknown(t *testing.T) {
 func TestNeverStarted(t *testing.T) {
 	fdtest.NoLeaks(t)
 	r := new(returned)
-	m, err := Open(nil, Wishes{}, r.readmit)
+	m, err := Open(nil, Requests{}, r.readmit)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,7 @@ package mailbox
 import "github.com/handfast/handfast/fdpass"
 
 // Answers tells whether the worker is ready and answers pings.
-func (m *Mailbox) Answers() bool { return m.isSettled() && m.answers }
+func (m *Mailbox) Answers() bool { return m.isKnown() && m.answers }
 
 // Ping implements supervisor.Link: it asks the worker whether it still takes connections,
 // unless it owes an answer, and tells whether there was a sign of that since the last time. It
@@ -29,15 +29,15 @@ func (m *Mailbox) Ping() (alive bool) {
 	return alive
 }
 
-// hearPong hears an answer, and before ready that there will be some.
-func (m *Mailbox) hearPong() {
+// handlePong notes an answer; one before ready says that there will be more.
+func (m *Mailbox) handlePong() {
 	m.ponged = true
 	m.alive.Store(true)
 	m.owes.Store(false)
 }
 
-// hearReport keeps what the worker says of its connections.
-func (m *Mailbox) hearReport(r fdpass.Report) {
+// handleReport keeps what the worker says of its connections.
+func (m *Mailbox) handleReport(r fdpass.Report) {
 	if last, _ := m.Report(); r.Accepted > last.Accepted {
 		m.alive.Store(true)
 	}

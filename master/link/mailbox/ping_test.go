@@ -15,7 +15,7 @@ import (
 func watched(t testing.TB) (*Mailbox, *worker) {
 	t.Helper()
 	fdtest.NoLeaks(t)
-	m, w, _ := openWith(t, nil, Wishes{Pings: true})
+	m, w, _ := openWith(t, nil, Requests{Pings: true})
 	w.say(fdpass.TypePong)
 	w.say(fdpass.TypeReady)
 	fdtest.Closed(t, "ready", m.Ready())
@@ -120,7 +120,7 @@ func TestNoPing(t *testing.T) {
 	for name, late := range map[string]bool{"late": true, "not wished": false} {
 		t.Run(name, func(t *testing.T) {
 			fdtest.NoLeaks(t)
-			m, w, _ := openWith(t, nil, Wishes{Pings: late})
+			m, w, _ := openWith(t, nil, Requests{Pings: late})
 			if !late {
 				w.say(fdpass.TypePong)
 			}

@@ -32,7 +32,7 @@ func (m *Mailbox) Save(b *reexec.Bundle) (any, error) {
 		Ours:    b.KeepFile(m.ours),
 		Theirs:  b.KeepFile(m.theirs),
 		Offered: m.offered,
-		Listens: m.listens,
+		Listens: m.accepts,
 		Drained: m.drained.Load(),
 		Report:  m.report.Load(),
 
@@ -48,38 +48,38 @@ func (m *Mailbox) Save(b *reexec.Bundle) (any, error) {
 }
 
 // Restore makes a mailbox of what Save returned in the program before. Nothing is received before
-// Resume. The worker was told of the wishes of before, so only what these and those have in common is
-// known of it; the number of connections is that of the new ones.
-func Restore(b *reexec.Bundle, state json.RawMessage, wishes Wishes, readmit func([]fdpass.Handoff)) (*Mailbox, error) {
+// Resume. The worker was told of the requests of the program before, so it is only known to do what those and these have in
+// common; the number of connections is that of the new ones.
+func Restore(b *reexec.Bundle, state json.RawMessage, requests Requests, readmit func([]fdpass.Handoff)) (*Mailbox, error) {
 	var s saved
 	if err := b.Unseal(state, part, &s); err != nil {
-		return nil, fmt.Errorf("mailbox: %w", err)
+		return nil, fmt.Errorf("taking a mailbox over: %w", err)
 	}
 	ourFile, err := b.Take(s.Ours, "mailbox")
 	if err != nil {
-		return nil, fmt.Errorf("mailbox: %w", err)
+		return nil, fmt.Errorf("taking a mailbox over: %w", err)
 	}
 	ours, err := fdpass.NewMasterConn(ourFile)
 	if err != nil {
-		return nil, fmt.Errorf("mailbox: %w", err)
+		return nil, fmt.Errorf("taking a mailbox over: %w", err)
 	}
 	file, err := b.Take(s.Theirs, "mailbox of the worker")
 	if err != nil {
 		ours.Close()
-		return nil, fmt.Errorf("mailbox: %w", err)
+		return nil, fmt.Errorf("taking a mailbox over: %w", err)
 	}
 	theirs, err := fdpass.NewConn(file)
 	if err != nil {
 		ours.Close()
-		return nil, fmt.Errorf("mailbox: %w", err)
+		return nil, fmt.Errorf("taking a mailbox over: %w", err)
 	}
-	m := newMailbox(ours, theirs, file, wishes, readmit)
-	m.limited = s.MaxConnections > 0 && wishes.MaxConnections > 0
+	m := newMailbox(ours, theirs, file, requests, readmit)
+	m.limited = s.MaxConnections > 0 && requests.MaxConnections > 0
 	m.given.Store(s.Given)
-	m.answers = s.Answers && wishes.Pings
+	m.answers = s.Answers && requests.Pings
 	m.owes.Store(s.Owes)
 	m.alive.Store(true)
-	m.offered, m.listens = s.Offered, s.Listens
+	m.offered, m.accepts = s.Offered, s.Listens
 	m.drained.Store(s.Drained)
 	m.report.Store(s.Report)
 	close(m.ready)
@@ -91,7 +91,7 @@ func Restore(b *reexec.Bundle, state json.RawMessage, wishes Wishes, readmit fun
 
 // Resume implements supervisor.Link.
 func (m *Mailbox) Resume() {
-	go m.listen()
+	go m.receive()
 	if m.leftErr != nil {
 		go func() {
 			m.takeBack()

@@ -2,7 +2,7 @@ package nodeipc
 
 import "bytes"
 
-// What workers say most: twice for each connection that a server gets. Node writes these
+// The messages that workers send most: two for each connection that a server gets. Node writes these
 // lines always alike, so that they need not be parsed; whatever differs is.
 var (
 	ackLine      = []byte(`{"cmd":"NODE_HANDLE_ACK"}`)

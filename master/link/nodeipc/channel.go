@@ -15,14 +15,14 @@ import (
 	"github.com/handfast/handfast/master/reexec"
 )
 
-// maxLine is the longest message of a worker that is heard: Node's own are short, and what
-// else a program sends is skipped.
+// maxLine is the longest message of a worker that is read: Node's own are short, and longer ones of the
+// program's are skipped.
 const maxLine = 16 << 20
 
 // maxRest bounds how often to read what a worker has left behind: more than a socket holds.
 const maxRest = 1024
 
-// channel is the master's end. Sending does not wait: who sends holds the link's
+// channel is the master's end. Sending does not wait: the sender holds the link's
 // lock and keeps what could not be sent.
 type channel struct {
 	file *os.File

@@ -49,7 +49,7 @@ func (l *Link) heard(text []byte) {
 	case cmdCluster:
 		l.asked(&m)
 	case cmdReady:
-		l.settles(ReadyMessage)
+		l.maybeReady(ReadyMessage)
 	case cmdDisconnect:
 		l.leave(ErrAskedFor)
 	case "":
@@ -72,7 +72,7 @@ func (l *Link) asked(m *message) {
 		l.queryServer(m)
 	case m.Act == "listening":
 		if l.has(m.query.key()) {
-			l.isReady(ReadyListening)
+			l.readyBy(ReadyListening)
 		}
 	case m.Act == "close":
 		l.closes(m.Key)

@@ -11,11 +11,11 @@
 //
 //  1. link.go queues it, and sends it while fewer than a window's worth are under
 //     way, each in a message of its own (channel.go).
-//  2. The worker acknowledges (ack.go), and only then the master closes its copy. What a
-//     worker refuses, or has not acknowledged when it ends, is placed again: it has not
-//     touched it. The master hears many such words at once (yield.go).
+//  2. The worker acknowledges (ack.go), and only then the master closes its copy. A connection that a
+//     worker refuses, or has not acknowledged when it ends, is placed again: the worker has not
+//     touched it. The master reads many such messages at once (yield.go).
 //
-// What a worker gets depends on what it is (offer.go): a server that listens gets what
+// Which messages a worker gets depends on what it is (offer.go): a server that listens gets what
 // a cluster worker gets (servers.go), a worker written for sticky-listen, @socket.io/sticky or
 // sticky-session gets the message that those wait for. Its package.json tells the last ones
 // apart (project.go).
@@ -24,6 +24,6 @@
 // exitedAfterDisconnect. Listening on the balancer's port means to take the slot's
 // connections; anything else is a socket that all workers share (primary.go).
 //
-// relay.go passes the messages of @socket.io/cluster-adapter from worker to worker. What there
-// is no room for in a channel waits in outbox.go, within limits, and by turns with connections.
+// relay.go passes the messages of @socket.io/cluster-adapter from worker to worker. Messages for which there
+// is no room in a channel wait in outbox.go, within limits, and by turns with connections.
 package nodeipc

@@ -14,7 +14,7 @@ const exitDelay = time.Second
 // Started says which process the worker is.
 func (l *Link) Started(p supervisor.Process) { l.process = p }
 
-// DrainsGroup implements supervisor.Link: who has the channel is told, their children are not.
+// DrainsGroup implements supervisor.Link: the process that has the channel is told, its children are not.
 func (l *Link) DrainsGroup() bool { return false }
 
 // Finished is closed when the worker was told to finish, has disconnected its channel, which it does
@@ -39,7 +39,7 @@ func (l *Link) awaitEnd() {
 		return !open, err
 	})
 	if err != nil {
-		l.primary.log.Info("cannot see whether a worker that drains has connections: if it does not exit it gets the whole drain timeout", "slot", l.slot, "pid", pid, "err", err)
+		l.primary.log.Info("cannot see whether a worker that drains has connections, so it may take the whole drain timeout", "slot", l.slot, "pid", pid, "err", err)
 	}
 	if !none {
 		return

@@ -43,20 +43,20 @@ var (
 	// ErrHungUp: it closed its channel, as a process does that ends. It matches io.EOF.
 	ErrHungUp error = hungUp{}
 	// ErrAskedFor: it asked to be replaced, or disconnected.
-	ErrAskedFor = errors.New("nodeipc: the worker disconnected")
+	ErrAskedFor = errors.New("the worker disconnected")
 	// ErrClosedServer: it closed the server that listened on the balancer's port.
-	ErrClosedServer = errors.New("nodeipc: the worker closed its server")
+	ErrClosedServer = errors.New("the worker closed its server")
 	// ErrDoesNotRead: it asks and asks, and does not read the answers.
-	ErrDoesNotRead = errors.New("nodeipc: the worker asks and does not read the answers")
+	ErrDoesNotRead = errors.New("the worker asks and does not read the answers")
 )
 
 type hungUp struct{}
 
-func (hungUp) Error() string { return "nodeipc: the worker closed its channel" }
+func (hungUp) Error() string { return "the worker closed its channel" }
 func (hungUp) Unwrap() error { return io.EOF }
 
 // Link is the master's side of one worker's channel. It implements supervisor.Link and
-// balancer.Worker. One goroutine hears the worker, one sends what there was no room for,
+// balancer.Worker. One goroutine receives from the worker, one sends what there was no room for,
 // and from Drain on one waits until the worker has finished; Close ends them.
 type Link struct {
 	primary *Primary
@@ -92,7 +92,7 @@ type Link struct {
 	paused  bool      // after a NACK, or a refusal, or while too many descriptors are in flight
 	// inFlight: what was sent last was not, for too many descriptors of this user are in flight.
 	inFlight bool
-	over     bool // it gets no more connections: it drains, has left or ended
+	stopped  bool // it gets no more connections: it drains, has left or ended
 	drained  bool // it was told to, or told us so
 	leaving  bool // it will be told when its last session has ended
 	missed   int  // messages of other workers that it missed, not reported yet
@@ -128,7 +128,7 @@ func (l *Link) Slot() int { return l.slot }
 func (p *Primary) Open(slot int, own func(netip.AddrPort) *os.File) (*Link, error) {
 	ours, theirs, err := pair()
 	if err != nil {
-		return nil, fmt.Errorf("nodeipc: %w", err)
+		return nil, fmt.Errorf("opening a channel of Node: %w", err)
 	}
 	l := p.newLink(slot, own, p.lastID.Add(1), p.cfg.Dialect, ours)
 	l.theirs = theirs
@@ -159,13 +159,13 @@ func (p *Primary) newLink(slot int, own func(netip.AddrPort) *os.File, id int64,
 }
 
 func (l *Link) start() {
-	l.done.Go(l.listen)
+	l.done.Go(l.receive)
 	l.done.Go(l.write)
 }
 
-// turn calls f under the lock of the link. Who moves it without having been called by somebody
-// who holds reexec.Lock does so in a turn.
-func (l *Link) turn(f func()) {
+// locked calls f under the lock of the link. Code that changes the link on its own initiative must run so: it holds
+// reexec.Lock, too, as callers of the exported methods do.
+func (l *Link) locked(f func()) {
 	reexec.Lock.RLock()
 	defer reexec.Lock.RUnlock()
 	l.mu.Lock()
@@ -173,8 +173,8 @@ func (l *Link) turn(f func()) {
 	f()
 }
 
-// after calls f after a while, in a turn. What it is to do must show in the link, for Resume.
-func (l *Link) after(d time.Duration, f func()) { time.AfterFunc(d, func() { l.turn(f) }) }
+// after calls f after a while, locked. The link must show what f is to do, for Resume.
+func (l *Link) after(d time.Duration, f func()) { time.AfterFunc(d, func() { l.locked(f) }) }
 
 // Launch returns the command as it is: Node looks for its channel by itself.
 func (l *Link) Launch(command []string) []string { return command }
@@ -215,7 +215,7 @@ func (l *Link) Deliver(conns []fdpass.Handoff) (n int, err error) {
 	reexec.Lock.MustHold()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.over {
+	if l.stopped {
 		return 0, fdpass.ErrClosed
 	}
 	n = max(0, min(len(conns), maxQueued+window-len(l.queue)-len(l.flight)))
@@ -233,15 +233,15 @@ func (l *Link) Deliver(conns []fdpass.Handoff) (n int, err error) {
 	}
 }
 
-// Drain tells the worker to finish, as recluster and Node's primary do. What it was not
-// sent goes elsewhere. A worker that keeps sessions is told when the last one has ended:
+// Drain tells the worker to finish, as recluster and Node's primary do. Connections that it was not
+// sent go elsewhere. A worker that keeps sessions is told when the last one has ended:
 // their requests come over new connections, which it could not get any more.
 func (l *Link) Drain() {
 	reexec.Lock.RLock()
 	defer reexec.Lock.RUnlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.sessions) > 0 && len(l.servers) == 0 && !l.leaving && !l.over && !l.primary.isStopping() {
+	if len(l.sessions) > 0 && len(l.servers) == 0 && !l.leaving && !l.stopped && !l.primary.isStopping() {
 		l.leaving = true
 		return
 	}
@@ -262,8 +262,8 @@ func (l *Link) finishDrain() {
 	l.draining.Do(func() { l.done.Go(l.awaitEnd) })
 }
 
-// Close ends the link, and gives back what the worker did not take. What it has taken it
-// may have said in the last moment.
+// Close ends the link, and gives back what the worker did not take. It may have said in the last moment
+// what it has taken.
 func (l *Link) Close() {
 	close(l.ended)
 	l.channel.interrupt()
@@ -284,8 +284,8 @@ func (l *Link) Close() {
 
 func (l *Link) next() int64 { l.seq++; return l.seq }
 
-// listen hears the worker until it closes its end.
-func (l *Link) listen() {
+// receive handles what the worker sends until it closes its end.
+func (l *Link) receive() {
 	var yielder yielder
 	look := func() {
 		if l.crowded() {
@@ -305,10 +305,10 @@ func (l *Link) listen() {
 			continue
 		}
 		if err == errGone {
-			return // and Close hears the rest
+			return // and Close handles the rest
 		}
 		l.primary.relay.forget(l)
-		l.turn(func() {
+		l.locked(func() {
 			l.leave(ErrHungUp)
 			l.takeBack() // it cannot acknowledge any more
 		})
@@ -332,19 +332,19 @@ func (l *Link) dropTheirs() {
 	}
 }
 
-// settles: the program says that it is ready, or its first turn is over. If it is about to listen
+// maybeReady is called when the program says that it is ready, or its first turn is over. If it is about to listen
 // we must know, for what is offered in the wrong way is lost; and so is a message for which there
 // is no handler yet, since Node keeps none for a cluster worker.
-func (l *Link) settles(why ReadyWhen) {
+func (l *Link) maybeReady(why ReadyWhen) {
 	if len(l.servers) > 0 {
-		l.isReady(why)
+		l.readyBy(why)
 		return
 	}
-	l.after(settle, func() { l.isReady(why) })
+	l.after(settle, func() { l.readyBy(why) })
 }
 
-// isReady: something happened that may mean ready.
-func (l *Link) isReady(why ReadyWhen) {
+// readyBy notes something that may mean ready.
+func (l *Link) readyBy(why ReadyWhen) {
 	want := l.primary.cfg.ReadyWhen
 	if want != why && (want != ReadyAuto || why == ReadyStarted) {
 		return
@@ -358,7 +358,7 @@ func (l *Link) isReady(why ReadyWhen) {
 
 // leave: the worker takes no more, for the first reason there is.
 func (l *Link) leave(why error) {
-	if l.over {
+	if l.stopped {
 		return
 	}
 	l.leftErr = why
@@ -368,7 +368,7 @@ func (l *Link) leave(why error) {
 
 // stopFlow gives back what was not sent.
 func (l *Link) stopFlow() {
-	l.over = true
+	l.stopped = true
 	l.forgetSessions()
 	var back []fdpass.Handoff
 	for _, w := range l.queue {
@@ -390,7 +390,7 @@ func (l *Link) takeBack() {
 	l.giveBack(back)
 }
 
-// giveBack must not hold up who is told: the balancer may deliver to us.
+// giveBack is called under the lock: Readmit must not wait, since the balancer may deliver to this link.
 func (l *Link) giveBack(conns []fdpass.Handoff) {
 	if len(conns) > 0 {
 		l.primary.cfg.Readmit(conns)
@@ -432,7 +432,7 @@ func (l *Link) handleLost() {
 		l.flight = append(l.flight[:i], l.flight[i+1:]...)
 		if s.file != nil {
 			l.lost = append(l.lost, s)
-			l.pauses()
+			l.startPause()
 			return
 		}
 		l.offerAgain(s.handoff)
@@ -443,7 +443,7 @@ func (l *Link) handleLost() {
 // offerAgain sends a connection again after a pause, unless there is no more to be sent. One
 // that the worker goes on refusing for as long as a connection may be parked is given up.
 func (l *Link) offerAgain(w waiting) {
-	if l.over {
+	if l.stopped {
 		l.giveBack([]fdpass.Handoff{w.Handoff})
 		return
 	}
@@ -455,18 +455,18 @@ func (l *Link) offerAgain(w waiting) {
 		return
 	}
 	l.queue = append([]waiting{w}, l.queue...)
-	l.pauses()
+	l.startPause()
 }
 
-// pauses leaves the worker alone for a while.
-func (l *Link) pauses() {
+// startPause leaves the worker alone for a while.
+func (l *Link) startPause() {
 	if !l.paused {
 		l.paused = true
-		l.after(pause, l.goOn)
+		l.after(pause, l.endPause)
 	}
 }
 
-func (l *Link) goOn() {
+func (l *Link) endPause() {
 	l.paused = false
 	lost := l.lost
 	l.lost = nil

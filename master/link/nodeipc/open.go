@@ -23,7 +23,7 @@ const (
 )
 
 // socketName is what a Unix socket is called in the file system. It is kept as a directory that was opened
-// when the socket was made, so that whoever moves that, or puts a symbolic link in its place, leads
+// when the socket was made, so that moving that, or putting a symbolic link in its place, leads
 // nobody to another file of the same name.
 type socketName struct {
 	dir      *os.File // owned; nil: it has none

@@ -96,7 +96,7 @@ func (l *Link) ping() {
 func (l *Link) pong(i int) {
 	l.flight = append(l.flight[:i], l.flight[i+1:]...)
 	l.pinged = false
-	l.settles(ReadyStarted)
+	l.maybeReady(ReadyStarted)
 	l.pump()
 }
 
@@ -120,7 +120,7 @@ func (l *Link) trySend() (done bool) {
 			return false
 		case err == errInFlight: // nobody tells when that is over
 			l.inFlight = true
-			l.pauses()
+			l.startPause()
 			return true
 		case err != nil: // then listen sees to it
 			l.outbox = outbox{}
@@ -204,13 +204,13 @@ func (l *Link) write() {
 		case <-l.full:
 		case <-stopping:
 			stopping = nil
-			l.turn(l.waitNoLonger)
+			l.locked(l.waitNoLonger)
 			continue
 		case <-l.ended:
 			return
 		}
 		if l.channel.whenRoom(func() (done bool) {
-			l.turn(func() { done = l.trySend() })
+			l.locked(func() { done = l.trySend() })
 			return done
 		}) != nil {
 			return

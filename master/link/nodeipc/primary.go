@@ -26,7 +26,7 @@ const (
 	ReadyStarted                    // its first turn is over: what it does without waiting is done
 )
 
-// Config says whom a Primary serves.
+// Config is what a Primary needs.
 type Config struct {
 	Addresses []netip.AddrPort // that the balancer listens on
 	ReadyWhen ReadyWhen
@@ -38,7 +38,7 @@ type Config struct {
 	Readmit, GiveUp func([]fdpass.Handoff)
 	Patience        time.Duration // 0: one refusal is enough
 	Sessions        Sessions      // is told which worker keeps which
-	// User is whom workers run as; nil: as the master does. What they listen on is opened with their rights.
+	// User is the one that workers run as; nil: the master's. Sockets that they ask for are opened with that user's rights.
 	User   *syscall.Credential
 	Logger hclog.Logger
 

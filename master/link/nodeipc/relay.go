@@ -24,19 +24,19 @@ const (
 // drain. The bytes are the sender's.
 //
 // A worker takes part from its first message on. The adapter's first is its greeting; before
-// it there is no adapter whom others' messages concern. So programs that have none
-// hear nothing.
+// it there is no adapter that others' messages concern. So programs that have none
+// get none.
 //
-// Versions of the module number their kinds of messages differently, so we look at whom a
-// message is for (requesterUid) and not at its type.
+// Versions of the module number their kinds of messages differently, so we look at the addressee
+// of a message (requesterUid) and not at its type.
 type relay struct {
 	mu     sync.Mutex
 	links  map[*Link]int    // and how many adapters each has announced
 	owners map[string]*Link // by the uid of an adapter
 }
 
-// pass sends a message on. It holds no lock of a link while it takes another's; who does not
-// read misses it and holds up nobody.
+// pass sends a message on. It holds no lock of a link while it takes another's; a worker that does not
+// read misses the message and holds up nobody.
 func (r *relay) pass(from *Link, m *message, text []byte) {
 	to := r.receivers(from, m)
 	if len(to) == 0 {
@@ -48,7 +48,7 @@ func (r *relay) pass(from *Link, m *message, text []byte) {
 	}
 }
 
-// receivers notes what the message tells of its sender, and returns for whom it is.
+// receivers notes what the message tells of its sender, and returns the links that it is for.
 func (r *relay) receivers(from *Link, m *message) (to []*Link) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -96,7 +96,7 @@ func (r *relay) forgetUIDs(l *Link) {
 	r.links[l] = 0
 }
 
-// forget: the worker neither says nor hears any more.
+// forget takes a worker out that neither sends nor reads any more.
 func (r *relay) forget(l *Link) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

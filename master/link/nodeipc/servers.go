@@ -27,7 +27,7 @@ var (
 	everyIPv6 = netip.MustParsePrefix("::/0")
 )
 
-// addresses are those that somebody listens on who names this one; nil names none, and that
+// addresses are those that a server listens on if it names this one; nil names none, and that
 // means all.
 func addresses(named *string, only6 bool) []netip.Prefix {
 	if named == nil || *named == "::" && !only6 {

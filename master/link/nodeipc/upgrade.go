@@ -158,7 +158,7 @@ func (l *Link) save(b *reexec.Bundle) (*saved, error) {
 		Skip:    l.channel.skip,
 		Shut:    l.shut,
 		Paused:  l.paused,
-		Over:    l.over,
+		Over:    l.stopped,
 		Drained: l.drained,
 		Missed:  l.missed,
 		Rest:    l.outbox.rest,
@@ -275,7 +275,7 @@ func (p *Primary) RestoreLink(b *reexec.Bundle, slot int, own func(netip.AddrPor
 	ours.in, ours.skip = s.Half, s.Skip
 	l := p.newLink(slot, own, s.ID, s.Dialect, ours)
 	l.seq = s.Seq
-	l.shut, l.paused, l.over, l.drained = s.Shut, s.Paused, s.Over, s.Drained
+	l.shut, l.paused, l.stopped, l.drained = s.Shut, s.Paused, s.Over, s.Drained
 	l.missed = s.Missed
 	if err := l.restoreTraffic(b, &s); err != nil {
 		ours.file.Close()
@@ -359,7 +359,7 @@ func (l *Link) Resume() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.paused {
-		l.after(pause, l.goOn)
+		l.after(pause, l.endPause)
 	}
 	if l.shut {
 		l.after(reopen, l.staysShut)

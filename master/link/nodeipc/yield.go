@@ -19,7 +19,7 @@ const (
 // of the processor's queue first, and then reads many at once: that halves what a
 // connection costs it. With an idle processor it comes back at once.
 //
-// Meanwhile it keeps one of the Go scheduler's processors, and those who run instead may
+// Meanwhile it keeps one of the Go scheduler's processors, and processes that run instead may
 // compute for long: after a yield longer than longYield there are none for a while.
 type yielder struct {
 	pause int // reads after which to yield again
