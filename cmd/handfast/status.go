@@ -92,7 +92,46 @@ func statusTextIn(s *master.Status, padding int) string {
 	fmt.Fprintf(&b, "%s, route %s, link %s, by %s\n", strings.Join(s.Addresses, " "), s.Route, s.Link, s.Key)
 	fmt.Fprintf(&b, "%s%s%s\n\n", generationText(s), reloadText(s), upgradeText(s))
 	printTable(&b, slotTable(s), padding)
+	b.WriteString(lastWordsText(s))
 	return printable(b.String())
+}
+
+// Bounds of what is shown of what workers wrote before they ended; --json has more.
+const (
+	maxLastWords   = 3                // lines of a worker
+	maxLastWriters = 5                // workers that did not write the same
+	recentEnd      = 10 * time.Minute // for so long they are shown although the slot is served again
+)
+
+// lastWordsText is what workers wrote last that ended without being told to. Workers that wrote the
+// same are shown once: one configuration that is wrong ends all of them.
+func lastWordsText(s *master.Status) string {
+	var all []string
+	slots := map[string][]int{} // by what their workers wrote
+	for _, sl := range s.Slots {
+		end := sl.LastEnd
+		if end == nil || end.LastWords == "" || sl.Worker != nil && s.Now.Sub(end.At) > recentEnd {
+			continue
+		}
+		lines := strings.Split(end.LastWords, "\n")
+		words := "  " + strings.Join(lines[max(len(lines)-maxLastWords, 0):], "\n  ")
+		if slots[words] == nil {
+			all = append(all, words)
+		}
+		slots[words] = append(slots[words], sl.Slot)
+	}
+	text := ""
+	for _, words := range all[:min(len(all), maxLastWriters)] {
+		more := ""
+		if others := len(slots[words]) - 1; others > 0 {
+			more = fmt.Sprintf(" (and %d more)", others)
+		}
+		text += fmt.Sprintf("\nslot %d%s wrote last:\n%s\n", slots[words][0], more, words)
+	}
+	if left := len(all) - maxLastWriters; left > 0 {
+		text += fmt.Sprintf("\nand %d more: handfast status --json\n", left)
+	}
+	return text
 }
 
 // generationText is what the slots run.
@@ -125,7 +164,8 @@ func reloadText(s *master.Status) string {
 		}
 		return text
 	case r.Error != "":
-		return fmt.Sprintf(", %s ago %s", age(s, *r.Ended), strings.TrimPrefix(r.Error, "supervisor: "))
+		reason, _, _ := strings.Cut(r.Error, "; it wrote last:\n") // which is shown below
+		return fmt.Sprintf(", %s ago %s", age(s, *r.Ended), withoutPackages(reason))
 	default:
 		return fmt.Sprintf(", reloaded %s ago", age(s, *r.Ended))
 	}
@@ -138,7 +178,7 @@ func upgradeText(s *master.Status) string {
 		return ""
 	case u.Error != "":
 		reason, _, _ := strings.Cut(u.Error, "\n")
-		return fmt.Sprintf("; not upgraded %s ago: %s", age(s, *u.At), strings.TrimPrefix(reason, "master: "))
+		return fmt.Sprintf("; not upgraded %s ago: %s", age(s, *u.At), withoutPackages(reason))
 	default:
 		return fmt.Sprintf("; upgraded %s ago, from %s", age(s, *u.At), u.From)
 	}

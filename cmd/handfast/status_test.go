@@ -45,8 +45,44 @@ SLOT  STATE     PID  GEN  UPTIME  HANDED OFF  ACCEPTED  OPEN  PARKED  REFUSED  F
 	if got := statusText(&s); !strings.Contains(got, "generation 3, 4s ago reload failed: slot 1: why\n") {
 		t.Error(got)
 	}
+	s.Reload.Error = "supervisor: reload failed: slot 1: why; it wrote last:\nTraceback"
+	if got := statusText(&s); !strings.Contains(got, "generation 3, 4s ago reload failed: slot 1: why\n") {
+		t.Error(got)
+	}
 	s.Reload.Error = ""
 	if got := statusText(&s); !strings.Contains(got, "generation 3, reloaded 4s ago\n") {
 		t.Error(got)
+	}
+}
+
+// TestStatusLastWords: the last lines of workers that ended are shown while nobody serves in their place,
+// or their ends are recent; the same ones once. Row C14.
+func TestStatusLastWords(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	ended := func(slot int, ago time.Duration, words string, served bool) master.SlotStatus {
+		s := master.SlotStatus{Slot: slot, InUse: true, State: "starting", LastEnd: &master.End{At: now.Add(-ago), Why: "exited with status 1", LastWords: words}}
+		if served {
+			s.Worker = &master.WorkerStatus{PID: 1, State: "serving", Started: now}
+		}
+		return s
+	}
+	for _, c := range []struct {
+		slots []master.SlotStatus
+		want  string
+	}{
+		{[]master.SlotStatus{ended(0, time.Hour, "", false)}, ""},
+		{[]master.SlotStatus{ended(0, time.Hour, "one\ntwo\nthree\n\x1bfour", false)}, "\nslot 0 wrote last:\n  two\n  three\n  ?four\n"},
+		{[]master.SlotStatus{ended(0, time.Hour, "long ago", true), ended(1, time.Minute, "just now", true)}, "\nslot 1 wrote last:\n  just now\n"},
+		{[]master.SlotStatus{ended(0, 0, "same", false), ended(1, 0, "other", false), ended(2, 0, "same", false)},
+			"\nslot 0 (and 1 more) wrote last:\n  same\n\nslot 1 wrote last:\n  other\n"},
+		{[]master.SlotStatus{ended(0, 0, "a", false), ended(1, 0, "b", false), ended(2, 0, "c", false), ended(3, 0, "d", false), ended(4, 0, "e", false), ended(5, 0, "f", false)},
+			"\nslot 4 wrote last:\n  e\n\nand 1 more: handfast status --json\n"},
+	} {
+		s := master.Status{Now: now, Started: now, Slots: c.slots}
+		got := statusText(&s)
+		if !strings.HasSuffix(got, c.want) || c.want == "" && strings.Contains(got, "wrote last") {
+			t.Errorf("%s\nwant %q", got, c.want)
+		}
 	}
 }

@@ -252,17 +252,12 @@ func (v *view) press(key string) {
 // room for, and a last line of what else there is.
 func (v *view) frame() string {
 	lines := v.lines(2)
-	widest := func() (n int) {
-		for _, line := range lines[tableAt(lines):] {
-			n = max(n, len([]rune(line)))
-		}
-		return n
-	}
-	if widest() > v.width {
+	if widest(lines[tableAt(lines):tableEnd(lines)]) > v.width {
 		lines = v.lines(1)
 	}
-	v.column = max(min(v.column, widest()-v.width), 0)
 	at := tableAt(lines)
+	wide := widest(lines[at:])
+	v.column = max(min(v.column, wide-v.width), 0)
 	var shown []string
 	for _, line := range lines[:at] {
 		shown = append(shown, cut(line, 0, v.width))
@@ -280,7 +275,7 @@ func (v *view) frame() string {
 	if room < len(rows) {
 		help = fmt.Sprintf("%d to %d of %d, j k scroll; ", v.row+1, last, len(rows)) + help
 	}
-	if widest() > v.width {
+	if wide > v.width {
 		help = "h l move; " + help
 	}
 	shown = append(shown, inverse+cut(help, 0, v.width)+upright)
@@ -291,6 +286,23 @@ func (v *view) frame() string {
 // tableAt is where the titles of the table are: behind the first empty line.
 func tableAt(lines []string) int {
 	return min(slices.Index(lines, "")+1, len(lines)-1)
+}
+
+// tableEnd is where the table ends: at the next one, or the end.
+func tableEnd(lines []string) int {
+	at := tableAt(lines)
+	if n := slices.Index(lines[at:], ""); n >= 0 {
+		return at + n
+	}
+	return len(lines)
+}
+
+// widest is how many letters the longest line has.
+func widest(lines []string) (n int) {
+	for _, line := range lines {
+		n = max(n, len([]rune(line)))
+	}
+	return n
 }
 
 // cut returns width letters of a line from column on, marked where there are more.
