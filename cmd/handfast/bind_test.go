@@ -21,10 +21,7 @@ func runs(t *testing.T, args ...string) *balancer {
 // runsUnder is runs under a command that becomes what follows it.
 func runsUnder(t *testing.T, wrapper []string, args ...string) *balancer {
 	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	self := itself(t)
 	args = slices.Concat(wrapper, []string{self, "run", "--log-json", "--stop-timeout", "1s", "--kill-timeout", "1s"}, args)
 	b := &balancer{t: t, cmd: exec.Command(args[0], args[1:]...), exited: make(chan struct{}), changed: make(chan struct{})}
 	b.cmd.Env = append(os.Environ(), testRole+"=1", "PYTHONUNBUFFERED=1")

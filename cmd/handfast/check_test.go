@@ -107,9 +107,7 @@ func TestCheckRights(t *testing.T) {
 	asRoot(t)
 	inRuntimeDirectory(t)
 	mine := filepath.Join(t.TempDir(), "mine")
-	if err := os.WriteFile(mine, []byte("#!/bin/sh\n"), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	program(t, mine, []byte("#!/bin/sh\n"), 0o700)
 	out, status := runCheck(t, "--listen", "127.0.0.1:0", "--user", fmt.Sprint(nobody), "--worker-link", "native", "--", mine)
 	if answer := answerOf(t, out, "command"); status != exitFailure || !strings.Contains(answer, fmt.Sprintf("user %d", nobody)) || !strings.Contains(answer, "chmod") {
 		t.Errorf("status %d: %s", status, out)

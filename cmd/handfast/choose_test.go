@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -121,10 +120,7 @@ func TestDefaultWorkers(t *testing.T) {
 func TestNested(t *testing.T) {
 	t.Parallel()
 	trial.Need(t, "gunicorn", "gunicorn")
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	self := itself(t)
 	nested := func(command ...string) *balancer {
 		outer := []string{self, "run", "--stop-timeout", "1s", "--kill-timeout", "1s", "--workers", "1", "--worker-link", "any", "--backoff-min", "30s", "--backoff-max", "30s", "--listen", trial.FreeAddress(t), "--"}
 		return runsUnder(t, outer, slices.Concat([]string{"--workers", "2"}, command)...)

@@ -56,9 +56,7 @@ func TestContainer(t *testing.T) {
 			t.Fatal(err)
 		}
 		os.MkdirAll(filepath.Dir(filepath.Join(root, to)), 0o755)
-		if err := os.WriteFile(filepath.Join(root, to), text, 0o755); err != nil {
-			t.Fatal(err)
-		}
+		program(t, filepath.Join(root, to), text, 0o755)
 	}
 	for name, as := range map[string]string{"as root": "", "as user 1000": "setpriv --reuid 1000 --regid 1000 --clear-groups --no-new-privs --bounding-set -all "} {
 		t.Run(name, func(t *testing.T) {

@@ -27,8 +27,8 @@ def serve(at):
         def server_bind(self):
             if host.startswith('only'): self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             super().server_bind()
-    threading.Thread(target=Server((host.removeprefix('only'), int(port)), Hello).serve_forever).start()
-for at in sys.argv[1:]: serve(at)
+    return Server((host.removeprefix('only'), int(port)), Hello)
+for server in [serve(at) for at in sys.argv[1:]]: threading.Thread(target=server.serve_forever).start()
 `
 
 // Row C4: without --listen, handfast listens where the workers do, on all their addresses and on no

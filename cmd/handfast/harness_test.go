@@ -99,6 +99,19 @@ type options struct {
 	contained bool // see balancer
 }
 
+// itself returns the path of this test binary, which plays the command.
+func itself(t *testing.T) string {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("starts handfast and workers")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return self
+}
+
 // variant is how clients come to slots, and connections to workers.
 type variant struct {
 	route string // "" is master
@@ -131,10 +144,7 @@ func variantOf(t *testing.T) variant {
 // start runs a balancer with n workers on 127.0.0.1 until the test ends.
 func start(t *testing.T, n int, o options) *balancer {
 	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	self := itself(t)
 	if o.lean {
 		self = trial.Build(t, "github.com/handfast/handfast/cmd/handfast")
 	}
@@ -288,6 +298,17 @@ func (b *balancer) cleanup() {
 		for _, l := range b.lines {
 			b.t.Log(l.text)
 		}
+	}
+}
+
+// program writes a file that is to be run. No process may be forked meanwhile: until it has called
+// execve it would have the file open for writing, and nobody could run it (man 2 execve, ETXTBSY).
+func program(t *testing.T, path string, content []byte, mode os.FileMode) {
+	t.Helper()
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	if err := os.WriteFile(path, content, mode); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -133,7 +133,7 @@ func TestLogReaderGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	ln.Close()
-	self, _ := os.Executable()
+	self := itself(t)
 	read, write, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -283,7 +283,7 @@ func TestFileLimit(t *testing.T) {
 // TestFileLimitTooLow: a limit with which nothing can work is said at the start.
 func TestFileLimitTooLow(t *testing.T) {
 	t.Parallel()
-	self, _ := os.Executable()
+	self := itself(t)
 	cmd := exec.Command(self, "run", "--listen", "127.0.0.1:0", "-n", "20", "--", "true")
 	cmd.Env = append(os.Environ(), testRole+"=1")
 	viaShell(cmd, "ulimit -n 64")

@@ -156,10 +156,7 @@ func TestChoices(t *testing.T) {
 // not run.
 func TestCompletion(t *testing.T) {
 	t.Parallel()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	self := itself(t)
 	dir := t.TempDir()
 	if err := os.Symlink(self, filepath.Join(dir, "handfast")); err != nil {
 		t.Fatal(err)

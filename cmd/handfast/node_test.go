@@ -33,6 +33,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/cmd/trial"
 	"github.com/handfast/handfast/hash"
 )
 
@@ -109,14 +110,7 @@ func startNode(t *testing.T, n int, script string, o nodeOptions) *balancer {
 
 func findNode(t *testing.T) string {
 	t.Helper()
-	node, err := exec.LookPath("node")
-	if err != nil && os.Getenv("CI") != "" {
-		t.Fatal("needs node")
-	}
-	if err != nil {
-		t.Skip("needs node; apt-get install nodejs")
-	}
-	return node
+	return trial.Need(t, "node", "nodejs")
 }
 
 // freeAddress returns an address nobody else uses: on a random address of the loopback

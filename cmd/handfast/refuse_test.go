@@ -127,9 +127,7 @@ func TestWhenDownNext(t *testing.T) {
 func TestBadCommands(t *testing.T) {
 	t.Parallel()
 	notAProgram := filepath.Join(t.TempDir(), "not-a-program")
-	if err := os.WriteFile(notAProgram, []byte("\x00\x01\x02"), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	program(t, notAProgram, []byte("\x00\x01\x02"), 0o700)
 	for _, c := range []struct {
 		name    string
 		message string

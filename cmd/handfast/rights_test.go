@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,7 +31,7 @@ func asRoot(t *testing.T) {
 }
 
 // everybodys makes a copy of a program that everybody may run.
-func everybodys(t *testing.T, program string) (path string) {
+func everybodys(t *testing.T, of string) (path string) {
 	t.Helper()
 	dir := t.TempDir()
 	for _, d := range []string{dir, filepath.Dir(dir)} {
@@ -40,22 +39,12 @@ func everybodys(t *testing.T, program string) (path string) {
 			t.Fatal(err)
 		}
 	}
-	from, err := os.Open(program)
+	content, err := os.ReadFile(of)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer from.Close()
 	path = filepath.Join(dir, "worker")
-	to, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o755)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.Copy(to, from); err != nil {
-		t.Fatal(err)
-	}
-	if err := to.Close(); err != nil {
-		t.Fatal(err)
-	}
+	program(t, path, content, 0o755)
 	return path
 }
 

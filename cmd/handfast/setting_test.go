@@ -47,7 +47,7 @@ func TestDirectory(t *testing.T) {
 			dir := t.TempDir()
 			for _, release := range []string{"r1", "r2"} {
 				noError(t, os.Mkdir(filepath.Join(dir, release), 0o755))
-				noError(t, os.WriteFile(filepath.Join(dir, release, "server"), []byte(script), 0o755))
+				program(t, filepath.Join(dir, release, "server"), []byte(script), 0o755)
 				noError(t, os.WriteFile(filepath.Join(dir, release, "release"), []byte(release), 0o644))
 			}
 			current, variables := filepath.Join(dir, "current"), filepath.Join(dir, "variables")

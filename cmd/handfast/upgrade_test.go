@@ -179,18 +179,16 @@ func TestUpgradeParked(t *testing.T) {
 func TestUpgradeFails(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	program, config := filepath.Join(dir, "handfast"), filepath.Join(dir, "config.yaml")
+	installed, config := filepath.Join(dir, "handfast"), filepath.Join(dir, "config.yaml")
 	self, err := os.ReadFile("/proc/self/exe")
 	if err != nil {
 		t.Fatal(err)
 	}
 	install := func(content []byte) {
 		t.Helper()
-		next := program + ".next"
-		if err := os.WriteFile(next, content, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Rename(next, program); err != nil {
+		next := installed + ".next"
+		program(t, next, content, 0o700)
+		if err := os.Rename(next, installed); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -204,7 +202,7 @@ func TestUpgradeFails(t *testing.T) {
 	configure("retry-delay: 50ms\n")
 	b := start(t, 2, options{
 		flags:  []string{"--config", config},
-		change: func(cmd *exec.Cmd) { cmd.Path, cmd.Args[0] = program, program },
+		change: func(cmd *exec.Cmd) { cmd.Path, cmd.Args[0] = installed, installed },
 	})
 	before, files := b.workers(2), b.files()
 	_, stop := b.load(4, "/", "/sleep/5ms")

@@ -43,10 +43,7 @@ func openWindow(t *testing.T, columns, rows int, args ...string) *window {
 	if err != nil {
 		t.Fatal(err)
 	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	self := itself(t)
 	w := &window{t: t, ours: os.NewFile(uintptr(fd), "terminal"), far: far, cmd: exec.Command(self, args...), ended: make(chan struct{})}
 	w.resize(columns, rows)
 	w.cmd.Env = append(os.Environ(), testRole+"=1")

@@ -214,6 +214,7 @@ func FreeAddress(t *testing.T) string {
 // does not lead. Who has none may skip the test, but not continuous integration.
 func Need(t *testing.T, program, pkg string) (path string) {
 	t.Helper()
+	notShort(t)
 	for _, candidate := range []string{program, "/usr/sbin/" + program, "/usr/local/sbin/" + program} {
 		if path, err := exec.LookPath(candidate); err == nil {
 			return path
