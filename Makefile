@@ -4,12 +4,14 @@ GO      ?= go
 LISTEN  ?= 127.0.0.1:8080
 WORKERS ?= 4
 FUZZTIME ?= 30s
+# What a run of the fuzzer may take beyond that: one that hangs is to fail.
+FUZZLIMIT ?= 5m
 RESULTS ?= cmd/bench/results/README.md
 TESTED_WITH = python3 node npm curl nginx haproxy apache2 gunicorn redis-server php javac chromium puma lighttpd caddy sshd prosody mandoc
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test soak bench microbench fuzz lint
+.PHONY: help build demo check test soak bench microbench fuzz lint
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +26,9 @@ demo: build ## run the balancer with example workers on LISTEN (127.0.0.1:8080)
 	echo "  kill -USR2 $$$$; curl $(LISTEN)         # reload: same slot, new worker"; \
 	echo; \
 	exec bin/handfast run --listen $(LISTEN) --workers $(WORKERS) -- bin/http
+
+check: lint ## lint, and the tests that start neither handfast nor real servers: within a minute
+	$(GO) test -short ./...
 
 test: ## all tests, with the race detector (says what it skips for want of a program)
 	@PATH=$$PATH:/usr/sbin; for program in $(TESTED_WITH); do \
@@ -42,12 +47,16 @@ microbench: ## what each part of the straight line costs (MICROBENCH: flags of g
 	$(GO) test -run '^$$' -bench . $(MICROBENCH) ./hash ./master/clientip ./master/balancer ./fdpass ./worker
 
 fuzz: ## each parser for FUZZTIME (30s)
-	@for package in $$($(GO) list ./...); do \
-		for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz'); do \
-			echo "$$package $$target"; \
-			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$package || exit 1; \
-		done; \
-	done
+	@grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n 1 dirname | sort -u | { \
+		dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
+		while read -r package; do \
+			$(GO) test -c -fuzz . -o "$$dir/fuzz" "$$package" || exit 1; \
+			for target in $$("$$dir/fuzz" -test.list '^Fuzz'); do \
+				echo "$$package $$target"; \
+				(cd "$$package" && timeout -k 10 $(FUZZLIMIT) "$$dir/fuzz" -test.run '^$$' -test.fuzz "^$$target$$" -test.fuzztime $(FUZZTIME) \
+					-test.fuzzcachedir "$$($(GO) env GOCACHE)/fuzz/handfast/$$package") || exit 1; \
+			done; \
+		done; }
 
 lint: ## formatting, vet, staticcheck, and a tidy go.mod; cmd/bench/tcpproxy is a module of its own
 	@test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }

@@ -45,9 +45,18 @@ func TestMain(m *testing.M) {
 // programs builds what peers need, once, and returns where it is.
 var programs func() (dir string, err error)
 
+// notShort skips a test that runs servers where -short asks for quick ones.
+func notShort(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("runs servers")
+	}
+}
+
 // stageFor is a stage for small trials of a peer.
 func stageFor(t *testing.T, p peer) *stage {
 	t.Helper()
+	notShort(t)
 	need(t, p)
 	dir, err := programs()
 	if err != nil {
@@ -65,6 +74,7 @@ func stageFor(t *testing.T, p peer) *stage {
 
 // One short run of the whole, with what needs nothing installed.
 func TestRun(t *testing.T) {
+	notShort(t)
 	page := filepath.Join(t.TempDir(), "results", "README.md")
 	temp := t.TempDir()
 	t.Setenv("TMPDIR", temp)
@@ -108,6 +118,7 @@ func TestRun(t *testing.T) {
 
 // An interrupted run stops what it has started.
 func TestRunInterrupted(t *testing.T) {
+	notShort(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	var out, progress bytes.Buffer
@@ -137,6 +148,7 @@ func (c *cancelling) Write(p []byte) (int, error) {
 
 // An interrupted run reports what it has measured, but for the round under way.
 func TestRunInterruptedLate(t *testing.T) {
+	notShort(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	page := filepath.Join(t.TempDir(), "README.md")

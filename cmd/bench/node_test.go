@@ -14,6 +14,7 @@ import (
 // taken for the balancer is the process that has started the workers. Where there is
 // a reload, it replaces them.
 func TestNodePeers(t *testing.T) {
+	notShort(t)
 	for _, p := range nodePeers {
 		need(t, p)
 	}

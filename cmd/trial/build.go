@@ -35,7 +35,7 @@ type thing struct {
 
 // perCPU is how many parallel tests run for each CPU, unless -parallel says how many do: most of
 // their time they wait for processes.
-const perCPU = 4
+const perCPU = 2
 
 // Main runs the tests of a package that has something built, and returns their exit status.
 func Main(m *testing.M) (status int) {
@@ -59,9 +59,18 @@ func Main(m *testing.M) (status int) {
 	return m.Run()
 }
 
+// notShort skips a test of real programs where -short asks for quick ones.
+func notShort(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("starts real programs")
+	}
+}
+
 // once returns the folder of what has this name, which build has filled for whoever came first.
 func once(t *testing.T, name string, build func(dir string) error) (dir string) {
 	t.Helper()
+	notShort(t)
 	if built.dir == "" {
 		t.Fatal("TestMain does not call trial.Main")
 	}

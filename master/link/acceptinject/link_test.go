@@ -39,6 +39,7 @@ type injecting struct {
 // inject starts an actor; at is where the balancer listens.
 func inject(t *testing.T, at string) *injecting {
 	t.Helper()
+	foreigntest.Python(t) // a test that StartActor skips would leave the link without a process
 	foreigntest.NoLeaks(t)
 	a := &injecting{}
 	ln, err := net.Listen("tcp", net.JoinHostPort(at, "0"))

@@ -237,6 +237,9 @@ func write(t testing.TB, dir, name, text string) string {
 // Need returns the path of a program without which a test is skipped, except in CI.
 func Need(t testing.TB, names ...string) string {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("starts a real server")
+	}
 	for _, name := range names {
 		if path, err := exec.LookPath(name); err == nil {
 			return path
