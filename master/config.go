@@ -68,7 +68,8 @@ type Config struct {
 	Dialect     nodeipc.Dialect // what Node workers wait for that do not listen
 	Name        string          // for people, in Status
 	Version     string          // likewise
-	Logger      hclog.Logger    // nil: none
+	// Logger must not wait for its reader: package logging has what does not (Queue). nil: none.
+	Logger hclog.Logger
 
 	// AccessLog has a line at level Info for each connection that the master has accepted: who it is
 	// from, what became of it, and how long it waited. It must not wait. nil: none.

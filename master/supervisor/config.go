@@ -54,6 +54,8 @@ type Config struct {
 	// ReadyTimeout is over. nil: the link alone decides.
 	Probe func(context.Context, Seat) error
 
+	// NewLink, NewOutput and Start have a goroutine of their own, and may take their time. As a rule they are called
+	// for one worker after the other, but beside one that takes long.
 	NewLink func(Seat) (Link, error)    // required
 	Slots   Slots                       // told of every change; required
 	Start   func(Spec) (Process, error) // nil: a process of this machine (StartProcess)
@@ -129,8 +131,8 @@ type Seat struct {
 	Slot, Slots, Generation int
 }
 
-// Slots is told which link is in which slot. It is called from Run and must not
-// wait.
+// Slots is told which link is in which slot. It is called from Run and must not wait: system calls that cannot
+// are all that is right here.
 type Slots interface {
 	// Resize sets the number of slots. New ones are empty.
 	Resize(n int)
