@@ -111,7 +111,7 @@ func prepare(file *os.File, nonBlocking bool) (socket listening.Listener, err er
 	return socket, err
 }
 
-// isNginx: it takes what it inherits for what it had opened itself, and so for non-blocking. Else
+// isNginx tells whether a program is nginx. It takes listeners that it inherits for its own, and so for non-blocking. Else
 // a process of it that another one was quicker than waits in accept, and all its clients with it.
 func isNginx(command []string) bool { return filepath.Base(command[0]) == "nginx" }
 

@@ -13,8 +13,8 @@ var (
 // maxDigits is how many digits of a number always fit into an int64.
 const maxDigits = 18
 
-// heardAck does what one of these lines asks for, and returns false for any other.
-func (l *Link) heardAck(text []byte) bool {
+// handleAck does what one of these lines asks for, and returns false for any other.
+func (l *Link) handleAck(text []byte) bool {
 	if isAck(text) {
 		l.mu.Lock()
 		defer l.mu.Unlock()

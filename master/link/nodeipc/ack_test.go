@@ -84,8 +84,8 @@ func TestConnectionAllocatesNothing(t *testing.T) {
 	if n := testing.AllocsPerRun(runs, func() {
 		reexec.Lock.RLock()
 		defer reexec.Lock.RUnlock()
-		l.heard(ack)
-		l.heard(words[next])
+		l.handle(ack)
+		l.handle(words[next])
 		next++
 	}); n != 0 {
 		t.Errorf("%v allocations for a connection that is acknowledged", n)

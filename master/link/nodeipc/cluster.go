@@ -13,9 +13,9 @@ import (
 
 func itoa(n int) string { return strconv.Itoa(n) }
 
-// heard does what one message of the worker asks for.
-func (l *Link) heard(text []byte) {
-	if l.heardAck(text) {
+// handle does what one message of the worker asks for.
+func (l *Link) handle(text []byte) {
+	if l.handleAck(text) {
 		return
 	}
 	var m message
@@ -75,7 +75,7 @@ func (l *Link) asked(m *message) {
 			l.readyBy(ReadyListening)
 		}
 	case m.Act == "close":
-		l.closes(m.Key)
+		l.serverClosed(m.Key)
 	case m.Act == "exitedAfterDisconnect":
 		// With the answer it disconnects, as it does when it is told to. Twice is an
 		// error that ends it.
@@ -87,7 +87,7 @@ func (l *Link) asked(m *message) {
 	}
 }
 
-// queryServer: the worker wants to listen. On the balancer's port it gets the slot's
+// queryServer answers a worker that wants to listen. On the balancer's port it gets the slot's
 // connections from now on, or the slot's listener if it has one; on anything else a socket
 // that it shares with the others.
 func (l *Link) queryServer(m *message) {

@@ -90,7 +90,7 @@ type Link struct {
 	flight  []sent    // sent and not acknowledged, in that order
 	lost    []sent    // shared listeners to be sent again after the pause
 	paused  bool      // after a NACK, or a refusal, or while too many descriptors are in flight
-	// inFlight: what was sent last was not, for too many descriptors of this user are in flight.
+	// inFlight tells that the last message could not be sent, since too many descriptors of this user are in flight.
 	inFlight bool
 	stopped  bool // it gets no more connections: it drains, has left or ended
 	drained  bool // it was told to, or told us so
@@ -270,7 +270,7 @@ func (l *Link) Close() {
 	l.done.Wait()
 	reexec.Lock.RLock()
 	defer reexec.Lock.RUnlock()
-	l.channel.rest(l.heard)
+	l.channel.rest(l.handle)
 	l.primary.relay.forget(l)
 	l.channel.file.Close()
 	l.mu.Lock()
@@ -300,7 +300,7 @@ func (l *Link) receive() {
 			case <-time.After(binDelay):
 			}
 		}
-		err := l.channel.receive(look, l.heard)
+		err := l.channel.receive(look, l.handle)
 		if err == nil {
 			continue
 		}
@@ -356,7 +356,7 @@ func (l *Link) readyBy(why ReadyWhen) {
 	}
 }
 
-// leave: the worker takes no more, for the first reason there is.
+// leave notes that the worker takes no more, for the first reason there is.
 func (l *Link) leave(why error) {
 	if l.stopped {
 		return
@@ -397,7 +397,7 @@ func (l *Link) giveBack(conns []fdpass.Handoff) {
 	}
 }
 
-// handleTaken: the worker's Node has the oldest descriptor that it had not. A program
+// handleTaken notes that the worker's Node has the oldest descriptor that it had not. A program
 // that only listens for messages has its connection then.
 func (l *Link) handleTaken() {
 	for i := range l.flight {
@@ -417,7 +417,7 @@ func (l *Link) handleTaken() {
 	}
 }
 
-// handleLost: it came without its descriptor, since the worker is at its limit of open
+// handleLost notes that a message came without its descriptor, since the worker is at its limit of open
 // files. It is sent again after a while.
 func (l *Link) handleLost() {
 	for i := range l.flight {
@@ -476,7 +476,7 @@ func (l *Link) endPause() {
 	l.pump()
 }
 
-// acknowledged: a server took a connection, or refused it: it is at its maxConnections, or
+// acknowledged notes that a server took a connection, or refused it: it is at its maxConnections, or
 // has just been closed.
 func (l *Link) acknowledged(seq int64, accepted bool) {
 	for i := range l.flight {

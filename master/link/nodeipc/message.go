@@ -54,7 +54,7 @@ const (
 	typeSessionEnd = "sticky:disconnection"
 )
 
-// inherited: it is a descriptor that the worker wants to listen on.
+// inherited tells whether it is a descriptor that the worker wants to listen on.
 func (q *query) inherited() bool {
 	fd := string(q.FD)
 	return fd != "" && fd != "null" && fd != "-1" // a socket for datagrams has -1

@@ -61,13 +61,13 @@ func (l *Link) cutOff(why error) {
 	l.channel.closeWrite()
 }
 
-// postRelayed sends what another worker says, behind what others said before. It borrows
+// postRelayed sends a message of another worker, behind those that others sent before. It borrows
 // text for good: nobody may change it.
 func (l *Link) postRelayed(text []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.outbox.relayedSize >= maxRelayed {
-		l.misses()
+		l.countMissed()
 		return
 	}
 	l.outbox.addRelayed(text)
@@ -92,7 +92,7 @@ func (l *Link) ping() {
 	l.post(packet{text: []byte(`{"cmd":"NODE_HANDLE","type":"net.Native","msg":null}` + "\n")})
 }
 
-// pong: the program has run.
+// pong notes that the program has run.
 func (l *Link) pong(i int) {
 	l.flight = append(l.flight[:i], l.flight[i+1:]...)
 	l.pinged = false
@@ -122,7 +122,7 @@ func (l *Link) trySend() (done bool) {
 			l.inFlight = true
 			l.startPause()
 			return true
-		case err != nil: // then listen sees to it
+		case err != nil: // then receive handles it
 			l.outbox = outbox{}
 			return true
 		case !some:

@@ -67,7 +67,7 @@ func (r *relay) receivers(from *Link, m *message) (to []*Link) {
 	return to
 }
 
-// announce: an adapter belongs to the first worker that names it, so that no other can take its
+// announce notes a worker's adapter. An adapter belongs to the first worker that names it, so that no other can take its
 // answers.
 func (r *relay) announce(from *Link, uid string) {
 	if r.links == nil {
@@ -104,8 +104,8 @@ func (r *relay) forget(l *Link) {
 	delete(r.links, l)
 }
 
-// misses counts a message of another worker that is dropped.
-func (l *Link) misses() {
+// countMissed counts a message of another worker that is dropped.
+func (l *Link) countMissed() {
 	if l.missed++; l.missed == 1 {
 		l.after(missedDelay, l.reportMissed)
 	}

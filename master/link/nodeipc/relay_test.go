@@ -285,7 +285,7 @@ func TestRelayCrowd(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			l.heard([]byte(fmt.Sprintf(greeting, "guest"))) // its greeting reaches all
+			l.handle([]byte(fmt.Sprintf(greeting, "guest"))) // its greeting reaches all
 			hs, _ := connect(t, 3)
 			if n, _ := reexectest.Passing(l.Deliver)(hs); n < len(hs) {
 				fdpass.CloseHandoffs(hs[n:])

@@ -112,9 +112,9 @@ func (l *Link) Served() bool {
 	return len(l.servers) > 0
 }
 
-// closes: the program closed a server. If it was the last one it may listen again, as under
+// serverClosed notes that the program closed a server. If it was the last one it may listen again, as under
 // Node's cluster; if it does not, it has left.
-func (l *Link) closes(key string) {
+func (l *Link) serverClosed(key string) {
 	before := len(l.servers)
 	l.servers = slices.DeleteFunc(l.servers, func(s server) bool { return s.key == key })
 	switch {

@@ -16,7 +16,7 @@ type Sessions interface {
 	Release(id clientip.Session, l *Link)
 }
 
-// sessionBegins: a worker of @socket.io/sticky says the name of a session that it keeps.
+// sessionBegins notes a session that a worker of @socket.io/sticky keeps, by its name.
 func (l *Link) sessionBegins(name json.RawMessage) {
 	var text string
 	if json.Unmarshal(name, &text) == nil {
@@ -31,7 +31,7 @@ func (l *Link) keepSession(name string) {
 	}
 }
 
-// sessionEnds: it keeps it no longer. With its last one a worker that drains may go.
+// sessionEnds notes that the worker keeps one no longer. With its last one a worker that drains may go.
 func (l *Link) sessionEnds(name json.RawMessage) {
 	id := sessionOf(name)
 	if _, known := l.sessions[id]; !known {
@@ -44,14 +44,14 @@ func (l *Link) sessionEnds(name json.RawMessage) {
 	}
 }
 
-// waitNoLonger: nobody will come for the sessions of a worker that drains.
+// waitNoLonger is called when no request will come for the sessions of a worker that drains.
 func (l *Link) waitNoLonger() {
 	if l.leaving {
 		l.finishDrain()
 	}
 }
 
-// forgetSessions: the worker serves none any more.
+// forgetSessions notes that the worker serves none any more.
 func (l *Link) forgetSessions() {
 	for id := range l.sessions {
 		l.primary.cfg.Sessions.Release(id, l)

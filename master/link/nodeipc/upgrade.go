@@ -19,7 +19,7 @@ var (
 	linkPart = reexec.Part{Name: "nodeipc.link", Version: 1}
 )
 
-// errState: what the program before has left is nothing that it could have been.
+// errState is for a state that the program before cannot have had.
 var errState = errors.New("that cannot be")
 
 // savedPrimary is what the next program needs to go on with what all workers have in common.

@@ -410,8 +410,8 @@ func TestUpgradeDialect(t *testing.T) {
 func TestUpgradeMissed(t *testing.T) {
 	p := newPrimary(t, ReadyAuto, new(returned), hclog.NewNullLogger())
 	l, _ := p.openLink(t)
-	l.locked(l.misses)
-	l.locked(l.misses)
+	l.locked(l.countMissed)
+	l.locked(l.countMissed)
 	_, ls := p.upgrade(t, l)
 	see(t, "missed messages", ls[0], func() bool { return ls[0].missed == 2 })
 	begin := time.Now()
