@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -145,6 +146,13 @@ func (g *fakeGroup) Repair() (reuseport.Repaired, error) {
 	return found, g.repairErr
 }
 
+// looks returns how often Repair was called.
+func (g *fakeGroup) looks() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.repairs
+}
+
 func (g *fakeGroup) OnlyIPv4() (group, error) {
 	if g.four == nil {
 		return nil, g.growErr
@@ -193,18 +201,24 @@ func (a *fakeAcceptor) AcceptShared(ctx context.Context, listener *os.File) erro
 
 func (a *fakeAcceptor) RefuseOverdue(tick time.Duration, overdue func(int) int) func(context.Context, *os.File) error {
 	return func(ctx context.Context, listener *os.File) error {
-		for ; ctx.Err() == nil; time.Sleep(tick) {
+		for look := time.NewTicker(tick); ; {
 			g, i := a.w.find(listener)
 			waiting, _, _ := g.Queue(i)
-			if waiting == 0 {
-				continue
+			n := 0
+			if waiting > 0 {
+				n = min(overdue(waiting), waiting)
 			}
-			if n := min(overdue(waiting), waiting); n > 0 {
+			if n > 0 {
 				a.w.journal.note("refuses %d at %s", n, a.w.nameOf(listener))
 				g.waits(i, waiting-n)
 			}
+			select {
+			case <-look.C:
+			case <-ctx.Done():
+				look.Stop()
+				return nil
+			}
 		}
-		return nil
 	}
 }
 
@@ -218,9 +232,9 @@ func (a *fakeAcceptor) TakeBacklog(listener *os.File) error {
 func (a *fakeAcceptor) Shutdown(context.Context) { a.w.journal.note("%s shuts down", a.name) }
 
 // fakeHolder is a process that has a listener open until it has not.
-type fakeHolder struct{ holds bool }
+type fakeHolder struct{ holds atomic.Bool }
 
-func (h *fakeHolder) Holds() bool { return h.holds }
+func (h *fakeHolder) Holds() bool { return h.holds.Load() }
 
 // world is a Route with nothing real around it, in simulated time. Workers are named.
 type world struct {
@@ -228,13 +242,16 @@ type world struct {
 	*Route
 	journal *journal
 	log     *strings.Builder
-	all     []*fakeGroup
 	workers map[string]*Lease
-	sockets []sockdiag.Socket // as the kernel lists them
-	holder  *fakeHolder       // of any listener; nil: none is found
-	hidden  error             // that nobody may look
-	owned   []reuseport.Owner // who have strangers' listeners
-	opened  func(address string) (group, error)
+
+	machineMu sync.Mutex
+	all       []*fakeGroup
+	sockets   []sockdiag.Socket // as the kernel lists them
+	holder    *fakeHolder       // of any listener; nil: none is found
+	hidden    error             // that nobody may look
+
+	owned  []reuseport.Owner // who have strangers' listeners
+	opened func(address string) (group, error)
 }
 
 // patienceAtTest is how long clients wait in these tests where they cannot be handed off, in ticks of tickAtTest.
@@ -255,8 +272,9 @@ func newWorld(t *testing.T, kind Config, slots int) *world {
 	if slots > 0 {
 		groups = append(groups, w.group("A", "10.0.0.99:80", slots))
 	}
-	w.makeRoute(kind, groups)
-	w.Resize(slots)
+	if w.makeRoute(kind, groups); slots > 0 {
+		w.Resize(slots)
+	}
 	t.Cleanup(func() {
 		w.acceptors.stopAll()
 		w.acceptors.running.Wait()
@@ -278,7 +296,11 @@ func (w *world) makeRoute(kind Config, groups []group) {
 	w.Route = newRoute(kind, placing, groups)
 	w.table = balancer.NewTable(1)
 	w.balancer, w.refuser = &fakeAcceptor{w, "balancer"}, &fakeAcceptor{w, "refuser"}
-	w.clock.list = func(uint16, ...sockdiag.State) ([]sockdiag.Socket, error) { return w.sockets, nil }
+	w.clock.list = func(uint16, ...sockdiag.State) ([]sockdiag.Socket, error) {
+		w.machineMu.Lock()
+		defer w.machineMu.Unlock()
+		return slices.Clone(w.sockets), nil
+	}
 	w.machine = surroundings{
 		listen: func(_ context.Context, address string, _ hash.Config, memberOf []int, members int) (group, error) {
 			if w.opened == nil {
@@ -288,6 +310,8 @@ func (w *world) makeRoute(kind Config, groups []group) {
 		},
 		findHolder: func(int, []*os.File) (holder, error) {
 			w.journal.note("looks for who holds a listener")
+			w.machineMu.Lock()
+			defer w.machineMu.Unlock()
 			if w.holder == nil {
 				return nil, w.hidden
 			}
@@ -300,11 +324,15 @@ func (w *world) makeRoute(kind Config, groups []group) {
 // group makes one that is closed at the end.
 func (w *world) group(name, addr string, members int) *fakeGroup {
 	g := newFakeGroup(w.T, w.journal, name, addr, members)
+	w.machineMu.Lock()
+	defer w.machineMu.Unlock()
 	w.all = append(w.all, g)
 	return g
 }
 
 func (w *world) find(listener *os.File) (*fakeGroup, int) {
+	w.machineMu.Lock()
+	defer w.machineMu.Unlock()
 	for _, g := range w.all {
 		g.mu.Lock()
 		i := slices.Index(g.members, listener)
@@ -359,7 +387,7 @@ func (r *Route) look() string {
 				text += " " + link.name
 			}
 		}
-		_, attended := r.acceptors.current[r.groups[0].Listener(b.number)]
+		_, accepts := r.acceptors.current[r.groups[0].Listener(b.number)]
 		now := r.situationAt(b, r.groups[0])
 		does := b.doing[r.groups[0]].action
 		switch {
@@ -374,7 +402,7 @@ func (r *Route) look() string {
 		default:
 			text += ": now"
 		}
-		if attended {
+		if accepts {
 			text += "!"
 		}
 		all = append(all, text)

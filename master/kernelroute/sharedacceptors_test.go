@@ -98,7 +98,7 @@ func TestAcceptorAfter(t *testing.T) {
 		s.start(ln, j.loop("late", 0).after(queueTime))
 		time.Sleep(queueTime - 1)
 		j.expect(t, "not yet")
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		j.expect(t, "now", "0.1 late begins")
 		s.stop(ln)
 		j.expect(t, "stopped", "0.1 late ends")
