@@ -274,11 +274,13 @@ func own(l *kernelroute.Lease) func(netip.AddrPort) *os.File {
 }
 
 func (m *Master) activationConfig(l *kernelroute.Lease) activation.Config {
+	program := programs.See(m.command)
 	return activation.Config{
-		Listeners: l.Files(),
-		Command:   programs.See(m.command).Args,
-		Drain:     m.drain(l.Idle),
-		Logger:    m.few.Named("activation"),
+		Listeners:   l.Files(),
+		NonBlocking: program.InheritsNonBlocking(),
+		Env:         program.InheritedEnv,
+		Drain:       m.drain(l.Idle),
+		Logger:      m.few.Named("activation"),
 	}
 }
 

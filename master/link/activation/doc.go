@@ -4,7 +4,7 @@
 //	LISTEN_FDS=1 LISTEN_PID=… LISTEN_FDNAMES=handfast
 //
 // nginx and php-fpm, which have conventions of their own for their upgrades, find theirs in
-// NGINX and FPM_SOCKETS. All others that take a number (uvicorn --fd 3, haproxy's fd@3, node's
+// NGINX and FPM_SOCKETS (Config.Env; package programs knows them). All others that take a number (uvicorn --fd 3, haproxy's fd@3, node's
 // listen({fd: 3})) need no variable.
 //
 // The worker is ready when a process of it waits for connections on each listener (package

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,11 +23,13 @@ type Config struct {
 	Listeners []*os.File
 	// NonBlocking switches O_NONBLOCK on, as NonBlocking=true does in a systemd unit. It
 	// belongs to the socket, and so to all that share it: it is never switched off, since a
-	// worker of the slot may have switched it on for itself. nginx always has it on.
+	// worker of the slot may have switched it on for itself.
 	NonBlocking bool
-	Command     []string // of the worker: some need a hint where to look
-	Drain       launch.Drain
-	Logger      hclog.Logger // nil: none
+	// Env returns by which other variables than LISTEN_FDS the program finds listeners at these addresses, with
+	// descriptors from first up. nil: there are none.
+	Env    func(addresses []string, first int) []string
+	Drain  launch.Drain
+	Logger hclog.Logger // nil: none
 }
 
 // name is what the sockets are called in LISTEN_FDNAMES.
@@ -56,16 +57,18 @@ type Link struct {
 func Open(cfg Config) (*Link, error) {
 	l := newLink(cfg)
 	var addresses []string
-	nonBlocking := cfg.NonBlocking || isNginx(cfg.Command)
 	for _, file := range cfg.Listeners {
-		socket, err := prepare(file, nonBlocking)
+		socket, err := prepare(file, cfg.NonBlocking)
 		if err != nil {
 			return nil, fmt.Errorf("listener of a slot: %w", err)
 		}
 		l.sockets = append(l.sockets, socket)
 		addresses = append(addresses, socket.Addr.String())
 	}
-	l.env = environ(cfg.Command, addresses)
+	l.env = environ(len(addresses))
+	if cfg.Env != nil {
+		l.env = append(l.env, cfg.Env(addresses, firstListener)...)
+	}
 	control, err := launch.Open(launch.Activate, cfg.Listeners...)
 	if err != nil {
 		return nil, fmt.Errorf("passing listeners on: %w", err)
@@ -111,29 +114,12 @@ func prepare(file *os.File, nonBlocking bool) (socket listening.Listener, err er
 	return socket, err
 }
 
-// isNginx tells whether a program is nginx. It takes listeners that it inherits for its own, and so for non-blocking. Else
-// a process of it that another one was quicker than waits in accept, and all its clients with it.
-func isNginx(command []string) bool { return filepath.Base(command[0]) == "nginx" }
-
-// environ returns what a program looks for that finds listeners at these addresses.
-func environ(command, addresses []string) []string {
-	n := len(addresses)
-	env := []string{
+// environ announces n listeners.
+func environ(n int) []string {
+	return []string{
 		"LISTEN_FDS=" + strconv.Itoa(n),
 		"LISTEN_FDNAMES=" + strings.Join(slices.Repeat([]string{name}, n), ":"),
 	}
-	var nginx, fpm string
-	for i, address := range addresses {
-		nginx += fmt.Sprintf("%d;", firstListener+i)
-		fpm += fmt.Sprintf("%s=%d,", address, firstListener+i)
-	}
-	switch program := filepath.Base(command[0]); {
-	case isNginx(command): // src/core/nginx.c, ngx_add_inherited_sockets
-		env = append(env, "NGINX="+nginx)
-	case strings.HasPrefix(program, "php-fpm"): // sapi/fpm/fpm/fpm_sockets.c
-		env = append(env, "FPM_SOCKETS="+strings.TrimSuffix(fpm, ","))
-	}
-	return env
 }
 
 // Launch returns the command of a program that takes the listeners and then becomes command.

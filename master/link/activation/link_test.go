@@ -19,6 +19,7 @@ import (
 
 	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/master/link/launch"
+	"github.com/handfast/handfast/master/programs"
 	"github.com/handfast/handfast/master/supervisor"
 )
 
@@ -112,12 +113,12 @@ func TestServers(t *testing.T) {
 			file, address := listen(t)
 			dir := t.TempDir()
 			os.Chmod(filepath.Dir(dir), 0o755)
-			first := start(t, Config{Listeners: []*os.File{file}, Command: command(t, dir, address)})
+			first := start(t, Config{Listeners: []*os.File{file}}, command(t, dir, address)...)
 			first.becomesReady()
 			if name == "nginx" && !nonBlocking(t, file) {
 				t.Error("its processes wait for each other in accept")
 			}
-			second := start(t, Config{Listeners: []*os.File{file}, Command: command(t, dir, address)})
+			second := start(t, Config{Listeners: []*os.File{file}}, command(t, dir, address)...)
 			second.becomesReady()
 			first.end()
 			if name == "php-fpm" {
@@ -147,11 +148,13 @@ type worker struct {
 	ended bool
 }
 
-func start(t *testing.T, cfg Config) *worker {
+func start(t *testing.T, cfg Config, command ...string) *worker {
 	t.Helper()
+	program := programs.See(command)
+	cfg.Env, cfg.NonBlocking = program.InheritedEnv, cfg.NonBlocking || program.InheritsNonBlocking()
 	l, err := Open(cfg)
 	fdtest.Check(t, err)
-	p, err := supervisor.StartProcess(supervisor.Spec{Command: l.Launch(cfg.Command), Env: l.Env(), Files: l.Files()})
+	p, err := supervisor.StartProcess(supervisor.Spec{Command: l.Launch(command), Env: l.Env(), Files: l.Files()})
 	fdtest.Check(t, err)
 	w := &worker{Link: l, Process: p, t: t}
 	t.Cleanup(w.end)
@@ -215,7 +218,7 @@ func TestNonBlocking(t *testing.T) {
 		nonBlocking bool
 		want        string
 	}{{false, "0"}, {true, "2048"}, {false, "2048"}} {
-		w := start(t, Config{Listeners: []*os.File{file}, NonBlocking: tt.nonBlocking, Command: []string{"sh", "-c", show + tt.want}})
+		w := start(t, Config{Listeners: []*os.File{file}, NonBlocking: tt.nonBlocking}, "sh", "-c", show+tt.want)
 		if exit := w.Wait(); exit.Code != 0 {
 			t.Errorf("non-blocking %v: not %s", tt.nonBlocking, tt.want)
 		}
@@ -224,17 +227,23 @@ func TestNonBlocking(t *testing.T) {
 	}
 }
 
+// Listeners are announced as systemd does, and by what the program looks for besides.
 func TestEnviron(t *testing.T) {
-	addresses := []string{"127.0.0.1:80", "[::1]:80"}
-	common := []string{"LISTEN_FDS=2", "LISTEN_FDNAMES=handfast:handfast"}
-	for program, hint := range map[string][]string{
-		"gunicorn":            nil,
-		"/usr/sbin/nginx":     {"NGINX=3;4;"},
-		"/usr/bin/php-fpm8.2": {"FPM_SOCKETS=127.0.0.1:80=3,[::1]:80=4"},
-	} {
-		if got, want := environ([]string{program}, addresses), append(slices.Clone(common), hint...); !slices.Equal(got, want) {
-			t.Errorf("%s: %q, want %q", program, got, want)
+	one, at := listen(t)
+	two, beside := listen(t)
+	hint := func(addresses []string, first int) []string { return []string{fmt.Sprint(addresses, first)} }
+	for _, cfg := range []Config{{}, {Env: hint}} {
+		cfg.Listeners = []*os.File{one, two}
+		l, err := Open(cfg)
+		fdtest.Check(t, err)
+		want := []string{"LISTEN_FDS=2", "LISTEN_FDNAMES=handfast:handfast"}
+		if cfg.Env != nil {
+			want = append(want, fmt.Sprint([]string{at, beside}, 3))
 		}
+		if got := l.Env(); !slices.Equal(got, want) {
+			t.Errorf("%q, want %q", got, want)
+		}
+		l.Close()
 	}
 }
 
@@ -243,7 +252,7 @@ func TestLeft(t *testing.T) {
 	goroutines := runtime.NumGoroutine()
 	one, _ := listen(t)
 	two, _ := listen(t)
-	l, err := Open(Config{Listeners: []*os.File{one, two}, Command: []string{"true"}})
+	l, err := Open(Config{Listeners: []*os.File{one, two}})
 	fdtest.Check(t, err)
 	command := append([]string{os.Args[0]}, l.Launch([]string{"true"})[1:]...)
 	// Room for one listener besides what it has: three streams, three descriptors of ours.
