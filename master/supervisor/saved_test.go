@@ -109,7 +109,7 @@ func TestRestoreImpossible(t *testing.T) {
 		"in a removed slot": func(s *saved) { s.Workers[0].Removed = true },
 		"in no slot":        func(s *saved) { s.Workers[0].Slot = -1 },
 		"starting":          func(s *saved) { s.Workers[0].State = Starting },
-		"too many slots":    func(s *saved) { s.Slots = make([]savedSlot, 1<<20) },
+		"too many slots":    func(s *saved) { s.Slots = make([]savedSlot, 1<<12) },
 	} {
 		state, b := leftBehind(), reexec.NewBundle("before")
 		change(&state)
