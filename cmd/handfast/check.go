@@ -261,7 +261,7 @@ func (t *checking) machine() {
 	t.try("backlog", tryBacklog())
 }
 
-// workers tries what a worker needs to be started, as whom it would be.
+// workers tries what a worker needs to be started, as the user that it runs as.
 func (t *checking) workers() {
 	s := &t.config.Supervisor
 	if s.Setting.Directory != "" || len(s.Setting.EnvFiles) > 0 {
@@ -281,7 +281,7 @@ func (t *checking) workers() {
 	}
 }
 
-// runnable tells whether workers, who may be another user, can run a program.
+// runnable tells whether workers, which may be of another user, can run a program.
 func runnable(path string, s *supervisor.Config) error {
 	if s.Rights.User == nil {
 		return nil // it was found
@@ -306,7 +306,7 @@ func listenError(ctx context.Context, address string, err error) error {
 	return err
 }
 
-// inWay says who listens on an address, and what to do about it.
+// inWay names the process that listens on an address, and says what to do about it.
 func inWay(ctx context.Context, address string) string {
 	addr, err := net.ResolveTCPAddr("tcp", address)
 	if err != nil {
@@ -314,7 +314,7 @@ func inWay(ctx context.Context, address string) string {
 	}
 	owners, _ := reuseport.Owners(addr.AddrPort())
 	if len(owners) == 0 {
-		return fmt.Sprintf("by whom cannot be seen from here: as root, ss -ltnp 'sport = :%d' tells", addr.Port)
+		return fmt.Sprintf("by a process that cannot be seen from here: as root, ss -ltnp 'sport = :%d' tells", addr.Port)
 	}
 	var names, pids []string
 	for _, owner := range owners {

@@ -186,7 +186,7 @@ func (r intent) chooseWithoutListeners(f facts, noListeners error) (choice, erro
 	return choice{}, usagef("%s knows nothing of handfast, and cannot be given listeners (%w); use %s", f.server.Name, noListeners, or(r.remedies(f)))
 }
 
-// withoutRemedy is an error for those who need none.
+// withoutRemedy is the text of an error without what it advises.
 func withoutRemedy(err error) string {
 	text, _, _ := strings.Cut(err.Error(), "; without it")
 	return withoutPackages(text)

@@ -51,7 +51,7 @@ func hashFlags() []cli.Flag {
 	}
 }
 
-// proxyFlags say who may speak for clients, and how.
+// proxyFlags say which proxies may speak for clients, and how.
 func proxyFlags() []cli.Flag {
 	config := clientip.DefaultConfig()
 	return []cli.Flag{

@@ -24,7 +24,7 @@ func manCommand() *cli.Command {
 	}
 }
 
-// What the manual says besides the help of commands.
+// The parts of the manual besides the help of commands.
 var (
 	manualExamples = []struct{ text, command string }{
 		{"A server that knows nothing of handfast, with a worker for each CPU:", "handfast run --listen :8080 -- gunicorn -b :8080 app:app"},

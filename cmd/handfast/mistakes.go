@@ -16,7 +16,7 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// What the libraries say of mistakes, from which we take flag and value: package flag on the
+// The libraries' errors, from which we take flag and value: those of package flag on the
 // command line (flag.go, parseOne), urfave/cli in the environment (flagFromEnvOrFile).
 var (
 	unknownFlag  = regexp.MustCompile(`^flag provided but not defined: -+(.*)$`)
@@ -122,7 +122,7 @@ func didYouMean(what string) string {
 	return "; did you mean " + what + "?"
 }
 
-// nearest returns which of the words somebody has meant who typed another one; empty if it
+// nearest returns the word that was probably meant where another one was typed; empty if that
 // resembles none.
 func nearest(typed string, words []string) string {
 	plain := strings.NewReplacer("_", "-").Replace(strings.ToLower(typed))

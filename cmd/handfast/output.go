@@ -49,7 +49,7 @@ func collectOutput(a asked, config *master.Config, before *predecessor, log *log
 		c.Form = output.Prefix
 		if terminal {
 			c.Terminal = os.Stderr
-			c.InheritStdout = !same // who sends it elsewhere wants it as it is
+			c.InheritStdout = !same // sent elsewhere, it is wanted as it is
 		}
 	}
 	collector := output.New(c)

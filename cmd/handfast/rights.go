@@ -13,12 +13,12 @@ import (
 	"github.com/handfast/handfast/master/supervisor"
 )
 
-// rights reads whom workers run as.
+// rights reads the user that workers run as.
 func (v *values) rights(s *supervisor.Config) {
 	s.Rights.NoNewPrivs = v.Bool("no-new-privs")
 	name, group := v.String("user"), v.String("group")
 	if name == "" && v.Bool("drop-root") {
-		v.fail("--drop-root: whom to become? say --user")
+		v.fail("--drop-root: needs --user, which the master becomes")
 		return
 	}
 	if name == "" && group == "" {
@@ -26,7 +26,7 @@ func (v *values) rights(s *supervisor.Config) {
 	}
 	if os.Geteuid() != 0 {
 		defer func() {
-			// Whoever it is already (after --drop-root, in an upgrade) need not change.
+			// A process that is this user already (after --drop-root, in an upgrade) need not change.
 			if c := s.Rights.User; c != nil && c.Uid == uint32(os.Geteuid()) && c.Gid == uint32(os.Getegid()) {
 				s.Rights.User = nil
 				return

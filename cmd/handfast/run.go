@@ -45,7 +45,7 @@ func runCommand(stderr io.Writer) *cli.Command {
 			"they are started again, and clients of their slots wait and then get 502.",
 		Flags: runFlags(),
 		Action: func(c *cli.Context) error {
-			// Who reads our log may go away: that ends a Go program unless it is caught
+			// The reader of our log may go away: that ends a Go program unless it is caught
 			// (os/signal, SIGPIPE).
 			signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 			log := logging.NewQueue(stderr)
@@ -211,23 +211,12 @@ func serve(ctx context.Context, a asked, log *logging.Queue) error {
 		}
 	}
 	defer collectOutput(a, &config, before, log)()
-	counts := metrics.New()
-	counts.LinesLeftOut("log", log.LeftOut)
-	if access.Queue != nil {
-		counts.LinesLeftOut("access", access.LeftOut)
-	}
-	if before != nil {
-		if err := counts.Restore(before.bundle); err != nil {
-			return err
-		}
-	}
-	next.counts = counts
-	config.Balancer.OnOutcome, config.OnEvent = counts.Outcome, counts.Event
-	m, err := master.New(config)
-	if err != nil {
+	if next.counts, err = count(&config, log, access, before); err != nil {
 		return err
 	}
-	next.master = m
+	if next.master, err = master.New(config); err != nil {
+		return err
+	}
 	if before != nil {
 		log.Flush() // "ready" is what comes last
 		if err := before.bundle.Ready(); err != nil {
@@ -235,13 +224,34 @@ func serve(ctx context.Context, a asked, log *logging.Queue) error {
 		}
 		before.bundle.Close()
 	}
+	return serveUntilStopped(ctx, next, config.Logger)
+}
+
+// count has what happens counted, for /metrics; from where the program before has come to.
+func count(config *master.Config, log *logging.Queue, access accessLog, before *predecessor) (*metrics.Metrics, error) {
+	counts := metrics.New()
+	counts.LinesLeftOut("log", log.LeftOut)
+	if access.Queue != nil {
+		counts.LinesLeftOut("access", access.LeftOut)
+	}
+	config.Balancer.OnOutcome, config.OnEvent = counts.Outcome, counts.Event
+	if before == nil {
+		return counts, nil
+	}
+	return counts, counts.Restore(before.bundle)
+}
+
+// serveUntilStopped runs a master, beside all that asks it for something: signals, the service manager,
+// and clients of the admin sockets.
+func serveUntilStopped(ctx context.Context, next *successor, log hclog.Logger) error {
+	m := next.master
 	ctx, kill := context.WithCancelCause(ctx)
 	defer kill(nil)
 	signals := reexec.Notify(unix.SIGUSR2, unix.SIGHUP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGTERM, unix.SIGINT, unix.SIGUSR1)
 	defer signal.Stop(signals)
-	go handleSignals(ctx, signals, output.IsTerminal(os.Stdin), m, next, config.Logger, kill)
-	defer notifyManager(ctx, m, config.Logger)()
-	defer serveAdmin(m, next, counts, sockets, config.Logger.Named("admin"))()
+	go handleSignals(ctx, signals, output.IsTerminal(os.Stdin), m, next, log, kill)
+	defer notifyManager(ctx, m, log)()
+	defer serveAdmin(m, next, next.counts, next.sockets, log.Named("admin"))()
 	if os.Getpid() == 1 { // of a container
 		go supervisor.ReapOrphans(ctx)
 	}

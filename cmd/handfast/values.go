@@ -163,7 +163,7 @@ func (v *values) key() forwarded.Key {
 	return key
 }
 
-// clients reads who a connection may be from.
+// clients reads how the client of a connection is found.
 func (v *values) clients() clientip.Config {
 	config := clientip.Config{
 		Hash:          v.hashing(),

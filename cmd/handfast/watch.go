@@ -70,26 +70,8 @@ func watchOn(ctx context.Context, terminal, keyboard *os.File, interval time.Dur
 	defer cancel()
 	keys := make(chan string)
 	running.Go(func() { readKeys(ctx, keyboard, keys) })
-	type looked struct {
-		status master.Status
-		err    error
-	}
 	looks := make(chan looked)
-	running.Go(func() {
-		for {
-			s, err := ask(ctx)
-			select {
-			case looks <- looked{s, err}:
-			case <-ctx.Done():
-				return
-			}
-			select {
-			case <-time.After(interval):
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
+	running.Go(func() { askAgain(ctx, interval, ask, looks) })
 	var v view
 	for {
 		select {
@@ -109,21 +91,11 @@ func watchOn(ctx context.Context, terminal, keyboard *os.File, interval time.Dur
 			}
 			v.press(key)
 		case sig := <-signals:
-			switch sig {
-			case unix.SIGWINCH:
-			case unix.SIGINT:
+			if ends := obey(sig, enter, leave); ends {
 				return nil
-			case unix.SIGTSTP:
-				leave()
-				unix.Kill(os.Getpid(), unix.SIGSTOP)
+			}
+			if sig == unix.SIGTSTP {
 				continue
-			case unix.SIGCONT:
-				enter()
-			default: // end by it, as who has sent it expects
-				leave()
-				signal.Reset(sig)
-				unix.Kill(os.Getpid(), sig.(unix.Signal))
-				return nil
 			}
 		case <-ctx.Done():
 			return nil
@@ -136,6 +108,50 @@ func watchOn(ctx context.Context, terminal, keyboard *os.File, interval time.Dur
 			return err
 		}
 	}
+}
+
+// looked is what came of asking for the status.
+type looked struct {
+	status master.Status
+	err    error
+}
+
+// askAgain asks for the status again and again until ctx ends.
+func askAgain(ctx context.Context, interval time.Duration, ask func(context.Context) (master.Status, error), looks chan<- looked) {
+	for {
+		s, err := ask(ctx)
+		select {
+		case looks <- looked{s, err}:
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case <-time.After(interval):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// obey does what a signal is for, with the terminal as it was while the window is stopped or ends, and
+// tells whether it ends.
+func obey(sig os.Signal, enter, leave func()) (ends bool) {
+	switch sig {
+	case unix.SIGWINCH:
+	case unix.SIGINT:
+		return true
+	case unix.SIGTSTP:
+		leave()
+		unix.Kill(os.Getpid(), unix.SIGSTOP)
+	case unix.SIGCONT:
+		enter()
+	default: // end by it: the sender expects that
+		leave()
+		signal.Reset(sig)
+		unix.Kill(os.Getpid(), sig.(unix.Signal))
+		return true
+	}
+	return false
 }
 
 // takeTerminal returns what makes a terminal ready, and what leaves it as it was. Both may be called again.
