@@ -29,57 +29,60 @@ var nodeValues = map[string]bool{
 	"--experimental-config-file": true,
 }
 
+// nodeOption is one of Node's own options.
+type nodeOption struct {
+	name, value string
+	attached    bool     // the value is in the same word
+	words       []string // the option's own: one, or two with its value
+	rest        []string // that follow its name
+}
+
+// readNodeOption reads the option that words begin with; ok is false where Node's options have ended.
+func readNodeOption(words []string) (o nodeOption, ok bool) {
+	if len(words) == 0 || words[0] == "-" || !strings.HasPrefix(words[0], "-") {
+		return o, false
+	}
+	o = nodeOption{words: words[:1], rest: words[1:]}
+	o.name, o.value, o.attached = strings.Cut(words[0], "=")
+	if !o.attached && len(o.rest) > 0 {
+		o.value = o.rest[0]
+		if nodeValues[o.name] {
+			o.words = words[:2]
+		}
+	}
+	return o, true
+}
+
+// evaluates tells whether Node runs the text of an option: -e, -p, -pe and the like.
+func (o nodeOption) evaluates() bool {
+	short := len(o.name) < 4 && strings.Trim(o.name, "-pei") == "" && strings.ContainsAny(o.name, "ep")
+	return short || o.name == "--eval" || o.name == "--print"
+}
+
 // seeNode reads Node's own options, and says what it runs.
 func (c *Command) seeNode() {
-	node, words := c.Args[0], c.Args[1:]
-	kept := []string{node} // without what makes it a starter
+	words := c.Args[1:]
+	kept := []string{c.Args[0]} // without what makes it a starter
 	preloads, watch := false, ""
-	for ; len(words) > 0; words = words[1:] {
-		option, value, attached := strings.Cut(words[0], "=")
-		if option == "-" || !strings.HasPrefix(option, "-") {
+	for {
+		o, ok := readNodeOption(words)
+		if !ok {
 			break
 		}
-		if option == "--" {
-			words = words[1:]
+		words = words[len(o.words):]
+		if o.name == "--" {
 			break
 		}
-		rest := words[1:]
-		if !attached && len(rest) > 0 {
-			value = rest[0]
-		}
-		evals := option == "--eval" || option == "--print" || len(option) < 4 && strings.Trim(option, "-pei") == "" && strings.ContainsAny(option, "ep")
-		switch {
-		case evals && len(rest) > 1, evals && attached && len(rest) > 0:
-			// A further argument stands where a script would: Node sets its cluster module up.
-			c.Kind, c.Why = Node, "the command is Node"
-			return
-		case evals:
-			c.Kind, c.Why = NodeStarter, "Node does not hear its channel when it runs the text of "+option
-			return
-		case option == "--run":
-			c.starts("node --run", c.npmScript(value))
-			return
-		case option == "--test":
-			c.starts("node --test", nil)
-			return
-		case option == "-i" || option == "--interactive":
-			c.Kind, c.Why = NodeNothing, "Node reads what is typed"
+		if c.seeNodeOption(o) {
 			return
 		}
-		if option == "--watch" || option == "--watch-path" {
-			watch = "node " + option
+		if o.name == "--watch" || o.name == "--watch-path" {
+			watch = "node " + o.name
 		}
-		if slices.Contains([]string{"-r", "--require", "--import"}, option) {
-			preloads = true
+		preloads = preloads || slices.Contains([]string{"-r", "--require", "--import"}, o.name)
+		if !strings.HasPrefix(o.name, "--watch") {
+			kept = append(kept, o.words...)
 		}
-		own := 1
-		if !attached && nodeValues[option] && len(rest) > 0 {
-			own = 2
-		}
-		if !strings.HasPrefix(option, "--watch") {
-			kept = append(kept, words[:own]...)
-		}
-		words = words[own-1:]
 	}
 	switch {
 	case watch != "":
@@ -93,6 +96,26 @@ func (c *Command) seeNode() {
 	default:
 		c.Kind, c.Why = NodeNothing, "Node without a script reads its program from standard input, and workers have none"
 	}
+}
+
+// seeNodeOption says what Node runs if an option alone decides that, and tells whether it does.
+func (c *Command) seeNodeOption(o nodeOption) bool {
+	switch {
+	case o.evaluates() && (len(o.rest) > 1 || o.attached && len(o.rest) > 0):
+		// A further argument stands where a script would: Node sets its cluster module up.
+		c.Kind, c.Why = Node, "the command is Node"
+	case o.evaluates():
+		c.Kind, c.Why = NodeStarter, "Node does not hear its channel when it runs the text of "+o.name
+	case o.name == "--run":
+		c.starts("node --run", c.npmScript(o.value))
+	case o.name == "--test":
+		c.starts("node --test", nil)
+	case o.name == "-i" || o.name == "--interactive":
+		c.Kind, c.Why = NodeNothing, "Node reads what is typed"
+	default:
+		return false
+	}
+	return true
 }
 
 // starts says that something starts what listens, and the command that would run it without that.
