@@ -240,8 +240,13 @@ func (g *Group) Chown(uid, gid int) error {
 	return errors.Join(errs...)
 }
 
-// all returns the members and our own.
-func (g *Group) all() []*member { return append([]*member{g.anchor}, g.members...) }
+// all returns the anchor, if there is one yet, and the members.
+func (g *Group) all() []*member {
+	if g.anchor == nil {
+		return g.members
+	}
+	return append([]*member{g.anchor}, g.members...)
+}
 
 // Steer has the clients of each slot come to a member: those of slot i to members[i], of 1 to
 // MaxSlots slots. All changes in one step. Where the number of slots changes, about 1/N of the

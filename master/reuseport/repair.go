@@ -68,9 +68,9 @@ func (g *Group) Repair() (found Repaired, err error) {
 		if err != nil {
 			return found, err
 		}
-	}
-	for _, i := range found.Shut {
-		g.sockets = append(g.sockets, g.members[i].inode)
+		if slices.Contains(found.Shut, i) { // it has joined again, behind the others
+			g.sockets = append(g.sockets, m.inode)
+		}
 	}
 	if err := g.attach(); err != nil {
 		return found, err

@@ -44,19 +44,31 @@ func Restore(b *reexec.Bundle, s Saved, config hash.Config) (*Group, error) {
 		s.Addr.IP = four
 	}
 	g := &Group{config: config, network: s.Network, addr: s.Addr, sockets: s.Sockets, memberOf: s.At}
-	own, err := takeMember(b, s.Own, fmt.Sprintf("%v, listener of nobody", s.Addr))
-	if err != nil {
+	if err := g.takeAll(b, s); err != nil {
+		g.Close()
 		return nil, err
 	}
-	g.anchor = own
+	return g, nil
+}
+
+// takeAll takes the listeners over. Those that it has taken are the group's, also if it fails.
+func (g *Group) takeAll(b *reexec.Bundle, s Saved) (err error) {
+	if g.anchor, err = takeMember(b, s.Own, fmt.Sprintf("%v, listener of nobody", s.Addr)); err != nil {
+		return err
+	}
 	for i, fd := range s.Members {
 		m, err := takeMember(b, fd, fmt.Sprintf("%v, listener %d", s.Addr, i))
 		if err != nil {
-			return nil, err
+			return err
 		}
 		g.members = append(g.members, m)
 	}
-	return g, g.readAnchor()
+	for _, m := range g.all() {
+		if !slices.Contains(g.sockets, m.inode) {
+			return fmt.Errorf("reuseport: socket %d of %v has none of the places %v: that cannot be", m.inode, s.Addr, s.Sockets)
+		}
+	}
+	return g.readAnchor()
 }
 
 // takeMember returns a listener that was kept, which the caller owns.
