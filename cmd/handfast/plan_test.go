@@ -37,8 +37,8 @@ var planCommands = map[string]facts{
 var machines = map[string]facts{
 	"all":          {},
 	"no /proc":     {noProc: errNoProc, noBind: errNoProc, noInjection: errNoProc},
-	"no bind":      {noBind: errors.New("bindswap: EBUSY; without it use --worker-link activation")},
-	"no injection": {noInjection: errors.New("acceptinject: an old kernel; without it use --worker-link native")},
+	"no bind":      {noBind: errors.New("EBUSY; without it use --worker-link activation")},
+	"no injection": {noInjection: errors.New("an old kernel; without it use --worker-link native")},
 }
 
 // on is a command on a machine.
@@ -190,7 +190,7 @@ func TestPlans(t *testing.T) {
 		{command: "npm start", plan: "kernel; any; where the worker listens"},
 		{command: "node", plan: "Node without a script: name a script"},
 		{command: "gunicorn", machine: "no bind", plan: "kernel; activation; :8080"},
-		{command: "uvicorn", machine: "no bind", plan: "bindswap: EBUSY"},
+		{command: "uvicorn", machine: "no bind", plan: "EBUSY"},
 		{command: "native", machine: "no /proc", plan: "kernel, or master; native; :8080"},
 		{command: "unknown", machine: "no /proc", plan: "there is no /proc"},
 		// What the kernel cannot do the master does.
@@ -212,7 +212,7 @@ func TestPlans(t *testing.T) {
 		{flags: intent{listen: []string{":80", ":81"}}, command: "unknown", plan: "kernel; any; :80, :81"},
 		// Links that are asked for.
 		{flags: intent{link: linkAny, header: true}, command: "gunicorn", plan: "master; any, by accept injection; :8080"},
-		{flags: intent{link: linkAny, header: true}, command: "gunicorn", machine: "no injection", plan: "acceptinject: an old kernel"},
+		{flags: intent{link: linkAny, header: true}, command: "gunicorn", machine: "no injection", plan: "an old kernel"},
 		{flags: intent{link: linkAny, workers: 200}, command: "gunicorn", plan: "--worker-link any: 200 slots"},
 		{flags: intent{link: linkActivation}, command: "gunicorn", plan: "kernel; activation; :8080"},
 		{flags: intent{link: linkActivation, route: routeMaster}, command: "gunicorn", plan: "--worker-link activation: its workers accept from a listener of their own, and with --route master"},

@@ -112,7 +112,7 @@ func (l *Link) answer(call *acceptCall, conn fdpass.Handoff) {
 		fdpass.CloseConnections(conn.FD)
 		return
 	case errno == unix.EPERM && l.Notifs.StillValid(call.id):
-		l.leave(fmt.Errorf("acceptinject: process %d cannot be told whom it accepts: %w; it must stay the master's user, or the master needs CAP_SYS_PTRACE",
+		l.leave(fmt.Errorf("process %d cannot be told whom it accepts: %w; it must stay the master's user, or the master needs CAP_SYS_PTRACE",
 			call.TID, errno))
 	case stopped:
 		l.returnQueue()

@@ -13,7 +13,7 @@ import (
 )
 
 // errShut: the worker gets no more connections then.
-var errShut = errors.New("acceptinject: the worker has closed its listening sockets")
+var errShut = errors.New("the worker has closed its listening sockets")
 
 // handleBind answers a call of bind: a socket that would listen on a balancer's address becomes a decoy.
 func (l *Link) handleBind(n *seccomp.Notification, caller seccomp.Caller) {
@@ -63,7 +63,7 @@ func (l *Link) substitute(n *seccomp.Notification, caller seccomp.Caller, d *dec
 	}
 	d.close()
 	if l.Notifs.StillValid(n.ID) {
-		l.leave(fmt.Errorf("acceptinject: process %d cannot be given a listener: %w", caller.TID, os.NewSyscallError("ioctl", errno)))
+		l.leave(fmt.Errorf("process %d cannot be given a listener: %w", caller.TID, os.NewSyscallError("ioctl", errno)))
 	}
 	return errno
 }

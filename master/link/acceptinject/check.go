@@ -14,7 +14,7 @@ import (
 
 // ErrUnavailable: this machine cannot do it. The text says what is missing, and what else would
 // work.
-var ErrUnavailable = errors.New("acceptinject: servers that listen by themselves cannot be handed connections here")
+var ErrUnavailable = errors.New("servers that listen by themselves cannot be handed connections here")
 
 // Check tries with a child whether this machine can do what this package needs, as the user that
 // runs it. The error wraps ErrUnavailable.

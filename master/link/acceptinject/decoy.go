@@ -36,12 +36,12 @@ type decoy struct {
 func openDecoy(family uint16) (*decoy, error) {
 	fd, err := unix.Socket(int(family), unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("acceptinject: %w", os.NewSyscallError("socket", err))
+		return nil, fmt.Errorf("opening a listener in the place of a worker's: %w", os.NewSyscallError("socket", err))
 	}
 	d := &decoy{fd: fd, family: family, at: unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}}
 	if err := d.listen(); err != nil {
 		unix.Close(fd)
-		return nil, fmt.Errorf("acceptinject: %w", err)
+		return nil, fmt.Errorf("opening a listener in the place of a worker's: %w", err)
 	}
 	return d, nil
 }

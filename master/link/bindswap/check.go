@@ -11,7 +11,7 @@ import (
 
 // ErrUnavailable: this machine cannot do it. The text says what is missing, and what else would
 // work.
-var ErrUnavailable = errors.New("bindswap: servers that bind the port themselves cannot be given the slot's listener here")
+var ErrUnavailable = errors.New("servers that bind the port themselves cannot be given the slot's listener here")
 
 // remedy is what else would work.
 const remedy = "without it use --worker-link activation if the server can take an inherited socket (LISTEN_FDS), node or native, or --route master"

@@ -113,7 +113,7 @@ func (l *Link) swap(n *seccomp.Notification, caller seccomp.Caller, ln *listener
 	if errno == 0 {
 		l.markTaken(ln, caller.TID)
 	} else if l.Notifs.StillValid(n.ID) {
-		l.Leave(fmt.Errorf("bindswap: process %d cannot be given the slot's listener: %w", caller.TID, os.NewSyscallError("ioctl", errno)))
+		l.Leave(fmt.Errorf("process %d cannot be given the slot's listener: %w", caller.TID, os.NewSyscallError("ioctl", errno)))
 	}
 	return errno
 }

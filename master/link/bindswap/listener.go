@@ -37,10 +37,10 @@ func newListener(file *os.File) (*listener, error) {
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("bindswap: listener: %w", err)
+		return nil, fmt.Errorf("listener of a slot: %w", err)
 	}
 	if !ln.IsValid() {
-		return nil, fmt.Errorf("bindswap: %s is no TCP listener", file.Name())
+		return nil, fmt.Errorf("%s is no TCP listener", file.Name())
 	}
 	return ln, nil
 }

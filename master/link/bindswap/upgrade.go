@@ -38,7 +38,7 @@ func (l *Link) save(b *reexec.Bundle) saved {
 func Restore(b *reexec.Bundle, cfg Config, state json.RawMessage) (*Link, error) {
 	var s saved
 	if err := b.Unseal(state, part, &s); err != nil {
-		return nil, fmt.Errorf("bindswap: %w", err)
+		return nil, fmt.Errorf("taking a worker over: %w", err)
 	}
 	l, err := newLink(cfg)
 	if err != nil {

@@ -93,9 +93,9 @@ func program(calls []uint32) []bpf.Instruction {
 // Errors of Install.
 var (
 	// ErrArchitecture: there is no filter for this architecture.
-	ErrArchitecture = errors.New("seccomp: no filter for this architecture")
+	ErrArchitecture = errors.New("no seccomp filter for this architecture")
 	// ErrNoNewPrivs: the kernel refuses no_new_privs, which a process without CAP_SYS_ADMIN needs.
-	ErrNoNewPrivs = errors.New("seccomp: no_new_privs is refused")
+	ErrNoNewPrivs = errors.New("no_new_privs is refused")
 )
 
 // Install puts the filter on the calling thread, and returns the descriptor of its
@@ -106,7 +106,7 @@ func (f Filter) Install() (notifications int, err error) {
 	}
 	instructions, err := bpf.Assemble(program(f.asks()))
 	if err != nil {
-		return -1, fmt.Errorf("seccomp: %w", err)
+		return -1, fmt.Errorf("installing a seccomp filter: %w", err)
 	}
 	notifications, err = setFilter(instructions, f.flags())
 	if err == unix.EACCES { // no CAP_SYS_ADMIN; a process that has it may still start set-user-ID programs
@@ -116,7 +116,7 @@ func (f Filter) Install() (notifications int, err error) {
 		notifications, err = setFilter(instructions, f.flags())
 	}
 	if err != nil {
-		return -1, fmt.Errorf("seccomp: %w", os.NewSyscallError("seccomp", err))
+		return -1, fmt.Errorf("installing a seccomp filter: %w", os.NewSyscallError("seccomp", err))
 	}
 	return notifications, nil
 }

@@ -65,7 +65,7 @@ func NewNotifications(file *os.File) (*Notifications, error) {
 	raw, err := file.SyscallConn()
 	if err != nil {
 		file.Close()
-		return nil, fmt.Errorf("seccomp: %w", err)
+		return nil, fmt.Errorf("receiving seccomp notifications: %w", err)
 	}
 	return &Notifications{file, raw}, nil
 }
