@@ -29,4 +29,14 @@
 //
 // Requests, connections and waiting are bounded. Nothing here is on the way of connections: a
 // status is read from what the supervisor has published and from counters.
+//
+// # Where what happens
+//
+//	server.go           the routes, and which requests are refused
+//	progress.go         answers that come step by step: reload, drain, stop
+//	boundedlistener.go  how many connections there may be, and which goes when there are more
+//	address.go          where the socket is by default, by name
+//	listen.go           making it: its mode, a socket that a dead master has left, a socket in use
+//	client.go           the other side, for handfast's own commands
+//	page.html           the page; page.go gives it to browsers
 package admin

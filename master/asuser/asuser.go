@@ -1,7 +1,7 @@
-// Package asuser does for workers what they ask of the master, with their rights instead of the master's.
+// Package asuser does things that workers ask of the master with their rights instead of the master's.
 //
 // A worker that runs as another user must not come to root's rights because root does something for it. To
-// look beforehand whether it might do that itself is not enough, since a path can lead elsewhere a moment
+// look beforehand whether it might do so itself is not enough, since a path can lead elsewhere a moment
 // later. So the kernel is to decide: what is asked for is done by a thread that has the worker's user, groups and
 // capabilities, and is thrown away afterwards.
 package asuser
@@ -54,7 +54,7 @@ func ownThread(f func() error) error {
 }
 
 // become changes the calling thread alone: the system calls are raw, where package syscall's change all. The
-// real and the saved user stay, so that nobody else can send the thread signals.
+// real and the saved user stay, so that no other user can send the thread signals.
 func become(as *syscall.Credential) error {
 	const same = ^uintptr(0)
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}

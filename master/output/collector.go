@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// leftoverTimeout is how long what nobody of the worker's own processes holds any more is read on.
+	// leftoverTimeout is how long the files of a worker are still read when its own processes have ended.
 	leftoverTimeout = 10 * time.Second
 	// closeTimeout is the same when all ends.
 	closeTimeout = time.Second

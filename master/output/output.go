@@ -32,7 +32,7 @@ type Output struct {
 	theirs    [2]*os.File // standard output and error; the first may be ours
 	running   sync.WaitGroup
 
-	mu    sync.Mutex // for it, and what its streams hold
+	mu    sync.Mutex // guards words, and what the streams hold
 	words words
 }
 
@@ -92,7 +92,7 @@ func (o *Output) Resume() {
 	}
 }
 
-// ended: a stream has.
+// ended closes a stream that has been read to its end.
 func (o *Output) ended(s *stream) {
 	s.file.Close()
 	o.running.Done()
@@ -127,7 +127,7 @@ func (o *Output) Close() {
 	})
 }
 
-// readUntil bounds how long is read, if nobody ends it before.
+// readUntil bounds how long the files are read.
 func (o *Output) readUntil(t time.Time) {
 	for _, s := range o.streams {
 		s.file.SetReadDeadline(t)

@@ -32,10 +32,10 @@ type stream struct {
 
 	// Changed by run, with the output's mu and reexec.Lock held, since a bundle must find what the kernel does not
 	// have any more.
-	held []byte // was read, and is not written on yet
+	held []byte // bytes that were read, and are not written on yet
 }
 
-// run reads until nobody holds the other end any more, or the deadline.
+// run reads until all holders of the other end have closed it, or the deadline.
 func (s *stream) run() {
 	defer s.output.ended(s)
 	for s.pass(false); s.read(); s.pass(false) {
@@ -60,7 +60,7 @@ func (s *stream) read() bool {
 		for n, err = unix.Read(int(fd), buffer[:]); err == unix.EINTR; {
 			n, err = unix.Read(int(fd), buffer[:])
 		}
-		if err != nil { // EIO: nobody has the terminal open any more
+		if err != nil { // EIO: no process has the terminal open any more
 			n = 0
 		}
 		s.held = append(s.held, buffer[:n]...)
@@ -92,7 +92,7 @@ func (s *stream) pass(end bool) {
 	}
 }
 
-// written forgets what was written on, except for the last words.
+// written drops what was written on, and keeps the last words.
 func (s *stream) written(used int) {
 	reexec.Lock.RLock()
 	defer reexec.Lock.RUnlock()

@@ -7,5 +7,5 @@
 //
 // The address must be one where this worker alone answers, so {slot} and {generation} in it
 // stand for the worker's. During a reload the old worker of a slot is there with the new one. On
-// the balancer's own address anybody's worker may answer.
+// the balancer's own address the worker of any slot may answer.
 package probe

@@ -43,7 +43,7 @@ func (s Setting) Check(rights Rights) error {
 // would say only that the command is not there.
 func (s Setting) environ(seat Seat, rights Rights) (env []string, err error) {
 	if err := rights.enter(s.Directory); err != nil {
-		return nil, fmt.Errorf("supervisor: --directory %s: %w", s.Directory, err)
+		return nil, fmt.Errorf("--directory %s: %w", s.Directory, err)
 	}
 	if env, err = s.variables(seat); err != nil {
 		return nil, err
@@ -58,7 +58,7 @@ func (s Setting) variables(seat Seat) (env []string, err error) {
 	for _, path := range s.EnvFiles {
 		variables, err := readEnv(path)
 		if err != nil {
-			return nil, fmt.Errorf("supervisor: --env-file %w", err)
+			return nil, fmt.Errorf("--env-file %w", err)
 		}
 		env = append(env, variables...)
 	}
