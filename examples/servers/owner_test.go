@@ -2,6 +2,7 @@ package servers_test
 
 import (
 	"fmt"
+	"iter"
 	"net"
 	"os"
 	"path/filepath"
@@ -27,31 +28,41 @@ func owner(c net.Conn) (pid int, err error) {
 	if i < 0 || all[i].Inode == 0 { // answered, and closed at once
 		return 0, fmt.Errorf("%w: the other end of %v is closed", errGone, ours)
 	}
-	pids := holders(all[i].Inode)
-	if len(pids) == 0 {
-		return 0, fmt.Errorf("%w: who had the other end of %v", errGone, ours)
+	for pid := range holders(all[i].Inode) {
+		return pid, nil // a child rather than who has started it
 	}
-	return pids[len(pids)-1], nil // a child rather than who has started it
+	return 0, fmt.Errorf("%w: who had the other end of %v", errGone, ours)
 }
 
-// holders returns the processes that have a socket open, in the order of their numbers.
-func holders(inode uint64) (pids []int) {
+// holders finds the processes that have a socket open, the highest number first: those that tests
+// have started come before all others, whose descriptors are many.
+func holders(inode uint64) iter.Seq[int] {
 	want := fmt.Sprintf("socket:[%d]", inode)
-	folders, _ := filepath.Glob("/proc/[0-9]*/fd")
-	for _, folder := range folders {
-		entries, err := os.ReadDir(folder)
-		if err != nil {
-			continue // it has ended
-		}
+	return func(yield func(int) bool) {
+		entries, _ := os.ReadDir("/proc")
+		var pids []int
 		for _, entry := range entries {
-			if name, err := os.Readlink(filepath.Join(folder, entry.Name())); err == nil && name == want {
-				pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(folder)))
+			if pid, err := strconv.Atoi(entry.Name()); err == nil {
 				pids = append(pids, pid)
-				break
+			}
+		}
+		slices.Sort(pids)
+		for _, pid := range slices.Backward(pids) {
+			if has(pid, want) && !yield(pid) {
+				return
 			}
 		}
 	}
-	return pids
+}
+
+// has tells whether a process has open what its descriptors call so.
+func has(pid int, name string) bool {
+	folder := fmt.Sprintf("/proc/%d/fd", pid)
+	entries, _ := os.ReadDir(folder) // none if it has ended
+	return slices.ContainsFunc(entries, func(entry os.DirEntry) bool {
+		is, err := os.Readlink(filepath.Join(folder, entry.Name()))
+		return err == nil && is == name
+	})
 }
 
 // accepting returns the processes that have a listener of a port open.
@@ -60,7 +71,7 @@ func accepting(t *testing.T, port uint16) (pids []int) {
 	listeners, err := sockdiag.List(port, sockdiag.Listening)
 	check(t, err)
 	for _, s := range listeners {
-		pids = append(pids, holders(s.Inode)...)
+		pids = slices.AppendSeq(pids, holders(s.Inode))
 	}
 	return pids
 }
