@@ -4,13 +4,13 @@ import (
 	"slices"
 )
 
-// task is what the master does about a listener, and for the clients of which slot.
+// task is what the master does about a listener, and for which slot's clients.
 type task struct {
 	action action
 	slot   int
 }
 
-// updateAcceptors has the master do about all listeners what the rule says.
+// updateAcceptors makes the master do what the rule says, at all listeners.
 func (r *Route) updateAcceptors() {
 	for _, b := range r.berths {
 		for _, g := range r.groups {
@@ -19,7 +19,7 @@ func (r *Route) updateAcceptors() {
 	}
 }
 
-// updateAcceptor does so for one listener, if it does something else there.
+// updateAcceptor does so at one listener, unless the master does that already.
 func (r *Route) updateAcceptor(b *berth, g group) {
 	next := task{rule(r.situationAt(b, g)), b.slot}
 	if before, known := b.doing[g]; known && before == next {
@@ -33,6 +33,7 @@ func (r *Route) updateAcceptor(b *berth, g group) {
 	}
 }
 
+// situationAt returns what the rule looks at.
 func (r *Route) situationAt(b *berth, g group) situation {
 	now := situation{slot: slotNone, accepts: b.accepts[g], handsOff: r.handsOff, leased: len(b.leases) > 0, used: b.used}
 	switch slot := slices.Index(r.berthOf, b); {
@@ -45,7 +46,7 @@ func (r *Route) situationAt(b *berth, g group) situation {
 	return now
 }
 
-// loopFor returns how the master accepts; nil: it does not.
+// loopFor returns the loop that does a task; nil: there is nothing to do.
 func (r *Route) loopFor(t task, g group) acceptLoop {
 	switch t.action {
 	case acceptNow:

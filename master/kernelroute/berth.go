@@ -14,36 +14,36 @@ import (
 )
 
 const (
-	// handshakeTime is how long a worker goes on accepting when its slot's clients are led elsewhere:
-	// those whose first packet had come before may be under way for so long.
+	// handshakeTime is how long a worker goes on accepting when its slot's clients come to another berth:
+	// a handshake that had begun before may take so long.
 	handshakeTime = time.Second
-	// coolingTime is how long a berth is kept for its slot: who comes even later comes to the right
-	// slot at least.
+	// coolingTime is how long a berth that was left is kept for its slot's next worker: a client whose handshake
+	// takes even longer comes to the right slot at least.
 	coolingTime = 10 * time.Second
 )
 
-// berth is a listener on each address: the members of that number of all groups. A worker that
-// lives has one, and shares it with nobody, except that a worker which takes the place of one
-// that has died, or has left, takes its berth over, and with it those who wait there. When the master
-// accepts from its listeners is for rule to say.
+// berth is a listener on each address: in every group, the member of the berth's number. Each worker that
+// lives has one, and shares it with nobody. But a worker that takes the place of one which has died, or
+// has left its slot, takes over its berth, and the connections that wait there. The rule says when the master
+// accepts from a berth's listeners.
 type berth struct {
 	number  int
-	slot    int            // whose workers have it, or had it last
+	slot    int            // of the workers that have it, or had it last
 	leases  []*Lease       // of workers that live
-	accepts map[group]bool // the worker that fills the slot, where
-	used    bool           // clients have come since it was new, or clean
-	spoiled bool           // nobody may get it any more
-	left    time.Time      // when its slot's clients were led elsewhere
+	accepts map[group]bool // where the worker that fills the slot accepts by itself
+	used    bool           // a slot's clients have come here since nobody had it
+	spoiled bool           // no worker may get it any more
+	left    time.Time      // when the slot moved to another berth; zero: it has not
 	doing   map[group]task // what the master does about its listeners
 	watch   listenerWatch
-	warned  []string // of what its workers have done
+	warned  []string // what was logged of its workers already
 }
 
 func newBerth(number, slot int) *berth {
 	return &berth{number: number, slot: slot, doing: make(map[group]task)}
 }
 
-// isFit tells whether a berth can be lent, as far as what its workers have set is concerned.
+// isFit tells whether a berth can be lent: whether all that workers have set on its listeners can be undone.
 func (r *Route) isFit(b *berth) bool {
 	if !b.spoiled && len(b.leases) == 0 {
 		r.clean(b)
@@ -51,7 +51,8 @@ func (r *Route) isFit(b *berth) bool {
 	return !b.spoiled
 }
 
-// vacant returns a berth that nobody has, and opens one if there is none.
+// vacant returns a berth that nobody has and where nobody waits, and opens one if there is none. A berth that another slot's
+// clients came to must have cooled down.
 func (r *Route) vacant(slot int) (*berth, error) {
 	isVacant := func(b *berth) bool {
 		return len(b.leases) == 0 && !slices.Contains(r.berthOf, b) && r.queued(b) == 0 && r.isFit(b)
@@ -74,7 +75,7 @@ func (r *Route) vacant(slot int) (*berth, error) {
 	return b, nil
 }
 
-// clean makes a berth's listeners what they were, when no worker has them any more.
+// clean makes a berth's listeners as new. No worker has them any more.
 func (r *Route) clean(b *berth) {
 	for _, g := range r.groups {
 		err := g.Clean(b.number, r.blocking)
@@ -82,22 +83,22 @@ func (r *Route) clean(b *berth) {
 		case errors.Is(err, reuseport.ErrSpoiled):
 			r.spoil(b, g)
 		case err != nil:
-			r.log.Error("a slot's listener is not what it was", "slot", b.slot, "address", g.Addr().String(), "err", err)
+			r.log.Error("cannot make a slot's listener as new", "slot", b.slot, "address", g.Addr().String(), "err", err)
 		}
 	}
 }
 
-// spoil has nobody get a berth any more.
+// spoil notes that no worker may get a berth any more.
 func (r *Route) spoil(b *berth, g group) {
 	if b.spoiled {
 		return
 	}
 	b.spoiled = true
-	r.log.Warn("a worker has locked the socket filter of its slot's listener: if that keeps clients away, nobody can change it; the slot's next worker gets another listener",
+	r.log.Warn("a worker has locked the socket filter of its slot's listener, which nobody can undo, even if it keeps clients away; the slot's next worker gets another listener",
 		"slot", b.slot, "address", g.Addr().String(), "remedy", fmt.Sprintf("replace it: handfast drain %d; and have the program set no SO_LOCK_FILTER", b.slot))
 }
 
-// moveSlot has the clients of a slot come to a berth, once steer is called.
+// moveSlot makes a berth the one that a slot's clients come to, from the next steer on.
 func (r *Route) moveSlot(slot int, to *berth) {
 	if from := r.berthOf[slot]; from != nil && from != to {
 		from.left = time.Now()
@@ -106,7 +107,7 @@ func (r *Route) moveSlot(slot int, to *berth) {
 	to.slot, to.used, to.left = slot, true, time.Time{}
 }
 
-// steer tells the kernel where slots' clients belong.
+// steer tells the kernel to which berth each slot's clients come.
 func (r *Route) steer() {
 	numbers := make([]int, len(r.berthOf))
 	for slot, b := range r.berthOf {
@@ -122,7 +123,7 @@ func (r *Route) steer() {
 // queued returns how many connections wait at a berth.
 func (r *Route) queued(b *berth) (sum int) {
 	for _, g := range r.groups {
-		waiting, _, _ := g.Queue(b.number) // nobody waits where nobody listens
+		waiting, _, _ := g.Queue(b.number) // on an error nobody listens, so nobody waits
 		sum += waiting
 	}
 	return sum

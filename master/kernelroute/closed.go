@@ -7,26 +7,26 @@ import (
 	"github.com/handfast/handfast/master/supervisor"
 )
 
-// A worker has to have no listener open in closedLooks looks in a row, closedInterval apart, before it
-// counts as having closed them: servers that read their configuration anew may close and open some.
+// A worker counts as having closed its listeners when it has had none open in closedLooks looks in a row,
+// closedInterval apart: servers that read their configuration anew may close and open some.
 const (
 	closedLooks    = 3
 	closedInterval = 200 * time.Millisecond
 )
 
-// listenerWatch is what looks have found out about the listeners of a berth's worker.
+// listenerWatch is what looks have found out about a berth's worker and its listeners.
 type listenerWatch struct {
-	holder holder // of its processes, that had one open; nil: none had
-	looks  int    // in a row, in which none had
-	hidden *Lease // of the worker, if its processes must not be looked into
+	holder holder // the process that had one open; nil: none had
+	looks  int    // how many in a row have found none
+	hidden *Lease // the worker's, if its processes must not be looked into
 }
 
-// lookForClosed returns the workers that have closed their listeners while clients wait there, as
-// servers do that have served as many requests as they were told to (uvicorn --limit-max-requests)
-// and finish the last ones. Nobody else tells us of those that know nothing of us.
+// lookForClosed returns the workers that have closed their listeners while clients wait there. Servers do so that
+// have served as many requests as they were told to (uvicorn --limit-max-requests) and finish the last ones.
+// Workers that know nothing of handfast do not say so otherwise.
 func (r *Route) lookForClosed() (links []supervisor.Link) {
 	if r.handsOff {
-		return nil // others say so
+		return nil // their links say so
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

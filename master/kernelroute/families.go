@@ -19,13 +19,13 @@ import (
 	"github.com/handfast/handfast/master/balancer"
 )
 
-// errFamilies: see OnlyIPv4.
+// errFamilies: a worker listens on IPv4 alone, and those that served first did not (OnlyIPv4).
 var errFamilies = errors.New("the workers that served first listen on both families, this one on IPv4 only; restart handfast, or give --listen an IPv4 address (0.0.0.0:PORT)")
 
-// OnlyIPv4 returns the worker's listener for IPv4 alone, in place of one for both families. The
-// first call opens them, for all berths: from then on they get all clients of IPv4, and those for
-// both families go away (retire). So only the workers that serve first can decide that: those of a
-// later generation may not stay. If these listen on both families, they are served by IPv4.
+// OnlyIPv4 returns the worker's listener for IPv4 alone, in place of one for both families. The first call opens
+// such listeners for all berths. From then on they get all clients of IPv4, and the listeners for both families go
+// away (retire). So only the workers that serve first can decide that, since those of a later generation may not
+// stay. Later workers that listen on both families are given clients of IPv4.
 func (l *Lease) OnlyIPv4(both *os.File) (*os.File, error) {
 	r := l.route
 	r.mu.Lock()
@@ -36,7 +36,7 @@ func (l *Lease) OnlyIPv4(both *os.File) (*os.File, error) {
 	if of >= 0 {
 		its = r.groups[of]
 	}
-	for g := range r.ipv4 { // the worker was started before it went away
+	for g := range r.ipv4 { // the group may have gone away since the worker was started
 		if isIts(g) {
 			its = g
 		}
@@ -64,14 +64,14 @@ func (l *Lease) OnlyIPv4(both *os.File) (*os.File, error) {
 	return four.Listener(l.berth.number), nil
 }
 
-// Follow returns the worker's listener on an address that it binds, where handfast listens from then on
-// for all slots. As with OnlyIPv4, the workers that serve first decide where that is: what one of
-// a later generation binds elsewhere is its own, and the file is nil.
+// Follow returns the worker's listener on an address that it binds. Handfast listens there for all slots from then
+// on. As with OnlyIPv4, the workers that serve first decide where that is: the file is nil if a worker of a later
+// generation binds elsewhere, which is the worker's own affair.
 func (l *Lease) Follow(bound netip.AddrPort, onlyIPv6 bool) (*os.File, error) {
 	r := l.route
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if bound.Addr() == netip.IPv6Unspecified() && !onlyIPv6 { // or it cannot be known
+	if bound.Addr() == netip.IPv6Unspecified() && !onlyIPv6 { // or the caller cannot know
 		onlyIPv6 = slices.ContainsFunc(r.groups, func(g group) bool {
 			return g.Addr().AddrPort() == netip.AddrPortFrom(netip.IPv4Unspecified(), bound.Port())
 		})
@@ -108,7 +108,7 @@ func (l *Lease) Follow(bound netip.AddrPort, onlyIPv6 bool) (*os.File, error) {
 	return g.Listener(l.berth.number), nil
 }
 
-// tryBind tells whether a socket can be bound to an address.
+// tryBind fails unless a socket can be bound to an address, or is already.
 func tryBind(at netip.AddrPort) error {
 	name, family := sock.Sockaddr(at)
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -120,19 +120,19 @@ func tryBind(at netip.AddrPort) error {
 	if family == unix.AF_INET6 {
 		unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
 	}
-	if err := unix.Bind(fd, name); err != unix.EADDRINUSE { // by whom is found out below
+	if err := unix.Bind(fd, name); err != unix.EADDRINUSE { // listening will say which process is in the way
 		return os.NewSyscallError("bind", err)
 	}
 	return nil
 }
 
-// retireSoon calls retire when handshakes are over that are under way.
+// retireSoon calls retire when handshakes that are under way have had their time.
 func (r *Route) retireSoon() { time.AfterFunc(balancer.LastGrace, r.retire) }
 
-// retire closes groups for both families in whose place there are others, for IPv4 alone: where no
-// worker listens nobody does. So the kernel refuses clients of IPv6, which then try IPv4, as
-// browsers do for localhost. Whoever waits there is refused with an answer. One that a worker
-// accepts from stays, since not all of them listen on IPv4 only.
+// retire closes the groups for both families that have one for IPv4 alone in their place. Then nobody listens where
+// no worker does, and the kernel refuses clients of IPv6, which try IPv4 next, as browsers do for localhost.
+// Connections that wait there are refused with an answer. A group that a worker accepts from stays, since not all
+// workers listen on IPv4 only.
 func (r *Route) retire() {
 	r.mu.Lock()
 	groups := slices.Collect(maps.Keys(r.ipv4))
@@ -153,7 +153,7 @@ func (r *Route) retire() {
 	}
 }
 
-// closeGroup closes a group.
+// closeGroup refuses the connections that wait in a group and closes it.
 func (r *Route) closeGroup(g group) {
 	if !r.removeGroup(g) {
 		return
@@ -163,17 +163,17 @@ func (r *Route) closeGroup(g group) {
 		ln := g.Listener(i)
 		if waiting, _, err := g.Queue(i); err == nil && waiting > 0 {
 			if err := r.refuser.TakeBacklog(ln); err != nil {
-				r.log.Error("whoever waits at an address that is no more is not refused", "address", g.Addr().String(), "err", err)
+				r.log.Error("cannot refuse connections that wait at an address that handfast leaves", "address", g.Addr().String(), "err", err)
 			}
 		}
-		// An accept that waits, since the listener is a blocking one, ends only so.
+		// This alone ends an accept that waits, which it does if the listener blocks.
 		sock.Control(ln, func(fd int) error { return unix.Shutdown(fd, unix.SHUT_RD) })
 	}
 	g.Close()
 	r.log.Info("not listening on IPv6 any more", "address", g.Addr().String(), "why", "workers listen on IPv4 only: clients that try IPv6 first are refused by the kernel, and go on to IPv4")
 }
 
-// removeGroup has a group be none of ours any more, and tells whether it was.
+// removeGroup takes a group out of the Route, and tells whether it was in there.
 func (r *Route) removeGroup(g group) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -191,7 +191,7 @@ func (r *Route) removeGroup(g group) bool {
 	return true
 }
 
-// Addresses returns those that the kernel gives clients of to slots.
+// Addresses returns those that the Route listens on.
 func (r *Route) Addresses() (all []netip.AddrPort) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -201,7 +201,7 @@ func (r *Route) Addresses() (all []netip.AddrPort) {
 	return all
 }
 
-// addGroup adds a group, for all berths.
+// addGroup adds a group, which has a member for each berth.
 func (r *Route) addGroup(g group) (err error) {
 	r.groups = append(slices.Clone(r.groups), g)
 	for _, b := range r.berths {

@@ -19,12 +19,12 @@ type Lease struct {
 	route *Route
 	berth *berth
 	slot  int
-	link  Link // nil: of a worker that the program before was about to end
+	link  Link // nil: it is not made yet, or the worker is one that the program before was about to end
 	pid   int  // 0: it was not started yet
-	over  bool // it was told to end: it will not be ready
+	over  bool // the worker was told to end, so it will not be ready
 }
 
-// listener is one of a berth's.
+// listener is a berth's listener on one address.
 type listener struct {
 	*os.File // borrowed
 	addr     netip.AddrPort
@@ -71,7 +71,7 @@ func (l *Lease) Offer() (offer []fdpass.Handoff) {
 	return offer
 }
 
-// Idle tells whether nobody waits for the worker to accept, nor can be about to.
+// Idle tells whether no connection waits for the worker to accept, and none can be about to come.
 func (l *Lease) Idle() bool {
 	r, b := l.route, l.berth
 	r.mu.Lock()
@@ -82,8 +82,7 @@ func (l *Lease) Idle() bool {
 // Follows tells whether the Route listens where workers do.
 func (l *Lease) Follows() bool { return l.route.follows }
 
-// grant gives the next worker of a slot a berth: that of its slot, with all who wait there, if the
-// slot is empty; otherwise one that nobody has.
+// grant gives the next worker of a slot a berth. If the slot is empty, new clients wait there from now on.
 func (r *Route) grant(slot int) (*Lease, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -108,7 +107,8 @@ func (r *Route) grant(slot int) (*Lease, error) {
 	return l, nil
 }
 
-// choose returns a berth for a slot's next worker.
+// choose returns the berth for a slot's next worker: the one that the slot's clients come to, with all that wait there,
+// if the slot is empty; otherwise one that nobody has. If no other can be opened the worker shares the slot's.
 func (r *Route) choose(slot int) (*berth, error) {
 	isEmpty := slot < len(r.berthOf) && r.filled[slot] == nil
 	if isEmpty && r.isFit(r.berthOf[slot]) {
@@ -116,13 +116,13 @@ func (r *Route) choose(slot int) (*berth, error) {
 	}
 	b, err := r.vacant(slot)
 	if err != nil && slot < len(r.berthOf) && !r.berthOf[slot].spoiled {
-		r.log.Warn("a worker shares its slot's listener with the one that it replaces, since another cannot be opened", "slot", slot, "err", err)
+		r.log.Warn("a worker shares its slot's listener with the one that it replaces, since no other can be opened", "slot", slot, "err", err)
 		return r.berthOf[slot], nil
 	}
 	return b, err
 }
 
-// OpenLink lends a worker a berth and makes its link.
+// OpenLink grants a worker a lease and makes its link.
 func (r *Route) OpenLink(seat supervisor.Seat, open func(*Lease) (Link, error)) (Link, error) {
 	l, err := r.grant(seat.Slot)
 	if err != nil {
@@ -139,7 +139,7 @@ func (r *Route) OpenLink(seat supervisor.Seat, open func(*Lease) (Link, error)) 
 	return link, nil
 }
 
-// leaseOf returns the lease of a worker, by its link or else its process; nil if it has none.
+// leaseOf returns the lease of a worker, found by its link or else by its process; nil: it has none.
 func (r *Route) leaseOf(link supervisor.Link, pid int) *Lease {
 	for _, b := range r.berths {
 		for _, l := range b.leases {
@@ -151,7 +151,7 @@ func (r *Route) leaseOf(link supervisor.Link, pid int) *Lease {
 	return nil
 }
 
-// release ends a lease: its worker is no more, or never was.
+// release ends a lease, whose worker has ended or was never started.
 func (r *Route) release(l *Lease) {
 	b := l.berth
 	b.leases = slices.DeleteFunc(b.leases, func(other *Lease) bool { return other == l })
@@ -161,7 +161,7 @@ func (r *Route) release(l *Lease) {
 	r.updateAcceptors()
 }
 
-// RestoreLink makes the link of a worker of the program before, which has a berth.
+// RestoreLink makes the link of a worker of the program before, whose lease Restore has put back.
 func (r *Route) RestoreLink(pid int, restore func(*Lease) (Link, error)) (Link, error) {
 	r.mu.Lock()
 	l := r.leaseOf(nil, pid)
@@ -169,9 +169,12 @@ func (r *Route) RestoreLink(pid int, restore func(*Lease) (Link, error)) (Link, 
 	if l == nil {
 		return nil, fmt.Errorf("kernelroute: worker %d has no listener: that cannot be", pid)
 	}
-	link, err := restore(l)
-	if err == nil {
-		l.link = link
+	link, err := restore(l) // without our lock, since it asks for the listeners
+	if err != nil {
+		return nil, err
 	}
-	return link, err
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l.link = link
+	return link, nil
 }

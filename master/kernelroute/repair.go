@@ -1,6 +1,7 @@
 package kernelroute
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -10,7 +11,7 @@ import (
 	"github.com/handfast/handfast/master/reuseport"
 )
 
-// repair puts right what workers did to their listeners, and tells of others who listen at our addresses.
+// repair puts right what workers did to their listeners, and logs other processes that listen on our addresses.
 func (r *Route) repair() {
 	r.repairListeners()
 	r.mu.Lock()
@@ -22,17 +23,18 @@ func (r *Route) repair() {
 	}
 }
 
-// repairListeners puts right what workers did to their listeners. A worker may do it again at once, so each
-// is told of once.
+// repairListeners puts right what workers did to their listeners. A worker may do it again at once, so it is logged once
+// for each worker.
 func (r *Route) repairListeners() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	var failed error
 	for _, g := range r.groups {
 		found, err := g.Repair()
 		at := g.Addr().String()
 		for _, i := range found.Shut {
 			r.acceptors.restart(g.Listener(i))
-			r.warnOnce(i, "a worker has shut its slot's listener down, which resets who waits there; it listens again", at)
+			r.warnOnce(i, "a worker has shut down its slot's listener, which resets connections that wait there; it listens again", at)
 		}
 		for _, i := range found.Filtered {
 			r.warnOnce(i, "a worker has set a socket filter on its slot's listener, which was removed", at)
@@ -43,16 +45,17 @@ func (r *Route) repairListeners() {
 		for _, joined := range found.Joined {
 			r.strangers = append(r.strangers, stranger{joined, at})
 		}
-		if text := fmt.Sprint(err); err == nil {
-			r.repairErr = ""
-		} else if text != r.repairErr {
-			r.repairErr = text
-			r.log.Error("a slot's listener is not what it was", "err", err)
-		}
+		failed = errors.Join(failed, err)
+	}
+	if text := fmt.Sprint(failed); failed == nil {
+		r.repairErr = ""
+	} else if text != r.repairErr {
+		r.repairErr = text
+		r.log.Error("cannot repair the slots' listeners", "err", failed)
 	}
 }
 
-// warnOnce tells of what the worker at a berth has done.
+// warnOnce logs what the worker at a berth has done, unless that was logged of it before.
 func (r *Route) warnOnce(number int, message, address string) {
 	b := r.berths[number]
 	if slices.Contains(b.warned, message) {
@@ -72,8 +75,8 @@ type stranger struct {
 	address string
 }
 
-// warnStranger tells of a process that listens on our address with a socket of its own. It looks at all
-// processes, and anybody can have it do so: so not too often.
+// warnStranger logs a process that listens on our address with a socket of its own. It looks at all processes, and
+// anybody can cause that, so it does so once in strangerInterval.
 func (r *Route) warnStranger(other stranger) {
 	r.warning.Lock()
 	defer r.warning.Unlock()

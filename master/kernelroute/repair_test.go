@@ -14,7 +14,7 @@ import (
 
 // TestRepairTells: what workers have done to their listeners is said once for each worker, with its slot and process.
 func TestRepairTells(t *testing.T) {
-	const shut, filtered = "has shut its slot's listener down", "has set a socket filter"
+	const shut, filtered = "has shut down its slot's listener", "has set a socket filter"
 	inWorld(t, foreign, 1, func(w *world) {
 		w.start("a", 0, true)
 		w.fill("a")
@@ -57,6 +57,22 @@ func TestRepairFails(t *testing.T) {
 		}
 		if first, second := w.logged("err=first"), w.logged("err=second"); first != 1 || second != 2 {
 			t.Errorf("%d and %d lines, want 1 and 2: %s", first, second, w.log)
+		}
+	})
+}
+
+// TestRepairFailsSomewhere: that another address is all right does not make the failure a new one.
+func TestRepairFailsSomewhere(t *testing.T) {
+	inWorld(t, foreign, 1, func(w *world) {
+		w.mu.Lock()
+		w.addGroup(w.group("B", "10.0.0.99:81", 1))
+		w.mu.Unlock()
+		w.all[0].repairErr = errors.New("certain")
+		for range 3 {
+			w.repair()
+		}
+		if n := w.logged("err=certain"); n != 1 {
+			t.Errorf("%d lines, want 1: %s", n, w.log)
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package kernelroute
 
 import (
+	"errors"
 	"net/netip"
 	"slices"
 	"sync"
@@ -20,28 +21,24 @@ const (
 	// queuePoll is the time between two looks at the queues of listeners.
 	queuePoll = 5 * time.Millisecond
 	// queueTime is how long clients of an empty slot wait in its queues before the master
-	// accepts: a worker that died has a successor by then.
+	// accepts: as a rule a worker that died has a successor by then.
 	queueTime = 100 * time.Millisecond
-	// repairMin and repairMax are the times between two looks at what workers that live have done to
-	// their listeners. A look takes 0.1 ms with two slots and 1 ms with 128, and repairShare times
-	// as long is the pause after it.
+	// The pause between two looks at what workers have done to their listeners is repairShare times as long as
+	// a look takes, 0.1 ms with two slots and 1 ms with 128, but within repairMin and repairMax.
 	repairMin, repairMax = 100 * time.Millisecond, time.Second
 	repairShare          = 1000
-	// strangerInterval is the shortest time between two lines about other processes that listen on our
+	// strangerInterval is the shortest time between two log lines about other processes that listen on our
 	// address.
 	strangerInterval = time.Second
 )
 
-// Route is the slots of a Master whose clients the kernel gives to them (package reuseport). Each
-// worker that lives has a berth, a listener per address, and a slot's clients come to the berth of
-// the worker that fills it. So a worker that is replaced gets no connection any more from one
-// moment to the next, without a word to it, and if its successor dies, it gets them again. Whose
-// worker accepts concerns nobody here. For those who do not, the master accepts and hands off
-// (sharedacceptors.go).
+// Route gives clients to slots by the kernel. It is the supervisor's table of slots, and keeps the listeners.
 //
-// While a slot is empty its clients wait in its berth's queues. If that lasts, the
-// master accepts, and does with them what it does when it routes. Where workers cannot be
-// handed connections it waits for as long as its patience, and then accepts to refuse.
+// While a slot is empty its clients wait in its berth's queues. If that lasts, the master accepts, and does with
+// them what it does when it routes. Where workers cannot be handed connections, it lets clients wait as long
+// as the balancer's patience and then accepts in order to refuse.
+//
+// One goroutine runs for each listener from which the master accepts, or will accept; they end with Close.
 type Route struct {
 	table    *balancer.Table
 	hash     hash.Config        // by which the kernel finds slots
@@ -49,32 +46,32 @@ type Route struct {
 	refuser  acceptor           // for clients that nobody accepts and that cannot be handed off
 	refusing *balancer.Balancer // the same
 	machine  surroundings
-	patience time.Duration // with those
-	tick     time.Duration // in which it is measured
+	patience time.Duration // how long those may wait
+	tick     time.Duration // between two looks at how long they have
 	handsOff bool          // connections can be handed to workers
-	blocking bool          // workers get listeners that wait in accept, unless they change that
+	blocking bool          // workers get listeners that block, until they change that
 	logger   hclog.Logger  // of what an operator causes
 	log      hclog.Logger  // of what workers and clients can cause again and again
 	clock    *waitClock
 
 	mu        sync.Mutex
 	berths    []*berth          // by number
-	berthOf   []*berth          // by slot: where its clients come to
+	berthOf   []*berth          // by slot: the one that its clients come to
 	filled    []supervisor.Link // by slot: its worker; nil: it is empty
 	groups    []group
-	ipv4      map[group]group     // of one for both families: the one for IPv4 in its place
+	ipv4      map[group]group     // by group for both families: the one for IPv4 in its place
 	follows   bool                // there are groups where workers listen
-	user      *syscall.Credential // whom they run as; nil: as we do
+	user      *syscall.Credential // that workers run as; nil: as we do
 	closed    bool
-	served    bool // some slot was filled, once
+	served    bool // a slot was filled, once
 	acceptors sharedAcceptors
-	repairErr string // why listeners could not be put right in the latest look
+	repairErr string // why the latest repair has failed; empty: it has not
 
-	sharingRemedy   string     // what to do about workers that listen by themselves
-	strangers       []stranger // who were found at our addresses, and not told of yet
+	sharingRemedy   string     // for workers that listen by themselves
+	strangers       []stranger // found at our addresses, and not logged yet
 	warning         sync.Mutex
-	strangerTold    time.Time // when a stranger was told of
-	strangersUntold int       // those who were not, since
+	strangerTold    time.Time // when a stranger was logged last
+	strangersUntold int       // how many were left out since
 
 	finishing func(supervisor.Link) // told of workers that have closed their listeners
 }
@@ -93,19 +90,25 @@ type Config struct {
 	Groups        []*reuseport.Group // in which slots are in order, as after Listen; the Route takes ownership with Close
 	Balancer      *balancer.Balancer // accepts and hands off where workers do not accept
 	HandsOff      bool               // connections can be handed to workers
-	Blocking      bool               // workers get listeners that wait in accept, unless they change that
-	SharingRemedy string             // what to do about workers that listen by themselves
+	Blocking      bool               // workers get listeners that block, until they change that; not with HandsOff
+	SharingRemedy string             // what to do about workers that listen by themselves, for the log
 
 	// Follows has the Route listen where workers do: there may be no Groups yet.
 	Follows bool
-	User    *syscall.Credential // whom workers run as; nil: as we do
+	User    *syscall.Credential // that workers run as; nil: as we do
 
 	// Finishing is told, from Serve on, of workers that have closed their listeners. It must not wait.
 	Finishing func(supervisor.Link)
 }
 
-// New makes the berths of groups.
+// errBlocking: accepting in order to hand off makes listeners non-blocking.
+var errBlocking = errors.New("kernelroute: workers that are handed connections cannot have listeners that block")
+
+// New makes a Route whose slots are empty, and as many as the groups have listeners.
 func New(cfg Config) (*Route, error) {
+	if cfg.HandsOff && cfg.Blocking {
+		return nil, errBlocking
+	}
 	refusing := cfg.Balancer.Config()
 	refusing.MaxRetries = 0
 	refuser, err := balancer.New(refusing, cfg.Balancer.Table())
@@ -122,7 +125,7 @@ func New(cfg Config) (*Route, error) {
 	return r, nil
 }
 
-// newRoute makes a Route without balancers, and on no machine.
+// newRoute makes a Route that has no balancers and no machine yet.
 func newRoute(cfg Config, placing balancer.Config, groups []group) *Route {
 	r := &Route{
 		groups:        groups,
@@ -155,19 +158,18 @@ func newRoute(cfg Config, placing balancer.Config, groups []group) *Route {
 	return r
 }
 
-// slotOf returns the slot that an address belongs to now.
+// slotOf returns the slot that a client's address belongs to now.
 func (r *Route) slotOf(client netip.Addr) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.hash.Key(client).Slot(max(len(r.berthOf), 1))
 }
 
-// Refuser is the balancer that refuses those who cannot be handed off.
+// Refuser returns the balancer that refuses connections which cannot be handed off.
 func (r *Route) Refuser() *balancer.Balancer { return r.refusing }
 
-// Resize implements supervisor.Slots. Whoever waits in the queue of a slot that is no more
-// belongs to another, if they can be handed over; else its worker serves them before it
-// leaves.
+// Resize implements supervisor.Slots. Connections in the queue of a slot that is no more go to other slots
+// if they can be handed off; else its worker serves them before it leaves.
 func (r *Route) Resize(n int) {
 	r.table.Resize(n)
 	r.mu.Lock()
@@ -194,7 +196,7 @@ func (r *Route) Resize(n int) {
 	r.updateAcceptors()
 }
 
-// nextBerth returns the berth of the worker that is to fill a slot next, nil if there is none.
+// nextBerth returns the berth of the worker that is about to fill a slot; nil: there is none.
 func (r *Route) nextBerth(slot int) *berth {
 	for _, b := range r.berths {
 		for _, l := range b.leases {
@@ -206,13 +208,13 @@ func (r *Route) nextBerth(slot int) *berth {
 	return nil
 }
 
-// Fill is as for supervisor.Slots.
+// Fill puts a worker in a slot, as supervisor.Slots says: from now on the slot's clients come to its berth.
 func (r *Route) Fill(slot int, link Link) {
 	if worker := link.Worker(); worker != nil {
 		r.table.Fill(slot, worker)
 	}
 	r.mu.Lock()
-	r.served = true // so there will be no other groups
+	r.served = true // from now on no other groups are opened
 	groups := r.groups
 	r.mu.Unlock()
 	// Without our lock, since the link may ask us for a listener under its own.
@@ -236,8 +238,8 @@ func (r *Route) Fill(slot int, link Link) {
 	r.updateAcceptors()
 }
 
-// Empty implements supervisor.Slots. If the next worker is about to be ready, new clients wait for
-// it at its berth.
+// Empty implements supervisor.Slots. New clients wait at the berth of the worker that is about to fill the slot, if
+// there is one.
 func (r *Route) Empty(slot int) {
 	r.table.Empty(slot)
 	r.mu.Lock()
@@ -245,7 +247,7 @@ func (r *Route) Empty(slot int) {
 	r.filled[slot] = nil
 	next := r.nextBerth(slot)
 	if next == nil && r.berthOf[slot].spoiled {
-		next, _ = r.vacant(slot) // until then they may be kept away
+		next, _ = r.vacant(slot) // a locked filter may keep clients away here
 	}
 	if next != nil {
 		r.moveSlot(slot, next)
@@ -254,8 +256,8 @@ func (r *Route) Empty(slot int) {
 	r.updateAcceptors()
 }
 
-// HandleEvent is told what happens to workers, by the supervisor's loop (Config.OnEventInLoop). It makes a few system calls
-// for each slot, and does not wait.
+// HandleEvent notes what happens to workers. The supervisor's loop calls it (Config.OnEventInLoop): it makes a few system
+// calls for each slot, and does not wait.
 func (r *Route) HandleEvent(e supervisor.Event) {
 	if e.Kind == supervisor.WorkerExited || e.Kind == supervisor.WorkerGone {
 		r.repairListeners()

@@ -1,6 +1,7 @@
 package kernelroute
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -79,5 +80,12 @@ func TestRulePromises(t *testing.T) {
 		if text := fmt.Sprint(s.slot, a); text == "" {
 			t.Error("no words")
 		}
+	}
+}
+
+// TestBlockingAndHandsOff: the two exclude each other, and New says so.
+func TestBlockingAndHandsOff(t *testing.T) {
+	if _, err := New(Config{HandsOff: true, Blocking: true}); !errors.Is(err, errBlocking) {
+		t.Error(err)
 	}
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/handfast/handfast/master/reuseport"
 )
 
-// Serve waits until accepting ends, and then, within the patience and until killed ends, until
-// those who were connected before have been accepted.
+// Serve looks after the listeners until accepting ends. Then it stops handshakes, and waits, within the patience and
+// until killed ends, until workers or the master have accepted the connections that there are.
 func (r *Route) Serve(accepting, killed context.Context, patience time.Duration) error {
 	r.mu.Lock()
 	for _, g := range r.groups {
@@ -43,7 +43,7 @@ func (r *Route) Serve(accepting, killed context.Context, patience time.Duration)
 		err = errors.Join(err, g.StopHandshakes())
 	}
 	r.mu.Unlock()
-	time.Sleep(balancer.LastGrace) // for handshakes that are under way (acceptor.run)
+	time.Sleep(balancer.LastGrace) // for handshakes that are under way
 	for r.waiting() > 0 && time.Now().Before(deadline) && killed.Err() == nil {
 		time.Sleep(queuePoll)
 	}
@@ -68,7 +68,7 @@ func (r *Route) Queue(slot int) (sum int) {
 	return sum
 }
 
-// each calls f for each listener that there ever was.
+// each calls f for each listener, also of berths that no worker has.
 func (r *Route) each(f func(listener *os.File, waiting int) error) (err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -84,8 +84,8 @@ func (r *Route) each(f func(listener *os.File, waiting int) error) (err error) {
 	return err
 }
 
-// Close refuses those whom nobody accepted, and closes the listeners. Call it when the
-// workers have ended.
+// Close refuses the connections that nobody has accepted, and closes the listeners. Call it when the workers have
+// ended.
 func (r *Route) Close(ctx context.Context) {
 	r.mu.Lock()
 	r.closed = true
@@ -95,7 +95,7 @@ func (r *Route) Close(ctx context.Context) {
 		if waiting > 0 {
 			err = r.refuser.TakeBacklog(listener)
 		}
-		// An accept that waits, since somebody has made the listener blocking, ends only so.
+		// This alone ends an accept that waits, which it does if a worker has made the listener blocking.
 		sock.Control(listener, func(fd int) error { return unix.Shutdown(fd, unix.SHUT_RD) })
 		return err
 	})

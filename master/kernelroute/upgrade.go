@@ -11,17 +11,17 @@ import (
 	"github.com/handfast/handfast/master/supervisor"
 )
 
-// Saved is what the next program needs to go on with slots that the kernel gives clients to.
+// Saved is what the next program needs in order to go on with a Route.
 type Saved struct {
 	Groups []savedGroup
 	Berths []savedBerth
-	At     []int // by slot: the berth that its clients come to
+	At     []int // by slot: the number of the berth that its clients come to
 	Served bool
 }
 
 type savedGroup struct {
 	reuseport.Saved
-	IPv4Of int // of which group it is the one for IPv4 alone; -1: of none
+	IPv4Of int // the group in whose place this one is, for IPv4 alone; -1: in none's
 }
 
 type savedBerth struct {
@@ -33,6 +33,7 @@ type savedBerth struct {
 
 type savedLease struct{ Slot, PID int }
 
+// Save keeps the listeners and says what is known of them.
 func (r *Route) Save(b *reexec.Bundle) *Saved {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -59,6 +60,7 @@ func (r *Route) Save(b *reexec.Bundle) *Saved {
 	return state
 }
 
+// Restore makes the groups, which the caller owns, also on error.
 func (s *Saved) Restore(b *reexec.Bundle, config hash.Config) (groups []*reuseport.Group, err error) {
 	for _, entry := range s.Groups {
 		g, err := reuseport.Restore(b, entry.Saved, config)
@@ -70,7 +72,7 @@ func (s *Saved) Restore(b *reexec.Bundle, config hash.Config) (groups []*reusepo
 	return groups, nil
 }
 
-// Restore puts back what was known of the groups, which New was given.
+// Restore puts back what the program before knew of the groups that New was given. Call it before anything else.
 func (r *Route) Restore(state *Saved) error {
 	n := len(state.Berths)
 	if len(state.Groups) == 0 && !r.follows || n == 0 || slices.ContainsFunc(state.Groups, func(g savedGroup) bool { return len(g.Members) != n }) ||
