@@ -28,6 +28,7 @@ func TestAccessLog(t *testing.T) {
 		t.Errorf("answered by %q", got)
 	}
 	o := fdtest.Receive(t, "an outcome", outcomes)
+	fdtest.Eventually(t, "a line is written", func() bool { return access.String() != "" })
 	access.expect(t, "connection: peer="+c.LocalAddr().String()+" client=127.0.0.1 slot=0 pid=1073741824 parked=0 result=handed_off")
 	if pid := p.pidOf(o); pid != firstPID {
 		t.Errorf("pid %d", pid)

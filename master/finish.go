@@ -34,7 +34,7 @@ func (m *Master) settleDraining(asked syscall.Signal) {
 	signal, why := chooseDrainSignal(m.command)
 	m.drainsTold = signal != launch.NoSignal && (asked == signal || asked == 0)
 	m.drainSignal = cmp.Or(asked, signal)
-	if asked == 0 && m.kind.signalled {
+	if asked == 0 && m.kind.foreign {
 		m.log.Info("drain signal chosen", "signal", launch.SignalName(signal), "reason", why, "change_with", "--drain-signal")
 	}
 }

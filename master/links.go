@@ -36,18 +36,31 @@ const (
 func (k LinkKind) row() *row      { return &rows[k] }
 func (k LinkKind) String() string { return rows[k].name }
 
+// TakesConnections tells whether workers can be handed single connections, so that the master can route.
+func (k LinkKind) TakesConnections() bool { return rows[k].connections }
+
+// TakesListeners tells whether workers can be given listeners, so that the kernel can route.
+func (k LinkKind) TakesListeners() bool { return rows[k].listeners }
+
+// Follows tells whether workers say where they listen, so that handfast need not know it before.
+func (k LinkKind) Follows() bool { return rows[k].follows }
+
+// Foreign tells whether workers know nothing of handfast. Their process begins as the master's program (package
+// launch), and a signal tells it to finish.
+func (k LinkKind) Foreign() bool { return rows[k].foreign }
+
 // row is one kind of link: what its workers take and can do, and how a worker's link is made.
 type row struct {
 	name string // in the log and in Status
 
-	connections bool // workers can be handed single connections, so the master can route
-	listeners   bool // workers can be given listeners, so the kernel can route
+	connections bool // TakesConnections
+	listeners   bool // TakesListeners
 	blocking    bool // those wait in accept, unless the worker changes that
-	follows     bool // workers say where they listen, so handfast need not know it before
+	follows     bool // Follows
+	foreign     bool // Foreign
 	binds       bool // workers bind the port by themselves
 	anywhere    bool // and wait for clients at sockets that are bound to other addresses
 	reports     bool // workers may report their connections and answer a watchdog
-	signalled   bool // workers know nothing of us: a signal tells them to finish
 	clustered   bool // workers are processes of a Node cluster, each of them
 
 	open    func(*Master, supervisor.Seat, *kernelroute.Lease) (*workerLink, error)
@@ -102,7 +115,7 @@ var rows = [...]row{
 		name:      "activation",
 		listeners: true,
 		blocking:  true,
-		signalled: true,
+		foreign:   true,
 		open: func(m *Master, _ supervisor.Seat, l *kernelroute.Lease) (*workerLink, error) {
 			return activationLink(activation.Open(m.activationConfig(l)))
 		},
@@ -120,7 +133,7 @@ var rows = [...]row{
 		blocking:  true,
 		follows:   true,
 		binds:     true,
-		signalled: true,
+		foreign:   true,
 		open: func(m *Master, _ supervisor.Seat, l *kernelroute.Lease) (*workerLink, error) {
 			return bindLink(bindswap.Open(m.bindConfig(l)))
 		},
@@ -134,7 +147,7 @@ var rows = [...]row{
 		connections: true,
 		binds:       true,
 		anywhere:    true,
-		signalled:   true,
+		foreign:     true,
 		open: func(m *Master, _ supervisor.Seat, _ *kernelroute.Lease) (*workerLink, error) {
 			return injectLink(acceptinject.Open(m.injectConfig()))
 		},
@@ -143,16 +156,16 @@ var rows = [...]row{
 
 // The compiler checks here what the rows rely on, and the balancer.
 var (
-	_ supervisor.Link         = (*mailbox.Mailbox)(nil)
-	_ balancer.Copier         = (*mailbox.Mailbox)(nil) // else the straight line closes one by one
-	_ supervisor.Link         = (*nodeipc.Link)(nil)
-	_ balancer.Worker         = (*nodeipc.Link)(nil)
-	_ interface{ Slot() int } = (*nodeipc.Link)(nil) // where connections of a session are counted
-	_ supervisor.Link         = (*activation.Link)(nil)
-	_ supervisor.Link         = (*bindswap.Link)(nil)
-	_ supervisor.Link         = (*acceptinject.Link)(nil)
-	_ balancer.Worker         = (*acceptinject.Link)(nil)
-	_ kernelroute.Link        = (*workerLink)(nil)
+	_ supervisor.Link  = (*mailbox.Mailbox)(nil)
+	_ balancer.Copier  = (*mailbox.Mailbox)(nil) // else the straight line closes one by one
+	_ supervisor.Link  = (*nodeipc.Link)(nil)
+	_ balancer.Worker  = (*nodeipc.Link)(nil)
+	_ balancer.Placed  = (*nodeipc.Link)(nil) // whose connections of sessions are counted for its slot
+	_ supervisor.Link  = (*activation.Link)(nil)
+	_ supervisor.Link  = (*bindswap.Link)(nil)
+	_ supervisor.Link  = (*acceptinject.Link)(nil)
+	_ balancer.Worker  = (*acceptinject.Link)(nil)
+	_ kernelroute.Link = (*workerLink)(nil)
 )
 
 // workerLink is a worker's link, and what can be asked of it beside what the supervisor asks. A field is nil

@@ -28,6 +28,8 @@ func TestRows(t *testing.T) {
 			t.Errorf("%s: %v", r.name, kind)
 		case !r.connections && !r.listeners:
 			t.Errorf("%s can be given nothing", r.name)
+		case kind.TakesConnections() != r.connections, kind.TakesListeners() != r.listeners, kind.Follows() != r.follows, kind.Foreign() != r.foreign:
+			t.Errorf("%s is said to be another", r.name)
 		case r.open == nil:
 			t.Errorf("%s cannot be opened", r.name)
 		case (r.waitsFor == "") != (r.notReady == "") || r.listeners && r.sharing == "":
@@ -63,7 +65,7 @@ func TestLinks(t *testing.T) {
 	} {
 		cfg, _, _ := newConfig(t)
 		cfg.Link = kind
-		if kind.row().connections {
+		if kind.TakesConnections() {
 			cfg.Listeners = []net.Listener{listen(t)}
 		} else {
 			cfg.Groups = append(cfg.Groups, group(t))
@@ -93,14 +95,14 @@ func TestLinks(t *testing.T) {
 		if got := strings.Join(can, " "); got != want {
 			t.Errorf("%v: %s, want %s", kind, got, want)
 		}
-		if accepts := link.Accepts(somewhere); accepts != (kind == LinkActivation) || link.isServed() || (link.Worker() != nil) != kind.row().connections {
+		if accepts := link.Accepts(somewhere); accepts != (kind == LinkActivation) || link.isServed() || (link.Worker() != nil) != kind.TakesConnections() {
 			t.Errorf("%v: accepts %v, served %v, worker %v, before it is started", kind, accepts, link.isServed(), link.Worker())
 		}
 		if !link.Ping() {
 			t.Errorf("%v: does not answer before it is started", kind)
 		}
-		if group := kind.row().signalled; link.DrainsGroup() != group {
-			t.Errorf("%v: drains its group: %v", kind, !group)
+		if link.DrainsGroup() != kind.Foreign() {
+			t.Errorf("%v: foreign: %v, drains its group: %v", kind, kind.Foreign(), link.DrainsGroup())
 		}
 		if m.kind.restore == nil {
 			if _, err := link.Save(reexec.NewBundle("")); !errors.Is(err, supervisor.ErrNotKept) {

@@ -66,6 +66,7 @@ func TestStatus(t *testing.T) {
 	p.isReady()
 	c := p.dial()
 	p.answer(c)
+	fdtest.Eventually(t, "it is counted", func() bool { return p.Stats().HandedOff == 1 })
 	s := p.Status()
 	if s.Name != "test" || s.Version != "1" || s.Route != "master" || s.Link != "native" || s.Key != "address" || s.Stopping ||
 		strings.Join(s.Addresses, " ") != p.at || s.Generation != 1 || s.Reload != nil || s.Upgrade.At != nil || s.Now.Before(s.Started) {

@@ -86,9 +86,7 @@ func TestAdopt(t *testing.T) {
 	if u := s.Upgrade; u.Count != 1 || u.From != "1" || u.At == nil || u.Error != "" || len(s.Slots) != 2 {
 		t.Errorf("%+v, %d slots", u, len(s.Slots))
 	}
-	if stats := p.Stats(); stats.Accepted != 1 || stats.HandedOff != 1 {
-		t.Errorf("%+v", stats)
-	}
+	fdtest.Eventually(t, "it is counted", func() bool { s := p.Stats(); return s.Accepted == 1 && s.HandedOff == 1 })
 	if n := after.count(); n != 2 {
 		t.Errorf("%d workers were started", n)
 	}

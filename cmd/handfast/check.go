@@ -142,7 +142,7 @@ func (t *checking) sayPlan() {
 			t.note("run warns", remark.String())
 		}
 	}
-	if t.config.DrainSignal == 0 && d.link != master.LinkNative && d.link != master.LinkNode {
+	if t.config.DrainSignal == 0 && d.link.Foreign() {
 		signal, why := master.ChooseDrainSignal(t.config.Supervisor.Command)
 		t.say("--drain-signal auto", signal+": "+why)
 	}
@@ -276,7 +276,7 @@ func (t *checking) workers() {
 	}
 	t.try("command", err)
 	self, err := os.Executable()
-	if err == nil && s.Rights.User != nil && (t.plan.link == master.LinkAny || t.plan.link == master.LinkActivation) {
+	if err == nil && s.Rights.User != nil && t.plan.link.Foreign() {
 		t.try("handfast itself", runnable(self, s))
 	}
 }

@@ -197,8 +197,8 @@ func (r intent) fits(kind master.LinkKind) error {
 func (r intent) decideRoute(d *decision, notKernel error) {
 	d.route = routeMaster
 	switch {
-	case r.route == routeMaster, d.link == master.LinkInject:
-	case r.route == routeKernel, d.link == master.LinkActivation, d.link == master.LinkAny:
+	case r.route == routeMaster, !d.link.TakesListeners():
+	case r.route == routeKernel, !d.link.TakesConnections():
 		d.route = routeKernel
 	case notKernel != nil:
 		d.notKernel = notKernel
@@ -220,7 +220,7 @@ func (r intent) decideAddresses(d *decision, f facts) {
 	d.listen = r.listen
 	switch {
 	case f.passed || len(r.listen) > 0:
-	case d.link == master.LinkAny:
+	case d.link.Follows():
 		d.follow = true // the port that the server binds is the one that the world sees
 		d.note("handfast listens where the first worker does", "change_with", "--listen")
 	default:

@@ -103,7 +103,7 @@ func (t *Table) countsOf(w Worker) *counts { return t.counts(slotOf(w)) }
 
 // slotOf returns a worker's slot, if it can tell that, else NoSlot.
 func slotOf(w Worker) int {
-	if placed, ok := w.(interface{ Slot() int }); ok {
+	if placed, ok := w.(Placed); ok {
 		return placed.Slot()
 	}
 	return NoSlot
