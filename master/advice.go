@@ -90,7 +90,7 @@ func (m *Master) adviseSlow(e supervisor.Event) {
 // adviseFailed says which address a worker could not have, if it failed for that.
 func (m *Master) adviseFailed(e supervisor.Event) {
 	where := []any{"slot", e.Slot, "pid", e.PID, "generation", e.Generation}
-	command := programs.See(m.command)
+	command := programs.Resolve(m.command)
 	port, inUse := programs.AddressInUse(e.LastWords)
 	for _, at := range m.wanted(e.Link, port) {
 		if other := m.holder(e, at); other != nil {

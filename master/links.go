@@ -287,7 +287,7 @@ func own(l *kernelroute.Lease) func(netip.AddrPort) *os.File {
 }
 
 func (m *Master) activationConfig(l *kernelroute.Lease) activation.Config {
-	program := programs.See(m.command)
+	program := programs.Resolve(m.command)
 	return activation.Config{
 		Listeners:   l.Files(),
 		NonBlocking: program.InheritsNonBlocking(),

@@ -92,13 +92,13 @@ func (m *Master) sharing(pid int) []int {
 func (m *Master) warnSeveral(e supervisor.Event, pids []int) {
 	const message = "slot is served by several processes"
 	args := []any{"slot", e.Slot, "generation", e.Generation, "processes", len(pids), "pids", fmt.Sprint(pids[:min(len(pids), maxNamed)])}
-	program := programs.See(m.command)
+	program := programs.Resolve(m.command)
 	server, _ := program.Server()
 	switch {
 	case server.Forks:
 		m.few.Info(message, append(args, "note", "what they keep in memory about a client is not sticky")...)
-	case server.One != "":
-		m.few.Warn(message, append(args, "note", "what they keep in memory about a client is not sticky", "remedy", fmt.Sprintf("%s %s, and handfast --workers N for more processes", server.Name, server.One))...)
+	case server.OneProcess != "":
+		m.few.Warn(message, append(args, "note", "what they keep in memory about a client is not sticky", "remedy", fmt.Sprintf("%s %s, and handfast --workers N for more processes", server.Name, server.OneProcess))...)
 	default:
 		m.few.Warn(message, append(args, "note", "what they keep in memory about a client is not sticky", "remedy", "have the server run one process, and handfast --workers N for more")...)
 	}

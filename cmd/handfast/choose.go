@@ -131,7 +131,7 @@ func (r intent) choose(f facts, noListeners error) (choice, error) {
 	why := f.program.Why
 	cannot := cmp.Or(noListeners, f.noBind)
 	switch kind := f.program.Kind; {
-	case kind == programs.NodeNothing:
+	case kind == programs.NodeWithoutScript:
 		return choice{}, usagef("%s: name a script", why)
 	case kind == programs.Node:
 		return choice{link: master.LinkNode, why: why}, nil
@@ -235,7 +235,7 @@ func (d *decision) followProject(f facts) {
 
 // warnOfStarter: a command for which --worker-link node was asked does not get the channel.
 func (d *decision) warnOfStarter(f facts) {
-	if slices.Contains([]programs.Kind{programs.NodeStarter, programs.NodeNothing}, f.program.Kind) {
+	if slices.Contains([]programs.Kind{programs.NodeStarter, programs.NodeWithoutScript}, f.program.Kind) {
 		d.warn("workers will not hear Node's channel", "reason", f.program.Why, "remedy", f.runNodeItself()+", or --worker-link any")
 	}
 }

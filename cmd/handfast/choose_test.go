@@ -41,7 +41,7 @@ func TestChoose(t *testing.T) {
 		{kind: programs.NodeTool, want: master.LinkAny},
 		{kind: programs.NodeTool, asked: proxy, want: master.LinkNode, says: "behind-proxy"},
 		{kind: programs.NodeTool, filter: busy, want: master.LinkNode, says: "EBUSY"},
-		{kind: programs.NodeNothing, fails: true, says: "name a script"},
+		{kind: programs.NodeWithoutScript, fails: true, says: "name a script"},
 		{mailbox: true, want: master.LinkNative, says: "HANDFAST_FD"},
 		{mailbox: true, asked: proxy, filter: busy, want: master.LinkNative, says: "HANDFAST_FD"},
 		{want: master.LinkAny, says: "neither is Node nor names HANDFAST_FD"},

@@ -40,7 +40,7 @@ func (r intent) gather(setting supervisor.Setting, command []string, passed bool
 	f := facts{passed: passed, noProc: checkProc()}
 	command = setting.Located(command)
 	if r.link == linkAuto || r.link == linkNode {
-		f.program = programs.SeeIn(setting.Directory, command)
+		f.program = programs.ResolveIn(setting.Directory, command)
 		f.server, f.known = f.program.Server()
 	}
 	if r.link == linkAuto {
@@ -65,7 +65,7 @@ func (r intent) mayBind(f facts) bool {
 	if r.noListeners(r.notKernel(f)) != nil {
 		return false
 	}
-	return r.link == linkAny || r.link == linkAuto && !f.mailbox && f.program.Kind != programs.Node && f.program.Kind != programs.NodeNothing
+	return r.link == linkAny || r.link == linkAuto && !f.mailbox && f.program.Kind != programs.Node && f.program.Kind != programs.NodeWithoutScript
 }
 
 // mayInject tells whether a worker may be given connections when it accepts.

@@ -25,7 +25,7 @@ var planCommands = map[string]facts{
 	"npm start":            {program: programs.Command{Kind: programs.NodeStarter, Why: "npm starts the program", Instead: []string{"node", "app.js"}}},
 	"pm2":                  {program: programs.Command{Kind: programs.NodeStarter, Why: "pm2 starts the program"}},
 	"tool":                 {program: programs.Command{Kind: programs.NodeTool, Why: "npm has installed the command"}},
-	"node":                 {program: programs.Command{Kind: programs.NodeNothing, Why: "Node without a script"}},
+	"node":                 {program: programs.Command{Kind: programs.NodeWithoutScript, Why: "Node without a script"}},
 	"native":               {mailbox: true},
 	"gunicorn":             {server: programs.Server{Name: "gunicorn", Inherits: "LISTEN_FDS"}, known: true},
 	"uvicorn":              {server: programs.Server{Name: "uvicorn"}, known: true},
@@ -310,7 +310,7 @@ func refuses(t *testing.T, what planCase, err error, remedied map[string]bool) {
 		t.Errorf("%s: neither a usage error, nor what the machine lacks: %s", what, text)
 		return
 	}
-	if f.program.Kind == programs.NodeNothing && strings.HasSuffix(text, "name a script") {
+	if f.program.Kind == programs.NodeWithoutScript && strings.HasSuffix(text, "name a script") {
 		return
 	}
 	names := func(flag string) bool { return strings.Contains(text, strings.Fields(flag)[0]) }

@@ -8,20 +8,20 @@ import (
 	"strings"
 )
 
-// Kind says what listens in the end, as far as that decides how it can be given connections.
+// Kind is what the program that listens is, as far as that decides how it can be given connections.
 type Kind int
 
-// The kinds.
+// The kinds of programs.
 const (
-	Other       Kind = iota // anything but Node
-	Node                    // Node runs a script, and Node's channel reaches it
-	NodeStarter             // Node, or something that takes Node's channel away, starts the program that listens
-	NodeTool                // a command that npm has installed: it may listen itself, or start what does
-	NodeNothing             // Node without a program
+	Other             Kind = iota // anything but Node
+	Node                          // Node runs a script, and Node's channel reaches it
+	NodeStarter                   // Node, or something that takes Node's channel away, starts the program that listens
+	NodeTool                      // a command that npm has installed: it may listen itself, or start what does
+	NodeWithoutScript             // Node reads its program from standard input
 )
 
 func (k Kind) String() string {
-	return [...]string{"other", "node", "node starter", "node tool", "node without a program"}[k]
+	return [...]string{"other", "node", "node starter", "node tool", "node without a script"}[k]
 }
 
 // Command is what a worker's command comes to.
@@ -39,19 +39,19 @@ type Command struct {
 
 	dir   string // where relative names are resolved; empty: the working directory
 	depth int    // how many commands were looked through to find it
-	cut   string // the wrapper that keeps Node's channel from the program; empty: none
+	cutBy string // the wrapper that keeps Node's channel from the program; empty: none
 }
 
 // maxWrappers is how many wrappers around one another are looked through.
 const maxWrappers = 16
 
-// See looks through what is wrapped around a program, which runs in the working directory.
-func See(command []string) Command { return SeeIn("", command) }
+// Resolve looks through the wrappers of a program that runs in the working directory.
+func Resolve(command []string) Command { return ResolveIn("", command) }
 
-// SeeIn is See for a program that runs in another directory; empty: the working directory.
-func SeeIn(dir string, command []string) Command { return seeIn(dir, command, 0) }
+// ResolveIn is Resolve for a program that runs in another directory; empty: the working directory.
+func ResolveIn(dir string, command []string) Command { return resolve(dir, command, 0) }
 
-func seeIn(dir string, command []string, depth int) Command {
+func resolve(dir string, command []string, depth int) Command {
 	c := Command{Args: command, dir: dir, depth: depth}
 	for depth < maxWrappers {
 		depth++
@@ -105,7 +105,7 @@ func (c *Command) enterScript() bool {
 		return false
 	}
 	c.Args = in.Args
-	c.cut += in.cut
+	c.cutBy += in.cutBy
 	return true
 }
 
@@ -114,9 +114,9 @@ func (c *Command) classify() {
 	if len(c.Args) == 0 || !isNodeName(c.Args[0]) || c.depth >= maxWrappers {
 		return
 	}
-	c.seeNode()
-	if c.cut != "" && (c.Kind == Node || c.Kind == NodeTool) {
-		c.Kind, c.Why = NodeStarter, "Node's channel is kept from the program by "+c.cut
+	c.classifyNode()
+	if c.cutBy != "" && (c.Kind == Node || c.Kind == NodeTool) {
+		c.Kind, c.Why = NodeStarter, "Node's channel is kept from the program by "+c.cutBy
 		c.Instead = c.Args
 	}
 }

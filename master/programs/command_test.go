@@ -75,9 +75,9 @@ func TestSee(t *testing.T) {
 		{command: "./watching 8080", kind: NodeStarter, args: "node --watch ./watching 8080", instead: "node ./watching 8080"},
 		{command: "./run.sh", kind: Other},
 
-		{command: "node", kind: NodeNothing},
-		{command: "node -", kind: NodeNothing},
-		{command: "node -i", kind: NodeNothing},
+		{command: "node", kind: NodeWithoutScript},
+		{command: "node -", kind: NodeWithoutScript},
+		{command: "node -i", kind: NodeWithoutScript},
 		{command: "node -r ./app.js", kind: NodeStarter},
 		{command: "node -e 1", kind: NodeStarter},
 		{command: "node --eval=1", kind: NodeStarter},
@@ -152,7 +152,7 @@ func TestSee(t *testing.T) {
 		} else if strings.HasPrefix(test.command, "sh|") {
 			words = strings.SplitN(test.command, "|", 3)
 		}
-		c := See(words)
+		c := Resolve(words)
 		args := test.args
 		if args == "" {
 			args = strings.Join(words, " ")
@@ -171,7 +171,7 @@ func TestSee(t *testing.T) {
 			t.Errorf("%q: %v because of %q", test.command, c.Kind, c.Why)
 		}
 	}
-	if c := See(nil); c.Kind != Other || c.Args != nil {
+	if c := Resolve(nil); c.Kind != Other || c.Args != nil {
 		t.Errorf("no command: %+v", c)
 	}
 }
@@ -186,7 +186,7 @@ func TestSeeIn(t *testing.T) {
 		"node_modules/.bin/npm start":     "node starter: env PORT=1 node app.js",
 		"nginx -c app.js":                 "other: ",
 	} {
-		c := SeeIn(dir, strings.Fields(command))
+		c := ResolveIn(dir, strings.Fields(command))
 		script, _ := strings.CutPrefix(c.Script, dir+"/")
 		if c.Kind == NodeStarter {
 			script = strings.Join(c.Instead, " ")
@@ -223,6 +223,6 @@ func FuzzShell(f *testing.F) {
 				t.Errorf("%q: %q, %v", plain, got, ok)
 			}
 		}
-		See([]string{"sh", "-c", text})
+		Resolve([]string{"sh", "-c", text})
 	})
 }

@@ -6,15 +6,15 @@ import (
 	"syscall"
 )
 
-// finishing are the programs of which we know a signal on which they finish what they have and
-// exit. The whole process group gets it. Each was observed with two requests of three seconds in
+// drainSignals has, for each program of which we know one, the signal on which it finishes what it has and
+// exits. The whole process group gets it. Each was observed with two requests of three seconds in
 // flight (Debian 12).
 //
 // All others lose what they have (a Go or Node program without a handler, http.server, tornado,
 // websockets, flask, twisted, daphne, starman, Java without a shutdown hook, redis, memcached,
 // mosquitto, dnsmasq, iperf3), or a part of it (php -S, which finishes one request on INT), or do
 // not end (uwsgi reloads on TERM), or nobody knows what they do.
-var finishing = map[string]syscall.Signal{
+var drainSignals = map[string]syscall.Signal{
 	"nginx":         syscall.SIGQUIT,
 	"php-fpm":       syscall.SIGQUIT, // set process_control_timeout, or it waits for nobody
 	"apache":        syscall.SIGWINCH,
@@ -37,17 +37,17 @@ var finishing = map[string]syscall.Signal{
 // DrainSignal returns the signal on which the program of a command is known to finish, and its name.
 // That is also that of the script or module that an interpreter runs.
 func DrainSignal(command []string) (signal syscall.Signal, name string, known bool) {
-	c := See(command)
+	c := Resolve(command)
 	name = c.Name()
 	if name == "bundle" && len(c.Args) > 2 && c.Args[1] == "exec" {
-		c = See(c.Args[2:])
+		c = Resolve(c.Args[2:])
 		name = c.Name()
 	}
 	if slices.Contains(interpreters, name) {
 		c.Args = scriptOf(c.Args[1:])
 		name = c.Name()
 	}
-	signal, known = finishing[name]
+	signal, known = drainSignals[name]
 	return signal, name, known
 }
 

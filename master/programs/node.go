@@ -59,8 +59,8 @@ func (o nodeOption) evaluates() bool {
 	return short || o.name == "--eval" || o.name == "--print"
 }
 
-// seeNode reads Node's own options, and says what it runs.
-func (c *Command) seeNode() {
+// classifyNode reads Node's own options, and says what it runs.
+func (c *Command) classifyNode() {
 	words := c.Args[1:]
 	kept := []string{c.Args[0]} // without what makes it a starter
 	preloads, watch := false, ""
@@ -73,7 +73,7 @@ func (c *Command) seeNode() {
 		if o.name == "--" {
 			break
 		}
-		if c.seeNodeOption(o) {
+		if c.classifyByOption(o) {
 			return
 		}
 		if o.name == "--watch" || o.name == "--watch-path" {
@@ -90,16 +90,16 @@ func (c *Command) seeNode() {
 	case len(words) > 0 && words[0] == "inspect":
 		c.starts("node inspect", append(kept, words[1:]...))
 	case len(words) > 0 && words[0] != "-":
-		c.seeScript(words)
+		c.classifyScript(words)
 	case preloads:
 		c.Kind, c.Why = NodeStarter, "Node does not hear its channel without a script"
 	default:
-		c.Kind, c.Why = NodeNothing, "Node without a script reads its program from standard input, and workers have none"
+		c.Kind, c.Why = NodeWithoutScript, "Node without a script reads its program from standard input, and workers have none"
 	}
 }
 
-// seeNodeOption says what Node runs if an option alone decides that, and tells whether it does.
-func (c *Command) seeNodeOption(o nodeOption) bool {
+// classifyByOption says what Node runs if an option alone decides that, and tells whether it does.
+func (c *Command) classifyByOption(o nodeOption) bool {
 	switch {
 	case o.evaluates() && (len(o.rest) > 1 || o.attached && len(o.rest) > 0):
 		// A further argument stands where a script would: Node sets its cluster module up.
@@ -111,7 +111,7 @@ func (c *Command) seeNodeOption(o nodeOption) bool {
 	case o.name == "--test":
 		c.starts("node --test", nil)
 	case o.name == "-i" || o.name == "--interactive":
-		c.Kind, c.Why = NodeNothing, "Node reads what is typed"
+		c.Kind, c.Why = NodeWithoutScript, "Node reads what is typed"
 	default:
 		return false
 	}
@@ -124,9 +124,9 @@ func (c *Command) starts(starter string, instead []string) {
 	c.Why = starter + " starts the program that listens, and keeps Node's channel from it"
 }
 
-// seeScript says what a script is that Node runs: the program itself, or a command that npm has
+// classifyScript says what a script is that Node runs: the program itself, or a command that npm has
 // installed.
-func (c *Command) seeScript(words []string) {
+func (c *Command) classifyScript(words []string) {
 	c.Script = c.script(words[0])
 	name := starterName(c.Script, words[0])
 	switch instead, ok := starter(name); {
@@ -298,7 +298,7 @@ func (c *Command) local(name string) string {
 // within returns a command that a starter starts, if Node's channel would reach it, or else what
 // it starts itself.
 func (c *Command) within(command []string) []string {
-	switch in := seeIn(c.dir, command, c.depth+1); in.Kind {
+	switch in := resolve(c.dir, command, c.depth+1); in.Kind {
 	case Node, NodeTool:
 		return command
 	case NodeStarter:

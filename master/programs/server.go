@@ -12,8 +12,8 @@ type Server struct {
 	// Forks: it serves with several processes by its nature, and seldom has in memory what belongs
 	// to a client.
 	Forks bool
-	// One is what has it serve with one process; empty: it always does, or it cannot be told.
-	One string
+	// OneProcess is what has it serve with one process; empty: it always does, or it cannot be told.
+	OneProcess string
 	// Inherits says what it takes inherited listeners by without more configuration, as this command
 	// has it; empty: it does not.
 	Inherits string
@@ -65,7 +65,7 @@ func (c *Command) Server() (s Server, ok bool) {
 	if !ok {
 		return s, false
 	}
-	s = Server{Name: name, Forks: known.forks, One: known.one}
+	s = Server{Name: name, Forks: known.forks, OneProcess: known.one}
 	if known.inherits != nil {
 		s.Inherits = known.inherits(c, args)
 	}

@@ -36,7 +36,7 @@ func TestServer(t *testing.T) {
 		{"python3", "", "", "", false},
 		{"./gunicorn.sh", "", "", "", false},
 	} {
-		c := See(strings.Fields(test.command))
+		c := Resolve(strings.Fields(test.command))
 		s, ok := c.Server()
 		if want := (Server{test.name, test.forks, test.one, test.inherits}); s != want || ok != (test.name != "") {
 			t.Errorf("%s: %+v, want %+v", test.command, s, want)

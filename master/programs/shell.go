@@ -29,7 +29,7 @@ func (c *Command) enterShell() bool {
 			break
 		}
 	}
-	in := Command{dir: c.dir, depth: c.depth, cut: c.cut}
+	in := Command{dir: c.dir, depth: c.depth, cutBy: c.cutBy}
 	commands, ok := parseShell(text)
 	if !ok || len(commands) == 0 {
 		return false

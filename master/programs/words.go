@@ -5,20 +5,20 @@ import (
 	"strconv"
 )
 
-// taken is how programs say that an address is in use: EADDRINUSE of Node, what strerror(3) says, Python's
+// addressInUse is how programs say that an address is in use: EADDRINUSE of Node, what strerror(3) says, Python's
 // number, Java and PostgreSQL.
-var taken = regexp.MustCompile(`(?i)EADDRINUSE|address (is )?already in use|address in use|errno 98|\(98\b`)
+var addressInUse = regexp.MustCompile(`(?i)EADDRINUSE|address (is )?already in use|address in use|errno 98|\(98\b`)
 
-// port is what may be an address's port beside that.
-var port = regexp.MustCompile(`(?:[:\]]|port[ =:"']+|,\s*)(\d{2,5})\b`)
+// portBeside is what may be an address's port beside that.
+var portBeside = regexp.MustCompile(`(?:[:\]]|port[ =:"']+|,\s*)(\d{2,5})\b`)
 
-// field is the port as Node writes it in an error's fields, each on a line of its own.
-var field = regexp.MustCompile(`(?m)^[ |]*port: (\d+)`)
+// portField is the port as Node writes it in an error's fields, each on a line of its own.
+var portField = regexp.MustCompile(`(?m)^[ |]*port: (\d+)`)
 
 // AddressInUse reads what a program wrote before it failed: whether that was because of an address that
 // was in use, and which port it named; 0 for none.
 func AddressInUse(words string) (number uint16, yes bool) {
-	at := taken.FindAllStringIndex(words, -1)
+	at := addressInUse.FindAllStringIndex(words, -1)
 	if at == nil {
 		return 0, false
 	}
@@ -30,14 +30,14 @@ func AddressInUse(words string) (number uint16, yes bool) {
 		for end < len(words) && words[end] != '\n' {
 			end++
 		}
-		ports := port.FindAllStringSubmatch(words[start:end], -1)
+		ports := portBeside.FindAllStringSubmatch(words[start:end], -1)
 		for i := len(ports) - 1; i >= 0; i-- { // a time may stand before
 			if n, err := strconv.ParseUint(ports[i][1], 10, 16); err == nil && n >= 10 && n != 98 {
 				return uint16(n), true
 			}
 		}
 	}
-	if named := field.FindAllStringSubmatch(words, -1); named != nil {
+	if named := portField.FindAllStringSubmatch(words, -1); named != nil {
 		n, _ := strconv.ParseUint(named[len(named)-1][1], 10, 16)
 		return uint16(n), true
 	}

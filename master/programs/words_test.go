@@ -29,7 +29,7 @@ func TestAddressInUse(t *testing.T) {
 			t.Errorf("%q: %d, %v", test.words, port, yes)
 		}
 	}
-	caddy := See([]string{"nice", "caddy", "run"})
+	caddy := Resolve([]string{"nice", "caddy", "run"})
 	for network, want := range map[string]string{"udp": "protocols h1 h2", "tcp": "admin off"} {
 		if got := caddy.OwnAddress(network, 2019); !strings.Contains(got, want) {
 			t.Errorf("%s: %s", network, got)

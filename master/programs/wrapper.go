@@ -55,7 +55,7 @@ func (c *Command) enterWrapper(name string, w wrapper) bool {
 		}
 		switch {
 		case slices.Contains(w.clears, option):
-			in.cut = name + " " + option
+			in.cutBy = name + " " + option
 		case slices.Contains(w.dirs, option):
 			in.enter(value)
 		case slices.Contains(w.splits, option):

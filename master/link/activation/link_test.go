@@ -150,7 +150,7 @@ type worker struct {
 
 func start(t *testing.T, cfg Config, command ...string) *worker {
 	t.Helper()
-	program := programs.See(command)
+	program := programs.Resolve(command)
 	cfg.Env, cfg.NonBlocking = program.InheritedEnv, cfg.NonBlocking || program.InheritsNonBlocking()
 	l, err := Open(cfg)
 	fdtest.Check(t, err)
