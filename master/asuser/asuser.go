@@ -1,9 +1,9 @@
 // Package asuser does things that workers ask of the master with their rights instead of the master's.
 //
-// A worker that runs as another user must not come to root's rights because root does something for it. To
-// look beforehand whether it might do so itself is not enough, since a path can lead elsewhere a moment
-// later. So the kernel is to decide: what is asked for is done by a thread that has the worker's user, groups and
-// capabilities, and is thrown away afterwards.
+// A worker that runs as another user must not gain root's rights because root does something for it. It is not
+// enough to look beforehand whether the worker might do that itself, since a path can lead elsewhere a moment
+// later. So the kernel decides: a thread that has the worker's user, groups and capabilities does it, and ends
+// afterwards.
 package asuser
 
 import (
@@ -17,12 +17,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errOther: the thread has not become the user that it should be. It does not happen.
+// errOther: the thread has not become the user that it should be. That would be a fault of the kernel's, or of ours.
 var errOther = errors.New("asuser: the thread has kept its user")
 
-// Do calls f with the rights of a process that is started as a user, and returns f's error; nil: that is
-// started without another user. Then it differs if this process has capabilities that its children do not
-// inherit (setcap, man 7 capabilities). f must do it in its own goroutine. Only root can become another user.
+// Do calls f with the rights of a process that is started as a user, and returns f's error. f must not leave it to
+// another goroutine. Only root can become another user. nil: a process that is started as the same user; its rights
+// differ if this process has capabilities that its children do not inherit (setcap, man 7 capabilities).
 func Do(as *syscall.Credential, f func() error) error {
 	if as == nil && os.Geteuid() == 0 {
 		return f()
@@ -53,7 +53,7 @@ func ownThread(f func() error) error {
 	return <-result
 }
 
-// become changes the calling thread alone: the system calls are raw, where package syscall's change all. The
+// become changes the calling thread alone: the system calls are raw, since package syscall's change all threads. The
 // real and the saved user stay, so that no other user can send the thread signals.
 func become(as *syscall.Credential) error {
 	const same = ^uintptr(0)

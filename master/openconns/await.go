@@ -6,10 +6,10 @@ const (
 	// soon and late are how long Await sleeps between two looks, at first and in the end.
 	soon = 20 * time.Millisecond
 	late = time.Second
-	// share is of its time what looking may take: one in so many parts.
+	// share bounds what looking may take: of so many parts of Await's time, one.
 	share = 50
-	// inARow is how often nothing must be seen: a connection that is just being accepted is in no
-	// queue any more, and no descriptor of a process yet.
+	// inARow is how many looks in a row must see nothing: a connection that is just being accepted is in no
+	// queue any more, and not yet a descriptor of a process.
 	inARow = 2
 )
 

@@ -6,10 +6,10 @@ import (
 	"strings"
 )
 
-// relation is what a process says of itself in /proc/PID/stat.
+// relation says where a process belongs (/proc/PID/stat).
 type relation struct{ parent, group int }
 
-// family returns the processes of a group, and those that descend from its first one.
+// family returns the processes of a group, and the descendants of its first one.
 func family(first int) (pids []int) {
 	all := processes()
 	belongs := make(map[int]bool, len(all))
@@ -31,7 +31,7 @@ func family(first int) (pids []int) {
 	return pids
 }
 
-// processes returns all that can be seen.
+// processes returns all processes that can be seen.
 func processes() map[int]relation {
 	folder, err := os.Open("/proc")
 	if err != nil {
@@ -56,8 +56,8 @@ func processes() map[int]relation {
 	return all
 }
 
-// parseStat reads a line such as "12 (a name) S 1 12 …" (man 5 proc). The name may have anything
-// in it.
+// parseStat reads a line such as "12 (a name) S 1 12 …" (man 5 proc). The name may contain
+// anything.
 func parseStat(line string) (r relation, ok bool) {
 	fields := strings.Fields(line[strings.LastIndexByte(line, ')')+1:])
 	if len(fields) < 3 {

@@ -13,18 +13,18 @@ import (
 )
 
 const (
-	// fresh is how long an answer of the kernel serves for other workers, too.
+	// fresh is how long an answer of the kernel serves other workers, too.
 	fresh = 20 * time.Millisecond
-	// still is how long nothing must have been received or sent by a connection that waits for
-	// its client, to be no more than kept alive.
+	// still is how long a connection that waits for its client must have received and sent nothing to count
+	// as merely kept alive.
 	still = time.Second
 )
 
-// ErrHidden: processes of the worker must not be looked into, so that nobody knows whether it has
+// ErrHidden: processes of the worker must not be looked into, so it is not known whether it has
 // connections. It is wrapped.
 var ErrHidden = errors.New("openconns: its descriptors cannot be seen")
 
-// states are those of a connection that a process may still want.
+// states are the states of a connection that a process may still use.
 var states = []sockdiag.State{sockdiag.Established, sockdiag.FinWait1, sockdiag.FinWait2, sockdiag.CloseWait, sockdiag.LastAck, sockdiag.Closing}
 
 // Finder finds the connections of workers that listen on some ports. Its methods may be called at
@@ -33,22 +33,22 @@ type Finder struct {
 	ports func() []uint16
 
 	mu    sync.Mutex
-	asked time.Time // when the kernel was, last
+	asked time.Time // the kernel, last
 	all   []sockdiag.Socket
 }
 
-// New makes one for the local ports that a function returns, which is asked each time: a worker may
+// New makes a Finder for the local ports that a function returns. It is called each time: a worker may
 // decide where clients come to.
 func New(ports func() []uint16) *Finder { return &Finder{ports: ports} }
 
 // Open tells whether the worker whose first process, and process group, is pid has a connection
-// open. One that is in the queue of a listener does not count.
+// open. A connection in the queue of a listener does not count.
 func (f *Finder) Open(pid int) (bool, error) {
 	return f.has(pid, func(*sockdiag.Socket) bool { return true })
 }
 
-// Busy tells whether it has one that is more than kept alive: bytes have come later than the last
-// ones went, or wait to be read or to be taken by the client, or something has moved within the
+// Busy tells whether the worker has a connection that is not merely kept alive: bytes have come after the last
+// ones went, or wait to be read or to be taken by the client, or something was received or sent within the
 // last second.
 func (f *Finder) Busy(pid int) (bool, error) { return f.has(pid, busy) }
 
@@ -93,7 +93,7 @@ func (f *Finder) has(pid int, counts func(*sockdiag.Socket) bool) (bool, error) 
 	return false, hidden
 }
 
-// connections asks the kernel, unless somebody has just done so.
+// connections returns the kernel's answer, which may be a moment old.
 func (f *Finder) connections() ([]sockdiag.Socket, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

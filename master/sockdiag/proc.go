@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readTables finds the same in /proc/net, where the kernel writes down all sockets of all ports.
+// readTables is ask by way of /proc/net, where the kernel lists the sockets of all ports.
 func readTables(port uint16, states uint32) (all []Socket, err error) {
 	for table, family := range map[string]uint8{"/proc/net/tcp": unix.AF_INET, "/proc/net/tcp6": unix.AF_INET6} {
 		file, err := os.Open(table)

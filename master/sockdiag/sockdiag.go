@@ -13,7 +13,7 @@ import (
 // State is that of a TCP socket (linux/tcp_states.h).
 type State uint8
 
-// The states that are asked for here.
+// The states that callers ask for.
 const (
 	Established State = unix.BPF_TCP_ESTABLISHED
 	SynReceived State = unix.BPF_TCP_SYN_RECV // a handshake that is under way
@@ -35,7 +35,7 @@ type Socket struct {
 	Inode         uint64
 	Cookie        uint64 // by which the kernel tells it from all others; 0 where we do not know
 	UID           uint32 // of its owner
-	Queue         int    // of a listener: connections that nobody has accepted
+	Queue         int    // of a listener: connections that no process has accepted
 
 	Traffic // of a connection, from ListTraffic
 }
@@ -70,17 +70,17 @@ func maskOf(states []State) (mask uint32) {
 	return mask
 }
 
-// ask asks by netlink.
+// ask sends the question by netlink.
 func ask(port uint16, states uint32) ([]Socket, error) { return askFor(port, states, 0) }
 
-// askFor asks for more than each socket's answer has anyway.
+// askFor is ask with extensions (linux/inet_diag.h) to each socket's answer.
 func askFor(port uint16, states uint32, extensions uint8) (all []Socket, err error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
 		return nil, fmt.Errorf("sockdiag: %w", os.NewSyscallError("socket", err))
 	}
 	defer unix.Close(fd)
-	// The kernel answers before it returns; this is for what stands in its place.
+	// The kernel answers before it returns; a sandbox in its place may not.
 	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 2})
 	buf := make([]byte, 32<<10)
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
@@ -133,7 +133,7 @@ func dump(fd int, request, buf []byte, each func(Socket)) error {
 	}
 }
 
-// errAnswer: what has answered is not the kernel that we know.
+// errAnswer: the answer is not in the kernel's format.
 var errAnswer = errors.New("an answer that cannot be")
 
 // parse reads a part of an answer, and tells whether it was the last one.

@@ -13,8 +13,8 @@ const (
 	wantInfo = 1 << (attrInfo - 1)
 )
 
-// Traffic is what has happened on a connection. The zero value, of which nothing was received and
-// everything has just moved, is also what there is where the kernel does not tell.
+// Traffic says what a connection has received and sent, and when. It is the zero value where the kernel does not
+// tell: nothing was received, and all that has just happened.
 type Traffic struct {
 	Unread, Unsent           int    // bytes that the process has not read, and that the peer has not taken
 	Received, Acked          uint64 // bytes in all, and those that the peer has acknowledged
