@@ -182,21 +182,29 @@ func numbers(folder string) []int {
 
 // look returns those of the sockets that a process waits on, and what other sockets it has.
 func look(pid int, sockets []Listener) (waits, others []uint64, err error) {
-	folder := fmt.Sprintf("/proc/%d/", pid)
-	entries, err := os.ReadDir(folder + "fd")
-	if err != nil {
-		return nil, nil, err
+	own, epolls, others, err := openSockets(pid, sockets)
+	if err != nil || len(own) == 0 {
+		return nil, others, err
 	}
-	// Only sockets that it has open count: an epoll instance remembers those that it has
-	// closed while others have them (man 7 epoll).
-	own := make(map[int]uint64)
-	var epolls []int
+	return append(watched(pid, epolls, own), awaited(pid, own)...), others, nil
+}
+
+// openSockets returns which of the sockets a process has open, by its descriptors; its epoll instances; and the
+// inodes of its other sockets. Only open sockets count: an epoll instance remembers those that the process has
+// closed while others have them (man 7 epoll).
+func openSockets(pid int, sockets []Listener) (own map[int]uint64, epolls []int, others []uint64, err error) {
+	folder := fmt.Sprintf("/proc/%d/fd/", pid)
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	own = make(map[int]uint64)
 	for _, entry := range entries {
 		fd, err := strconv.Atoi(entry.Name())
 		if err != nil {
 			continue
 		}
-		name, err := os.Readlink(folder + "fd/" + entry.Name())
+		name, err := os.Readlink(folder + entry.Name())
 		if err == nil && name == "anon_inode:[eventpoll]" {
 			epolls = append(epolls, fd)
 			continue
@@ -209,22 +217,30 @@ func look(pid int, sockets []Listener) (waits, others []uint64, err error) {
 			others = append(others, inode)
 		}
 	}
-	if len(own) == 0 {
-		return nil, others, nil
-	}
+	return own, epolls, others, nil
+}
+
+// watched returns the sockets that epoll instances of a process watch.
+func watched(pid int, epolls []int, own map[int]uint64) (inodes []uint64) {
 	for _, fd := range epolls {
-		text, err := os.ReadFile(fmt.Sprint(folder, "fdinfo/", fd))
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%d", pid, fd))
 		if err != nil {
 			continue
 		}
 		for _, inode := range own {
 			if watches(string(text), inode) {
-				waits = append(waits, inode)
+				inodes = append(inodes, inode)
 			}
 		}
 	}
-	for _, tid := range numbers(folder + "task") {
-		text, err := os.ReadFile(fmt.Sprintf("%stask/%d/syscall", folder, tid))
+	return inodes
+}
+
+// awaited returns the sockets that threads of a process wait on in a system call.
+func awaited(pid int, own map[int]uint64) (inodes []uint64) {
+	folder := fmt.Sprintf("/proc/%d/task", pid)
+	for _, tid := range numbers(folder) {
+		text, err := os.ReadFile(fmt.Sprintf("%s/%d/syscall", folder, tid))
 		if err != nil {
 			continue
 		}
@@ -234,11 +250,11 @@ func look(pid int, sockets []Listener) (waits, others []uint64, err error) {
 		}
 		for fd, inode := range own {
 			if call.waits(fd, func(at uint64, buf []byte) int { return readMemory(tid, at, buf) }) {
-				waits = append(waits, inode)
+				inodes = append(inodes, inode)
 			}
 		}
 	}
-	return waits, others, nil
+	return inodes
 }
 
 // readMemory reads a process's memory and returns how much it could.
