@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -41,13 +42,13 @@ func TestValidate(t *testing.T) {
 func TestBackoff(t *testing.T) {
 	c := Config{BackoffMin: 10 * time.Second, BackoffMax: 300 * time.Hour}
 	for failures, want := range map[int]time.Duration{
-		0:       0,
-		1:       10 * time.Second,
-		2:       20 * time.Second,
-		17:      10 * time.Second << 16,
-		18:      c.BackoffMax,
-		31:      c.BackoffMax, // 10 s << 30 does not fit in a Duration
-		1 << 40: c.BackoffMax,
+		0:           0,
+		1:           10 * time.Second,
+		2:           20 * time.Second,
+		17:          10 * time.Second << 16,
+		18:          c.BackoffMax,
+		31:          c.BackoffMax, // 10 s << 30 does not fit in a Duration
+		math.MaxInt: c.BackoffMax,
 	} {
 		if got := c.backoff(failures); got != want {
 			t.Errorf("after %d failures %v, want %v", failures, got, want)

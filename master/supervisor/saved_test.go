@@ -100,7 +100,7 @@ func TestRestoreImpossible(t *testing.T) {
 		"init":                   func(s *saved) { s.Workers[0].PID = 1 },
 		"everybody":              func(s *saved) { s.Workers[0].PID = -1 },
 		"our own group":          func(s *saved) { s.Workers[0].PID = 0 },
-		"no pid":                 func(s *saved) { s.Workers[0].PID = 1 << 40 },
+		"no pid":                 func(s *saved) { s.Workers[0].PID = 1 << 30 },
 		"one process twice":      func(s *saved) { s.Workers[0].PID = s.Workers[1].PID },
 		"two in a slot": func(s *saved) {
 			s.Workers[3].Current, s.Workers[3].Slot, s.Workers[3].Link = true, 0, json.RawMessage(`""`)

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/master/fdlimit"
 	"github.com/handfast/handfast/master/link/foreign"
 	"github.com/handfast/handfast/master/link/launch"
@@ -189,7 +190,7 @@ func (l *Link) handle(n *seccomp.Notification) {
 	switch n.Call() {
 	case unix.SYS_BIND:
 		l.handleBind(n, caller)
-	case unix.SYS_ACCEPT:
+	case sock.CallAccept:
 		l.handleAccept(n, caller, 0)
 	case unix.SYS_ACCEPT4:
 		l.handleAccept(n, caller, int(int32(n.Args[3])))

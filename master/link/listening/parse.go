@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass/sock"
 )
 
 // watches tells whether an epoll instance, as its fdinfo shows it, waits for a socket to be
@@ -68,7 +70,7 @@ func parseCall(text string) (c call, ok bool) {
 // means: for connections. Read reads the caller's memory and returns how much it could.
 func (c *call) waits(fd int, read func(at uint64, buf []byte) int) bool {
 	switch c.number {
-	case unix.SYS_ACCEPT, unix.SYS_ACCEPT4:
+	case sock.CallAccept, unix.SYS_ACCEPT4:
 		return c.args[0] == uint64(fd)
 	case sysPoll, unix.SYS_PPOLL:
 		return c.polls(fd, read)

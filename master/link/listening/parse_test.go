@@ -4,6 +4,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass/sock"
 )
 
 func TestWatches(t *testing.T) {
@@ -45,7 +47,7 @@ func FuzzCall(f *testing.F) {
 		if largest > 8*maxWatched {
 			t.Errorf("reads %d bytes", largest)
 		}
-		if accepts := c.number == unix.SYS_ACCEPT || c.number == unix.SYS_ACCEPT4; none && !accepts {
+		if accepts := c.number == sock.CallAccept || c.number == unix.SYS_ACCEPT4; none && !accepts {
 			t.Error("waits on what was not read")
 		}
 	})

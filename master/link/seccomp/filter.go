@@ -9,6 +9,8 @@ import (
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass/sock"
 )
 
 // Offsets in struct seccomp_data (linux/seccomp.h). The low half of an argument comes first
@@ -50,7 +52,7 @@ const (
 // asks returns the numbers of the calls.
 func (f Filter) asks() []uint32 {
 	if f == BindAccept {
-		return []uint32{unix.SYS_BIND, unix.SYS_LISTEN, unix.SYS_ACCEPT, unix.SYS_ACCEPT4}
+		return []uint32{unix.SYS_BIND, unix.SYS_LISTEN, sock.CallAccept, unix.SYS_ACCEPT4}
 	}
 	return []uint32{unix.SYS_BIND, unix.SYS_LISTEN}
 }

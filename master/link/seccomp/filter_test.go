@@ -6,6 +6,8 @@ import (
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass/sock"
 )
 
 // TestProgram runs the filters as the kernel would: which calls pass, are asked about, or fail.
@@ -24,7 +26,7 @@ func TestProgram(t *testing.T) {
 	}{
 		{"bind", arch, unix.SYS_BIND, 0, ask, ask},
 		{"listen", arch, unix.SYS_LISTEN, 0, ask, ask},
-		{"accept", arch, unix.SYS_ACCEPT, 0, pass, ask},
+		{"accept", arch, sock.CallAccept, 0, pass, ask},
 		{"accept4", arch, unix.SYS_ACCEPT4, 0, pass, ask},
 		{"io_uring_setup", arch, unix.SYS_IO_URING_SETUP, 0, fail, fail},
 		{"shutdown for reading", arch, unix.SYS_SHUTDOWN, unix.SHUT_RD, ask, ask},
