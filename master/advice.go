@@ -28,7 +28,7 @@ type advice struct {
 	end     context.CancelFunc
 	looking sync.WaitGroup
 
-	// Of the supervisor's loop.
+	// Of hear, which one goroutine calls.
 	generation int                // of the last worker that is, or was, waited for
 	waiting    int                // its pid
 	stop       context.CancelFunc // and ends that

@@ -30,7 +30,7 @@ type several struct {
 	ctx     context.Context
 	end     context.CancelFunc
 	looking sync.WaitGroup
-	looked  int // generation; of the supervisor's loop
+	looked  int // generation; of hear
 	told    atomic.Bool
 	sharing func(pid int) []int
 	found   func(e supervisor.Event, pids []int)
