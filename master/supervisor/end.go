@@ -156,7 +156,11 @@ func (s *Supervisor) overdue(w *worker) {
 		s.kill(w)
 	case Killed:
 		// It hangs in the kernel and will not run again, or its start hangs: give it up.
-		s.logLater(hclog.Error, "worker cannot be killed", "slot", w.seat.Slot, "pid", w.pid(), "generation", w.seat.Generation)
+		if w.process == nil {
+			s.logLater(hclog.Warn, "worker's start has not come to an end, and is not waited for any more", "slot", w.seat.Slot, "generation", w.seat.Generation)
+		} else {
+			s.logLater(hclog.Error, "worker cannot be killed", "slot", w.seat.Slot, "pid", w.pid(), "generation", w.seat.Generation)
+		}
 		s.release(w)
 	}
 }

@@ -18,8 +18,8 @@ const startDelay = 250 * time.Millisecond
 // maxStarts is how many starts of a slot may be in progress at a time: one that nobody waits for any more, and its successor.
 const maxStarts = 2
 
-// errStartHangs: files that a start needs are on a file system that does not answer, as a rule.
-var errStartHangs = errors.New("its start has not come to an end")
+// errStartHangs: the start of a worker has taken longer than the worker may take to be ready.
+var errStartHangs = errors.New("its start has not come to an end; its program or a file that it needs may be on a file system that does not answer")
 
 // startResult is what has become of the start of a worker: what it has, or why there is no process.
 type startResult struct {
@@ -169,7 +169,7 @@ func (s *Supervisor) startFailed(w *worker, result startResult) {
 // startLate gives up a start that takes longer than the worker may take to be ready. When it comes to
 // an end after all, what it has started is ended.
 func (s *Supervisor) startLate(w *worker) {
-	why := fmt.Errorf("%w within %v", errStartHangs, s.cfg.ReadyTimeout)
+	why := fmt.Errorf("%w (waited %v)", errStartHangs, s.cfg.ReadyTimeout)
 	s.emit(Event{Kind: WorkerStartFailed, Seat: w.seat, Err: why})
 	s.terminate(w)
 	s.vacate(w, why)
@@ -178,7 +178,7 @@ func (s *Supervisor) startLate(w *worker) {
 // checkStart tells whether another start of a worker for a slot may begin.
 func (sl *slot) checkStart() error {
 	if sl.starting >= maxStarts {
-		return fmt.Errorf("%w, nor has that of one before it", errStartHangs)
+		return fmt.Errorf("%d starts of this slot are in progress already: %w", sl.starting, errStartHangs)
 	}
 	return nil
 }
