@@ -29,7 +29,7 @@ const (
 	filesPerOutput = 2
 
 	// filesPerProcess is how many descriptors the master holds for each worker
-	// process, also one that drains: both ends of its mailbox, the ears of ours, and its pidfd.
+	// process, also one that drains: both ends of its mailbox, the inbox of ours, and its pidfd.
 	filesPerProcess = 4
 
 	// baseFiles is what it holds besides: standard streams, poller, listeners.

@@ -360,7 +360,7 @@ setTimeout(() => { say('refused', failed); more = () => {}; }, 2500);
 	if refused, _ := strconv.Atoi(said[1]); refused < 100 {
 		t.Fatalf("the worker was refused %d times, which is no flood", refused)
 	}
-	lines := b.log("workers listen on too much")
+	lines := b.log("workers share no more listeners of their own")
 	if most := logging.Few.Burst + 4; len(lines) == 0 || len(lines) > most {
 		t.Errorf("%d lines, want at most %d", len(lines), most)
 	}

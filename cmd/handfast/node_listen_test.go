@@ -131,7 +131,7 @@ func TestNodeAddresses(t *testing.T) {
 		env:   []string{"FIRST=" + host, "SECOND=" + second, "AT=" + port},
 	})
 	b.hears("error EADDRNOTAVAIL", 1)
-	b.await("worker listens where the balancer does not")
+	b.await("worker listens where handfast does not")
 	for want, addr := range map[string]string{"first": host, "second": second} {
 		response, err := http.Get("http://" + net.JoinHostPort(addr, port))
 		if err != nil {

@@ -152,7 +152,7 @@ func (p *Primary) share(q *query) (*os.File, error) {
 		return file, nil
 	}
 	if len(p.shared) >= maxShared {
-		p.log.Warn("workers listen on too much", "limit", maxShared, "refused", key)
+		p.log.Warn("workers share no more listeners of their own", "limit", maxShared, "refused", key, "remedy", "have each listen on fewer addresses beside handfast's, or say --worker-link any")
 		return nil, unix.EMFILE
 	}
 	s, err := p.open(q)

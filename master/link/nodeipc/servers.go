@@ -72,7 +72,7 @@ func (l *Link) listens(key string, q *query, listeners []netip.AddrPort) (netip.
 	case len(l.servers) == maxServers:
 		return netip.AddrPort{}, unix.EMFILE
 	case at < 0 && len(l.servers) > 0:
-		l.warnOnce("worker listens where the balancer does not", "slot", l.slot, "address", *q.Address, "port", q.Port,
+		l.warnOnce("worker listens where handfast does not", "slot", l.slot, "address", *q.Address, "port", q.Port,
 			"remedy", "add --listen with that address")
 		return netip.AddrPort{}, unix.EADDRNOTAVAIL
 	}
