@@ -24,11 +24,11 @@ func (b *Balancer) AcceptShared(ctx context.Context, listener *os.File) error {
 	return a.acceptUntil(ctx)
 }
 
-// RefuseOverdue accepts those who have waited in a listener's queue for too long, looking every
-// tick, so that they can be refused. How many they are overdue tells, who is asked only while some
-// wait; the first ones are the oldest. It does not make the listener non-blocking: workers
-// may wait in accept. Should one be faster, it waits in accept itself for the next
-// connection, which it then takes even if ctx has ended.
+// RefuseOverdue returns a loop that accepts the connections which have waited in a listener's queue for too long, so
+// that they can be refused. It looks every tick. How many they are overdue says, which is asked only while some
+// wait; the first in the queue are the oldest. The loop does not make the listener non-blocking: workers may
+// wait in accept. Should a worker be faster, the loop itself waits in accept for the next connection, which it
+// then takes even if ctx has ended.
 func (b *Balancer) RefuseOverdue(tick time.Duration, overdue func(waiting int) int) func(context.Context, *os.File) error {
 	return func(ctx context.Context, listener *os.File) error {
 		a, err := newSharedAcceptor(b, listener, false)
@@ -77,8 +77,8 @@ func (a *acceptor) acceptOne(ctx context.Context) error {
 		return err
 	}
 	a.err, a.scarce = nil, false
-	// Without the lock, since it may wait, however seldom: then whom it accepts while the program
-	// is being replaced is reset, instead of refused.
+	// Without the lock, since it may wait, however seldom. Then a connection that it accepts while the program is
+	// being replaced is reset, instead of refused.
 	if err := a.raw.Control(func(listener uintptr) { a.takeOne(listener) }); err != nil {
 		return err
 	}

@@ -45,11 +45,12 @@ func (a action) String() string {
 //	none    none               have come  accept now                       refuse now
 //	none    any, or none       none came  leave alone                      leave alone
 //
-// "Later" leaves time to whoever is expected to accept: the next worker of an empty slot, or the worker whose slot
-// another one has taken over and which drains. "Now" is where nobody else will.
+// "Later" leaves time to the worker that is expected to accept: the next one of an empty slot, or one whose slot
+// has moved to another worker and which drains. "Now" is where nobody else will accept.
 //
-// Those who take listeners only get listeners that block, as servers expect that know nothing of handfast: accepting
-// in order to hand off would make a listener non-blocking (Balancer.AcceptShared), refusing does not.
+// Whether listeners block is no question of its own. Accepting in order to hand off makes a listener non-blocking
+// (Balancer.AcceptShared), refusing does not. So workers that can be handed connections never get listeners that
+// block (New), and those that take listeners only may, as servers expect that know nothing of handfast.
 func rule(s situation) action {
 	now, later := acceptNow, acceptLater
 	if !s.handsOff {

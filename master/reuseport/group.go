@@ -40,7 +40,7 @@ type Group struct {
 
 	mu       sync.Mutex
 	settings settings   // of a member that no process has had
-	anchor   *member    // no process but this one has it, no client comes to it, and it would not answer
+	anchor   *member    // which no process but this one has, to which no client comes, and which answers no packet
 	members  []*member  // all that were ever opened
 	sockets  []uint64   // inodes of the kernel's group, by place
 	memberOf []int      // by slot: the member that its clients come to
@@ -59,10 +59,10 @@ type member struct {
 // of IPv4, "[::]:80" all of IPv6; with port 0 the kernel chooses one. ctx bounds the lookup of a
 // host's name.
 //
-// No client sees a part of the group: until it is complete, whoever wants to connect gets no
-// answer and tries again (after a second, on Linux). And no process but this one has a part in
-// it: if another listens on the address, even with SO_REUSEPORT, the error matches
-// syscall.EADDRINUSE and says which. Such are workers of a master that was killed.
+// No client sees a part of the group: until it is complete, a client that connects gets no answer and tries
+// again (after a second, on Linux). And no process but this one has a part in it: if another one listens on
+// the address, even with SO_REUSEPORT, as workers do of a master that was killed, the error matches
+// syscall.EADDRINUSE and names it.
 func Listen(ctx context.Context, address string, config hash.Config, slots int) (*Group, error) {
 	return listenAlone(ctx, address, config, slots, dropPackets)
 }
@@ -79,8 +79,8 @@ func listenAlone(ctx context.Context, address string, config hash.Config, slots 
 	if err := checkSlots(slots); err != nil {
 		return nil, err
 	}
-	// The first listens for itself alone, which fails if there is any other, and then
-	// lets others join. Two masters that start at once both bind, but only one listens.
+	// The anchor listens for itself alone, which fails if there is any other socket, and then lets others
+	// join. Two masters that start at once both bind, but only one listens.
 	return open(ctx, fdpass.ListenNetwork(address), address, config, inOrder(slots), slots, prepare)
 }
 
@@ -196,7 +196,7 @@ func (g *Group) Members() int {
 // Grow opens members until there are so many. No client comes to them before Steer: their
 // workers can start.
 //
-// Listeners are opened by the user whom the first ones belong to, else they are another group's
+// The user must be the one that the first listeners belong to, else the new ones are of another group
 // (EADDRINUSE): see Chown.
 func (g *Group) Grow(members int) error {
 	g.mu.Lock()
@@ -214,7 +214,7 @@ func (g *Group) grow(members int, prepare func(fd int) error) error {
 		prepare = func(fd int) error { return errors.Join(fdpass.SetFreebind(fd), alone(fd)) }
 	}
 	for len(g.members) < members {
-		g.syncSockets() // whoever has joined since is before us
+		g.syncSockets() // sockets that have joined since are before the new one
 		file, _, err := listen(context.Background(), g.network, g.addr.String(), fmt.Sprintf("listener %d", len(g.members)), prepare)
 		if err != nil {
 			return err
@@ -229,7 +229,7 @@ func (g *Group) grow(members int, prepare func(fd int) error) error {
 	return nil
 }
 
-// Chown gives the listeners to a user, who may then open more of them (Grow).
+// Chown gives the listeners to a user. A process of that user may then open more of them (Grow).
 func (g *Group) Chown(uid, gid int) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -250,8 +250,8 @@ func (g *Group) all() []*member {
 
 // Steer has the clients of each slot come to a member: those of slot i to members[i], of 1 to
 // MaxSlots slots. All changes in one step. Where the number of slots changes, about 1/N of the
-// clients move, as package hash says. Whoever waits in the queue of a member, or is about to get
-// there, stays with it.
+// clients move, as package hash says. A connection that waits in the queue of a member, or whose handshake is
+// under way, stays with it.
 func (g *Group) Steer(members []int) error {
 	if err := checkSlots(len(members)); err != nil {
 		return err
@@ -289,7 +289,7 @@ func (g *Group) attach() error {
 }
 
 // StopHandshakes answers no first packet of a handshake any more, as if it were lost, while handshakes
-// that are under way go on: the program picks a socket that is silent. It is for the end:
+// that are under way go on: the program picks the anchor. It is for the end:
 // afterwards a group is only closed. (A socket's filter could do that too, but may need a
 // privilege.)
 func (g *Group) StopHandshakes() error {
@@ -307,8 +307,8 @@ func (g *Group) StopHandshakes() error {
 // os/exec's ExtraFiles change that, as they do with the File of a net.TCPListener (Go issue
 // 43894): os.File clears O_NONBLOCK only when it was set by package os or net, and here it was set
 // behind its back. So it is not in Go's poller either, where every client would wake this
-// process. Who wants to accept here makes a net.FileListener of it and closes that again; who
-// has workers that need a blocking listener clears the flag with unix.SetNonblock.
+// process. To accept in this process, make a net.FileListener of it, and close that again. For workers that need
+// a blocking listener, clear the flag with unix.SetNonblock.
 func (g *Group) Listener(i int) *os.File {
 	g.mu.Lock()
 	defer g.mu.Unlock()

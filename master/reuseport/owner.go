@@ -134,7 +134,7 @@ func command(pid int) string {
 	return line[:min(len(line), maxCommand)]
 }
 
-// inUse adds to an error of listening who is in the way.
+// inUse adds to an error of listening which processes are in the way.
 func inUse(err error) error {
 	var op *net.OpError
 	if !errors.Is(err, syscall.EADDRINUSE) || !errors.As(err, &op) {

@@ -12,7 +12,7 @@ import (
 
 // Repaired is what Repair has found: nothing, as a rule. Members are told by their numbers.
 type Repaired struct {
-	Shut     []int // were shut down; who waited there was reset
+	Shut     []int // were shut down; connections that waited there were reset
 	Filtered []int // had a socket filter, which may have kept clients away
 	Locked   []int // have one that nobody can remove (ErrSpoiled); told each time
 	Joined   []Stranger
@@ -29,11 +29,11 @@ func (s Stranger) Owners() []Owner {
 	return owners
 }
 
-// Repair puts right what processes that have members have done to them, where it concerns
-// others: it makes listen again what was shut down, which some servers do when they stop, and
-// resets whoever waited there; it removes filters and what else keeps clients away, and makes
-// the queue as long as it was; it attaches the program, in whose place there may be another. And
-// it counts who else has joined the group or left it. What is a member's alone is for Clean.
+// Repair puts right what processes that have members have done to them, where it concerns others. Members that were
+// shut down, as some servers do when they stop, listen again; connections that waited there were reset. Filters and
+// other settings that keep clients away are removed, the queue is as long as it was, and the program is attached,
+// in whose place there may be another. And Repair counts the sockets that have joined the group or left it. What
+// concerns a member alone is for Clean.
 //
 // Call it whenever a worker has left, and now and then. If several have left their places since
 // the last time, it may be that nobody knows the places of the others any more, and the error says

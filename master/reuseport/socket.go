@@ -63,7 +63,7 @@ func share(fd int) error {
 }
 
 // dropPackets makes a socket drop every packet that has come a hop or was sent with a usual number
-// of them to go (64, 128), as if it were lost: who wants to connect tries again after a second.
+// of them to go (64, 128), as if it were lost: clients try again after a second.
 // A socket filter would do that without exception, but kernels may ask for a privilege.
 func dropPackets(fd int) error { return setMinHops(fd, 255) }
 
