@@ -301,7 +301,7 @@ func listenError(ctx context.Context, address string, err error) error {
 	case errors.Is(err, unix.EADDRINUSE):
 		return fmt.Errorf("%s: %w %s", address, unix.EADDRINUSE, inWay(ctx, address))
 	case errors.Is(err, unix.EACCES):
-		return fmt.Errorf("%s: %w: not permitted: run as root, or with CAP_NET_BIND_SERVICE, or have systemd listen (ListenStream=%[1]s)", address, unix.EACCES)
+		return fmt.Errorf("%s: %w: run as root, or with CAP_NET_BIND_SERVICE, or have systemd listen (ListenStream=%[1]s)", address, unix.EACCES)
 	}
 	return err
 }

@@ -120,7 +120,7 @@ func TestCheckRights(t *testing.T) {
 	both := map[string]string{}
 	for _, command := range []string{"check", "run"} {
 		both[command] = asUser(t, nobody, self, command, "--listen", "127.0.0.1:7", "--", "true")
-		if !strings.Contains(both[command], "not permitted: run as root, or with CAP_NET_BIND_SERVICE") {
+		if !strings.Contains(both[command], "permission denied: run as root, or with CAP_NET_BIND_SERVICE") {
 			t.Errorf("%s: %s", command, both[command])
 		}
 	}
