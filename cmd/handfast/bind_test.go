@@ -23,19 +23,9 @@ func runsUnder(t *testing.T, wrapper []string, args ...string) *balancer {
 	t.Helper()
 	self := itself(t)
 	args = slices.Concat(wrapper, []string{self, "run", "--log-json", "--stop-timeout", "1s", "--kill-timeout", "1s"}, args)
-	b := &balancer{t: t, cmd: exec.Command(args[0], args[1:]...), exited: make(chan struct{}), changed: make(chan struct{})}
+	b := newBalancer(t, args[0], args[1:]...)
 	b.cmd.Env = append(os.Environ(), testRole+"=1", "PYTHONUNBUFFERED=1")
-	stderr, err := b.cmd.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := b.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	read := make(chan struct{})
-	go func() { defer close(read); b.readLog(stderr) }()
-	go func() { <-read; b.cmd.Wait(); close(b.exited) }()
-	t.Cleanup(b.cleanup)
+	b.launch()
 	return b
 }
 

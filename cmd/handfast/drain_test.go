@@ -50,7 +50,8 @@ func TestDrainNone(t *testing.T) {
 	for name, flags := range foreignLinks {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b := startCareless(t, flags...)
+			const stopTimeout = 25 * time.Second // less than patience
+			b := startCareless(t, append([]string{"--stop-timeout", stopTimeout.String()}, flags...)...)
 			first := b.worker(0)
 			slow := b.askSlow(t, "/1500ms")
 			b.signal(unix.SIGUSR2)
@@ -71,7 +72,7 @@ func TestDrainNone(t *testing.T) {
 			if a := <-slow; a.err != nil || a.pid != second {
 				t.Errorf("a request during the stop: %v of worker %d, want worker %d", a.err, a.pid, second)
 			}
-			if status := b.exit(); status != 0 || time.Since(begin) > 8*time.Second { // a timeout of 10 s
+			if status := b.exit(); status != 0 || time.Since(begin) > stopTimeout-2*time.Second {
 				t.Errorf("stopped with %d after %v", status, time.Since(begin))
 			}
 		})

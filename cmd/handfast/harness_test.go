@@ -170,7 +170,8 @@ func start(t *testing.T, n int, o options) *balancer {
 		args = append(args, "--listen", "127.0.0.1:0")
 	}
 	args = slices.Concat(args, o.flags, []string{"--", build(t, testWorker)}, o.worker)
-	b := &balancer{t: t, admin: admin, cmd: exec.Command(self, args...), exited: make(chan struct{}), changed: make(chan struct{}), contained: o.contained}
+	b := newBalancer(t, self, args...)
+	b.admin, b.contained = admin, o.contained
 	b.cmd.Env = append(os.Environ(), testRole+"=1", "HANDFAST_TEST_LISTEN="+listen, "HANDFAST_ROUTE="+v.route) // flags come first
 	if v.link != "" {
 		b.cmd.Env = append(b.cmd.Env, "HANDFAST_WORKER_LINK="+v.link)
@@ -178,22 +179,33 @@ func start(t *testing.T, n int, o options) *balancer {
 	if o.change != nil {
 		o.change(b.cmd)
 	}
-	stderr, err := b.cmd.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := b.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	read := make(chan struct{})
-	go func() { defer close(read); b.readLog(stderr) }()
-	go func() { <-read; b.cmd.Wait(); close(b.exited) }()
-	t.Cleanup(b.cleanup)
+	b.launch()
 	b.addr = b.await("listening").Address
 	if !o.notReady {
 		b.awaitCount("worker ready", n)
 	}
 	return b
+}
+
+// newBalancer is a balancer that a command is, once it is launched.
+func newBalancer(t *testing.T, program string, args ...string) *balancer {
+	return &balancer{t: t, cmd: exec.Command(program, args...), exited: make(chan struct{}), changed: make(chan struct{})}
+}
+
+// launch starts the command and follows its log, until the test ends.
+func (b *balancer) launch() {
+	b.t.Helper()
+	stderr, err := b.cmd.StderrPipe()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if err := b.cmd.Start(); err != nil {
+		b.t.Fatal(err)
+	}
+	read := make(chan struct{})
+	go func() { defer close(read); b.readLog(stderr) }()
+	go func() { <-read; b.cmd.Wait(); close(b.exited) }()
+	b.t.Cleanup(b.cleanup)
 }
 
 // socketPath is where a socket can be: a test's own directory may have too long a name.
