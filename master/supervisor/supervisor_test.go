@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -283,5 +284,25 @@ func TestNoneDiesYoung(t *testing.T) {
 		w.pass(w.cfg.BackoffMin)
 		w.exits("0d", 1)
 		w.expect("empty 0", "0e starts")
+	})
+}
+
+// TestStartWithoutDescriptors: that there are none is no worker's fault. The next start is tried after BackoffMin, however often
+// that was so, and neither counts as a restart.
+func TestStartWithoutDescriptors(t *testing.T) {
+	play(t, func(w *world) {
+		w.linkErr = fmt.Errorf("mailbox: %w", syscall.EMFILE)
+		w.run()
+		w.expect("resize 1", "no link for 0")
+		for range 5 {
+			w.after(w.cfg.BackoffMin, "no link for 0")
+		}
+		w.linkErr = nil
+		w.after(w.cfg.BackoffMin, "0a starts")
+		w.ready("0a")
+		w.expect("fill 0a")
+		if slot := w.snapshot().Slots[0]; slot.Restarts != 0 || slot.LastEnd == nil || !strings.Contains(slot.LastEnd.Why, "could not be started: mailbox: too many open files") {
+			t.Errorf("%d restarts, last end %+v", slot.Restarts, slot.LastEnd)
+		}
 	})
 }
