@@ -132,7 +132,7 @@ func reads(t *testing.T, c net.Conn, want string) {
 	}
 }
 
-// A non-blocking socket: nothing there is EAGAIN, a connection wakes a poller, and accept
+// TestInjectPolled: on a non-blocking socket accept fails (EAGAIN) while nothing is there, a connection wakes a poller, and accept
 // tells who it is; all of it once.
 func TestInjectPolled(t *testing.T) {
 	for _, poller := range []string{
@@ -170,7 +170,7 @@ func TestInjectPolled(t *testing.T) {
 	}
 }
 
-// An edge for each connection, for one who sleeps in between.
+// TestInjectSeveral: each connection wakes a poller that sleeps in between.
 func TestInjectSeveral(t *testing.T) {
 	a := inject(t, "127.0.0.1")
 	a.listens("s = socket(); s.setblocking(False); s.bind(('127.0.0.1', port))")
@@ -187,7 +187,7 @@ func TestInjectSeveral(t *testing.T) {
 	a.Does("len(e.poll(0))", "0")
 }
 
-// Threads that wait in accept get one each; no wake-up is needed.
+// TestInjectBlocking: threads that wait in accept get one each; no wake-up is needed.
 func TestInjectBlocking(t *testing.T) {
 	a := inject(t, "127.0.0.1")
 	a.listens("s = socket(); s.bind(('127.0.0.1', port))")
@@ -216,7 +216,7 @@ func (a *injecting) waits(n int) {
 	})
 }
 
-// What the program says of the address and of the new descriptor is done as by the kernel.
+// TestInjectArguments: what the program says of the address and of the new descriptor is done as by the kernel.
 func TestInjectArguments(t *testing.T) {
 	a := inject(t, "127.0.0.1")
 	a.listens("s = socket(); s.setblocking(False); s.bind(('127.0.0.1', port))")
@@ -267,7 +267,7 @@ func TestInjectArguments(t *testing.T) {
 	a.Does("libc.accept(0, None, None), error()", "(-1, 'Socket operation on non-socket')")
 }
 
-// Other listeners of the worker accept as ever.
+// TestInjectOthersPass: other listeners of the worker accept as ever.
 func TestInjectOthersPass(t *testing.T) {
 	a := inject(t, "127.0.0.1")
 	a.Does("o = socket(); o.bind(('127.0.0.1', 0)); o.listen()", "None")
@@ -280,7 +280,7 @@ func TestInjectOthersPass(t *testing.T) {
 	a.Does("socket(AF_INET, SOCK_DGRAM).bind(('127.0.0.1', port))", "None")
 }
 
-// Clients of one family at a socket of the other.
+// TestInjectFamilies: clients of one family at a socket of the other.
 func TestInjectFamilies(t *testing.T) {
 	a := inject(t, "::")
 	a.Does("s = socket(AF_INET6); s.setblocking(False); s.bind(('::', port)); s.listen()", "None")
@@ -301,7 +301,7 @@ func TestInjectFamilies(t *testing.T) {
 	a.Does("s.accept()[1][0]", "::ffff:127.0.0.9")
 }
 
-// A worker that does not accept has a bound, and what it has not accepted comes back: when it
+// TestInjectGivesBack: a worker that does not accept has a bound, and what it has not accepted comes back: when it
 // drains, and when it dies.
 func TestInjectGivesBack(t *testing.T) {
 	for _, how := range []string{"drain", "kill", "drain, then kill"} {
@@ -354,7 +354,7 @@ func TestInjectGivesBack(t *testing.T) {
 	}
 }
 
-// Whoever was woken by a connection that was then given back must not wait for another: that
+// TestInjectNotStuck: a thread that was woken by a connection that was then given back must not wait for another: that
 // would be a server's only thread.
 func TestInjectNotStuck(t *testing.T) {
 	a := inject(t, "127.0.0.1")
@@ -373,7 +373,7 @@ func TestInjectNotStuck(t *testing.T) {
 	a.Does("s.accept()", "Software caused connection abort")
 }
 
-// Who has accepted all that there was does not see more: it would wait in accept.
+// TestInjectSeesNoMore: a thread that has accepted all that there was is not woken once more: it would wait in accept.
 func TestInjectSeesNoMore(t *testing.T) {
 	a := inject(t, "127.0.0.1")
 	a.listens("s = socket(); s.bind(('127.0.0.1', port))")
@@ -384,7 +384,7 @@ func TestInjectSeesNoMore(t *testing.T) {
 	}
 }
 
-// Threads that wait handle signals all the same.
+// TestInjectSignals: threads that wait handle signals all the same.
 func TestInjectSignals(t *testing.T) {
 	a := inject(t, "127.0.0.1")
 	a.listens("s = socket(); s.bind(('127.0.0.1', port))")
@@ -417,7 +417,7 @@ func TestInjectSignals(t *testing.T) {
 	}
 }
 
-// A thread that was killed while it waited costs no connection.
+// TestInjectDeadWaiter: a thread that was killed while it waited costs no connection.
 func TestInjectDeadWaiter(t *testing.T) {
 	a := inject(t, "127.0.0.1")
 	a.listens("s = socket(); s.bind(('127.0.0.1', port))")
@@ -429,7 +429,7 @@ func TestInjectDeadWaiter(t *testing.T) {
 	reads(t, client, "ok")
 }
 
-// A server that closes its sockets gets no more.
+// TestInjectClosed: a server that closes its sockets gets no more.
 func TestInjectClosed(t *testing.T) {
 	for what, closing := range map[string]string{"close": "s.close()", "shutdown": "s.shutdown(SHUT_RDWR)"} {
 		t.Run(what, func(t *testing.T) {
@@ -460,14 +460,14 @@ func TestInjectClosed(t *testing.T) {
 		a.Does("s.accept()[0].send(b'ok')", "2")
 		reads(t, client, "ok")
 	}
-	// Who waits in accept is told.
+	// A thread that waits in accept is told.
 	a = inject(t, "127.0.0.1")
 	a.listens("s = socket(); s.bind(('127.0.0.1', port))")
 	a.Does("t = threading.Timer(0.1, lambda: s.shutdown(SHUT_RDWR)); t.start()", "None")
 	a.Does("s.accept()", "Invalid argument")
 }
 
-// The master's end is the end of accepting.
+// TestInjectMasterEnds: when the master ends accept fails.
 func TestInjectMasterEnds(t *testing.T) {
 	a := inject(t, "127.0.0.1")
 	a.listens("s = socket(); s.bind(('127.0.0.1', port))")
@@ -478,7 +478,7 @@ func TestInjectMasterEnds(t *testing.T) {
 	a.Does("s.accept()", "Function not implemented")
 }
 
-// A decoy is known to the epoll instances that knew the socket.
+// TestInjectRegisteredBeforeBind: a decoy is known to the epoll instances that knew the socket.
 func TestInjectRegisteredBeforeBind(t *testing.T) {
 	a := inject(t, "127.0.0.1")
 	a.Does("s = socket(); e = select.epoll(); e.register(s, 0); s.setblocking(False)", "None")
@@ -490,7 +490,7 @@ func TestInjectRegisteredBeforeBind(t *testing.T) {
 	a.Does("s.accept()[1][0]", "127.0.0.5")
 }
 
-// A server for one address does not get the clients of all.
+// TestInjectNarrower: a server for one address does not get the clients of all.
 func TestInjectNarrower(t *testing.T) {
 	a := inject(t, "")
 	const bind = "(s := socket()).bind(('127.0.0.1', port))"

@@ -19,10 +19,10 @@ func TestCheck(t *testing.T) {
 	fdtest.Check(t, Check())
 }
 
-// Each server is handed its slot's connections in answer to accept.
+// TestServers: each server is handed its slot's connections in answer to accept.
 func TestServers(t *testing.T) { foreigntest.TryServers(t, play) }
 
-// The same without privileges, for one server of each kind: one process, a child for each core, a
+// TestServersUnprivileged: the same without privileges, for one server of each kind: one process, a child for each core, a
 // listener for each child, threads that wait.
 func TestServersUnprivileged(t *testing.T) {
 	foreigntest.TryUnprivileged(t, "^(TestServers|TestCheck)$/^(go|gunicorn|nginx-reuseport|java-blocking)$", 1+1+4)

@@ -83,7 +83,7 @@ func (a *acting) has(variable string, file *os.File) {
 	a.Does(fmt.Sprintf("os.readlink('/proc/self/fd/%%d' %% %s.fileno())", variable), fmt.Sprintf("socket:[%d]", inode(a.T, file)))
 }
 
-// The server's socket becomes the slot's listener, with its own descriptor's flags. That is
+// TestSwap: the server's socket becomes the slot's listener, with its own descriptor's flags. That is
 // not yet ready: it must wait for connections.
 func TestSwap(t *testing.T) {
 	file, port := listen(t, "127.0.0.1", 0)
@@ -108,7 +108,7 @@ func TestSwap(t *testing.T) {
 	fdtest.Eventually(t, "ready", func() bool { return fdtest.IsClosed(a.Ready()) })
 }
 
-// What is not the balancer's, the kernel decides as ever.
+// TestOtherCallsPass: what is not the balancer's, the kernel decides as ever.
 func TestOtherCallsPass(t *testing.T) {
 	file, port := listen(t, "127.0.0.1", 0)
 	a := act(t, Config{Listeners: []*os.File{file}}, port)
@@ -138,7 +138,7 @@ func TestOtherCallsPass(t *testing.T) {
 
 func (l *Link) isTaken() bool { return l.awaited() != nil }
 
-// What the server does to its socket must not be done to the slot's: a small backlog, and
+// TestSlotSurvivesItsServer: what the server does to its socket must not be done to the slot's: a small backlog, and
 // the end of it.
 func TestSlotSurvivesItsServer(t *testing.T) {
 	file, port := listen(t, "127.0.0.1", 0)
@@ -173,7 +173,7 @@ func backlog(t *testing.T, file *os.File) int {
 	return int(info.Sacked)
 }
 
-// Where clients of both families come in at one listener, a server of IPv4 gets one of IPv4
+// TestFamilies: where clients of both families come in at one listener, a server of IPv4 gets one of IPv4
 // beside it, and sees their addresses as it expects them.
 func TestFamilies(t *testing.T) {
 	both, port := listen(t, "any", 0)
@@ -215,7 +215,7 @@ func TestFamilies(t *testing.T) {
 	})
 }
 
-// A server for localhost, or for one address, does not get the clients of all. It fails when
+// TestNarrower: a server for localhost, or for one address, does not get the clients of all. It fails when
 // the supervisor has heard why, and tells it to finish.
 func TestNarrower(t *testing.T) {
 	for server, bind := range map[string]string{
@@ -235,7 +235,7 @@ func TestNarrower(t *testing.T) {
 			a.Drain()
 			a.Ends(bind, "Cannot assign requested address")
 			a.Does("listening(socket())", "0")
-			a.Begin(bind) // whoever tries again is not left waiting
+			a.Begin(bind) // a second attempt is not left waiting
 			a.Ends(bind, "Cannot assign requested address")
 			if a.isTaken() {
 				t.Error("it has the slot's listener")
@@ -244,7 +244,7 @@ func TestNarrower(t *testing.T) {
 	}
 }
 
-// A slot with several listeners: each socket gets the one that it asks for, and the worker is
+// TestSeveralListeners: in a slot with several listeners each socket gets the one that it asks for, and the worker is
 // ready when it waits on all.
 func TestSeveralListeners(t *testing.T) {
 	one, port := listen(t, "127.0.0.1", 0)
@@ -268,7 +268,7 @@ func TestSeveralListeners(t *testing.T) {
 	fdtest.Eventually(t, "ready", func() bool { return fdtest.IsClosed(a.Ready()) })
 }
 
-// A socket that epoll instances know before it is bound, as with Netty's epoll transport, is
+// TestRegisteredBeforeBind: a socket that epoll instances know before it is bound, as with Netty's epoll transport, is
 // known to them afterwards, too, also where their numbers are taken in this process, and if a thread
 // that is not the first one binds.
 func TestRegisteredBeforeBind(t *testing.T) {
@@ -294,7 +294,7 @@ func TestRegisteredBeforeBind(t *testing.T) {
 	}
 }
 
-// Children of the worker, whatever became of their parents, are asked like it.
+// TestDescendants: children of the worker, whatever became of their parents, are asked like it.
 func TestDescendants(t *testing.T) {
 	file, port := listen(t, "127.0.0.1", 0)
 	a := act(t, Config{Listeners: []*os.File{file}}, port)
@@ -306,7 +306,7 @@ func TestDescendants(t *testing.T) {
 	c.Close()
 }
 
-// The master's end, which Close is for the worker: it goes on accepting, only not binding.
+// TestWorkerSurvivesTheMaster: when the master ends, which to the worker is as Close, it goes on accepting, but cannot bind.
 func TestWorkerSurvivesTheMaster(t *testing.T) {
 	file, port := listen(t, "127.0.0.1", 0)
 	a := act(t, Config{Listeners: []*os.File{file}}, port)
@@ -319,7 +319,7 @@ func TestWorkerSurvivesTheMaster(t *testing.T) {
 	a.Does("socket().bind(('127.0.0.1', 0))", "Function not implemented")
 }
 
-// A worker that ends before it has bound anything ends its link's work.
+// TestWorkerThatEndsEarly: a worker that ends before it has bound anything ends its link's work.
 func TestWorkerThatEndsEarly(t *testing.T) {
 	file, port := listen(t, "127.0.0.1", 0)
 	a := act(t, Config{Listeners: []*os.File{file}}, port)
@@ -336,10 +336,10 @@ func TestWorkerThatEndsEarly(t *testing.T) {
 	}
 }
 
-// nested says that a test runs in a worker that is trapped itself.
+// nested says that a test runs in a worker that has a filter itself.
 const nested = "HANDFAST_TEST_NESTED"
 
-// In a worker that is trapped already there cannot be another filter that asks (EBUSY).
+// TestNested: in a worker that has a filter already there cannot be another filter that asks (EBUSY).
 func TestNested(t *testing.T) {
 	if os.Getenv(nested) != "" {
 		file, _ := listen(t, "127.0.0.1", 0)

@@ -24,10 +24,10 @@ func TestCheck(t *testing.T) {
 	fdtest.Check(t, Check())
 }
 
-// Each server takes its slot's listener for its own.
+// TestServers: each server takes its slot's listener for its own.
 func TestServers(t *testing.T) { foreigntest.TryServers(t, play) }
 
-// The same without privileges, for one server that has a listener for each of its children. How others
+// TestServersUnprivileged: the same without privileges, for one server that has a listener for each of its children. How others
 // take the slot's listener is tried by examples/servers.
 func TestServersUnprivileged(t *testing.T) {
 	foreigntest.TryUnprivileged(t, "^TestCheck$|^TestServers$/^nginx-reuseport$", 1+1+1)

@@ -21,7 +21,7 @@ func (a *acting) upgrade(cfg Config) *Link {
 	s := a.save(b)
 	fd, err := sock.Duplicate(a.Notifs.File())
 	fdtest.Check(t, err)
-	s.Asked = b.Keep(fd)
+	s.Notifs = b.Keep(fd)
 	state, err := reexec.Seal(part, s)
 	fdtest.Check(t, err)
 	a.Close()
@@ -66,7 +66,7 @@ func TestUpgrade(t *testing.T) {
 			}
 			// What it saves in turn is the same, but for the descriptor.
 			after := l.save(reexec.NewBundle("this"))
-			if after.Asked = before.Asked; !reflect.DeepEqual(after, before) {
+			if after.Notifs = before.Notifs; !reflect.DeepEqual(after, before) {
 				t.Errorf("saves %+v, then %+v", before, after)
 			}
 

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// What a listener stands in for, and how well.
+// TestFit: what a listener stands in for, and how well.
 func TestFit(t *testing.T) {
 	const only6 = true
 	for _, tt := range []struct {

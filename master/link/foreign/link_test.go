@@ -132,7 +132,7 @@ func TestRestore(t *testing.T) {
 		fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK) // for the notifications
 		fdtest.Check(t, err)
 		b := reexec.NewBundle("this")
-		before := Saved{Asked: b.Keep(fd), PIDs: []int{5, 6}, Told: told}
+		before := Saved{Notifs: b.Keep(fd), PIDs: []int{5, 6}, Told: told}
 		l, err := Restore(b, before, launch.Drain{}, nil)
 		fdtest.Check(t, err)
 		defer l.Close()

@@ -10,7 +10,7 @@ import (
 	"github.com/handfast/handfast/master/link/launch"
 )
 
-// Each thing that may be missing is named, with what it needs.
+// TestExplain: each thing that may be missing is named, with what it needs.
 func TestExplain(t *testing.T) {
 	for _, tt := range []struct {
 		step  launch.Step

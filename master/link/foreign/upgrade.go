@@ -1,8 +1,6 @@
 package foreign
 
 import (
-	"os"
-
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/handfast/handfast/master/link/launch"
@@ -12,22 +10,21 @@ import (
 
 // Saved is what the next program needs to go on with a link.
 type Saved struct {
-	Asked int // the descriptor on which the filter asks
-	PIDs  []int
-	Told  bool // it was told to finish
+	Notifs int   `json:"Asked"` // the descriptor of the filter's notifications
+	PIDs   []int // see Roots
+	Told   bool  // the worker was told to finish
 }
 
 // SaveWorker notes the worker in a bundle. Calls that wait for an answer of the filter go on waiting.
 func (l *Link) SaveWorker(b *reexec.Bundle) Saved {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return Saved{Asked: b.KeepFile(l.Notifs.File()), PIDs: l.pids, Told: l.Drainer.Told()}
+	return Saved{Notifs: b.KeepFile(l.Notifs.File()), PIDs: l.pids, Told: l.Drainer.Told()}
 }
 
 // Restore makes a link of what SaveWorker returned in the program before. It is ready.
 func Restore(b *reexec.Bundle, s Saved, drain launch.Drain, log hclog.Logger) (*Link, error) {
-	var file *os.File
-	file, err := b.Take(s.Asked, "seccomp notifications")
+	file, err := b.Take(s.Notifs, "seccomp notifications")
 	if err != nil {
 		return nil, err
 	}

@@ -188,7 +188,7 @@ func main() {
 }
 `
 
-// goServerEnv names the program that somebody else has built, who has a build cache.
+// goServerEnv names the program that the parent of this process has built, which has a build cache.
 const goServerEnv = "HANDFAST_TEST_GO_SERVER"
 
 // buildGo builds once for all that need it.

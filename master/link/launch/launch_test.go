@@ -98,7 +98,7 @@ func run(t *testing.T, c *Control) (*exec.Cmd, reported) {
 	return cmd, r
 }
 
-// The command is the process that was started. It has no signal blocked or ignored, and of
+// TestFilterInheritsNothing: the command is the process that was started. It has no signal blocked or ignored, and of
 // descriptors only its own.
 func TestFilterInheritsNothing(t *testing.T) {
 	c := open(t, BindSwap)
@@ -176,7 +176,7 @@ func TestActivate(t *testing.T) {
 	}
 }
 
-// Passing a listener leaves O_NONBLOCK alone, which is not the child's but the socket's
+// TestActivateKeepsNonBlocking: passing a listener leaves O_NONBLOCK alone, which is not the child's but the socket's
 // (golang/go#43894).
 func TestActivateKeepsNonBlocking(t *testing.T) {
 	for _, nonBlocking := range []bool{false, true} {
@@ -204,7 +204,7 @@ func descriptor(t *testing.T, file *os.File) int {
 	return fd
 }
 
-// Exit statuses and messages are a shell's.
+// TestCommandsThatCannotRun: exit statuses and messages are a shell's.
 func TestCommandsThatCannotRun(t *testing.T) {
 	dir := t.TempDir()
 	plain := filepath.Join(dir, "plain")
@@ -234,7 +234,7 @@ func TestCommandsThatCannotRun(t *testing.T) {
 	}
 }
 
-// A filter with notifications can be only one (EBUSY): what cannot be done is told to the
+// TestFilterInFilter: a filter with notifications can be only one (EBUSY): what cannot be done is told to the
 // master and on standard error.
 func TestFilterInFilter(t *testing.T) {
 	if os.Getenv("HANDFAST_TEST_ROLE") == "nested" {
@@ -258,7 +258,7 @@ func TestFilterInFilter(t *testing.T) {
 	}
 }
 
-// Close ends a Hello that waits for a child which says nothing.
+// TestCloseEndsHello: Close ends a Hello that waits for a child which says nothing.
 func TestCloseEndsHello(t *testing.T) {
 	c := open(t, BindSwap)
 	done := make(chan error)
@@ -277,7 +277,7 @@ func TestCloseEndsHello(t *testing.T) {
 	}
 }
 
-// What says hello may be anything, for all we know.
+// TestHelloOfStrangers: what says hello may be anything, for all we know.
 func TestHelloOfStrangers(t *testing.T) {
 	null, err := os.Open(os.DevNull)
 	fdtest.Check(t, err)

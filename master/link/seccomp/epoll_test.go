@@ -5,7 +5,7 @@ import (
 	"unsafe"
 )
 
-// The data of an entry may be anything: Netty's is a number, Go's a pointer.
+// TestParseInterest: the data of an entry may be anything: Netty's is a number, Go's a pointer.
 func TestParseInterest(t *testing.T) {
 	const text = "pos:\t0\nflags:\t02\n" +
 		"tfd:        5 events:       19 data:                5  pos:0 ino:1ce13 sdev:9\n" +
