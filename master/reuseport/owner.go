@@ -1,10 +1,8 @@
 package reuseport
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -32,10 +30,19 @@ func (o Owner) String() string { return fmt.Sprintf("pid %d (%q)", o.PID, o.Comm
 // included by it; if none does, those that hold another socket of its port. It sees processes
 // of its own network and PID namespaces, those of other users only as root.
 func Owners(addr netip.AddrPort) ([]Owner, error) {
+	all, err := sockdiag.List(addr.Port(), sockdiag.Listening, sockdiag.Established, sockdiag.SynSent,
+		sockdiag.FinWait1, sockdiag.FinWait2, sockdiag.CloseWait, sockdiag.LastAck, sockdiag.Closing)
+	if err != nil {
+		return nil, fmt.Errorf("reuseport: %w", err)
+	}
 	listening, others := make(map[string]bool), make(map[string]bool)
-	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
-		if err := readSockets(table, addr, listening, others); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("reuseport: %w", err)
+	for _, s := range all {
+		switch {
+		case s.Inode == 0 || !Overlap(s.Local.Addr(), addr.Addr()): // no process has it, or it is another address's
+		case s.State == sockdiag.Listening:
+			listening[socketLink(s.Inode)] = true
+		default:
+			others[socketLink(s.Inode)] = true
 		}
 	}
 	if len(listening) == 0 {
@@ -64,41 +71,6 @@ func holders(sockets map[string]bool) (owners []Owner, err error) {
 }
 
 func socketLink(inode uint64) string { return fmt.Sprintf("socket:[%d]", inode) }
-
-// readSockets adds the sockets of a table (proc_net_tcp in the kernel's documentation) that
-// are of this address, as links of /proc/PID/fd name them.
-func readSockets(table string, addr netip.AddrPort, listening, others map[string]bool) error {
-	file, err := os.Open(table)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	port := fmt.Sprintf(":%04X ", addr.Port())
-	lines := bufio.NewScanner(file)
-	for lines.Scan() {
-		const local, state, inode, listen = 1, 3, 9, "0A"
-		if !strings.Contains(lines.Text(), port) { // which spares most of a long table
-			continue
-		}
-		fields := strings.Fields(lines.Text())
-		if len(fields) <= inode {
-			continue
-		}
-		bound, ok := sockdiag.ParseHex(fields[local])
-		if !ok || bound.Port() != addr.Port() || !Overlap(bound.Addr(), addr.Addr()) {
-			continue
-		}
-		if fields[inode] == "0" { // nobody's, such as TIME_WAIT
-			continue
-		}
-		sockets := others
-		if fields[state] == listen {
-			sockets = listening
-		}
-		sockets["socket:["+fields[inode]+"]"] = true
-	}
-	return lines.Err()
-}
 
 // Overlap tells whether sockets of the same port may be in each other's way. An address that
 // is not valid is that of no host in particular.

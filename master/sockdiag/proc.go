@@ -17,55 +17,83 @@ import (
 
 // readTables is ask by way of /proc/net, where the kernel lists the sockets of all ports.
 func readTables(port uint16, states uint32) (all []Socket, err error) {
-	for table, family := range map[string]uint8{"/proc/net/tcp": unix.AF_INET, "/proc/net/tcp6": unix.AF_INET6} {
-		file, err := os.Open(table)
-		if errors.Is(err, fs.ErrNotExist) && family == unix.AF_INET6 {
+	err = walk("/proc/net", "tcp", states, func(s Socket) {
+		if s.Local.Port() == port {
+			all = append(all, s)
+		}
+	})
+	return all, err
+}
+
+// SeenBy returns the sockets of a network, tcp or udp, in a process's network namespace, which may be another one than
+// ours; those in one of the states, or all of them if none is named. What cannot be read is left out.
+func SeenBy(pid int, network string, states ...State) (all []Socket) {
+	mask := maskOf(states)
+	if mask == 0 {
+		mask = ^mask
+	}
+	walk(fmt.Sprintf("/proc/%d/net", pid), network, mask, func(s Socket) { all = append(all, s) })
+	return all
+}
+
+// walk calls each with the sockets in a folder's tables of a network, those of both families, that are in one of the
+// states.
+func walk(folder, network string, states uint32, each func(Socket)) error {
+	for _, table := range []struct {
+		name   string
+		family uint8
+	}{{network, unix.AF_INET}, {network + "6", unix.AF_INET6}} {
+		file, err := os.Open(folder + "/" + table.name)
+		if errors.Is(err, fs.ErrNotExist) && table.family == unix.AF_INET6 {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("sockdiag: %w", err)
+			return fmt.Errorf("sockdiag: %w", err)
 		}
 		lines := bufio.NewScanner(file)
 		for lines.Scan() {
-			if s, ok := parseLine(lines.Text()); ok && s.Local.Port() == port && states&(1<<s.State) != 0 {
-				s.Family = family
-				all = append(all, s)
+			if s, ok := parseLine(lines.Text(), states); ok {
+				s.Family = table.family
+				each(s)
 			}
 		}
-		err = lines.Err()
 		file.Close()
-		if err != nil {
-			return nil, fmt.Errorf("sockdiag: %w", err)
+		if err := lines.Err(); err != nil {
+			return fmt.Errorf("sockdiag: %w", err)
 		}
 	}
-	return all, nil
+	return nil
 }
 
-// parseLine reads a line of such a table (proc_net_tcp in the kernel's documentation).
-func parseLine(line string) (s Socket, ok bool) {
+// parseLine reads a line of such a table (proc_net_tcp in the kernel's documentation), if it is of a socket in one of
+// the states.
+func parseLine(line string, states uint32) (s Socket, ok bool) {
 	const local, remote, state, queues, uid, inode = 1, 2, 3, 4, 7, 9
 	fields := strings.Fields(line)
 	if len(fields) <= inode {
 		return s, false
 	}
+	number, err := strconv.ParseUint(fields[state], 16, 8)
+	if err != nil || states&(1<<number) == 0 {
+		return s, false
+	}
 	var ok1, ok2 bool
-	s.Local, ok1 = ParseHex(fields[local])
-	s.Remote, ok2 = ParseHex(fields[remote])
-	number, err1 := strconv.ParseUint(fields[state], 16, 8)
-	owner, err2 := strconv.ParseUint(fields[uid], 10, 32)
-	ino, err3 := strconv.ParseUint(fields[inode], 10, 64)
+	s.Local, ok1 = parseHex(fields[local])
+	s.Remote, ok2 = parseHex(fields[remote])
+	owner, err1 := strconv.ParseUint(fields[uid], 10, 32)
+	ino, err2 := strconv.ParseUint(fields[inode], 10, 64)
 	_, waiting, _ := strings.Cut(fields[queues], ":")
-	queue, err4 := strconv.ParseUint(waiting, 16, 32)
+	queue, err3 := strconv.ParseUint(waiting, 16, 32)
 	s.State, s.UID, s.Inode = State(number), uint32(owner), ino
 	if s.State == Listening {
 		s.Remote, s.Queue = netip.AddrPort{}, int(queue)
 	}
-	return s, ok1 && ok2 && errors.Join(err1, err2, err3, err4) == nil
+	return s, ok1 && ok2 && errors.Join(err1, err2, err3) == nil
 }
 
-// ParseHex reads an address of these tables, such as 0100007F:1F90: words in the machine's byte
+// parseHex reads an address of these tables, such as 0100007F:1F90: words in the machine's byte
 // order.
-func ParseHex(s string) (netip.AddrPort, bool) {
+func parseHex(s string) (netip.AddrPort, bool) {
 	host, port, _ := strings.Cut(s, ":")
 	b, err := hex.DecodeString(host)
 	if err != nil || len(b)%4 != 0 {

@@ -23,7 +23,7 @@ func TestParseHex(t *testing.T) {
 		"0100007F:1F900":                        "",
 		"":                                      "",
 	} {
-		got, ok := ParseHex(text)
+		got, ok := parseHex(text)
 		if ok != (want != "") || ok && got.String() != want {
 			t.Errorf("%q: %v, %v; want %q", text, got, ok, want)
 		}
@@ -31,6 +31,6 @@ func TestParseHex(t *testing.T) {
 }
 
 func isLittleEndian() bool {
-	ap, ok := ParseHex("0100007F:0000")
+	ap, ok := parseHex("0100007F:0000")
 	return ok && ap.Addr() == netip.AddrFrom4([4]byte{127, 0, 0, 1})
 }

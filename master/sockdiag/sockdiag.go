@@ -16,6 +16,7 @@ type State uint8
 // The states that callers ask for.
 const (
 	Established State = unix.BPF_TCP_ESTABLISHED
+	SynSent     State = unix.BPF_TCP_SYN_SENT
 	SynReceived State = unix.BPF_TCP_SYN_RECV // a handshake that is under way
 	CloseWait   State = unix.BPF_TCP_CLOSE_WAIT
 	FinWait1    State = unix.BPF_TCP_FIN_WAIT1

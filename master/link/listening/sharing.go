@@ -9,13 +9,15 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/master/sockdiag"
 )
 
 // Sharing returns the processes below a root that wait for connections on the same listener, if there
 // are two or more: those of the listener that most wait on. Only listeners on addresses that wanted
 // accepts are looked at. A process that is busy at the moment is left out.
 func Sharing(root int, wanted func(netip.AddrPort) bool) (pids []int) {
-	sockets := socketsOf(root, "tcp", false)
+	sockets := socketsOf(root, "tcp", sockdiag.Listening)
 	waiting := make(map[uint64][]int)
 	for _, pid := range descendants([]int{root}) {
 		for inode := range asleep(pid, func(inode uint64) bool { at, ok := sockets[inode]; return ok && wanted(at) }) {
