@@ -6,4 +6,6 @@
 //
 // A question costs a walk over the kernel's table of sockets, which takes from some ten
 // microseconds to some milliseconds on a large machine. So do not ask for each connection.
+//
+// Where the kernel does not answer, and for another process's network namespace, proc.go reads /proc/net.
 package sockdiag

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/master/link/launch"
 )
 
@@ -59,18 +60,12 @@ func try() error {
 	go func() {
 		select {
 		case <-l.Ready():
-			raw, err := file.SyscallConn()
-			if err != nil {
-				return
-			}
-			raw.Control(func(fd uintptr) {
-				if own, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0); err == nil {
-					h := []fdpass.Handoff{{FD: own}}
-					if n, _ := l.Deliver(h); n == 0 {
-						unix.Close(own)
-					}
+			if own, err := sock.Duplicate(file); err == nil {
+				h := []fdpass.Handoff{{FD: own}}
+				if n, _ := l.Deliver(h); n == 0 {
+					unix.Close(own)
 				}
-			})
+			}
 		case <-ended:
 		}
 	}()

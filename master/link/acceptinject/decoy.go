@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/sock"
 )
 
 const (
@@ -60,22 +61,13 @@ func (d *decoy) listen() error {
 	if err := unix.Listen(d.fd, decoyBacklog); err != nil {
 		return os.NewSyscallError("listen", err)
 	}
-	name, err := unix.Getsockname(d.fd)
+	at, err := sock.Local(d.fd)
 	if err != nil {
-		return os.NewSyscallError("getsockname", err)
+		return err
 	}
-	switch name := name.(type) {
-	case *unix.SockaddrInet4:
-		d.at.Port = name.Port
-	case *unix.SockaddrInet6:
-		d.at.Port = name.Port
-	}
-	var stat unix.Stat_t
-	if err := unix.Fstat(d.fd, &stat); err != nil {
-		return os.NewSyscallError("fstat", err)
-	}
-	d.inode = stat.Ino
-	return nil
+	d.at.Port = int(at.Port())
+	d.inode, err = sock.InodeFD(d.fd)
+	return err
 }
 
 // close closes the decoy and its wake-ups.
