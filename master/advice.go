@@ -43,8 +43,8 @@ func newAdvice(slow, failed func(supervisor.Event)) *advice {
 	return a
 }
 
-// hear is told what happens to workers.
-func (a *advice) hear(e supervisor.Event) {
+// handleEvent is told what happens to workers.
+func (a *advice) handleEvent(e supervisor.Event) {
 	switch e.Kind {
 	case supervisor.WorkerStarted:
 		if e.Generation > a.generation {

@@ -24,7 +24,7 @@ func TestAdvice(t *testing.T) {
 		}
 		a := newAdvice(note("slow"), note("failed"))
 		hear := func(kind supervisor.EventKind, generation, pid int, was supervisor.State) {
-			a.hear(supervisor.Event{Kind: kind, Seat: supervisor.Seat{Generation: generation}, PID: pid, Was: was, Exit: supervisor.Exit{Code: 1}})
+			a.handleEvent(supervisor.Event{Kind: kind, Seat: supervisor.Seat{Generation: generation}, PID: pid, Was: was, Exit: supervisor.Exit{Code: 1}})
 			synctest.Wait()
 		}
 		hear(supervisor.WorkerStarted, 1, 10, 0)

@@ -24,7 +24,7 @@ type elsewhere struct {
 	ctx     context.Context
 	end     context.CancelFunc
 	looking sync.WaitGroup
-	stop    map[int]context.CancelFunc // by pid; of hear
+	stop    map[int]context.CancelFunc // by pid; of handleEvent
 	listens func(pid int) []netip.AddrPort
 	ours    func(netip.AddrPort) bool
 	found   func(e supervisor.Event, at []netip.AddrPort)
@@ -37,8 +37,8 @@ func newElsewhere(ours func(netip.AddrPort) bool, found func(supervisor.Event, [
 	return w
 }
 
-// hear is told what happens to workers.
-func (w *elsewhere) hear(e supervisor.Event) {
+// handleEvent is told what happens to workers.
+func (w *elsewhere) handleEvent(e supervisor.Event) {
 	switch e.Kind {
 	case supervisor.WorkerStarted:
 		ctx, stop := context.WithCancel(w.ctx)

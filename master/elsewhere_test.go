@@ -35,7 +35,7 @@ func TestElsewhere(t *testing.T) {
 			return served[pid]
 		}
 		hear := func(kind supervisor.EventKind, pid int) {
-			w.hear(supervisor.Event{Kind: kind, PID: pid, Link: &workerLink{served: func() bool { return serves(pid) }}})
+			w.handleEvent(supervisor.Event{Kind: kind, PID: pid, Link: &workerLink{served: func() bool { return serves(pid) }}})
 		}
 		look := func(change func()) {
 			mu.Lock()

@@ -310,7 +310,7 @@ func addresses(texts ...string) (all []netip.AddrPort) {
 
 func (r *fakeRoute) String() string                  { return "fake" }
 func (r *fakeRoute) addresses() []netip.AddrPort     { return r.at }
-func (r *fakeRoute) hear(supervisor.Event)           {}
+func (r *fakeRoute) handleEvent(supervisor.Event)    {}
 func (r *fakeRoute) close(context.Context)           {}
 func (r *fakeRoute) balancers() []*balancer.Balancer { return r.of }
 func (r *fakeRoute) acceptsAll() bool                { return !r.kernel }

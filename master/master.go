@@ -36,12 +36,12 @@ type Master struct {
 	started       time.Time
 	link          LinkKind
 	requests      mailbox.Requests
-	warned        int // the last generation of which a worker could not do what is requested; of hear
+	warned        int // the last generation of which a worker could not do what is requested; of handleEvent
 
 	command     []string
 	drainSignal syscall.Signal
 	drainsTold  bool // drainSignal is one on which this program is known to finish
-	lossTold    bool // that it does not; of hear
+	lossTold    bool // that it does not; of handleEvent
 	elsewhere   *elsewhere
 	several     *several
 	advice      *advice
@@ -130,9 +130,9 @@ func (m *Master) supervise(cfg *Config) (err error) {
 	s.Logger = logging.Limit(cfg.Logger.Named("supervisor"), supervisorRate)
 	s.Env = append(environ(&cfg.Balancer.Clients, m.route.addresses()), s.Env...)
 	s.Slots, s.NewLink = m.route, m.openLink
-	s.OnEventInLoop = m.route.hear
+	s.OnEventInLoop = m.route.handleEvent
 	s.OnEvent = func(e supervisor.Event) {
-		m.hear(e)
+		m.handleEvent(e)
 		if cfg.OnEvent != nil {
 			cfg.OnEvent(e)
 		}
@@ -155,12 +155,12 @@ func (m *Master) openLink(seat supervisor.Seat) (supervisor.Link, error) {
 	return m.route.open(seat, func(l *kernelroute.Lease) (*workerLink, error) { return m.kind.open(m, seat, l) })
 }
 
-// hear is told what happens to workers, in order.
-func (m *Master) hear(e supervisor.Event) {
+// handleEvent is told what happens to workers, in order.
+func (m *Master) handleEvent(e supervisor.Event) {
 	m.warnIncapable(e)
-	m.elsewhere.hear(e)
-	m.several.hear(e)
-	m.advice.hear(e)
+	m.elsewhere.handleEvent(e)
+	m.several.handleEvent(e)
+	m.advice.handleEvent(e)
 	m.noteLoss(e)
 }
 

@@ -28,8 +28,8 @@ type route interface {
 	open(supervisor.Seat, func(*kernelroute.Lease) (*workerLink, error)) (supervisor.Link, error)
 	// reopen does so for a worker of the program before.
 	reopen(pid int, restore func(*kernelroute.Lease) (*workerLink, error)) (supervisor.Link, error)
-	// hear is told what happens to workers, in the supervisor's loop. It must not wait.
-	hear(supervisor.Event)
+	// handleEvent is told what happens to workers, in the supervisor's loop. It must not wait.
+	handleEvent(supervisor.Event)
 
 	// serve gives clients to slots until accepting ends, and then, within the patience and until
 	// killed ends, clients that had connected before.
@@ -99,7 +99,7 @@ func (r *masterRoute) reopen(_ int, restore func(*kernelroute.Lease) (*workerLin
 	return opened(restore(nil))
 }
 
-func (r *masterRoute) hear(supervisor.Event) {}
+func (r *masterRoute) handleEvent(supervisor.Event) {}
 
 // serve returns when it accepts from no listener any more. One that fails ends all.
 func (r *masterRoute) serve(accepting, _ context.Context, _ time.Duration) (failed error) {
@@ -159,7 +159,7 @@ func (r kernelRoute) reopen(pid int, restore func(*kernelroute.Lease) (*workerLi
 	return opened(r.Route.RestoreLink(pid, func(l *kernelroute.Lease) (kernelroute.Link, error) { return restore(l) }))
 }
 
-func (r kernelRoute) hear(e supervisor.Event) { r.Route.HandleEvent(e) }
+func (r kernelRoute) handleEvent(e supervisor.Event) { r.Route.HandleEvent(e) }
 
 func (r kernelRoute) serve(accepting, killed context.Context, patience time.Duration) error {
 	return r.Route.Serve(accepting, killed, patience)

@@ -106,7 +106,7 @@ func TestRouteFills(t *testing.T) {
 		if n := fdtest.Receive(t, "the parked connection", taken.taken); n != 1 {
 			t.Errorf("kernel's route: %v: %d connections", kernel, n)
 		}
-		r.hear(supervisor.Event{Kind: supervisor.WorkerExited, PID: firstPID}) // which has no listener of ours
+		r.handleEvent(supervisor.Event{Kind: supervisor.WorkerExited, PID: firstPID}) // which has no listener of ours
 		cancel()
 		if err := fdtest.Receive(t, "the end of serving", served); err != nil {
 			t.Error(err)

@@ -30,7 +30,7 @@ type several struct {
 	ctx     context.Context
 	end     context.CancelFunc
 	looking sync.WaitGroup
-	looked  int // generation; of hear
+	looked  int // generation; of handleEvent
 	told    atomic.Bool
 	sharing func(pid int) []int
 	found   func(e supervisor.Event, pids []int)
@@ -42,8 +42,8 @@ func newSeveral(sharing func(pid int) []int, found func(supervisor.Event, []int)
 	return s
 }
 
-// hear is told what happens to workers.
-func (s *several) hear(e supervisor.Event) {
+// handleEvent is told what happens to workers.
+func (s *several) handleEvent(e supervisor.Event) {
 	if e.Kind == supervisor.WorkerReady && e.Generation != s.looked && !s.told.Load() {
 		s.looked = e.Generation
 		s.looking.Go(func() { s.look(e) })

@@ -30,7 +30,7 @@ func TestSeveral(t *testing.T) {
 			found = append(found, fmt.Sprint(e.Slot, e.Generation, len(pids)))
 		})
 		ready := func(slot, generation int) {
-			s.hear(supervisor.Event{Kind: supervisor.WorkerReady, Seat: supervisor.Seat{Slot: slot, Generation: generation}, PID: generation*10 + slot})
+			s.handleEvent(supervisor.Event{Kind: supervisor.WorkerReady, Seat: supervisor.Seat{Slot: slot, Generation: generation}, PID: generation*10 + slot})
 			time.Sleep(time.Minute)
 			synctest.Wait()
 		}
@@ -43,7 +43,7 @@ func TestSeveral(t *testing.T) {
 			t.Errorf("looks %v, found %v", looks, found)
 		}
 		s = newSeveral(nil, nil)
-		s.hear(supervisor.Event{Kind: supervisor.WorkerReady, Seat: supervisor.Seat{Generation: 1}})
+		s.handleEvent(supervisor.Event{Kind: supervisor.WorkerReady, Seat: supervisor.Seat{Generation: 1}})
 		s.close() // does not wait for a look
 	})
 }
