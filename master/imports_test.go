@@ -41,7 +41,8 @@ var layers = map[string]string{
 	"master/link/listening":    "master/sockdiag",
 	"master/link/seccomp":      "fdpass master/reexec master/link/listening",
 
-	"master/reexec":            "master/pgroup",
+	"master/reexec":            "master/pgroup master/reexec/early",
+	"master/reexec/early":      "",
 	"master/reexec/reexectest": "fdpass master/reexec",
 	"master/output":            "master/supervisor master/reexec",
 	"master/systemd":           "master/supervisor",

@@ -247,8 +247,11 @@ func serveUntilStopped(ctx context.Context, next *successor, log hclog.Logger) e
 	m := next.master
 	ctx, kill := context.WithCancelCause(ctx)
 	defer kill(nil)
-	signals := reexec.Notify(unix.SIGUSR2, unix.SIGHUP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGTERM, unix.SIGINT, unix.SIGUSR1)
-	defer signal.Stop(signals)
+	signals, err := reexec.Notify(unix.SIGUSR2, unix.SIGHUP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGTERM, unix.SIGINT, unix.SIGUSR1)
+	if err != nil {
+		return err
+	}
+	defer signals.Stop()
 	go handleSignals(ctx, signals, output.IsTerminal(os.Stdin), m, next, log, kill)
 	defer notifyManager(ctx, m, log)()
 	defer serveAdmin(m, next, next.counts, next.sockets, log.Named("admin"))()

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/master"
+	"github.com/handfast/handfast/master/reexec"
 	"github.com/handfast/handfast/master/supervisor"
 )
 
@@ -44,53 +45,60 @@ func (s *stops) hear(sig os.Signal, now time.Time) stopWish {
 	}
 }
 
-// handleSignals turns signals into actions until ctx ends. attended: standard input is a terminal.
-func handleSignals(ctx context.Context, signals <-chan os.Signal, attended bool, m *master.Master, next *successor, log hclog.Logger, kill context.CancelCauseFunc) {
+// handleSignals turns signals into actions until ctx ends. attended: standard input is a terminal. What it has not acted
+// on when another program takes the place of this one, and that this one is to stop, is for the next one.
+func handleSignals(ctx context.Context, signals *reexec.Signals, attended bool, m *master.Master, next *successor, log hclog.Logger, kill context.CancelCauseFunc) {
 	var stopping stops
 	for {
-		select {
-		case sig := <-signals:
-			log.Debug("signal received", "signal", sig.String())
-			switch sig {
-			case unix.SIGUSR2:
-				go reload(ctx, log, m)
+		received := signals.Next(ctx)
+		if received == nil {
+			return
+		}
+		sig := received.Signal
+		log.Debug("signal received", "signal", sig.String())
+		switch sig {
+		case unix.SIGUSR2:
+			go reload(log, m, received.Done)
+			continue
+		case unix.SIGUSR1:
+			next.access.reopen()
+			received.Done()
+			continue
+		case unix.SIGTTIN:
+			report(log, m.ScaleBy(1))
+			received.Done()
+			continue
+		case unix.SIGTTOU:
+			report(log, m.ScaleBy(-1))
+			received.Done()
+			continue
+		case unix.SIGHUP:
+			received.Done()
+			if !attended {
+				go next.take(ctx, func() {})
 				continue
-			case unix.SIGUSR1:
-				next.access.reopen()
-				continue
-			case unix.SIGTTIN:
-				report(log, m.ScaleBy(1))
-				continue
-			case unix.SIGTTOU:
-				report(log, m.ScaleBy(-1))
-				continue
-			case unix.SIGHUP:
-				if !attended {
-					go next.take(ctx, func() {})
-					continue
-				}
 			}
-			switch stopping.hear(sig, time.Now()) {
-			case stopBegin:
-				if sig == unix.SIGHUP {
-					log.Info("the terminal is closed (SIGHUP); to upgrade where standard input is a terminal say handfast upgrade")
-				}
-				m.Stop()
-			case stopSame:
-				log.Debug("the same signal by another way", "signal", sig.String(), "within", sameStop.String())
-			case stopAtOnce:
-				kill(errForced)
-				return
+		}
+		switch stopping.hear(sig, time.Now()) {
+		case stopBegin:
+			if sig == unix.SIGHUP {
+				log.Info("the terminal is closed (SIGHUP); to upgrade where standard input is a terminal say handfast upgrade")
 			}
-		case <-ctx.Done():
+			m.Stop()
+		case stopSame:
+			log.Debug("the same signal by another way", "signal", sig.String(), "within", sameStop.String())
+		case stopAtOnce:
+			kill(errForced)
 			return
 		}
 	}
 }
 
-// reload waits for a reload. How it ends is logged by the supervisor, if it begins.
-func reload(ctx context.Context, log hclog.Logger, m *master.Master) {
-	if err := m.Reload(ctx); errors.Is(err, supervisor.ErrStopped) {
+// reload begins one. How it ends is logged by the supervisor.
+func reload(log hclog.Logger, m *master.Master, done func()) {
+	_, _, err := m.StartReload()
+	done()
+	if errors.Is(err, supervisor.ErrStopped) {
 		log.Warn("no reload: stopping")
 	}
 }

@@ -9,17 +9,20 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/master/reexec/early"
 )
 
 const (
 	// format is of the bundle itself, not of its parts. Change it when a program of before could not read it.
 	format = 3
-	// variable names the bundle's descriptor in the environment, behind why it is passed.
-	variable = "HANDFAST_BUNDLE"
+	// variable names the bundle's descriptor in the environment, behind why it is passed; then come signals, see left.
+	variable = early.Variable
 	// maxBundle bounds what is read: much more than 100,000 parked connections need.
 	maxBundle = 256 << 20
 	// maxVersion bounds the name of a version, in bytes.
@@ -285,8 +288,12 @@ func Inherited() (*Bundle, error) {
 	}
 	os.Unsetenv(variable) // our children have nothing to do with it
 	reason, number, _ := strings.Cut(value, ":")
-	var fd int
-	if n, err := fmt.Sscanf(number, "%d", &fd); n != 1 || err != nil || why(reason) != toRehearse && why(reason) != toResume {
+	number, rest, hasRest := strings.Cut(number, ":")
+	fd, err := strconv.Atoi(number)
+	if err == nil && hasRest {
+		leftOver, err = parseLeft(rest)
+	}
+	if err != nil || why(reason) != toRehearse && why(reason) != toResume {
 		return nil, fmt.Errorf("reexec: %s=%q is not for people", variable, value)
 	}
 	file := os.NewFile(uintptr(fd), "bundle")

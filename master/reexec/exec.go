@@ -266,12 +266,14 @@ func (b *Bundle) Exec(p Program) error {
 
 	runtime.LockOSThread() // whose mask of signals goes on
 	defer runtime.UnlockOSThread()
-	mask, before := maskOf(signals), unix.Sigset_t{}
-	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &mask, &before); err != nil {
-		return fmt.Errorf("reexec: %w", os.NewSyscallError("rt_sigprocmask", err))
+	handed, passed, undo, err := current.handOver()
+	if err != nil {
+		return err
 	}
-	defer unix.PthreadSigmask(unix.SIG_SETMASK, &before, nil)
-	defer ignore(unix.SIGHUP)() // or it would end the next program
+	defer undo()
+	if handed >= 0 {
+		stay = append(stay, handed)
+	}
 	var limit unix.Rlimit
 	unix.Getrlimit(unix.RLIMIT_NOFILE, &limit)
 
@@ -280,7 +282,10 @@ func (b *Bundle) Exec(p Program) error {
 	for _, fd := range stay {
 		unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0)
 	}
-	err = syscall.Exec(p.Path, p.Args, append(slices.Clone(p.Env), pass(toResume, bundle)))
+	env := append(slices.Clone(p.Env), pass(toResume, bundle)+passed)
+	hear := ignore(unix.SIGHUP) // or it would end the next program
+	err = syscall.Exec(p.Path, p.Args, env)
+	hear()
 	for _, fd := range stay {
 		unix.CloseOnExec(fd)
 	}
