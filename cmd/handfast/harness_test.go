@@ -26,6 +26,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/cmd/trial"
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/hash"
 	"github.com/handfast/handfast/master/link/launch"
 )
@@ -405,13 +406,12 @@ func kill(t *testing.T, pid int) {
 // files returns how many descriptors the balancer has open, but for those by which it looks at its
 // workers now and then.
 func (b *balancer) files() (n int) {
-	dir := fmt.Sprintf("/proc/%d/fd", b.cmd.Process.Pid)
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		b.t.Fatal(err)
+	open := fdtest.OpenFilesOf(b.cmd.Process.Pid)
+	if len(open) == 0 {
+		b.t.Fatal("the balancer has ended")
 	}
-	for _, entry := range entries {
-		if name, err := os.Readlink(filepath.Join(dir, entry.Name())); err == nil && !strings.HasPrefix(name, "/proc/") {
+	for _, name := range open {
+		if !strings.HasPrefix(name, "/proc/") {
 			n++
 		}
 	}
