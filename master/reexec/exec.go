@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -41,6 +42,13 @@ type Program struct {
 
 // ErrRehearsal: the next program has not come up when it was tried. What it said follows.
 var ErrRehearsal = errors.New("the new program does not come up")
+
+// rehearsing counts rehearsals whose process may exist.
+var rehearsing atomic.Int32
+
+// Rehearsing tells whether a program is being tried: one of this process's children may be its, for whose end
+// Rehearsal.Wait waits.
+func Rehearsing() bool { return rehearsing.Load() > 0 }
 
 // Rehearsal is a program that is being tried. It owns duplicates of the descriptors that the program gets.
 type Rehearsal struct {
@@ -132,11 +140,13 @@ func (r *Rehearsal) Wait(ctx context.Context) error {
 		err error
 	}
 	started, unwanted := make(chan process), make(chan struct{})
+	rehearsing.Add(1)
 	go func() {
 		pid, err := r.start()
 		select {
 		case started <- process{pid, err}:
 		case <-unwanted:
+			defer rehearsing.Add(-1)
 			if err == nil {
 				unix.Kill(-pid, unix.SIGKILL)
 				endGroup(pid)
@@ -146,6 +156,7 @@ func (r *Rehearsal) Wait(ctx context.Context) error {
 	}()
 	select {
 	case p := <-started:
+		defer rehearsing.Add(-1)
 		if p.err != nil {
 			return fmt.Errorf("%w: %s: %w", ErrRehearsal, r.program.Path, p.err)
 		}

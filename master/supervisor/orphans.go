@@ -8,7 +8,9 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
+	"github.com/handfast/handfast/master/reexec"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,15 +22,22 @@ func ReapOrphans(ctx context.Context) {
 	signal.Notify(ended, unix.SIGCHLD)
 	defer signal.Stop(ended)
 	for {
-		reapOrphans()
+		var later <-chan time.Time
+		if !reapOrphans() {
+			later = time.After(orphansDelay)
+		}
 		select {
 		case <-ended:
 		case <-ours.again:
+		case <-later:
 		case <-ctx.Done():
 			return
 		}
 	}
 }
+
+// orphansDelay is the time until orphans are looked for again that had to be left alone.
+const orphansDelay = 200 * time.Millisecond
 
 // children are processes whose end somebody waits for, so that others leave them alone.
 type children struct {
@@ -80,20 +89,22 @@ func (c *children) reap(pid int) {
 	delete(c.pids, pid)
 }
 
-// reapOrphans reaps the children of this process that have ended and are not ours.
-func reapOrphans() {
+// reapOrphans reaps the children of this process that have ended and are not ours. It returns false if it had to leave
+// them alone.
+func reapOrphans() bool {
 	pids := childrenOfAllThreads()
 	ours.mu.Lock()
 	defer ours.mu.Unlock()
-	if ours.starting > 0 { // for as long as that takes: one of these may be what is being started
-		ours.skipped = true
-		return
+	if ours.starting > 0 || reexec.Rehearsing() { // one of these may be what is being started, or tried
+		ours.skipped = ours.starting > 0
+		return false
 	}
 	for _, pid := range pids {
 		if _, known := ours.pids[pid]; !known {
 			reap(pid)
 		}
 	}
+	return true
 }
 
 // childrenOfAllThreads lists the children of this process (man 5 proc_tid_children).

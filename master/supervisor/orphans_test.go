@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/handfast/handfast/master/reexec"
 	"golang.org/x/sys/unix"
 )
 
@@ -33,6 +35,12 @@ func playInit() int {
 			return 1
 		}
 	}
+	for range 20 {
+		if err := rehearse(); !errors.Is(err, reexec.ErrRehearsal) || !strings.Contains(err.Error(), "ended with status 2") {
+			fmt.Println("rehearsal:", err)
+			return 1
+		}
+	}
 	left := ""
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		left = ""
@@ -49,7 +57,19 @@ func playInit() int {
 	return 1
 }
 
-// TestReapOrphans: orphans do not stay, and workers' ends are reported to who waits for them.
+// rehearse tries a program that leaves an orphan behind and fails.
+func rehearse() error {
+	reexec.Lock.Lock()
+	r, err := reexec.NewRehearsal("").Rehearse(reexec.Program{Path: "/bin/sh", Args: []string{"sh", "-c", "(sleep 0.01; exit 1) & exit 2"}})
+	reexec.Lock.Unlock()
+	if err != nil {
+		return err
+	}
+	return r.Wait(context.Background())
+}
+
+// TestReapOrphans: orphans do not stay, and the ends of workers, and of a program that is tried for an upgrade, are reported
+// to those who wait for them.
 func TestReapOrphans(t *testing.T) {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), testRole+"=init", "GORACE=atexit_sleep_ms=0")
