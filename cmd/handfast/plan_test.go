@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -15,6 +17,7 @@ import (
 	"github.com/handfast/handfast/master/link/nodeipc"
 	"github.com/handfast/handfast/master/programs"
 	"github.com/handfast/handfast/master/reuseport"
+	"github.com/handfast/handfast/master/supervisor"
 )
 
 // The kinds of commands that the plan tells apart.
@@ -384,5 +387,46 @@ func asksNoMore(t *testing.T, what planCase, d decision, err error) {
 		again.route == d.route && again.link == d.link && again.why == d.why && len(again.remarks) == len(d.remarks)
 	if !same {
 		t.Errorf("%s: %+v, %v; without facts %+v, %v", what, d, err, again, err2)
+	}
+}
+
+// TestGather: facts come from the command where workers run, and only those are looked up that the plan
+// may depend on.
+// Row C16.
+func TestGather(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"native.sh":    "#!/bin/sh\nexec 3<&$HANDFAST_FD\n",
+		"app.js":       "require('sticky-session')",
+		"master.js":    "recluster('app.js')",
+		"package.json": `{"dependencies": {"sticky-session": "1"}, "scripts": {"start": "node app.js"}}`,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	setting := supervisor.Setting{Directory: dir}
+	for _, c := range []struct {
+		command string
+		link    link
+		right   func(f facts) bool
+	}{
+		{"./native.sh", linkAuto, func(f facts) bool { return f.mailbox && f.noBind == nil }},
+		{"sh native.sh", linkAuto, func(f facts) bool { return f.mailbox }},
+		{"./native.sh", linkNative, func(f facts) bool { return !f.mailbox && f.program.Args == nil }},
+		{"node app.js", linkAuto, func(f facts) bool {
+			return f.program.Kind == programs.Node && f.project.StickySession && f.masterCall == ""
+		}},
+		{"node master.js", linkAuto, func(f facts) bool { return f.masterCall == "recluster()" }},
+		{"node master.js", linkNode, func(f facts) bool { return f.program.Kind == programs.Node && f.masterCall == "" }},
+		{"gunicorn -w 2 app:app", linkAuto, func(f facts) bool { return f.known && f.server.Name == "gunicorn" && !f.mailbox }},
+	} {
+		for _, passed := range []bool{false, true} {
+			r := intent{link: c.link, workers: 2}
+			if f := r.gather(setting, strings.Fields(c.command), passed); !c.right(f) || f.passed != passed || f.noInjection != nil {
+				t.Errorf("%s, --worker-link %v: %+v", c.command, c.link, f)
+			}
+		}
 	}
 }
