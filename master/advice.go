@@ -28,7 +28,7 @@ type advice struct {
 	end     context.CancelFunc
 	looking sync.WaitGroup
 
-	// Of hear, which one goroutine calls.
+	// Of handleEvent, which one goroutine calls.
 	generation int                // of the last worker that is, or was, waited for
 	waiting    int                // its pid
 	stop       context.CancelFunc // and ends that
