@@ -61,10 +61,11 @@ func (l *ledger) restore(s Stats) {
 	l.gone.Store(s.Gone)
 }
 
-// delivered counts that a slot's worker has taken n connections, and why no more.
+// delivered counts that a slot's worker has taken n connections, and why no more. The slot's count is
+// never behind the total.
 func (l *ledger) delivered(c *counts, n int, err error) {
-	l.handedOff.Add(uint64(n))
 	c.handedOff.Add(uint64(n))
+	l.handedOff.Add(uint64(n))
 	if errors.Is(err, fdpass.ErrFull) && err != fdpass.ErrInFlight { // which is another worker's fault
 		c.full.Add(1)
 	}
@@ -75,8 +76,8 @@ func (l *ledger) hasWorker(c *connection, slot int, w Worker) { l.tell(c, slot, 
 
 // wasRefused counts, logs and reports a connection that is refused.
 func (l *ledger) wasRefused(c *connection, slot int, why error) {
-	l.refused.Add(1)
 	l.table.counts(slot).refused.Add(1)
+	l.refused.Add(1)
 	fields := []any{"peer", c.Client.String()}
 	if slot != NoSlot {
 		fields = append(fields, "client", c.client.Addr.String(), "slot", slot)
