@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -151,13 +150,11 @@ func TestBadCommands(t *testing.T) {
 	}
 	t.Run("vanishes", func(t *testing.T) {
 		// It is there when handfast starts, but is not a program.
-		var out bytes.Buffer
-		ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
-		defer cancel()
-		status := run(ctx, []string{"handfast", "run", "--worker-link", "native", "--listen", "127.0.0.1:0", "-n", "1", "--", notAProgram}, &out, &out)
-		if text := out.String(); status != exitFailure || !strings.Contains(text, "worker cannot be started") || !strings.Contains(text, "exec format error") {
-			t.Errorf("status %d: %s", status, text)
-		}
+		a := begin(t, "run", "--worker-link", "native", "--listen", "127.0.0.1:0", "-n", "1", "--", notAProgram)
+		a.says("worker cannot be started")
+		a.says("exec format error")
+		a.stop()
+		a.ends(exitFailure)
 	})
 }
 

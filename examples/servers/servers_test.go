@@ -29,7 +29,7 @@ const (
 	slots      = 3
 	clients    = 200
 	fewClients = 30
-	rounds     = 5
+	rounds     = 2
 	parallel   = 8                    // clients that ask at the same time
 	pause      = 5 * time.Millisecond // of each client under load: the CPU is to start servers, too
 	timeout    = time.Minute          // bounds what takes seconds
