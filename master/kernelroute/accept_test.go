@@ -104,8 +104,8 @@ func TestRefusedAtOnce(t *testing.T) {
 	})
 }
 
-// TestLeftBerthIsEmptied: who waits at the listener of a worker that has ended, and that no slot's clients come to
-// any more, is refused at once.
+// TestLeftBerthIsEmptied: clients that wait at the listener of a worker that has ended, and that no slot's clients come
+// to any more, are refused at once.
 func TestLeftBerthIsEmptied(t *testing.T) {
 	inWorld(t, foreign, 1, func(w *world) {
 		w.start("a", 0, true)
@@ -149,7 +149,7 @@ func TestFailedLoopBeginsAnew(t *testing.T) {
 	})
 }
 
-// TestQueueOfSlot counts who waits for a slot's workers, those that drain among them.
+// TestQueueOfSlot counts the connections that wait for a slot's workers, those that drain among them.
 func TestQueueOfSlot(t *testing.T) {
 	inWorld(t, foreign, 2, func(w *world) {
 		w.start("a", 0, true)

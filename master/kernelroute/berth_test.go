@@ -18,8 +18,8 @@ type player interface {
 	expect(step, want string)
 }
 
-// step is what happens, and what then is, for each berth: the slot whose clients come to it, who
-// has it, when the master accepts from it, and whether it does (!).
+// step is what happens, and what then is, for each berth: the slot whose clients come to it, the workers that
+// have it, when the master accepts from it, and whether it does (!).
 type step struct {
 	what string
 	do   func(player)

@@ -50,7 +50,7 @@ var (
 	foreign = Config{Blocking: true}
 )
 
-// fakeGroup is a group whose listeners are no sockets: the test says who waits where, and what workers have done.
+// fakeGroup is a group whose listeners are no sockets: the test says how many wait where, and what workers have done.
 type fakeGroup struct {
 	t       *testing.T
 	journal *journal
@@ -372,7 +372,7 @@ func (w *world) happens(kind supervisor.EventKind, name string) {
 
 func (w *world) exits(name string) { w.happens(supervisor.WorkerExited, name) }
 
-// look describes all: for each berth whose clients come to it, who has it, and what the master does about it.
+// look describes each berth: the slot whose clients come to it, the workers that have it, and what the master does about it.
 func (r *Route) look() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -26,7 +26,7 @@ func both(t *testing.T, f func(w *world, four *fakeGroup)) {
 }
 
 // TestOnlyIPv4: the first worker that listens on IPv4 alone has handfast do so for all slots. The listeners for both
-// families go away when handshakes are over, and whoever waits there is refused.
+// families go away when handshakes are over, and connections that wait there are refused.
 func TestOnlyIPv4(t *testing.T) {
 	both(t, func(w *world, four *fakeGroup) {
 		six := w.all[0]

@@ -140,7 +140,7 @@ func (s *stage) expect(step, want string) {
 }
 
 // TestBerthsInTheKernel plays a reload and a crash with the kernel's own groups: clients come to the berths that the Route
-// believes, whoever accepts there.
+// has in its tables.
 func TestBerthsInTheKernel(t *testing.T) {
 	t.Parallel()
 	for kind, cfg := range map[string]Config{"taking": taking, "foreign": foreign} {
@@ -161,7 +161,7 @@ func TestBerthsInTheKernel(t *testing.T) {
 	}
 }
 
-// TestBerthBlocks: who has a berth for itself gets listeners as new, whatever the worker before
+// TestBerthBlocks: a worker that has a berth for itself gets listeners as new, whatever the worker before
 // has set, and such as servers of its kind expect.
 func TestBerthBlocks(t *testing.T) {
 	t.Parallel()

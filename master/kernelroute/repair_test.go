@@ -77,8 +77,8 @@ func TestRepairFailsSomewhere(t *testing.T) {
 	})
 }
 
-// TestRepairWhenOneEnds: what a worker has done is put right at once when it has ended, since others suffer; who has
-// joined is for Serve to say, which may take its time.
+// TestRepairWhenOneEnds: what a worker has done is put right at once when it has ended, since others suffer. Strangers are
+// for Serve to log, which may take its time.
 func TestRepairWhenOneEnds(t *testing.T) {
 	for kind, repairs := range map[supervisor.EventKind]bool{
 		supervisor.WorkerExited: true, supervisor.WorkerGone: true, supervisor.WorkerReady: false, supervisor.WorkerTerminated: false,
@@ -101,8 +101,8 @@ func TestRepairWhenOneEnds(t *testing.T) {
 	}
 }
 
-// TestStrangers: who listens at our address beside us is named, with what that means: a worker that does is told how to
-// share, as the process that it is.
+// TestStrangers: another process that listens at our address is named, with what that means. For a worker the log says how
+// to share the listener.
 func TestStrangers(t *testing.T) {
 	joins := func(w *world, owned ...reuseport.Owner) {
 		time.Sleep(time.Hour)

@@ -55,8 +55,8 @@ func TestServeRepairs(t *testing.T) {
 	}
 }
 
-// TestServeEnds: at the end no handshake begins any more. Those that are under way have balancer.LastGrace, and who is
-// connected is accepted within the patience.
+// TestServeEnds: at the end no handshake begins any more. Those that are under way have balancer.LastGrace, and
+// connections are accepted within the patience.
 func TestServeEnds(t *testing.T) {
 	grace := balancer.LastGrace.Seconds()
 	if grace != 0.1 {
@@ -98,7 +98,7 @@ func TestServeEnds(t *testing.T) {
 	}
 }
 
-// TestClose: whoever waits is refused, all accepting has ended when the listeners are closed, and no group goes away
+// TestClose: connections that wait are refused, all accepting has ended when the listeners are closed, and no group goes away
 // by itself later.
 func TestClose(t *testing.T) {
 	inWorld(t, taking, 2, func(w *world) {

@@ -97,7 +97,7 @@ func TestWaitClock(t *testing.T) {
 	})
 }
 
-// TestWaitClockLooksSeldom: for many who ask at once there is one look. But nobody is refused by what was known
+// TestWaitClockLooksSeldom: many questions at once are answered by one look. But nobody is refused by what was known
 // before: it looks again, for they may have been accepted meanwhile.
 func TestWaitClockLooksSeldom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -124,8 +124,8 @@ func TestWaitClockLooksSeldom(t *testing.T) {
 	})
 }
 
-// TestWaitClockForgets: who was seen long ago, and not since, may be anybody. Their time begins anew: rather do they
-// wait twice as long than somebody is refused at once.
+// TestWaitClockForgets: a connection that was seen long ago, and not since, may be another one. Its time begins anew: a
+// client rather waits twice as long than is refused at once.
 func TestWaitClockForgets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue()
@@ -140,7 +140,7 @@ func TestWaitClockForgets(t *testing.T) {
 	})
 }
 
-// TestWaitClockBlind: where nothing can be seen nobody is overdue, also who was before.
+// TestWaitClockBlind: where nothing can be seen nobody is overdue.
 func TestWaitClockBlind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue()

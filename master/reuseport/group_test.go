@@ -141,7 +141,7 @@ func TestQueue(t *testing.T) {
 	}
 }
 
-// TestInUse: who else listens is found and named, also if it would share the port.
+// TestInUse: another process that listens is found and named, also if it would share the port.
 func TestInUse(t *testing.T) {
 	earlier := mustListen(t, "127.0.0.1:0", hash.DefaultConfig(), 3)
 	address := earlier.Addr().String()
@@ -514,7 +514,7 @@ func TestRepair(t *testing.T) {
 	}
 }
 
-// TestRepairSeveral: then it is not known who is where, and that is said.
+// TestRepairSeveral: then the places of the others are not known, and that is said.
 func TestRepairSeveral(t *testing.T) {
 	g := mustListen(t, "127.0.0.1:0", hash.DefaultConfig(), 4)
 	for _, slot := range []int{2, 1} {
@@ -610,7 +610,7 @@ func TestClosed(t *testing.T) {
 	}
 }
 
-// TestStopHandshakes: who is connected, or about to be, comes to its slot; first packets are lost.
+// TestStopHandshakes: clients that are connected, or about to be, come to their slots; first packets are lost.
 func TestStopHandshakes(t *testing.T) {
 	fdtest.NoLeaks(t)
 	g := mustListen(t, "127.0.0.1:0", hash.DefaultConfig(), 2)
