@@ -135,7 +135,7 @@ func (c planCase) String() string {
 
 // TestPlan walks every combination of what the plan depends on, for each kind of command and on each
 // kind of machine: what comes of it is a link that the route has, or an error that names a flag that
-// was typed, and what to do. Row C16.
+// was typed, and what to do. Rows C1, C2 and D4.
 func TestPlan(t *testing.T) {
 	t.Parallel()
 	plans := 0
@@ -175,7 +175,7 @@ func TestPlan(t *testing.T) {
 }
 
 // TestPlans pins the plans that people get.
-// Row C16.
+// Rows C1, C2 and D4.
 func TestPlans(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -392,7 +392,7 @@ func asksNoMore(t *testing.T, what planCase, d decision, err error) {
 
 // TestGather: facts come from the command where workers run, and only those are looked up that the plan
 // may depend on.
-// Row C16.
+// Rows C1, C2 and D4.
 func TestGather(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
