@@ -317,3 +317,25 @@ func FuzzBundle(f *testing.F) {
 		}
 	})
 }
+
+// TestGoldenBundle: the bundle itself is read as it was, and written again so. With another form format changes, and
+// the file of this one is written anew by hand.
+func TestGoldenBundle(t *testing.T) {
+	text, err := os.ReadFile(fmt.Sprintf("testdata/bundle/format-%d.json", format))
+	check(t, err)
+	b, err := parse(text)
+	check(t, err)
+	var s sample
+	check(t, b.Get(Part{"sample", 2}, &s))
+	var word string
+	check(t, b.Unseal(s.Inner, Part{"inner", 4}, &word))
+	if b.Version != "v1.2.3" || s.Name != "a" || s.Count != 255 || word != "word" {
+		t.Errorf("%+v, %+v, %q", b, s, word)
+	}
+	memory, err := b.write()
+	check(t, err)
+	defer memory.Close()
+	if written, err := io.ReadAll(memory); err != nil || string(written) != string(text) {
+		t.Errorf("written as %s, %v", written, err)
+	}
+}
