@@ -1,9 +1,14 @@
 package mailbox
 
 import (
+	"encoding/json"
+	"reflect"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/master/reexec"
 	"github.com/handfast/handfast/master/reexec/reexectest"
 )
 
@@ -13,4 +18,58 @@ func TestGolden(t *testing.T) {
 		Report:         &fdpass.Report{Open: 3, Accepted: 9},
 		MaxConnections: 100, Given: 12, Answers: true, Owes: true,
 	})
+}
+
+// TestSaveRestore: a mailbox that was restored is saved as it was.
+func TestSaveRestore(t *testing.T) {
+	m, err := Open(nil, Requests{MaxConnections: 100, Pings: true}, fdpass.CloseHandoffs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	close(m.ready)
+	m.given.Store(12)
+	m.answers, m.limited, m.accepts, m.offered = true, true, true, true
+	m.report.Store(&fdpass.Report{Open: 3, Accepted: 9})
+	b := reexec.NewBundle("before")
+	text, err := m.Save(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := reexec.NewBundle("before")
+	s := new(saved)
+	if err := next.Unseal(text.(json.RawMessage), part, s); err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range []*int{&s.Ours, &s.Theirs} { // the next program is another process
+		if *fd, err = unix.FcntlInt(uintptr(*fd), unix.F_DUPFD_CLOEXEC, 0); err != nil {
+			t.Fatal(err)
+		}
+		next.Keep(*fd)
+	}
+	sealed, err := reexec.Seal(part, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	restored, err := Restore(next, sealed, m.requests, fdpass.CloseHandoffs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	restored.Resume()
+	defer restored.Close()
+	again, err := restored.Save(reexec.NewBundle("now"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := new(saved)
+	if err := next.Unseal(again.(json.RawMessage), part, got); err != nil {
+		t.Fatal(err)
+	}
+	if s.MaxConnections != 100 || !s.Answers || !s.Listens {
+		t.Errorf("saved %+v", s)
+	}
+	got.Ours, got.Theirs = s.Ours, s.Theirs
+	if !reflect.DeepEqual(got, s) {
+		t.Errorf("saved again %+v, want %+v", got, s)
+	}
 }
