@@ -100,6 +100,7 @@ func upgradesFrom(t *testing.T, old string, start func(change func(*exec.Cmd)) *
 // old one goes on.
 func TestUpgradeFromPrevious(t *testing.T) {
 	t.Parallel()
+	itself(t) // it builds for long what -short leaves out
 	commit := previous
 	if other := os.Getenv("HANDFAST_TEST_PREVIOUS"); other != "" {
 		commit = other
