@@ -24,9 +24,14 @@ func (b *Balancer) AcceptShared(ctx context.Context, listener *os.File) error {
 	return a.acceptUntil(ctx)
 }
 
+// refusedAtATime is how many connections RefuseOverdue refuses before it asks again how many are overdue.
+const refusedAtATime = 16
+
 // RefuseOverdue returns a loop that accepts the connections which have waited in a listener's queue for too long, so
 // that they can be refused. It looks every tick. How many they are overdue says, which is asked only while some
-// wait; the first in the queue are the oldest. The loop does not make the listener non-blocking: workers may
+// wait; the first in the queue are the oldest. A worker that has just become ready takes those first, so overdue is
+// asked again after each connection, or if there are many after refusedAtATime: else the loop would refuse
+// younger ones in their place. The loop does not make the listener non-blocking: workers may
 // wait in accept. Should a worker be faster, the loop itself waits in accept for the next connection, which it
 // then takes even if ctx has ended.
 func (b *Balancer) RefuseOverdue(tick time.Duration, overdue func(waiting int) int) func(context.Context, *os.File) error {
@@ -37,18 +42,8 @@ func (b *Balancer) RefuseOverdue(tick time.Duration, overdue func(waiting int) i
 		}
 		defer a.file.Close()
 		for look := time.NewTicker(tick); ; {
-			waiting, err := a.waiting()
-			if err != nil {
+			if err := a.refuseOverdue(ctx, overdue); err != nil {
 				return err
-			}
-			late := 0
-			if waiting > 0 {
-				late = min(overdue(waiting), waiting)
-			}
-			for ; late > 0 && ctx.Err() == nil; late-- {
-				if err := a.acceptOne(ctx); err != nil {
-					return err
-				}
 			}
 			select {
 			case <-look.C:
@@ -58,6 +53,28 @@ func (b *Balancer) RefuseOverdue(tick time.Duration, overdue func(waiting int) i
 			}
 		}
 	}
+}
+
+func (a *acceptor) refuseOverdue(ctx context.Context, overdue func(waiting int) int) error {
+	for ctx.Err() == nil {
+		waiting, err := a.waiting()
+		if waiting == 0 || err != nil {
+			return err
+		}
+		late := min(overdue(waiting), waiting)
+		if late == 0 {
+			return nil
+		}
+		if late <= refusedAtATime {
+			late = 1
+		}
+		for range min(late, refusedAtATime) {
+			if err := a.acceptOne(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // waiting returns how many connections are in the listener's queue.
