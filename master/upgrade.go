@@ -39,7 +39,7 @@ type saved struct {
 	Upgrades  int
 	Stats     balancer.Stats
 	Counts    []balancer.Counts        // by slot
-	Parked    []balancer.SavedParked   // none in a rehearsal
+	Parked    []balancer.SavedParked   // none in a dry run
 	Listeners []balancer.SavedListener // that the master accepts from
 	Steered   *kernelroute.Saved       // or that the kernel gives clients to
 }
@@ -74,16 +74,16 @@ func (m *Master) Replace(ctx context.Context, program reexec.Program, save func(
 		now.At, now.Err = time.Now(), err
 		m.upgraded.Store(&now)
 	}()
-	var rehearsal *reexec.Rehearsal
+	var dryRun *reexec.DryRun
 	err = m.supervisor.Quiesce(false, func() error {
 		bundle, err := m.save(save, false)
 		if err == nil {
-			rehearsal, err = bundle.Rehearse(program)
+			dryRun, err = bundle.DryRun(program)
 		}
 		return err
 	})
 	if err == nil {
-		err = rehearsal.Wait(ctx)
+		err = dryRun.Wait(ctx)
 	}
 	if err != nil {
 		return err
@@ -108,7 +108,7 @@ func (m *Master) save(more func(*reexec.Bundle) error, forGood bool) (*reexec.Bu
 	}
 	b := reexec.NewBundle(m.version)
 	if !forGood {
-		b = reexec.NewRehearsal(m.version)
+		b = reexec.NewDryRun(m.version)
 	}
 	state := saved{
 		Link:     m.link,

@@ -24,7 +24,7 @@ import (
 const (
 	// addressPatience is for how long an address that this machine does not have is tried again:
 	// duplicate address detection takes an IPv6 address one to two seconds, and a machine that
-	// starts, or takes an address over, some more. A rehearsal (package reexec) has ten seconds.
+	// starts, or takes an address over, some more. A dry run (package reexec) has ten seconds.
 	addressPatience = 8 * time.Second
 	// addressPause is the time between two tries.
 	addressPause = 200 * time.Millisecond

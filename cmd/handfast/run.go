@@ -188,7 +188,7 @@ func serve(ctx context.Context, a asked, log *logging.Queue) error {
 		return err
 	}
 	defer access.close()
-	if before != nil && !before.bundle.IsRehearsal() {
+	if before != nil && !before.bundle.IsDryRun() {
 		before.Log.resume(log)
 		before.Access.resume(access.Queue)
 	}

@@ -80,7 +80,7 @@ func (p *predecessor) sockets() (lns map[admin.Address]net.Listener, err error) 
 		if err != nil {
 			return nil, err
 		}
-		if lns[s.Asked], err = admin.Adopt(file, s.At, !p.bundle.IsRehearsal()); err != nil {
+		if lns[s.Asked], err = admin.Adopt(file, s.At, !p.bundle.IsDryRun()); err != nil {
 			return nil, err
 		}
 	}

@@ -33,8 +33,8 @@ const (
 type why string
 
 const (
-	toRehearse why = "rehearse"
-	toResume   why = "resume"
+	toDryRun why = "rehearse"
+	toResume why = "resume"
 )
 
 // Part names what one package saves in a bundle, and the version of its form. A program reads no other version: so
@@ -82,11 +82,11 @@ func NewBundle(version string) *Bundle {
 	return &Bundle{Version: version, files: make(map[int]struct{}), parts: make(map[string]sealed), read: make(map[string]bool)}
 }
 
-// NewRehearsal makes one that is only for Rehearse. Who must not be held up while there is another
+// NewDryRun makes one that is only for DryRun. Who must not be held up while there is another
 // holder of a descriptor, as who waits for the end of a connection, leaves it out.
-func NewRehearsal(version string) *Bundle {
+func NewDryRun(version string) *Bundle {
 	b := NewBundle(version)
-	b.why = toRehearse
+	b.why = toDryRun
 	return b
 }
 
@@ -243,9 +243,9 @@ func (b *Bundle) TakeFD(fd int) error {
 	return nil
 }
 
-// IsRehearsal tells whether the program that inherits the bundle is only tried: another one runs, and
+// IsDryRun tells whether the program that inherits the bundle is only tried: another one runs, and
 // has the same descriptors. What belongs to that, such as a socket's name or its state, must not change.
-func (b *Bundle) IsRehearsal() bool { return b != nil && b.why == toRehearse }
+func (b *Bundle) IsDryRun() bool { return b != nil && b.why == toDryRun }
 
 // Close closes the descriptors that nobody has taken.
 func (b *Bundle) Close() {
@@ -293,7 +293,7 @@ func Inherited() (*Bundle, error) {
 	if err == nil && hasRest {
 		leftOver, err = parseLeft(rest)
 	}
-	if err != nil || why(reason) != toRehearse && why(reason) != toResume {
+	if err != nil || why(reason) != toDryRun && why(reason) != toResume {
 		return nil, fmt.Errorf("reexec: %s=%q is not for people", variable, value)
 	}
 	file := os.NewFile(uintptr(fd), "bundle")

@@ -6,13 +6,13 @@
 // version, as JSON, and the numbers of the descriptors that stay open. A part, a version, a field or a descriptor that the
 // next program does not know is refused when it is tried. The next program is tried first: a
 // child is given such a bundle and the same descriptors, does all that it would do up to
-// where it begins to act, and says whether it could (Rehearse). Only then is it run for
+// where it begins to act, and says whether it could (DryRun). Only then is it run for
 // good (Exec), and that returns only if it failed:
 //
 //	bundle := reexec.NewBundle(version)
 //	bundle.Put(Part{"listener", 1}, map[string]int{"fd": bundle.Keep(fd)})
-//	rehearsal, err := bundle.Rehearse(program) // with Lock held: the bundle is as things are
-//	err = rehearsal.Wait(ctx)
+//	dryRun, err := bundle.DryRun(program) // with Lock held: the bundle is as things are
+//	err = dryRun.Wait(ctx)
 //	...                                        // likewise, with a new bundle
 //	err = bundle.Exec(program)
 //
@@ -21,6 +21,6 @@
 //	bundle, err := reexec.Inherited() // nil if it was started in the ordinary way
 //	bundle.Get(Part{"listener", 1}, &state)
 //	file, err := bundle.Take(state.FD, "listener")
-//	err = bundle.Ready() // ends a rehearsal; fails if something was left that nobody has got or taken
+//	err = bundle.Ready() // ends a dry run; fails if something was left that nobody has got or taken
 //	bundle.Close() // the descriptors that nobody has taken
 package reexec

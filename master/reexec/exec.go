@@ -22,14 +22,14 @@ import (
 )
 
 const (
-	// rehearsalTimeout is how long the next program may take until it could begin.
-	rehearsalTimeout = 10 * time.Second
+	// dryRunTimeout is how long the next program may take until it could begin.
+	dryRunTimeout = 10 * time.Second
 	// leftoverTimeout is how long its children may take to end when they are killed.
 	leftoverTimeout = time.Second
 	leftoverPoll    = time.Millisecond
-	// maxComplaint is how much of what a rehearsal writes is kept: the end.
+	// maxComplaint is how much of what a dry run writes is kept: the end.
 	maxComplaint = 4 << 10
-	// ready is what a rehearsal says when all went well.
+	// ready is what a dry run says when all went well.
 	ready = "ready"
 )
 
@@ -40,18 +40,18 @@ type Program struct {
 	Env  []string
 }
 
-// ErrRehearsal: the next program has not come up when it was tried. What it said follows.
-var ErrRehearsal = errors.New("the new program does not come up")
+// ErrDryRun: the next program has not come up when it was tried. What it said follows.
+var ErrDryRun = errors.New("the new program does not come up")
 
-// rehearsing counts rehearsals whose process may exist.
-var rehearsing atomic.Int32
+// dryRuns counts dry runs whose process may exist.
+var dryRuns atomic.Int32
 
-// Rehearsing tells whether a program is being tried: one of this process's children may be its, for whose end
-// Rehearsal.Wait waits.
-func Rehearsing() bool { return rehearsing.Load() > 0 }
+// DryRunUnderWay tells whether a program is being tried: one of this process's children may be its, for whose end
+// DryRun.Wait waits.
+func DryRunUnderWay() bool { return dryRuns.Load() > 0 }
 
-// Rehearsal is a program that is being tried. It owns duplicates of the descriptors that the program gets.
-type Rehearsal struct {
+// DryRun is a program that is being tried. It owns duplicates of the descriptors that the program gets.
+type DryRun struct {
 	program Program
 	memory  *os.File // the bundle
 	files   []uintptr
@@ -59,14 +59,14 @@ type Rehearsal struct {
 	end     *os.File
 }
 
-// Rehearse prepares to try a program with the bundle, in a child that ends before it acts. Wait does
+// DryRun prepares to try a program with the bundle, in a child that ends before it acts. Wait does
 // so. Lock must be held, so that the descriptors are those of the bundle.
-func (b *Bundle) Rehearse(p Program) (*Rehearsal, error) {
+func (b *Bundle) DryRun(p Program) (*DryRun, error) {
 	memory, err := b.write()
 	if err != nil {
 		return nil, err
 	}
-	r := &Rehearsal{program: p, memory: memory}
+	r := &DryRun{program: p, memory: memory}
 	if err := r.duplicate(b.files); err != nil {
 		r.close()
 		return nil, err
@@ -79,7 +79,7 @@ func (b *Bundle) Rehearse(p Program) (*Rehearsal, error) {
 }
 
 // duplicate keeps descriptors as they are now. The program gets them under their numbers.
-func (r *Rehearsal) duplicate(kept map[int]struct{}) error {
+func (r *DryRun) duplicate(kept map[int]struct{}) error {
 	highest := max(int(r.memory.Fd()), unix.Stderr)
 	for fd := range kept {
 		highest = max(highest, fd)
@@ -103,7 +103,7 @@ func (r *Rehearsal) duplicate(kept map[int]struct{}) error {
 const closed = ^uintptr(0)
 
 // close closes all that the program gets.
-func (r *Rehearsal) close() {
+func (r *DryRun) close() {
 	for _, fd := range r.files {
 		if fd != closed {
 			unix.Close(int(fd))
@@ -116,37 +116,37 @@ func (r *Rehearsal) close() {
 }
 
 // start starts the program, and closes what it has got. It waits until execve(2) has succeeded.
-func (r *Rehearsal) start() (pid int, err error) {
+func (r *DryRun) start() (pid int, err error) {
 	defer r.close()
 	bundle, output := r.memory.Fd(), r.end.Fd()
 	files := slices.Clone(r.files)
 	files[bundle], files[unix.Stdout], files[unix.Stderr] = bundle, output, output
 	return syscall.ForkExec(r.program.Path, r.program.Args, &syscall.ProcAttr{
-		Env:   append(slices.Clone(r.program.Env), pass(toRehearse, int(bundle))),
+		Env:   append(slices.Clone(r.program.Env), pass(toDryRun, int(bundle))),
 		Files: files,
 		Sys:   &syscall.SysProcAttr{Setpgid: true},
 	})
 }
 
-// Wait starts the program and waits for its end, and ends what it has started. The error matches ErrRehearsal
+// Wait starts the program and waits for its end, and ends what it has started. The error matches ErrDryRun
 // when the program could not begin, and tells what it wrote. Lock must not be held: the program may be on a
 // file system that does not answer.
-func (r *Rehearsal) Wait(ctx context.Context) error {
+func (r *DryRun) Wait(ctx context.Context) error {
 	defer r.said.Close()
-	ctx, cancel := context.WithTimeout(ctx, rehearsalTimeout)
+	ctx, cancel := context.WithTimeout(ctx, dryRunTimeout)
 	defer cancel()
 	type process struct {
 		pid int
 		err error
 	}
 	started, unwanted := make(chan process), make(chan struct{})
-	rehearsing.Add(1)
+	dryRuns.Add(1)
 	go func() {
 		pid, err := r.start()
 		select {
 		case started <- process{pid, err}:
 		case <-unwanted:
-			defer rehearsing.Add(-1)
+			defer dryRuns.Add(-1)
 			if err == nil {
 				unix.Kill(-pid, unix.SIGKILL)
 				endGroup(pid)
@@ -156,19 +156,19 @@ func (r *Rehearsal) Wait(ctx context.Context) error {
 	}()
 	select {
 	case p := <-started:
-		defer rehearsing.Add(-1)
+		defer dryRuns.Add(-1)
 		if p.err != nil {
-			return fmt.Errorf("%w: %s: %w", ErrRehearsal, r.program.Path, p.err)
+			return fmt.Errorf("%w: %s: %w", ErrDryRun, r.program.Path, p.err)
 		}
 		return r.wait(ctx, p.pid)
 	case <-ctx.Done():
 		close(unwanted)
-		return fmt.Errorf("%w: %s could not be started within %v", ErrRehearsal, r.program.Path, rehearsalTimeout)
+		return fmt.Errorf("%w: %s could not be started within %v", ErrDryRun, r.program.Path, dryRunTimeout)
 	}
 }
 
 // wait waits for the end of the program.
-func (r *Rehearsal) wait(ctx context.Context, pid int) error {
+func (r *DryRun) wait(ctx context.Context, pid int) error {
 	said, p := r.said, r.program
 	stop := context.AfterFunc(ctx, func() { unix.Kill(-pid, unix.SIGKILL) }) // ours until it is reaped
 	var text []byte
@@ -189,22 +189,22 @@ func (r *Rehearsal) wait(ctx context.Context, pid int) error {
 	_, ok := bytes.CutSuffix(text, []byte(ready))
 	switch {
 	case late:
-		return fmt.Errorf("%w: it took longer than %v%s", ErrRehearsal, rehearsalTimeout, quote(text))
+		return fmt.Errorf("%w: it took longer than %v%s", ErrDryRun, dryRunTimeout, quote(text))
 	case status.Signaled():
-		return fmt.Errorf("%w: %s was ended by signal %v%s", ErrRehearsal, p.Path, status.Signal(), quote(text))
+		return fmt.Errorf("%w: %s was ended by signal %v%s", ErrDryRun, p.Path, status.Signal(), quote(text))
 	case status.ExitStatus() != 0:
-		return fmt.Errorf("%w: %s ended with status %d%s", ErrRehearsal, p.Path, status.ExitStatus(), quote(text))
+		return fmt.Errorf("%w: %s ended with status %d%s", ErrDryRun, p.Path, status.ExitStatus(), quote(text))
 	case !ok:
-		return fmt.Errorf("%w: %s is no handfast that can take over%s", ErrRehearsal, p.Path, quote(text))
+		return fmt.Errorf("%w: %s is no handfast that can take over%s", ErrDryRun, p.Path, quote(text))
 	case len(left) > 0:
-		return fmt.Errorf("%w: processes %v, which %s has started, cannot be killed and hold what is open", ErrRehearsal, left, p.Path)
+		return fmt.Errorf("%w: processes %v, which %s has started, cannot be killed and hold what is open", ErrDryRun, left, p.Path)
 	case held != nil:
-		return fmt.Errorf("%w: %s has started a process that left its group (a daemon?) and holds what is open", ErrRehearsal, p.Path)
+		return fmt.Errorf("%w: %s has started a process that left its group (a daemon?) and holds what is open", ErrDryRun, p.Path)
 	}
 	return nil
 }
 
-// endGroup kills what a rehearsal that has ended has left of its process group: each holds all
+// endGroup kills what a dry run that has ended has left of its process group: each holds all
 // descriptors of the bundle, so that a listener would go on listening when it is closed here. It
 // returns whom that does not end.
 func endGroup(pgid int) (left []int) {
@@ -237,10 +237,10 @@ func reap(pid int) (status syscall.WaitStatus) {
 
 func pass(reason why, fd int) string { return fmt.Sprintf("%s=%s:%d", variable, reason, fd) }
 
-// Ready ends the program, if it is a rehearsal: it could begin. It returns an error if it could not go on with all
+// Ready ends the program, if it is a dry run: it could begin. It returns an error if it could not go on with all
 // that was left to it.
 func (b *Bundle) Ready() error {
-	if !b.IsRehearsal() {
+	if !b.IsDryRun() {
 		return nil
 	}
 	if err := b.unread(); err != nil {

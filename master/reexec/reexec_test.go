@@ -45,17 +45,17 @@ func kept(t *testing.T) (*Bundle, *os.File) {
 	return b, r
 }
 
-func rehearse(t *testing.T, b *Bundle, p Program) error {
-	r, err := b.Rehearse(p)
+func try(t *testing.T, b *Bundle, p Program) error {
+	r, err := b.DryRun(p)
 	if err != nil {
 		return err
 	}
 	return r.Wait(t.Context())
 }
 
-// TestRehearse: what a program says and how it ends decides, and it has the descriptors under the
+// TestDryRun: what a program says and how it ends decides, and it has the descriptors under the
 // numbers that they have here, and no others.
-func TestRehearse(t *testing.T) {
+func TestDryRun(t *testing.T) {
 	b, r := kept(t)
 	_, other := kept(t)
 	for _, tt := range []struct{ script, want string }{
@@ -69,37 +69,37 @@ func TestRehearse(t *testing.T) {
 		{fmt.Sprintf(`readlink /proc/self/fd/%d | grep -q pipe && echo ready`, r.Fd()), ""},
 		{fmt.Sprintf(`test -e /proc/$$/fd/%d || echo ready`, other.Fd()), ""},
 	} {
-		err := rehearse(t, b, script(t, tt.script))
-		if tt.want == "" && err != nil || tt.want != "" && (!errors.Is(err, ErrRehearsal) || !strings.Contains(err.Error(), tt.want)) {
+		err := try(t, b, script(t, tt.script))
+		if tt.want == "" && err != nil || tt.want != "" && (!errors.Is(err, ErrDryRun) || !strings.Contains(err.Error(), tt.want)) {
 			t.Errorf("%s: %v, want %q", tt.script, err, tt.want)
 		}
 	}
-	if err := rehearse(t, b, Program{Path: "/nowhere"}); !errors.Is(err, ErrRehearsal) || !errors.Is(err, fs.ErrNotExist) {
+	if err := try(t, b, Program{Path: "/nowhere"}); !errors.Is(err, ErrDryRun) || !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("no program: %v", err)
 	}
 }
 
-// TestRehearseLater: the program has the descriptors as they were when Rehearse returned, whatever becomes of them until it is
+// TestDryRunLater: the program has the descriptors as they were when DryRun returned, whatever becomes of them until it is
 // started. Nothing of them is left open here.
-func TestRehearseLater(t *testing.T) {
+func TestDryRunLater(t *testing.T) {
 	fdtest.NoLeaks(t)
 	b, r := kept(t)
-	rehearsal, err := b.Rehearse(script(t, fmt.Sprintf(`readlink /proc/self/fd/%d | grep -q pipe && echo ready`, r.Fd())))
+	dryRun, err := b.DryRun(script(t, fmt.Sprintf(`readlink /proc/self/fd/%d | grep -q pipe && echo ready`, r.Fd())))
 	check(t, err)
 	r.Close()
-	check(t, rehearsal.Wait(t.Context()))
+	check(t, dryRun.Wait(t.Context()))
 }
 
-// Row A9: children that a rehearsal leaves hold all that is open, such as listeners. They end with it,
+// Row A9: children that a dry run leaves hold all that is open, such as listeners. They end with it,
 // whether they hold its output as well or not.
-func TestRehearsalLeavesNobody(t *testing.T) {
+func TestDryRunLeavesNobody(t *testing.T) {
 	for _, output := range []string{"", ">/dev/null 2>&1"} {
 		b, r := kept(t)
 		began := time.Now()
-		rehearsal, err := b.Rehearse(script(t, fmt.Sprintf("(trap '' TERM; sleep 1000; true) %s & sleep 1000 %s & echo ready", output, output)))
+		dryRun, err := b.DryRun(script(t, fmt.Sprintf("(trap '' TERM; sleep 1000; true) %s & sleep 1000 %s & echo ready", output, output)))
 		check(t, err)
-		check(t, rehearsal.Wait(t.Context()))
-		if took := time.Since(began); took > rehearsalTimeout/2 {
+		check(t, dryRun.Wait(t.Context()))
+		if took := time.Since(began); took > dryRunTimeout/2 {
 			t.Errorf("output %q: it took %v, as long as the children would live", output, took)
 		}
 		holders, _ := filepath.Glob("/proc/[0-9]*/fd/*")
@@ -111,8 +111,8 @@ func TestRehearsalLeavesNobody(t *testing.T) {
 		}
 	}
 	b, _ := kept(t)
-	err := rehearse(t, b, script(t, `mkfifo $0.f; setsid sh -c 'echo >$0; exec sleep 3' $0.f & read line <$0.f; echo ready`))
-	if !errors.Is(err, ErrRehearsal) || !strings.Contains(err.Error(), "left its group") {
+	err := try(t, b, script(t, `mkfifo $0.f; setsid sh -c 'echo >$0; exec sleep 3' $0.f & read line <$0.f; echo ready`))
+	if !errors.Is(err, ErrDryRun) || !strings.Contains(err.Error(), "left its group") {
 		t.Errorf("a daemon: %v", err)
 	}
 }
@@ -148,7 +148,7 @@ func TestBundle(t *testing.T) {
 	defer memory.Close()
 	duplicate, err := unix.FcntlInt(memory.Fd(), unix.F_DUPFD_CLOEXEC, 3)
 	check(t, err)
-	t.Setenv(variable, strings.TrimPrefix(pass(toRehearse, duplicate), variable+"="))
+	t.Setenv(variable, strings.TrimPrefix(pass(toDryRun, duplicate), variable+"="))
 	got, err := Inherited()
 	check(t, err)
 	if _, ok := os.LookupEnv(variable); ok {
@@ -156,8 +156,8 @@ func TestBundle(t *testing.T) {
 	}
 	var fd int
 	check(t, got.Get(pipePart, &fd))
-	if fd != int(r.Fd()) || got.Version != "1.2.3" || !got.IsRehearsal() {
-		t.Errorf("descriptor %d of %s, rehearsal %v", fd, got.Version, got.IsRehearsal())
+	if fd != int(r.Fd()) || got.Version != "1.2.3" || !got.IsDryRun() {
+		t.Errorf("descriptor %d of %s, dry run %v", fd, got.Version, got.IsDryRun())
 	}
 	if err := got.Get(Part{"another", 1}, &fd); err == nil || !strings.Contains(err.Error(), `1.2.3 has left nothing of "another" in version 1`) {
 		t.Errorf("what is not there: %v", err)

@@ -95,7 +95,7 @@ func reapOrphans() bool {
 	pids := childrenOfAllThreads()
 	ours.mu.Lock()
 	defer ours.mu.Unlock()
-	if ours.starting > 0 || reexec.Rehearsing() { // one of these may be what is being started, or tried
+	if ours.starting > 0 || reexec.DryRunUnderWay() { // one of these may be what is being started, or tried
 		ours.skipped = ours.starting > 0
 		return false
 	}

@@ -36,8 +36,8 @@ func playInit() int {
 		}
 	}
 	for range 20 {
-		if err := rehearse(); !errors.Is(err, reexec.ErrRehearsal) || !strings.Contains(err.Error(), "ended with status 2") {
-			fmt.Println("rehearsal:", err)
+		if err := dryRun(); !errors.Is(err, reexec.ErrDryRun) || !strings.Contains(err.Error(), "ended with status 2") {
+			fmt.Println("dry run:", err)
 			return 1
 		}
 	}
@@ -57,10 +57,10 @@ func playInit() int {
 	return 1
 }
 
-// rehearse tries a program that leaves an orphan behind and fails.
-func rehearse() error {
+// dryRun tries a program that leaves an orphan behind and fails.
+func dryRun() error {
 	reexec.Lock.Lock()
-	r, err := reexec.NewRehearsal("").Rehearse(reexec.Program{Path: "/bin/sh", Args: []string{"sh", "-c", "(sleep 0.01; exit 1) & exit 2"}})
+	r, err := reexec.NewDryRun("").DryRun(reexec.Program{Path: "/bin/sh", Args: []string{"sh", "-c", "(sleep 0.01; exit 1) & exit 2"}})
 	reexec.Lock.Unlock()
 	if err != nil {
 		return err

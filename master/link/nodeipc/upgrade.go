@@ -100,7 +100,7 @@ type saved struct {
 	Answers []savedAnswer
 	Relayed [][]byte
 
-	// None in a rehearsal.
+	// None in a dry run.
 	Queue  []savedWaiting
 	Flight []savedSent
 	Lost   []savedSent
@@ -181,7 +181,7 @@ func (l *Link) save(b *reexec.Bundle) (*saved, error) {
 		}
 		s.Answers = append(s.Answers, savedAnswer{p.text, name})
 	}
-	if b.IsRehearsal() { // it would hold connections open that others close
+	if b.IsDryRun() { // it would hold connections open that others close
 		return s, nil
 	}
 	for _, w := range l.queue {

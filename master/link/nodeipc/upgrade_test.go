@@ -421,8 +421,8 @@ func TestUpgradeMissed(t *testing.T) {
 	}
 }
 
-// TestRehearsal: one who is only tried does not hold connections open.
-func TestRehearsal(t *testing.T) {
+// TestDryRun: a program that is only tried does not hold connections open.
+func TestDryRun(t *testing.T) {
 	p := newPrimary(t, ReadyAuto, new(returned), hclog.NewNullLogger())
 	l, w := p.openLink(t)
 	w.listens()
@@ -430,7 +430,7 @@ func TestRehearsal(t *testing.T) {
 	deliver(t, l, hs)
 	l.rest()
 	defer l.end()
-	if s, err := l.save(reexec.NewRehearsal("this")); err != nil || len(s.Queue)+len(s.Flight) > 0 {
+	if s, err := l.save(reexec.NewDryRun("this")); err != nil || len(s.Queue)+len(s.Flight) > 0 {
 		t.Errorf("%d and %d connections, error %v", len(s.Queue), len(s.Flight), err)
 	}
 	if s, err := l.save(reexec.NewBundle("this")); err != nil || len(s.Queue) != 1 || len(s.Flight) != window {
