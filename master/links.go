@@ -2,6 +2,7 @@ package master
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"os"
 
@@ -49,7 +50,8 @@ func (k LinkKind) Follows() bool { return rows[k].follows }
 // launch), and a signal tells it to finish.
 func (k LinkKind) Foreign() bool { return rows[k].foreign }
 
-// row is one kind of link: what its workers take and can do, and how a worker's link is made.
+// row is one kind of link: what its workers take and can do, and how a worker's link is made. A link that
+// is not as its row says is none (row.check).
 type row struct {
 	name string // in the log and in Status
 
@@ -194,6 +196,38 @@ func known(link supervisor.Link) *workerLink {
 		return l
 	}
 	return &workerLink{Link: link}
+}
+
+// made returns a link that its row has made, unless it is not as the row says. Its worker would be started
+// all the same, and its slot be answered 502.
+func (r *row) made(l *workerLink, err error) (*workerLink, error) {
+	if err != nil {
+		return nil, err
+	}
+	if err := r.check(l); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// check says in which way a link is not as its row says.
+func (r *row) check(l *workerLink) error {
+	for _, c := range []struct {
+		what      string
+		said, has bool
+	}{
+		{"take connections", r.connections, l.worker != nil},
+		{"accept from listeners", r.listeners, l.accepts != nil},
+		{"bind the port", r.binds, l.asked != nil},
+		{"are foreign", r.foreign, l.lost != nil},
+		{"report", r.reports, l.reports != nil},
+	} {
+		if c.said != c.has {
+			return fmt.Errorf("master: whether workers of link %s %s: its row says %v, their link %v", r.name, c.what, c.said, c.has)
+		}
+	}
+	return nil
 }
 
 // Worker implements kernelroute.Link.

@@ -12,9 +12,38 @@ import (
 
 	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/master/kernelroute"
+	"github.com/handfast/handfast/master/link/foreign"
+	"github.com/handfast/handfast/master/link/mailbox"
+	"github.com/handfast/handfast/master/link/nodeipc"
 	"github.com/handfast/handfast/master/reexec"
 	"github.com/handfast/handfast/master/supervisor"
 )
+
+// abilities are what workers of each kind can do, as its row says it, and what their link can be asked.
+var abilities = map[LinkKind]struct{ row, link string }{
+	LinkNative:     {"connections listeners reports", "worker accepts reports"},
+	LinkNode:       {"connections listeners clustered", "worker accepts served"},
+	LinkActivation: {"listeners blocking foreign", "accepts lost"},
+	LinkAny:        {"listeners blocking follows foreign binds", "accepts served lost asked"},
+	LinkInject:     {"connections foreign binds anywhere", "worker served lost asked"},
+}
+
+// ability is one of them.
+type ability struct {
+	name string
+	has  bool
+}
+
+// namesOf are the names of those that there are.
+func namesOf(all ...ability) string {
+	var names []string
+	for _, a := range all {
+		if a.has {
+			names = append(names, a.name)
+		}
+	}
+	return strings.Join(names, " ")
+}
 
 // Each row is whole: it has a name of its own, a route, and what the log is to say.
 func TestRows(t *testing.T) {
@@ -38,6 +67,12 @@ func TestRows(t *testing.T) {
 			t.Errorf("%s contradicts itself", r.name)
 		}
 		names = append(names, r.name)
+		can := namesOf(ability{"connections", r.connections}, ability{"listeners", r.listeners}, ability{"blocking", r.blocking},
+			ability{"follows", r.follows}, ability{"foreign", r.foreign}, ability{"binds", r.binds}, ability{"anywhere", r.anywhere},
+			ability{"reports", r.reports}, ability{"clustered", r.clustered})
+		if want, known := abilities[kind]; !known || can != want.row {
+			t.Errorf("%s can: %s, want %s", r.name, can, want.row)
+		}
 		text, err := kind.MarshalText()
 		var back LinkKind
 		if err == nil {
@@ -56,13 +91,8 @@ func TestRows(t *testing.T) {
 func TestLinks(t *testing.T) {
 	fdtest.NoLeaks(t)
 	somewhere := netip.MustParseAddrPort("127.0.0.1:80")
-	for kind, want := range map[LinkKind]string{
-		LinkNative:     "worker accepts reports",
-		LinkNode:       "worker accepts served",
-		LinkActivation: "accepts lost",
-		LinkAny:        "accepts served lost asked",
-		LinkInject:     "worker served lost asked",
-	} {
+	for i := range rows {
+		kind := LinkKind(i)
 		cfg, _, _ := newConfig(t)
 		cfg.Link = kind
 		if kind.TakesConnections() {
@@ -80,20 +110,10 @@ func TestLinks(t *testing.T) {
 			t.Fatal(err)
 		}
 		link := known(opened)
-		var can []string
-		for _, ability := range []struct {
-			name string
-			has  bool
-		}{
-			{"worker", link.worker != nil}, {"accepts", link.accepts != nil}, {"served", link.served != nil},
-			{"lost", link.lost != nil}, {"asked", link.asked != nil}, {"reports", link.reports != nil},
-		} {
-			if ability.has {
-				can = append(can, ability.name)
-			}
-		}
-		if got := strings.Join(can, " "); got != want {
-			t.Errorf("%v: %s, want %s", kind, got, want)
+		can := namesOf(ability{"worker", link.worker != nil}, ability{"accepts", link.accepts != nil}, ability{"served", link.served != nil},
+			ability{"lost", link.lost != nil}, ability{"asked", link.asked != nil}, ability{"reports", link.reports != nil})
+		if want, known := abilities[kind]; !known || can != want.link {
+			t.Errorf("%v: %s, want %s", kind, can, want.link)
 		}
 		if accepts := link.Accepts(somewhere); accepts != (kind == LinkActivation) || link.isServed() || (link.Worker() != nil) != kind.TakesConnections() {
 			t.Errorf("%v: accepts %v, served %v, worker %v, before it is started", kind, accepts, link.isServed(), link.Worker())
@@ -123,6 +143,64 @@ func TestLinks(t *testing.T) {
 		}
 	}
 }
+
+// closed counts how often it was closed.
+type closed struct {
+	supervisor.Link
+	times int
+}
+
+func (c *closed) Close() { c.times++ }
+
+// A link that is not as its row says is none, whichever of them has too much or too little.
+func TestLinkUnlikeItsRow(t *testing.T) {
+	accepts := func(netip.AddrPort) bool { return true }
+	lost := func(supervisor.Exit) bool { return false }
+	asked := func() []foreign.OwnAddress { return nil }
+	for _, c := range []struct {
+		what string
+		row  row
+		has  workerLink
+	}{
+		{"take connections", row{connections: true}, workerLink{worker: new(nodeipc.Link)}},
+		{"accept from listeners", row{listeners: true}, workerLink{accepts: accepts}},
+		{"bind the port", row{binds: true}, workerLink{asked: asked}},
+		{"are foreign", row{foreign: true}, workerLink{lost: lost}},
+		{"report", row{reports: true}, workerLink{reports: new(mailbox.Mailbox)}},
+	} {
+		inner := new(closed)
+		able, unable := c.has, workerLink{Link: inner}
+		able.Link = inner
+		if l, err := c.row.made(&able, nil); l != &able || err != nil || inner.times != 0 {
+			t.Errorf("%s: %v, %v, closed %d times", c.what, l, err, inner.times)
+		}
+		for _, err := range []error{second(c.row.made(&unable, nil)), second(new(row).made(&able, nil))} {
+			if err == nil || !strings.Contains(err.Error(), c.what) {
+				t.Errorf("%s: %v", c.what, err)
+			}
+		}
+		if inner.times != 2 {
+			t.Errorf("%s: closed %d times", c.what, inner.times)
+		}
+	}
+	m := &Master{route: &masterRoute{}, kind: &row{
+		connections: true,
+		open: func(*Master, supervisor.Seat, *kernelroute.Lease) (*workerLink, error) {
+			return &workerLink{Link: new(closed)}, nil
+		},
+		restore: func(*Master, supervisor.Seat, *kernelroute.Lease, *reexec.Bundle, json.RawMessage) (*workerLink, error) {
+			return &workerLink{Link: new(closed)}, nil
+		},
+	}}
+	if l, err := m.openLink(supervisor.Seat{}); l != nil || err == nil {
+		t.Errorf("opened: %v, %v", l, err)
+	}
+	if l, err := m.restoreLink(nil)(supervisor.Seat{}, 1, nil); l != nil || err == nil {
+		t.Errorf("restored: %v, %v", l, err)
+	}
+}
+
+func second(_ *workerLink, err error) error { return err }
 
 // A link that cannot be made, of a new worker or of one of the program before, is none.
 func TestLinkFails(t *testing.T) {

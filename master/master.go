@@ -152,7 +152,7 @@ func (m *Master) supervise(cfg *Config) (err error) {
 
 // openLink makes the link of a worker that is about to be started.
 func (m *Master) openLink(seat supervisor.Seat) (supervisor.Link, error) {
-	return m.route.open(seat, func(l *kernelroute.Lease) (*workerLink, error) { return m.kind.open(m, seat, l) })
+	return m.route.open(seat, func(l *kernelroute.Lease) (*workerLink, error) { return m.kind.made(m.kind.open(m, seat, l)) })
 }
 
 // handleEvent is told what happens to workers, in order.

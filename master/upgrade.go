@@ -186,7 +186,9 @@ func (m *Master) restoreLink(b *reexec.Bundle) func(supervisor.Seat, int, json.R
 		if m.kind.restore == nil {
 			return nil, fmt.Errorf("master: workers of link %v cannot be kept", m.link)
 		}
-		return m.route.reopen(pid, func(l *kernelroute.Lease) (*workerLink, error) { return m.kind.restore(m, seat, l, b, state) })
+		return m.route.reopen(pid, func(l *kernelroute.Lease) (*workerLink, error) {
+			return m.kind.made(m.kind.restore(m, seat, l, b, state))
+		})
 	}
 }
 
