@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -69,23 +68,12 @@ func exitStatus(stderr io.Writer, err error) int {
 	case err == nil:
 		return exitOK
 	case errors.As(err, &usage):
-		say(stderr, "handfast: %s\nTry 'handfast help'.\n", strings.ReplaceAll(withoutPackages(err.Error()), "\n", "\nhandfast: "))
+		say(stderr, "handfast: %s\nTry 'handfast help'.\n", strings.ReplaceAll(logging.WithoutPackages(err.Error()), "\n", "\nhandfast: "))
 		return exitUsage
 	default:
-		say(stderr, "handfast: %s\n", withoutPackages(err.Error()))
+		say(stderr, "handfast: %s\n", logging.WithoutPackages(err.Error()))
 		return exitFailure
 	}
-}
-
-// packagePrefix is what errors of our packages begin with, also where others wrap them.
-var packagePrefix = regexp.MustCompile(`(?m)(^|: )(?:acceptinject|activation|admin|asuser|balancer|bindswap|clientip|fdlimit|fdpass|foreign|forwarded|hash|kernelroute|launch|listening|logging|mailbox|master|nodeipc|openconns|output|pgroup|probe|reexec|reuseport|seccomp|sockdiag|supervisor|systemd): `)
-
-// withoutPackages is an error's text without the names of our packages, which mean nothing to people.
-func withoutPackages(text string) string {
-	for packagePrefix.MatchString(text) {
-		text = packagePrefix.ReplaceAllString(text, "$1")
-	}
-	return text
 }
 
 // say writes to standard error, and does not wait for long if nobody reads that.

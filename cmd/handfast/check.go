@@ -19,6 +19,7 @@ import (
 	"github.com/handfast/handfast/hash"
 	"github.com/handfast/handfast/master"
 	"github.com/handfast/handfast/master/admin"
+	"github.com/handfast/handfast/master/logging"
 	"github.com/handfast/handfast/master/output"
 	"github.com/handfast/handfast/master/reuseport"
 	"github.com/handfast/handfast/master/supervisor"
@@ -80,7 +81,7 @@ func (t *checking) try(what string, err error) {
 		t.say(what, "ok")
 		return
 	}
-	t.say(what, withoutPackages(err.Error()))
+	t.say(what, logging.WithoutPackages(err.Error()))
 	t.lacking = true
 }
 
@@ -108,7 +109,7 @@ func (t *checking) routes(ctx context.Context) {
 		{"--worker-link any, the master routes", checkInjection(), t.plan.link == master.LinkInject},
 	} {
 		if c.lacks != nil && t.planned && !c.needed {
-			t.note(c.what, withoutPackages(c.lacks.Error()))
+			t.note(c.what, logging.WithoutPackages(c.lacks.Error()))
 			continue
 		}
 		t.try(c.what, c.lacks)
@@ -131,7 +132,7 @@ func (t *checking) sayPlan() {
 	d := t.plan
 	takes := fmt.Sprintf("--route %v, --worker-link %s", d.route, linkFlag(d.link))
 	if d.notKernel != nil {
-		takes += "; the kernel cannot: " + withoutPackages(d.notKernel.Error())
+		takes += "; the kernel cannot: " + logging.WithoutPackages(d.notKernel.Error())
 	}
 	t.say("run takes", takes)
 	if d.why != "" {

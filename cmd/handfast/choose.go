@@ -9,6 +9,7 @@ import (
 
 	"github.com/handfast/handfast/master"
 	"github.com/handfast/handfast/master/link/nodeipc"
+	"github.com/handfast/handfast/master/logging"
 	"github.com/handfast/handfast/master/programs"
 )
 
@@ -189,7 +190,7 @@ func (r intent) chooseWithoutListeners(f facts, noListeners error) (choice, erro
 // withoutRemedy is the text of an error without what it advises.
 func withoutRemedy(err error) string {
 	text, _, _ := strings.Cut(err.Error(), "; without it")
-	return withoutPackages(text)
+	return logging.WithoutPackages(text)
 }
 
 // runNodeItself says what to run in place of a starter.

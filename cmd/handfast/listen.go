@@ -17,6 +17,7 @@ import (
 
 	"github.com/handfast/handfast/master"
 	routing "github.com/handfast/handfast/master/balancer"
+	"github.com/handfast/handfast/master/logging"
 	"github.com/handfast/handfast/master/reuseport"
 	"github.com/handfast/handfast/master/systemd"
 )
@@ -84,7 +85,7 @@ func (o opener) open(ctx context.Context, config *master.Config, d decision, bef
 		d = d.withoutKernel(err)
 	}
 	if d.notKernel != nil {
-		config.Logger.Info("route chosen", "route", d.route.String(), "reason", "the kernel cannot give clients to slots: "+withoutPackages(d.notKernel.Error()), "change_with", "--route")
+		config.Logger.Info("route chosen", "route", d.route.String(), "reason", "the kernel cannot give clients to slots: "+logging.WithoutPackages(d.notKernel.Error()), "change_with", "--route")
 	}
 	return o.listeners(ctx, config, d.listen)
 }

@@ -119,12 +119,12 @@ func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 	config := &a.config
 	config.Supervisor.Command = command
 	config.Name, config.Version = c.String("name"), version()
-	config.Logger = hclog.New(&hclog.LoggerOptions{
+	config.Logger = logging.ForOperators(hclog.New(&hclog.LoggerOptions{
 		Name:       "handfast",
 		Level:      hclog.LevelFromString(c.String("log-level")),
 		JSONFormat: a.json,
 		Output:     logs,
-	})
+	}))
 	v.waiting(&config.Balancer)
 	config.Balancer.Clients = v.clients()
 	v.lifetimes(&config.Supervisor)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/handfast/handfast/master"
 	"github.com/handfast/handfast/master/admin"
+	"github.com/handfast/handfast/master/logging"
 )
 
 func statusCommand() *cli.Command {
@@ -165,7 +166,7 @@ func reloadText(s *master.Status) string {
 		return text
 	case r.Error != "":
 		reason, _, _ := strings.Cut(r.Error, "; it wrote last:\n") // which is shown below
-		return fmt.Sprintf(", %s ago %s", age(s, *r.Ended), withoutPackages(reason))
+		return fmt.Sprintf(", %s ago %s", age(s, *r.Ended), logging.WithoutPackages(reason))
 	default:
 		return fmt.Sprintf(", reloaded %s ago", age(s, *r.Ended))
 	}
@@ -178,7 +179,7 @@ func upgradeText(s *master.Status) string {
 		return ""
 	case u.Error != "":
 		reason, _, _ := strings.Cut(u.Error, "\n")
-		return fmt.Sprintf("; not upgraded %s ago: %s", age(s, *u.At), withoutPackages(reason))
+		return fmt.Sprintf("; not upgraded %s ago: %s", age(s, *u.At), logging.WithoutPackages(reason))
 	default:
 		return fmt.Sprintf("; upgraded %s ago, from %s", age(s, *u.At), u.From)
 	}
