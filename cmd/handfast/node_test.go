@@ -452,7 +452,7 @@ func TestNodeLeaves(t *testing.T) {
 		"process.exit":              `process.exit()`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := startNode(t, 2, `leave = () => {`+way+`};`+plain, nodeOptions{flags: []string{"--min-uptime", "0s"}})
+			b := startNode(t, 2, `leave = () => {`+way+`};`+plain, nodeOptions{flags: []string{"--min-uptime", "0s", "--max-retries", "600"}})
 			_, stop := b.load(2, "/") // in both slots
 			if a, z := b.mustGet(source(0), "/"), b.mustGet(source(1), "/"); a.slot == z.slot {
 				t.Fatal("these clients have one slot")

@@ -68,13 +68,14 @@ func TestIdleConnections(t *testing.T) {
 				}
 			}
 			ended := make(chan int, maxConnections)
-			for i, conn := range conns[:maxConnections-1] {
+			longest := conns[:1]
+			if v.answered { // a client may read its answer long before the server's goroutine finds it idle
+				longest = conns[:maxConnections-1]
+			}
+			for i, conn := range longest {
 				go func() { io.Copy(io.Discard, conn); ended <- i }()
 			}
-			// A client may read its answer long before the server's goroutine finds it idle.
-			if i := fdtest.Receive(t, "the end of the longest idle one", ended); i != 0 && !v.answered {
-				t.Errorf("connection %d ends, want the first", i)
-			}
+			fdtest.Receive(t, "the end of the longest idle one", ended)
 			conns[maxConnections-1].SetReadDeadline(time.Now().Add(10 * time.Millisecond))
 			if n, err := conns[maxConnections-1].Read(make([]byte, 1)); err == nil || err == io.EOF {
 				t.Errorf("the last one reads %d, %v, want to wait", n, err)
