@@ -29,6 +29,7 @@ demo: build ## run the balancer with example workers on LISTEN (127.0.0.1:8080)
 
 check: lint ## lint, and the tests that start neither handfast nor real servers: within a minute
 	$(GO) test -short ./...
+	$(GO) test -race -short ./master/balancer ./master/clientip ./master/reexec
 
 test: ## all tests, with the race detector (says what it skips for want of a program)
 	@PATH=$$PATH:/usr/sbin; for program in $(TESTED_WITH); do \

@@ -19,7 +19,6 @@ func (b *Balancer) park(c connection) { b.parkFor(c, b.waitForSlot) }
 // a goroutine runs life; else it is refused.
 func (b *Balancer) parkFor(c connection, life func(*parked)) {
 	reexec.Lock.MustHold()
-	reexec.Lock.MustHold()
 	key := b.keyOf(&c)
 	p, err := b.enter(c, key, b.perSlot())
 	if err != nil {
@@ -131,7 +130,6 @@ func (b *Balancer) tryDeliver(p *parked, rank int) (changed <-chan struct{}, err
 
 // deliver is tryDeliver for a caller that has passed the gate. It does not touch the waitlist.
 func (b *Balancer) deliver(c *connection, rank int) (changed <-chan struct{}, err error) {
-	reexec.Lock.MustHold()
 	reexec.Lock.MustHold()
 	seats := b.table.load()
 	slot := b.cfg.Strategy.Slot(c.client, len(seats), min(rank, len(seats)-1))

@@ -1,6 +1,7 @@
 package balancer
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/master/clientip"
 	"github.com/handfast/handfast/master/reexec"
 )
@@ -195,5 +197,47 @@ func TestReasonOfEach(t *testing.T) {
 		if want := map[bool]string{true: "", false: "other"}[o.Err == nil]; o.Reason() != want {
 			t.Errorf("%v: %q, want %q", o.Err, o.Reason(), want)
 		}
+	}
+}
+
+// TestHalfForEachSlot: a stalled worker's clients have half of the room, and all of it where there is no other slot.
+func TestHalfForEachSlot(t *testing.T) {
+	for slots, want := range map[int]int{1: 10, 2: 5, 3: 5} {
+		cfg := DefaultConfig()
+		cfg.Strategy = inOrder{} // all clients belong to slot 0
+		cfg.MaxParked, cfg.MaxRetries, cfg.Refuse = 10, 1000, RefuseClose
+		refused := make(chan error, 1)
+		cfg.OnOutcome = func(o Outcome) { refused <- o.Err }
+		b, err := New(cfg, NewTable(slots))
+		if err != nil {
+			t.Fatal(err)
+		}
+		park := func() {
+			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			reexec.Lock.RLock()
+			defer reexec.Lock.RUnlock()
+			b.park(connection{Handoff: fdpass.Handoff{FD: fd}})
+		}
+		for range want {
+			park()
+		}
+		if n := b.ParkedBySlot()[0]; n != want {
+			t.Errorf("%d slots: %d are parked, want %d", slots, n, want)
+		}
+		park()
+		if err := fdtest.Receive(t, "the refusal of one too many", refused); err != errCrowded {
+			t.Errorf("%d slots: %v, want %v", slots, err, errCrowded)
+		}
+		now, cancel := context.WithCancel(t.Context())
+		cancel()
+		go func() {
+			for range refused { // those that were parked
+			}
+		}()
+		b.Shutdown(now)
+		close(refused)
 	}
 }

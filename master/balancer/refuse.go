@@ -78,7 +78,6 @@ func answer(status int, text, body string) []byte {
 // refuse takes ownership of a connection that is not parked. It does not wait.
 func (r *refuser) refuse(c connection, slot int, why error) {
 	reexec.Lock.MustHold()
-	reexec.Lock.MustHold()
 	if p, err := r.overflow.enter(c, waitKey{slot: slot}, maxOverflow); err == nil {
 		go r.end(p, r.overflow, nil, slot, why)
 		return

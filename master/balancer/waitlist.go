@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/handfast/handfast/hash"
+	"github.com/handfast/handfast/master/reexec"
 )
 
 // waitlist is where connections are parked, or are being refused. It has room for a fixed number of them,
@@ -63,6 +64,7 @@ func (l *waitlist) enter(c connection, key waitKey, perSlot int) (*parked, error
 // rekey counts a connection under another key, of whose slot perSlot may be parked. If there is no
 // room it stays where it is.
 func (l *waitlist) rekey(p *parked, key waitKey, perSlot int) error {
+	reexec.Lock.MustHold()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.charge(key, perSlot); err != nil {
@@ -73,8 +75,9 @@ func (l *waitlist) rekey(p *parked, key waitKey, perSlot int) error {
 	return nil
 }
 
-// leave takes a connection off the list: its descriptor is somebody else's now, or closed.
+// leave takes a connection off the list, within the gate of package reexec: its descriptor is somebody else's now, or closed.
 func (l *waitlist) leave(p *parked) {
+	reexec.Lock.MustHold()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.refund(p.key)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/handfast/handfast/hash"
+	"github.com/handfast/handfast/master/reexec"
 )
 
 // inSlot is the key of a client in a slot.
@@ -63,6 +64,8 @@ func TestQuotas(t *testing.T) {
 // TestRekey: a connection whose client becomes known keeps its place, also the last one, and changes
 // whose quota it counts for; when that is used up it stays where it is.
 func TestRekey(t *testing.T) {
+	reexec.Lock.RLock()
+	defer reexec.Lock.RUnlock()
 	l := newWaitlist(2, 1)
 	p, _ := l.enter(connection{}, stranger, 2)
 	l.enter(connection{}, inSlot(0, 1), 2)
@@ -82,6 +85,8 @@ func TestRekey(t *testing.T) {
 
 // TestWaitlistIsEmptyAgain: whatever happened before, nothing is left of connections that have left.
 func TestWaitlistIsEmptyAgain(t *testing.T) {
+	reexec.Lock.RLock()
+	defer reexec.Lock.RUnlock()
 	random := rand.New(rand.NewPCG(1, 2))
 	l := newWaitlist(50, 3)
 	key := func() waitKey {
@@ -150,7 +155,11 @@ func TestWaitUntilEmpty(t *testing.T) {
 		if err := l.waitUntilEmpty(ctx); err != why {
 			t.Error(err)
 		}
-		time.AfterFunc(time.Minute, func() { l.leave(p) })
+		time.AfterFunc(time.Minute, func() {
+			reexec.Lock.RLock()
+			defer reexec.Lock.RUnlock()
+			l.leave(p)
+		})
 		began := time.Now()
 		if err := l.waitUntilEmpty(t.Context()); err != nil || time.Since(began) != time.Minute {
 			t.Error(err, time.Since(began))

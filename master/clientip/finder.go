@@ -10,6 +10,7 @@ import (
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/fdpass/forwarded"
 	"github.com/handfast/handfast/hash"
+	"github.com/handfast/handfast/master/reexec"
 )
 
 // Client is the client that a connection is from.
@@ -167,8 +168,9 @@ func (f *Finder) client(addr netip.Addr) Client {
 }
 
 // takeProxyHeader consumes the PROXY header of a trusted proxy and writes what it says
-// into h. Of others it only looks whether they send one, which they must not.
+// into h, within the gate of package reexec. Of others it only looks whether they send one, which they must not.
 func (f *Finder) takeProxyHeader(h *fdpass.Handoff, buffer []byte, ended bool) error {
+	reexec.Lock.MustHold()
 	data, err := peek(h.FD, buffer)
 	if err != nil {
 		return err

@@ -73,7 +73,7 @@ func TestNowSession(t *testing.T) {
 			}
 			want := f.from(here)
 			want.Session = NameSession([]byte(test.session))
-			if client, err := f.Now(&p.Handoff, f.Buffer()); client != want || err != test.err {
+			if client, err := findNow(f, &p.Handoff, f.Buffer()); client != want || err != test.err {
 				t.Errorf("%+v, %v, want %+v, %v", client, err, want, test.err)
 			}
 			p.reads(t, test.sent)
@@ -88,12 +88,12 @@ func TestNowSessionBehindProxy(t *testing.T) {
 	p.send(t, sidLine+"X-Forwarded-For: 192.0.2.1\r\n\r\n")
 	want := f.from("192.0.2.1")
 	want.Session = NameSession([]byte("a"))
-	if client, err := f.Now(&p.Handoff, f.Buffer()); client != want || err != nil {
+	if client, err := findNow(f, &p.Handoff, f.Buffer()); client != want || err != nil {
 		t.Errorf("%+v, %v, want %+v", client, err, want)
 	}
 	p = connect(t)
 	p.send(t, sidLine)
-	if _, err := f.Now(&p.Handoff, f.Buffer()); err != ErrPartial {
+	if _, err := findNow(f, &p.Handoff, f.Buffer()); err != ErrPartial {
 		t.Errorf("only the request line: %v", err)
 	}
 }
@@ -104,7 +104,7 @@ func TestNowSessionAllocatesNothing(t *testing.T) {
 	p := connect(t)
 	p.send(t, sidLine)
 	buffer := f.Buffer()
-	if n := testing.AllocsPerRun(100, func() { f.Now(&p.Handoff, buffer) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { findNow(f, &p.Handoff, buffer) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }
