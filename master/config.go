@@ -98,7 +98,7 @@ func (c *Config) groups() int {
 // parked.
 func (c *Config) Files() int {
 	// A reload doubles the number of processes if the old ones take their time.
-	return baseFiles + fdlimit.Spare + c.groups() + 2*c.filesPerWorker()*c.Supervisor.Workers
+	return baseFiles + fdlimit.Reserve + c.groups() + 2*c.filesPerWorker()*c.Supervisor.Workers
 }
 
 // filesPerWorker is how many of them it needs for each worker process.
@@ -129,7 +129,7 @@ func (c *Config) check() error {
 		return fmt.Errorf("master: workers of link %v neither report their connections nor answer a watchdog: MaxConnections and Watchdog need LinkNative", c.Link)
 	case c.MaxConnections < 0 || c.MaxConnections > 0 && kernel:
 		return fmt.Errorf("master: at most %d connections of a worker: want 0 or more, and Listeners, since the master has to hand them off", c.MaxConnections)
-	case c.resume != nil && kernel != (c.resume.Steered != nil):
+	case c.resume != nil && kernel != (c.resume.KernelRoute != nil):
 		return errors.New("master: the program before gave clients to slots by the other route")
 	}
 	return nil
@@ -137,7 +137,7 @@ func (c *Config) check() error {
 
 // bound sets how many workers and processes there may be for want of descriptors, and of slots.
 func (c *Config) bound() {
-	c.Supervisor.MaxProcesses = (fdlimit.Limit() - baseFiles - fdlimit.Spare) / c.filesPerWorker()
+	c.Supervisor.MaxProcesses = (fdlimit.Limit() - baseFiles - fdlimit.Reserve) / c.filesPerWorker()
 	c.Supervisor.MaxWorkers = min(hash.MaxSlots, c.Supervisor.MaxProcesses/2)
 	if c.kernelRoutes() {
 		c.Supervisor.MaxWorkers = min(reuseport.MaxSlots, c.Supervisor.MaxWorkers)

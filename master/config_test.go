@@ -50,14 +50,14 @@ func TestNewCloses(t *testing.T) {
 	fdtest.NoLeaks(t)
 	for name, change := range map[string]func(*Config){
 		"not both":       func(c *Config) { c.Groups = append(c.Groups, group(t)) },
-		"other route":    func(c *Config) { c.resume = &saved{Steered: new(kernelroute.Saved)} },
+		"other route":    func(c *Config) { c.resume = &saved{KernelRoute: new(kernelroute.Saved)} },
 		"retry":          func(c *Config) { c.Balancer.RetryDelay = -1 },
 		"ready timeout":  func(c *Config) { c.Supervisor.ReadyTimeout = 0 },
 		"take listeners": func(c *Config) { c.Link = LinkAny },
 		"open files is":  func(c *Config) { c.Supervisor.Workers = 1 << 24 },
 		"that cannot be": func(c *Config) {
 			c.Listeners[0].Close()
-			c.Listeners, c.Groups, c.resume = nil, append(c.Groups, group(t)), &saved{Steered: new(kernelroute.Saved)}
+			c.Listeners, c.Groups, c.resume = nil, append(c.Groups, group(t)), &saved{KernelRoute: new(kernelroute.Saved)}
 		},
 		"no command to run": func(c *Config) { c.Supervisor.Command, c.Logger = nil, nil },
 	} {

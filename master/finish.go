@@ -28,9 +28,9 @@ func chooseDrainSignal(command []string) (signal syscall.Signal, why string) {
 	return launch.NoSignal, name + " is not known to finish on a signal: workers get no more connections, and end when their last one has"
 }
 
-// settleDraining decides how workers that know nothing of us are made to finish. asked is 0 where
+// chooseDraining decides how workers that know nothing of us are made to finish. asked is 0 where
 // that is left to us.
-func (m *Master) settleDraining(asked syscall.Signal) {
+func (m *Master) chooseDraining(asked syscall.Signal) {
 	signal, why := chooseDrainSignal(m.command)
 	m.drainsTold = signal != launch.NoSignal && (asked == signal || asked == 0)
 	m.drainSignal = cmp.Or(asked, signal)

@@ -37,7 +37,7 @@ func TestSettleDraining(t *testing.T) {
 	} {
 		m, log := newFake(c.kind)
 		m.command = c.command
-		m.settleDraining(c.asked)
+		m.chooseDraining(c.asked)
 		if got := launch.SignalName(m.drainSignal); got != c.want || m.drainsTold != c.told {
 			t.Errorf("%v %v, asked for %v: %s, told: %v", c.kind, c.command, c.asked, got, m.drainsTold)
 		}

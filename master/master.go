@@ -94,7 +94,7 @@ func newMaster(cfg Config) (*Master, error) {
 	m.several = newSeveral(m.sharing, m.warnSeveral)
 	m.advice = newAdvice(m.adviseSlow, m.adviseFailed)
 	m.connections = openconns.New(func() []uint16 { return ports(m.route.addresses()) })
-	m.settleDraining(cfg.DrainSignal)
+	m.chooseDraining(cfg.DrainSignal)
 	if err := m.balance(&cfg); err != nil {
 		return nil, err
 	}

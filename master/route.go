@@ -63,7 +63,7 @@ func (m *Master) newRoute(cfg *Config) (route, error) {
 		Finishing:     func(link supervisor.Link) { m.supervisor.Finishing(link) },
 	})
 	if err == nil && cfg.resume != nil {
-		err = kernel.Restore(cfg.resume.Steered)
+		err = kernel.Restore(cfg.resume.KernelRoute)
 	}
 	return kernelRoute{kernel, m.balancer}, err
 }
@@ -173,7 +173,7 @@ func (r kernelRoute) balancers() []*balancer.Balancer {
 
 func (r kernelRoute) acceptsAll() bool                    { return false }
 func (r kernelRoute) queue(slot int) (int, bool)          { return r.Route.Queue(slot), true }
-func (r kernelRoute) save(b *reexec.Bundle, state *saved) { state.Steered = r.Route.Save(b) }
+func (r kernelRoute) save(b *reexec.Bundle, state *saved) { state.KernelRoute = r.Route.Save(b) }
 
 // opened is a link, or none: a nil *workerLink is not a nil supervisor.Link.
 func opened[L supervisor.Link](link L, err error) (supervisor.Link, error) {

@@ -25,11 +25,11 @@ func TestGolden(t *testing.T) {
 	}
 	reexectest.Golden(t, part, saved{
 		Link: LinkNode, Started: at, Upgrades: 2,
-		Stats:     balancer.Stats{Accepted: 1, HandedOff: 2, TakenBack: 3, Refused: 4, Gone: 5, Parked: 6},
-		Counts:    []balancer.Counts{{HandedOff: 1, Refused: 2, MailboxFull: 3}},
-		Parked:    []balancer.SavedParked{{Handoff: fdpass.Handoff{FD: 10, Client: netip.MustParseAddrPort("192.0.2.1:1234"), Flags: fdpass.FlagProxied}, Parked: at, Refused: true}},
-		Listeners: []balancer.SavedListener{{FD: 11}},
-		Steered:   kernel,
+		Stats:       balancer.Stats{Accepted: 1, HandedOff: 2, TakenBack: 3, Refused: 4, Gone: 5, Parked: 6},
+		Counts:      []balancer.Counts{{HandedOff: 1, Refused: 2, MailboxFull: 3}},
+		Parked:      []balancer.SavedParked{{Handoff: fdpass.Handoff{FD: 10, Client: netip.MustParseAddrPort("192.0.2.1:1234"), Flags: fdpass.FlagProxied}, Parked: at, Refused: true}},
+		Listeners:   []balancer.SavedListener{{FD: 11}},
+		KernelRoute: kernel,
 	})
 }
 

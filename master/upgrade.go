@@ -34,14 +34,14 @@ type Upgrade struct {
 
 // saved is what the next program needs to go on.
 type saved struct {
-	Link      LinkKind
-	Started   time.Time
-	Upgrades  int
-	Stats     balancer.Stats
-	Counts    []balancer.Counts        // by slot
-	Parked    []balancer.SavedParked   // none in a dry run
-	Listeners []balancer.SavedListener // that the master accepts from
-	Steered   *kernelroute.Saved       // or that the kernel gives clients to
+	Link        LinkKind
+	Started     time.Time
+	Upgrades    int
+	Stats       balancer.Stats
+	Counts      []balancer.Counts        // by slot
+	Parked      []balancer.SavedParked   // none in a dry run
+	Listeners   []balancer.SavedListener // that the master accepts from
+	KernelRoute *kernelroute.Saved       `json:"Steered"` // or that the kernel gives clients to; under the name that earlier programs leave
 }
 
 // MarshalText returns the link's word.
@@ -101,13 +101,13 @@ func (m *Master) Replace(ctx context.Context, program reexec.Program, save func(
 	})
 }
 
-// save makes a bundle of everything. forGood is as for supervisor.Quiesce.
-func (m *Master) save(more func(*reexec.Bundle) error, forGood bool) (*reexec.Bundle, error) {
+// save makes a bundle of everything. save puts more into it, and final is as for supervisor.Quiesce.
+func (m *Master) save(save func(*reexec.Bundle) error, final bool) (*reexec.Bundle, error) {
 	if m.isStopping() {
 		return nil, errStops
 	}
 	b := reexec.NewBundle(m.version)
-	if !forGood {
+	if !final {
 		b = reexec.NewDryRun(m.version)
 	}
 	state := saved{
@@ -119,7 +119,7 @@ func (m *Master) save(more func(*reexec.Bundle) error, forGood bool) (*reexec.Bu
 	state.Counts = m.balancer.Table().AllCounts()
 	m.route.save(b, &state)
 	err := m.supervisor.Save(b) // which may park what workers give back
-	if forGood {
+	if final {
 		for _, of := range m.route.balancers() {
 			state.Parked = append(state.Parked, of.SaveParked(b)...)
 		}
@@ -131,7 +131,7 @@ func (m *Master) save(more func(*reexec.Bundle) error, forGood bool) (*reexec.Bu
 		err = b.Put(part, state)
 	}
 	if err == nil {
-		err = more(b)
+		err = save(b)
 	}
 	return b, err
 }
@@ -156,8 +156,8 @@ func (c *Config) Adopt(b *reexec.Bundle) (err error) {
 		}
 		c.Listeners = append(c.Listeners, listener)
 	}
-	if c.resume.Steered != nil {
-		c.Groups, err = c.resume.Steered.Restore(b, c.Balancer.Clients.Hash)
+	if c.resume.KernelRoute != nil {
+		c.Groups, err = c.resume.KernelRoute.Restore(b, c.Balancer.Clients.Hash)
 	}
 	return err
 }
@@ -165,7 +165,7 @@ func (c *Config) Adopt(b *reexec.Bundle) (err error) {
 // Adopted returns how the workers of the program before get connections, and whether the kernel
 // gives clients to slots. Call it after Adopt.
 func (c *Config) Adopted() (link LinkKind, kernel bool) {
-	return c.resume.Link, c.resume.Steered != nil
+	return c.resume.Link, c.resume.KernelRoute != nil
 }
 
 // Retire has the master accept what waits at an address of the program before, and then no more.

@@ -108,7 +108,7 @@ func TestAdoptKernelRoute(t *testing.T) {
 		if err := b.Get(part, &state); err != nil {
 			return err
 		}
-		if state.Steered == nil || len(state.Listeners) != 0 || len(state.Parked) != 0 || !b.IsDryRun() {
+		if state.KernelRoute == nil || len(state.Listeners) != 0 || len(state.Parked) != 0 || !b.IsDryRun() {
 			t.Errorf("%+v", state)
 		}
 		return nil

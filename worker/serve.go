@@ -74,7 +74,7 @@ func serve(srv *http.Server, ln *Listener, signals <-chan os.Signal) error {
 		case <-ctx.Done():
 		}
 	}()
-	traffic.settle(ctx)
+	traffic.awaitRequests(ctx)
 	err := srv.Shutdown(ctx) // requests under way
 	if err == nil {
 		err = ln.Wait(ctx) // what was hijacked

@@ -84,8 +84,8 @@ func (t *traffic) move(c net.Conn, to phase) {
 	}
 }
 
-// settle waits until no request is about to be lost, within its bounds.
-func (t *traffic) settle(ctx context.Context) {
+// awaitRequests waits until no request is about to be lost, within its bounds.
+func (t *traffic) awaitRequests(ctx context.Context) {
 	poll := time.NewTicker(drainPoll)
 	defer poll.Stop()
 	for start := time.Now(); ctx.Err() == nil; <-poll.C {

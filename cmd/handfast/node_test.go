@@ -278,7 +278,7 @@ func TestNodeTLS(t *testing.T) {
 }
 
 // TestNodeKillWithFullLink: a worker is killed while its channel, our queue for it and the
-// lot are full of connections. All are answered by its successor.
+// waitlist are full of connections. All are answered by its successor.
 func TestNodeKillWithFullLink(t *testing.T) {
 	t.Parallel()
 	const clients = 400

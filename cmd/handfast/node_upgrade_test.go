@@ -94,7 +94,7 @@ func TestNodeUpgradeUnderLoad(t *testing.T) {
 	}
 }
 
-// TestNodeUpgradeStopped: a worker is stopped while its channel, our queue for it and the lot are
+// TestNodeUpgradeStopped: a worker is stopped while its channel, our queue for it and the waitlist are
 // full of connections. After upgrades it serves all of them, or its successor does.
 func TestNodeUpgradeStopped(t *testing.T) {
 	t.Parallel()

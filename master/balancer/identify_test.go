@@ -210,7 +210,7 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
-// TestStrangersBesideProxies: peers that are no trusted proxy and say too little fill their share of the lot;
+// TestStrangersBesideProxies: peers that are no trusted proxy and say too little fill their share of the waitlist;
 // a trusted proxy whose header comes in two pieces has places of its own.
 //
 // Row A10: with half of the room full of strangers, all proxies were reset.

@@ -57,7 +57,7 @@ func (b *Balancer) perSlot() int {
 
 // half is half of the waitlist's room and of the open files.
 func (b *Balancer) half() int {
-	return (min(b.waitlist.room, fdlimit.Limit()-2*fdlimit.Spare) + 1) / 2
+	return (min(b.waitlist.room, fdlimit.Limit()-2*fdlimit.Reserve) + 1) / 2
 }
 
 // waitForSlot is the life of a parked connection whose client is known: it is delivered, or refused

@@ -94,7 +94,7 @@ func TestSessionOwnerGone(t *testing.T) {
 	begins(t, conn, "owner")
 }
 
-// TestSilentCrowd: clients that say nothing use up no more than the lot, and then go by
+// TestSilentCrowd: clients that say nothing use up no more than the waitlist, and then go by
 // their addresses at once; nobody is refused for a session that it does not have.
 func TestSilentCrowd(t *testing.T) {
 	table := NewTable(1)

@@ -11,9 +11,9 @@ import (
 	"github.com/handfast/handfast/fdpass/sock"
 )
 
-// Spare is how many descriptors are kept free for starting a worker: a socketpair,
+// Reserve is how many descriptors are kept free for starting a worker: a socketpair,
 // the pipes of fork and exec, a pidfd.
-const Spare = 16
+const Reserve = 16
 
 // Limit is the limit of open files (RLIMIT_NOFILE). The Go runtime has raised the
 // soft limit to the hard one at its start.
@@ -25,9 +25,9 @@ func Limit() int {
 	return int(min(limit.Cur, 1<<30))
 }
 
-// Ceiling is the lowest descriptor that says that no others are free but the spare
+// Ceiling is the lowest descriptor that says that no others are free but the reserved
 // ones: the kernel gives the lowest number that is free.
-func Ceiling() int { return Limit() - Spare }
+func Ceiling() int { return Limit() - Reserve }
 
 // Scarce tells whether a descriptor that is opened now would reach the ceiling.
 func Scarce() bool {

@@ -212,9 +212,9 @@ func (b *Bundle) Take(fd int, name string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// TakeBehind is Take for a file that must not be in Go's poller although it may be non-blocking, as
+// TakeUnpolled is Take for a file that must not be in Go's poller although it may be non-blocking, as
 // a listener that workers accept from. The flag stays as it is at every moment.
-func (b *Bundle) TakeBehind(fd int, name string) (*os.File, error) {
+func (b *Bundle) TakeUnpolled(fd int, name string) (*os.File, error) {
 	if err := b.TakeFD(fd); err != nil {
 		return nil, err
 	}

@@ -168,14 +168,14 @@ func TestBundle(t *testing.T) {
 	}
 }
 
-// TestTakeBehind: a non-blocking file stays so, and is not in the poller.
-func TestTakeBehind(t *testing.T) {
+// TestTakeUnpolled: a non-blocking file stays so, and is not in the poller.
+func TestTakeUnpolled(t *testing.T) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	check(t, err)
 	defer unix.Close(fds[1])
 	b := NewBundle("")
 	b.Keep(fds[0])
-	file, err := b.TakeBehind(fds[0], "socket")
+	file, err := b.TakeUnpolled(fds[0], "socket")
 	check(t, err)
 	defer file.Close()
 	if err := file.SetDeadline(time.Time{}); !errors.Is(err, os.ErrNoDeadline) {

@@ -170,7 +170,7 @@ func (s *Signals) handOver() (pipe int, passed string, undo func(), err error) {
 		return -1, "", unblock, nil
 	}
 	catch := record(s.wanted, s.pipe[1])
-	s.settle()
+	s.awaitHandlers()
 	rest := left{s.pipe[0], s.rest()}
 	return s.pipe[0], ":" + rest.String(), func() {
 		catch()
@@ -208,18 +208,18 @@ func (s *Signals) addRecorded() (marks int) {
 	return marks
 }
 
-// settleTimeout is how long threads may take to leave the handlers in which they are.
-const settleTimeout = time.Second
+// handlersTimeout is how long threads may take to leave the handlers in which they are.
+const handlersTimeout = time.Second
 
-// settle waits until no thread is in a handler of the Go runtime any more: it may have taken a signal from the kernel,
+// awaitHandlers waits until no thread is in a handler of the Go runtime any more: it may have taken a signal from the kernel,
 // and not yet noted it.
-func (s *Signals) settle() {
+func (s *Signals) awaitHandlers() {
 	if !slices.Contains(s.wanted, unix.SIGTERM) {
 		return
 	}
 	left := markThreads(unix.SIGTERM)
-	for end := time.Now().Add(settleTimeout); left > 0 && time.Now().Before(end); {
-		unix.Poll([]unix.PollFd{{Fd: int32(s.pipe[0]), Events: unix.POLLIN}}, int(settleTimeout/time.Millisecond))
+	for end := time.Now().Add(handlersTimeout); left > 0 && time.Now().Before(end); {
+		unix.Poll([]unix.PollFd{{Fd: int32(s.pipe[0]), Events: unix.POLLIN}}, int(handlersTimeout/time.Millisecond))
 		left -= s.addRecorded()
 	}
 }

@@ -73,7 +73,7 @@ func (g *Group) takeAll(b *reexec.Bundle, s Saved) (err error) {
 
 // takeMember returns a listener that was kept, which the caller owns.
 func takeMember(b *reexec.Bundle, fd int, name string) (*member, error) {
-	file, err := b.TakeBehind(fd, name)
+	file, err := b.TakeUnpolled(fd, name)
 	if err != nil {
 		return nil, err
 	}

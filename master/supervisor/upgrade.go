@@ -62,11 +62,11 @@ type savedWorker struct {
 
 // Quiesce calls f, in Run's goroutine, while nothing that belongs to workers moves: no process is
 // started or reaped, no link closed, and reexec.Lock is held. It fails without having called f
-// during a reload, or when the supervisor is stopping. For good means that the next program is about to run:
+// during a reload, or when the supervisor is stopping. Final means that the next program is about to run:
 // workers that are not ready yet are ended first, for which it will start others.
 //
 // Quiesce waits until that is so; the supervisor's loop does not, and starts nothing meanwhile.
-func (s *Supervisor) Quiesce(forGood bool, f func() error) error {
+func (s *Supervisor) Quiesce(final bool, f func() error) error {
 	begun := false
 	defer func() {
 		if begun {
@@ -81,7 +81,7 @@ func (s *Supervisor) Quiesce(forGood bool, f func() error) error {
 				return ErrUpgradeReload
 			}
 			s.quiescing, begun = true, true
-			if forGood {
+			if final {
 				s.dismissStarting()
 			}
 			if wait = s.awaitQuiet(reported != nil); wait != nil {

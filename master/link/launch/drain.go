@@ -127,7 +127,7 @@ func (d *Drainer) drain() {
 			return
 		}
 	}
-	d.tell(d.how.Signal)
+	d.signal(d.how.Signal)
 }
 
 // awaitEnd waits until the worker has no connection, neither in its hands nor in its queue.
@@ -149,7 +149,7 @@ func (d *Drainer) awaitEnd() {
 	case err != nil:
 		d.how.Logger.Warn("cannot see which connections a worker has open, so it is told to finish by a signal", "pid", pid, "signal", "TERM",
 			"remedy", remedyHidden(err), "err", err)
-		d.tell(syscall.SIGTERM)
+		d.signal(syscall.SIGTERM)
 	}
 }
 
@@ -160,7 +160,7 @@ func remedyHidden(err error) string {
 	return "say --drain-signal with the signal on which this program finishes"
 }
 
-func (d *Drainer) tell(signal syscall.Signal) {
+func (d *Drainer) signal(sig syscall.Signal) {
 	busy := false
 	if d.how.Busy != nil {
 		busy, _ = d.how.Busy(d.process.PID())
@@ -169,7 +169,7 @@ func (d *Drainer) tell(signal syscall.Signal) {
 	defer reexec.Lock.RUnlock()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.process.Signal(signal)
+	d.process.Signal(sig)
 	d.toldAt, d.wasBusy = time.Now(), busy
 }
 

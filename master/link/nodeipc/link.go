@@ -24,10 +24,10 @@ const (
 	// pause is how long a worker is left alone that is at its limit of open files, or whose
 	// server is at its maxConnections.
 	pause = 100 * time.Millisecond
-	// settle is how long a program that says it is ready, or has had its first turn, may take
+	// listenGrace is how long a program that says it is ready, or has had its first turn, may take
 	// until it listens, with a host's name that needs a look-up, or handles messages, as an ES
 	// module whose imports are read in further turns.
-	settle = 200 * time.Millisecond
+	listenGrace = 200 * time.Millisecond
 	// reopen is how long a program that has closed its server has to listen again. Its
 	// connections wait meanwhile.
 	reopen = time.Second
@@ -340,7 +340,7 @@ func (l *Link) maybeReady(why ReadyWhen) {
 		l.readyBy(why)
 		return
 	}
-	l.after(settle, func() { l.readyBy(why) })
+	l.after(listenGrace, func() { l.readyBy(why) })
 }
 
 // readyBy notes something that may mean ready.

@@ -63,14 +63,14 @@ func (p *Primary) Restore(b *reexec.Bundle) error {
 		p.data[key] = data
 	}
 	for key, fd := range s.Shared {
-		file, err := b.TakeBehind(fd, key)
+		file, err := b.TakeUnpolled(fd, key)
 		if err != nil {
 			return fmt.Errorf("nodeipc: %w", err)
 		}
 		p.shared[key] = file
 	}
 	for _, name := range s.Names {
-		dir, err := b.TakeBehind(name.Dir, name.Base)
+		dir, err := b.TakeUnpolled(name.Dir, name.Base)
 		if err != nil {
 			return fmt.Errorf("nodeipc: %w", err)
 		}
