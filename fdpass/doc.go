@@ -132,7 +132,7 @@
 //     Closing or shutting down the mailbox does not say leave: the master has a
 //     duplicate of it and would go on filling it.
 //
-// What lies in a mailbox is not lost when its worker dies: the master keeps a
+// A handoff that lies in a mailbox is not lost when its worker dies: the master keeps a
 // duplicate of the worker's end, takes the messages back, and gives the
 // connections to the worker's successor. A worker therefore receives no more
 // than it is about to serve. A worker whose process is at its limit of open

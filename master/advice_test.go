@@ -14,7 +14,7 @@ import (
 	"github.com/handfast/handfast/master/supervisor"
 )
 
-// What a worker is waited for is said of the first one of a generation, unless it is ready or has ended
+// TestAdvice: the log says why a worker is waited for, of the first one of a generation, unless it is ready or has ended
 // by then; and a failure is looked into at most every ten seconds.
 func TestAdvice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

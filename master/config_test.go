@@ -45,7 +45,7 @@ func TestKindsAndRoutes(t *testing.T) {
 	}
 }
 
-// What New refuses, it closes.
+// TestNewCloses: New closes all that it refuses.
 func TestNewCloses(t *testing.T) {
 	fdtest.NoLeaks(t)
 	for name, change := range map[string]func(*Config){

@@ -50,7 +50,7 @@ func TestSettleDraining(t *testing.T) {
 	}
 }
 
-// What is only kept alive holds a worker up, except when all stop.
+// TestHoldsUp: a connection that is only kept alive holds a worker up, except when all stop.
 func TestHoldsUp(t *testing.T) {
 	m, _ := newFake(LinkAny, "127.0.0.1:80")
 	m.connections = openconns.New(func() []uint16 { return ports(m.route.addresses()) })

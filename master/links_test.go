@@ -87,7 +87,7 @@ func TestRows(t *testing.T) {
 	}
 }
 
-// What a link can be asked is what its kind can tell, and no more.
+// TestLinks: a link can be asked what its kind can tell, and no more.
 func TestLinks(t *testing.T) {
 	fdtest.NoLeaks(t)
 	somewhere := netip.MustParseAddrPort("127.0.0.1:80")

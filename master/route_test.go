@@ -50,7 +50,7 @@ func newRoutes(t *testing.T, kernel bool) (m *Master, at string, end func()) {
 	}
 }
 
-// What either route says of itself.
+// TestRoutes: either route says of itself what it can do.
 func TestRoutes(t *testing.T) {
 	fdtest.NoLeaks(t)
 	for name, kernel := range map[string]bool{"master": false, "kernel": true} {

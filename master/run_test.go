@@ -57,7 +57,7 @@ func TestRunListeners(t *testing.T) {
 	}
 }
 
-// What was accepted is served, also when Stop is called while its slot is empty.
+// TestRunServesParked: a connection that was accepted is served, also when Stop is called while its slot is empty.
 func TestRunServesParked(t *testing.T) {
 	fdtest.NoLeaks(t)
 	cfg, workers, log := newConfig(t)
@@ -140,7 +140,7 @@ func TestRunCannotAccept(t *testing.T) {
 	}
 }
 
-// What waits at an address that is not wanted any more is served, and then nobody listens there.
+// TestRunRetires: connections that wait at an address that is not wanted any more are served, and then nobody listens there.
 func TestRunRetires(t *testing.T) {
 	fdtest.NoLeaks(t)
 	cfg, _, log := newConfig(t)

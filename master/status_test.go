@@ -137,7 +137,7 @@ func TestStatusOfChanges(t *testing.T) {
 	}
 }
 
-// What is not known is null: by the kernel's route the master counts what it accepts itself, and nothing before.
+// TestStatusByRoute: a count that is not known is null: by the kernel's route the master counts what it accepts itself, and nothing before.
 func TestStatusByRoute(t *testing.T) {
 	b, err := balancer.New(balancer.DefaultConfig(), balancer.NewTable(1))
 	if err != nil {

@@ -118,7 +118,7 @@ func TestAdoptKernelRoute(t *testing.T) {
 	}
 }
 
-// What cannot be taken over is said.
+// TestAdoptFails: the error says what cannot be taken over.
 func TestAdoptFails(t *testing.T) {
 	for want, state := range map[string]*saved{
 		"has left nothing": nil,

@@ -1,7 +1,6 @@
 package worker
 
-// What the tests, which are outside the package because workertest imports it,
-// look at inside.
+// Insides for the tests, which are outside the package because workertest imports it.
 var (
 	ServeOn  = serve
 	ZeroCopy = zeroCopy

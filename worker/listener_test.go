@@ -255,7 +255,7 @@ func TestConcurrent(t *testing.T) {
 	}
 }
 
-// What a later version says is ignored, and its descriptors are closed.
+// TestUnknownMessage: a message of a later version is ignored, and its descriptors are closed.
 func TestUnknownMessage(t *testing.T) {
 	fdtest.NoLeaks(t)
 	master, ln := mailbox(t, worker.Config{})

@@ -86,7 +86,7 @@ func (e embedded) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// What the kernel can move is moved by it, everything else is copied, and it all
+// TestZeroCopy: the kernel moves all that it can, everything else is copied, and it all
 // arrives.
 func TestZeroCopy(t *testing.T) {
 	fdtest.NoLeaks(t)

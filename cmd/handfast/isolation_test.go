@@ -372,7 +372,7 @@ func TestParkedClient(t *testing.T) {
 			if statuses[http.StatusOK] != 4 || statuses[http.StatusServiceUnavailable] != 1 {
 				t.Errorf("statuses %v, want 4 of 200 and 1 of 503", statuses)
 			}
-			// What has left makes room.
+			// A client that has left makes room.
 			b.mustGet(source(0), "/")
 		})
 	}

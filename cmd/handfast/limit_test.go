@@ -68,7 +68,7 @@ func TestMaxConnections(t *testing.T) {
 		}
 	}
 
-	// What the worker has closed is known to the master soon.
+	// The master soon knows of a connection that the worker has closed.
 	open[0].CloseNow()
 	if !eventually(func() bool { a, err := b.get(ours, "/"); return err == nil && a.status == http.StatusOK }) {
 		t.Error("there is no room for another one")

@@ -152,7 +152,7 @@ func TestNodeRefuses(t *testing.T) {
 	for whenDown, want := range map[string]int{"wait": http.StatusBadGateway, "next": http.StatusOK} {
 		t.Run(whenDown, func(t *testing.T) {
 			b := startNode(t, 2, `server.maxConnections = 1; server.prependListener('request', () => say('request'));`+plain, nodeOptions{
-				// Who is slow never ends.
+				// A slow client never ends.
 				flags: []string{"--max-retries", "4", "--retry-delay", "100ms", "--when-down", whenDown, "--stop-timeout", "50ms"},
 			})
 			slow, err := b.dial(sourceIn(0, 2, 0))

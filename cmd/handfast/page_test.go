@@ -227,7 +227,7 @@ func TestPage(t *testing.T) {
 	if loaded != url+"/v1/status" {
 		t.Errorf("the page loads %s", loaded)
 	}
-	// What is not in the page itself may not run.
+	// A script that is not in the page itself may not run.
 	page.evaluate(`{ const s = document.createElement('script'); s.textContent = 'document.title = "foreign"'; document.body.append(s) }`)
 	if title := page.evaluate("document.title"); title == "foreign" {
 		t.Error("a foreign script runs")

@@ -196,7 +196,7 @@ func TestPlans(t *testing.T) {
 		{command: "uvicorn", machine: "no bind", plan: "EBUSY"},
 		{command: "native", machine: "no /proc", plan: "kernel, or master; native; :8080"},
 		{command: "unknown", machine: "no /proc", plan: "there is no /proc"},
-		// What the kernel cannot do the master does.
+		// The master does all that the kernel cannot do.
 		{flags: intent{header: true}, command: "native", plan: "master; native; :8080"},
 		{flags: intent{accessLog: true}, command: "node app.js", plan: "master; node; :8080"},
 		{flags: intent{nextWhenDown: true}, command: "node app.js", plan: "master; node; :8080"},
@@ -206,7 +206,7 @@ func TestPlans(t *testing.T) {
 		{flags: intent{header: true}, command: "gunicorn", plan: "gunicorn knows nothing of handfast, and cannot be given listeners"},
 		{flags: intent{header: true}, command: "tool", plan: "master; node; :8080"},
 		{flags: intent{route: routeKernel, header: true}, command: "native", plan: "--route kernel: with --behind-proxy"},
-		// What systemd has opened.
+		// Listeners that systemd has opened.
 		{command: "native", passed: true, plan: "master; native; what was passed"},
 		{command: "gunicorn", passed: true, plan: "gunicorn knows nothing of handfast"},
 		{flags: intent{link: linkAny}, command: "gunicorn", passed: true, plan: "master; any, by accept injection; what was passed"},

@@ -303,7 +303,7 @@ func TestUpgradeConfiguration(t *testing.T) {
 	old, next := trial.FreeAddress(t), trial.FreeAddress(t)
 	configure("listen: [\"" + old + "\"]\nmax-parked: 7\n")
 	b := start(t, 2, options{flags: []string{"--config", config}, change: func(cmd *exec.Cmd) {
-		// What stands on the command line is not the file's to change.
+		// A flag on the command line is not the file's to change.
 		for _, name := range []string{"--workers", "--listen"} {
 			i := slices.Index(cmd.Args, name)
 			cmd.Args = slices.Delete(cmd.Args, i, i+2)

@@ -131,7 +131,7 @@ func CompileJava(t *testing.T, source string) (classes string) {
 }
 
 // Install copies the files of a Node example, which is the current directory, to another one, and
-// installs there what its lock file names, as Build does: who asks for the same files again gets
+// installs there what its lock file names, as Build does: the same files asked for again give
 // the same directory.
 func Install(t *testing.T, files ...string) (node, dir string) {
 	t.Helper()

@@ -41,7 +41,7 @@ type configuration struct {
 	websocket bool
 }
 
-// What handfast finds the client by.
+// Flags that say how handfast finds the client.
 const (
 	byHeader = "--behind-proxy"
 	byProxy  = "--proxy-protocol"

@@ -336,7 +336,7 @@ func (st *stage) begin() (finish func()) {
 	st.t.Cleanup(func() { conn.Close() })
 	conn.SetDeadline(time.Now().Add(timeout))
 	fmt.Fprintf(conn, "GET /who HTTP/1.1\r\nHost: test\r\n")
-	// Who comes later is accepted later.
+	// Later clients are accepted later.
 	for range rounds {
 		if _, err := st.get(source(i)); err != nil {
 			st.t.Error(err)

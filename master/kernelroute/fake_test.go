@@ -44,7 +44,7 @@ func (l *fakeLink) Accepts(at netip.AddrPort) bool {
 
 func (l *fakeLink) Deliver(conns []fdpass.Handoff) (int, error) { return 0, fdpass.ErrFull }
 
-// What kinds of workers need: those that take connections, too, and those that know nothing of us.
+// Configurations for kinds of workers: those that take connections, too, and those that know nothing of us.
 var (
 	taking  = Config{HandsOff: true}
 	foreign = Config{Blocking: true}

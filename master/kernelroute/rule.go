@@ -27,8 +27,8 @@ const (
 	leaveAlone    action = iota // it does not accept
 	acceptNow                   // it accepts, and hands off
 	acceptLater                 // the same, after queueTime
-	refuseNow                   // it accepts whoever comes, to refuse
-	refuseOverdue               // it accepts those who have waited for longer than they may, to refuse
+	refuseNow                   // it accepts all that come, to refuse
+	refuseOverdue               // it accepts connections that have waited for longer than they may, to refuse
 )
 
 func (a action) String() string {

@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	// clockLook is the shortest time between two looks at who waits.
+	// clockLook is the shortest time between two looks at the queues.
 	clockLook = 50 * time.Millisecond
 	// clockMemory is how long a look is remembered. If the next one is later, all connections are new to it.
 	clockMemory = 10 * time.Second

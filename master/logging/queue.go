@@ -58,7 +58,7 @@ type Queue struct {
 	reopen   bool
 	progress chan struct{} // closed and replaced after each write
 
-	// What follows belongs to the goroutine.
+	// The fields below belong to the goroutine.
 	retry      <-chan time.Time // after a failure; nil: writing works
 	reportedAt time.Time        // when the failure was
 }

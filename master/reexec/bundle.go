@@ -82,8 +82,8 @@ func NewBundle(version string) *Bundle {
 	return &Bundle{Version: version, files: make(map[int]struct{}), parts: make(map[string]sealed), read: make(map[string]bool)}
 }
 
-// NewDryRun makes one that is only for DryRun. Who must not be held up while there is another
-// holder of a descriptor, as who waits for the end of a connection, leaves it out.
+// NewDryRun makes one that is only for DryRun. A descriptor is left out of it if another holder would hold
+// somebody up, as one of a connection whose end is waited for.
 func NewDryRun(version string) *Bundle {
 	b := NewBundle(version)
 	b.why = toDryRun
@@ -234,7 +234,7 @@ func (b *Bundle) TakeUnpolled(fd int, name string) (*os.File, error) {
 	return file, nil
 }
 
-// TakeFD is Take for who needs no file: the caller owns the descriptor.
+// TakeFD is Take without a file: the caller owns the descriptor.
 func (b *Bundle) TakeFD(fd int) error {
 	if _, ok := b.files[fd]; !ok {
 		return fmt.Errorf("reexec: descriptor %d was not kept, or taken before", fd)

@@ -2,7 +2,7 @@
 // version of itself: its number, its children and the descriptors that it keeps stay (man 2
 // execve).
 //
-// What the next program must know travels in a Bundle: the state of each package that saves something, a Part with a
+// A Bundle takes along all that the next program must know: the state of each package that saves something, a Part with a
 // version, as JSON, and the numbers of the descriptors that stay open. A part, a version, a field or a descriptor that the
 // next program does not know is refused when it is tried. The next program is tried first: a
 // child is given such a bundle and the same descriptors, does all that it would do up to

@@ -206,7 +206,7 @@ func (r *DryRun) wait(ctx context.Context, pid int) error {
 
 // endGroup kills what a dry run that has ended has left of its process group: each holds all
 // descriptors of the bundle, so that a listener would go on listening when it is closed here. It
-// returns whom that does not end.
+// returns the processes that survive.
 func endGroup(pgid int) (left []int) {
 	for end := time.Now().Add(leftoverTimeout); ; time.Sleep(leftoverPoll) {
 		left = pgroup.Left(pgid, left)

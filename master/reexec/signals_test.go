@@ -93,7 +93,7 @@ func (r *relayed) end() {
 	r.cmd.Wait()
 }
 
-// What became of a signal.
+// The fates of a signal.
 const (
 	heard = "heard"
 	lost  = "lost"

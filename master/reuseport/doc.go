@@ -29,7 +29,7 @@
 // program is attached to it, whatever workers do to theirs, and at the end it gets all first packets, and
 // answers none (StopHandshakes).
 //
-// What a process that has a member may set on it stays, since the socket lives on. Repair undoes what
+// Whatever a process that has a member may set on it stays, since the socket lives on. Repair undoes what
 // keeps clients away or concerns others: shutdown(2), a small queue, filters, IP_MINTTL, another
 // program. Clean undoes the rest before the next process gets it: O_NONBLOCK and O_ASYNC, buffers,
 // timeouts, SO_LINGER, TCP_DEFER_ACCEPT and such. What cannot be undone spoils a member: a filter

@@ -1,8 +1,7 @@
 // Package supervisor keeps a fixed number of slots filled with worker processes.
 //
 // It knows nothing of connections. What connects a worker to its work is a Link,
-// made anew for each process, and who wants to know which slot holds which link
-// implements Slots. The master gives it links that carry connections; used alone
+// made anew for each process, and Slots is told which slot holds which link. The master gives it links that carry connections; used alone
 // it is a process manager with readiness, backoff and rolling reload:
 //
 //	s, err := supervisor.New(config)

@@ -35,7 +35,7 @@ func play(t *testing.T, script func(w *world)) {
 // world is everything around a Supervisor. A worker is named by its slot and a
 // letter: 1a is the first that was made for slot 1, 1b the second.
 //
-// What the supervisor does is written down as lines, such as "0a starts", "fill
+// All that the supervisor does is written down as lines, such as "0a starts", "fill
 // 0a", "0a drains", "0a TERM", and expect compares them. The world belongs to the
 // supervisor while it does something, and to the script while it waits.
 type world struct {
@@ -189,7 +189,7 @@ func (w *world) saw(want ...string) {
 	}
 }
 
-// What the script lets workers do.
+// The script lets workers do these.
 
 func (w *world) ready(name string) { w.Helper(); close(w.worker(name).readyc); w.settle() }
 
@@ -298,7 +298,7 @@ func (w *world) ends() error {
 
 func (w *world) runs() { w.Helper(); (&call{w, w.ran}).waits() }
 
-// What the supervisor does to the world.
+// The supervisor does these to the world.
 
 func (w *world) write(format string, args ...any) {
 	w.order.Lock()

@@ -104,7 +104,7 @@ func TestReloadThatFailsLaterKeepsWhatWasReplaced(t *testing.T) {
 	})
 }
 
-// What a reload has started by then may be older than what changed since, so the
+// TestReloadsDuringAReloadBecomeOne: a worker that a reload has started by then may be older than a change since, so the
 // others need one of their own; but one is enough for all of them.
 func TestReloadsDuringAReloadBecomeOne(t *testing.T) {
 	play(t, func(w *world) {

@@ -117,7 +117,7 @@ func TestSnapshotOfReload(t *testing.T) {
 	})
 }
 
-// What was asked for can be seen when the answer is there, and whoever watches is woken.
+// A request's effect can be seen when its answer is there, and all that watch are woken.
 func TestSnapshotShowsWhatWasDone(t *testing.T) {
 	play(t, func(w *world) {
 		w.serve(2)
@@ -226,7 +226,7 @@ func TestReplace(t *testing.T) {
 	})
 }
 
-// What comes between.
+// TestReplaceOvertaken: a Replace that something else comes before says so.
 func TestReplaceOvertaken(t *testing.T) {
 	play(t, func(w *world) {
 		w.serve(2)

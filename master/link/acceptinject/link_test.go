@@ -245,7 +245,7 @@ func TestInjectArguments(t *testing.T) {
 	a.Does("fd = libc.accept(s.fileno(), buf, ctypes.byref(size))", "None")
 	a.Does("fd > 2, size.value", "(True, 16)")
 
-	// What is wrong fails, and the next call gets the connection.
+	// A wrong call fails, and the next call gets the connection.
 	client := a.give("127.0.0.7")
 	for args, want := range map[[3]string]string{
 		{"None", "None", "1"}:                             "Invalid argument",

@@ -64,7 +64,7 @@ func TestUpgrade(t *testing.T) {
 			if roots := l.Roots(); len(roots) == 0 || roots[0] != a.Cmd.Process.Pid {
 				t.Errorf("processes %v, want %d", roots, a.Cmd.Process.Pid)
 			}
-			// What it saves in turn is the same, but for the descriptor.
+			// It saves the same in turn, but for the descriptor.
 			after := l.save(reexec.NewBundle("this"))
 			if after.Notifs = before.Notifs; !reflect.DeepEqual(after, before) {
 				t.Errorf("saves %+v, then %+v", before, after)

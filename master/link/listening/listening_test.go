@@ -124,7 +124,7 @@ func TestWaysToWait(t *testing.T) {
 	}
 }
 
-// What a program does with a listener that is no waiting for connections. The last thing that
+// TestNoWaiting: a program does things with a listener that are no waiting for connections. The last thing that
 // each does is to sleep, so that we know when it has done the rest.
 func TestNoWaiting(t *testing.T) {
 	for name, how := range map[string]string{

@@ -43,7 +43,7 @@ func FuzzAck(f *testing.F) {
 	})
 }
 
-// What goes the short way, and what is left to the parser.
+// TestIsAccept: acknowledgements go the short way, and all else is left to the parser.
 func TestIsAccept(t *testing.T) {
 	for line, want := range map[string]int64{
 		`{"cmd":"NODE_CLUSTER","ack":17,"accepted":true,"seq":4}`:                                  17,
@@ -69,7 +69,7 @@ func TestIsAccept(t *testing.T) {
 	}
 }
 
-// What happens for every connection allocates nothing: it is sent, and acknowledged twice.
+// TestConnectionAllocatesNothing: nothing is allocated for a connection: it is sent, and acknowledged twice.
 func TestConnectionAllocatesNothing(t *testing.T) {
 	const runs = 30 // fewer than the channel has room for
 	l, w, _ := openLink(t, ReadyAuto)

@@ -331,7 +331,7 @@ func (w *fakeWorker) listens() (key string) {
 	return m.Key
 }
 
-// What a worker asks that wants to listen: on the port of the second argument, and on one
+// Questions of a worker that wants to listen: on the port of the second argument, and on one
 // that is not the balancer's.
 const (
 	queryFor       = `{"cmd":"NODE_CLUSTER","act":"queryServer","index":0,"data":null,"address":null,"port":%[2]d,"addressType":4,"seq":%[1]d}`

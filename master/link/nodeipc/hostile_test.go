@@ -54,5 +54,5 @@ func TestLingeringConnection(t *testing.T) {
 	})
 	w.Close()
 	r.want(t, hs[1:])
-	// What comes back still lingers; who owns it closes it as all such.
+	// A connection that comes back still lingers; its owner closes it as all such.
 }

@@ -41,7 +41,7 @@ const (
 	cmdAck     = "NODE_HANDLE_ACK"
 	cmdNack    = "NODE_HANDLE_NACK"
 
-	// What Node says about sockets that a worker has sent (lib/internal/socket_list.js).
+	// Words of Node about sockets that a worker has sent (lib/internal/socket_list.js).
 	cmdNotifyClose = "NODE_SOCKET_NOTIFY_CLOSE" // tell me when they are closed
 	cmdAllClosed   = "NODE_SOCKET_ALL_CLOSED"
 	cmdGetCount    = "NODE_SOCKET_GET_COUNT" // how many are open?

@@ -36,7 +36,7 @@ func FuzzSockaddr(f *testing.F) {
 		if !bound.IsValid() || bound.Addr().Is4In6() || family == unix.AF_INET && !bound.Addr().Is4() {
 			t.Errorf("%x: %v of family %d", b, bound, family)
 		}
-		// What follows the address does not matter, nor does the spelling.
+		// Bytes behind the address do not matter, nor does the spelling.
 		if again, same, ok := parseSockaddr(sockaddr(family, bound)); !ok || again != bound || same != family {
 			t.Errorf("%x: %v of family %d, then %v of %d", b, bound, family, again, same)
 		}
