@@ -78,10 +78,9 @@ func (a *advice) close() {
 	a.looking.Wait()
 }
 
-// adviseSlow says what a worker is waited for that is served by a link which it may know nothing of.
-// Of other links the log says where the worker listens instead (elsewhere).
+// adviseSlow says what a worker is waited for. If it listens elsewhere the log says so, too (elsewhere).
 func (m *Master) adviseSlow(e supervisor.Event) {
-	if m.kind.waitsFor == "" || known(e.Link).isServed() {
+	if known(e.Link).isServed() {
 		return
 	}
 	m.log.Info("worker is not ready yet", "slot", e.Slot, "pid", e.PID, "generation", e.Generation, "link", m.kind.name, "waits_for", m.kind.waitsFor, "remedy", m.kind.notReady)

@@ -48,15 +48,14 @@ func TestAdvice(t *testing.T) {
 	})
 }
 
-// The log says what a worker is waited for, by its link; of those that bind the port themselves it says where they
-// listen instead.
+// The log says what a worker is waited for, by its link.
 func TestAdviseSlow(t *testing.T) {
 	for kind, want := range map[LinkKind]string{
 		LinkNative:     `link=native waits_for="its word by the mailbox`,
 		LinkNode:       `link=node waits_for="that it listens on handfast's port, or sends {cmd: 'ready'}"`,
 		LinkActivation: `link=activation waits_for="that it accepts from the inherited listeners (LISTEN_FDS)" remedy="--worker-link any`,
-		LinkAny:        "",
-		LinkInject:     "",
+		LinkAny:        `link=any waits_for="that it listens on handfast's port, or on any without --listen" remedy="have it bind the address of --listen; --ready-timeout`,
+		LinkInject:     `link="any, by accept injection" waits_for="that it listens on handfast's port" remedy="have it bind`,
 	} {
 		m, log := newFake(kind)
 		e := supervisor.Event{Seat: supervisor.Seat{Slot: 1, Generation: 2}, PID: 3, Link: &workerLink{served: func() bool { return true }}}
@@ -65,7 +64,7 @@ func TestAdviseSlow(t *testing.T) {
 		}
 		e.Link = &workerLink{}
 		m.adviseSlow(e)
-		if want == "" && log.String() != "" || want != "" && !strings.Contains(log.String(), "[INFO]  worker is not ready yet: slot=1 pid=3 generation=2 "+want) {
+		if !strings.Contains(log.String(), "[INFO]  worker is not ready yet: slot=1 pid=3 generation=2 "+want) {
 			t.Errorf("%v: %s", kind, log)
 		}
 	}

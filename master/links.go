@@ -69,7 +69,7 @@ type row struct {
 	restore func(*Master, supervisor.Seat, *kernelroute.Lease, *reexec.Bundle, json.RawMessage) (*workerLink, error) // nil: it cannot be kept
 	common  func(*Master, *Config) common                                                                            // nil: workers have nothing in common
 
-	// For operators. Each may be empty.
+	// For operators. The last two may be empty.
 	waitsFor  string // before a worker is ready
 	notReady  string // what to do if that does not come
 	elsewhere string // what to do about workers that listen elsewhere, beside --listen
@@ -142,7 +142,9 @@ var rows = [...]row{
 		restore: func(m *Master, _ supervisor.Seat, l *kernelroute.Lease, b *reexec.Bundle, state json.RawMessage) (*workerLink, error) {
 			return bindLink(bindswap.Restore(b, m.bindConfig(l), state))
 		},
-		sharing: "have it listen without SO_REUSEPORT, or say --worker-link any",
+		waitsFor: "that it listens on handfast's port, or on any without --listen",
+		notReady: "have it bind the address of --listen; --ready-timeout if it takes longer",
+		sharing:  "have it listen without SO_REUSEPORT, or say --worker-link any",
 	},
 	LinkInject: {
 		name:        "any, by accept injection",
@@ -153,6 +155,8 @@ var rows = [...]row{
 		open: func(m *Master, _ supervisor.Seat, _ *kernelroute.Lease) (*workerLink, error) {
 			return injectLink(acceptinject.Open(m.injectConfig()))
 		},
+		waitsFor: "that it listens on handfast's port",
+		notReady: "have it bind the address of --listen; --ready-timeout if it takes longer",
 	},
 }
 

@@ -61,7 +61,7 @@ func TestRows(t *testing.T) {
 			t.Errorf("%s is said to be another", r.name)
 		case r.open == nil:
 			t.Errorf("%s cannot be opened", r.name)
-		case (r.waitsFor == "") != (r.notReady == "") || r.listeners && r.sharing == "":
+		case r.waitsFor == "" || r.notReady == "" || r.listeners && r.sharing == "":
 			t.Errorf("%s: the log has no remedy", r.name)
 		case r.follows && !r.binds || r.anywhere && !r.binds || r.blocking && !r.listeners:
 			t.Errorf("%s contradicts itself", r.name)

@@ -130,6 +130,7 @@ func (m *Master) supervise(cfg *Config) (err error) {
 	s.Logger = logging.Limit(cfg.Logger.Named("supervisor"), supervisorRate)
 	s.Env = append(environ(&cfg.Balancer.Clients, m.route.addresses()), s.Env...)
 	s.Slots, s.NewLink = m.route, m.openLink
+	s.LogNotReady = []any{"link", m.kind.name, "change_with", "--ready-timeout"}
 	s.OnEventInLoop = m.route.handleEvent
 	s.OnEvent = func(e supervisor.Event) {
 		m.handleEvent(e)

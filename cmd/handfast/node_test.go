@@ -430,7 +430,9 @@ func TestNodeNotReady(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // it is a wait
 			b := startNode(t, 1, test.script, nodeOptions{notReady: true, flags: []string{"--ready-timeout", "700ms", "--ready-when", test.when}})
-			b.await("worker is not ready in time; it must accept connections or say ready")
+			if l := b.await("worker is not ready in time; it must accept connections or say ready"); !strings.Contains(l.text, `"link":"node"`) || !strings.Contains(l.text, "--ready-timeout") {
+				t.Errorf("%s does not say what it waits for, and how long", l.text)
+			}
 			if ready := b.log("worker ready"); len(ready) > 0 {
 				t.Errorf("it is: %s", ready[0].text)
 			}

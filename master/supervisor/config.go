@@ -75,7 +75,8 @@ type Config struct {
 	// of the event, and must not wait. nil: nobody.
 	OnEvent, OnEventInLoop func(Event)
 
-	Logger hclog.Logger // nil: none
+	Logger      hclog.Logger // nil: none
+	LogNotReady []any        // keys and values that go with the line of a worker that is not ready in time
 }
 
 // DefaultConfig has everything but Command, Workers, NewLink and Slots.

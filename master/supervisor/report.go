@@ -33,7 +33,7 @@ func (s *Supervisor) logEvent(e Event) {
 	case WorkerReady:
 		s.log.Info("worker ready", where...)
 	case WorkerNotReady:
-		s.log.Error("worker is not ready in time; it must accept connections or say ready", withWords(append(where, "timeout", s.cfg.ReadyTimeout.String()), e)...)
+		s.log.Error("worker is not ready in time; it must accept connections or say ready", withWords(slices.Concat(where, []any{"timeout", s.cfg.ReadyTimeout.String()}, s.cfg.LogNotReady), e)...)
 	case WorkerLeft:
 		level := hclog.Info
 		if e.Failed() {
