@@ -13,8 +13,8 @@ import (
 // TestLimitsNeedMailboxes: a library's user is told at once what no worker of theirs could do.
 func TestLimitsNeedMailboxes(t *testing.T) {
 	for want, change := range map[string]func(*Config){
-		"LinkNative":                 func(c *Config) { c.Link, c.MaxConnections = LinkNode, 5 },
-		"need LinkNative":            func(c *Config) { c.Link, c.Supervisor.Watchdog = LinkNode, time.Second },
+		"link native":                func(c *Config) { c.Link, c.MaxConnections = LinkNode, 5 },
+		"Watchdog need link native":  func(c *Config) { c.Link, c.Supervisor.Watchdog = LinkNode, time.Second },
 		"at most -1 connections":     func(c *Config) { c.MaxConnections = -1 },
 		"a timeout is negative":      func(c *Config) { c.Supervisor.Watchdog = -1 },
 		"5 connections of a worker:": func(c *Config) { c.MaxConnections, c.Groups = 5, []*reuseport.Group{group(t)} },

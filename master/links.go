@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"strings"
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/master/balancer"
@@ -37,6 +38,20 @@ const (
 func (k LinkKind) row() *row      { return &rows[k] }
 func (k LinkKind) String() string { return rows[k].name }
 
+// LinkKinds returns all kinds.
+func LinkKinds() (all []LinkKind) {
+	for i := range rows {
+		all = append(all, LinkKind(i))
+	}
+	return all
+}
+
+// Flag returns the word that --worker-link has for it. Two kinds may have the same: the route decides.
+func (k LinkKind) Flag() string { return rows[k].flag }
+
+// Help returns for which workers it is; empty: it is in the help of another kind with the same Flag.
+func (k LinkKind) Help() string { return rows[k].help }
+
 // TakesConnections tells whether workers can be handed single connections, so that the master can route.
 func (k LinkKind) TakesConnections() bool { return rows[k].connections }
 
@@ -46,6 +61,12 @@ func (k LinkKind) TakesListeners() bool { return rows[k].listeners }
 // Follows tells whether workers say where they listen, so that handfast need not know it before.
 func (k LinkKind) Follows() bool { return rows[k].follows }
 
+// Reports tells whether workers may report their connections and answer a watchdog.
+func (k LinkKind) Reports() bool { return rows[k].reports }
+
+// Clustered tells whether workers are processes of a Node cluster, each of them.
+func (k LinkKind) Clustered() bool { return rows[k].clustered }
+
 // Foreign tells whether workers know nothing of handfast. Their process begins as the master's program (package
 // launch), and a signal tells it to finish.
 func (k LinkKind) Foreign() bool { return rows[k].foreign }
@@ -54,6 +75,8 @@ func (k LinkKind) Foreign() bool { return rows[k].foreign }
 // is not as its row says is none (row.check).
 type row struct {
 	name string // in the log and in Status
+	flag string // Flag
+	help string // Help
 
 	connections bool // TakesConnections
 	listeners   bool // TakesListeners
@@ -62,8 +85,8 @@ type row struct {
 	foreign     bool // Foreign
 	binds       bool // workers bind the port by themselves
 	anywhere    bool // and wait for clients at sockets that are bound to other addresses
-	reports     bool // workers may report their connections and answer a watchdog
-	clustered   bool // workers are processes of a Node cluster, each of them
+	reports     bool // Reports
+	clustered   bool // Clustered
 
 	open    func(*Master, supervisor.Seat, *kernelroute.Lease) (*workerLink, error)
 	restore func(*Master, supervisor.Seat, *kernelroute.Lease, *reexec.Bundle, json.RawMessage) (*workerLink, error) // nil: it cannot be kept
@@ -80,6 +103,8 @@ type row struct {
 var rows = [...]row{
 	LinkNative: {
 		name:        "native",
+		flag:        "native",
+		help:        "package worker, fdpass",
 		connections: true,
 		listeners:   true,
 		reports:     true,
@@ -96,6 +121,8 @@ var rows = [...]row{
 	},
 	LinkNode: {
 		name:        "node",
+		flag:        "node",
+		help:        "any Node server",
 		connections: true,
 		listeners:   true,
 		clustered:   true,
@@ -115,6 +142,8 @@ var rows = [...]row{
 	},
 	LinkActivation: {
 		name:      "activation",
+		flag:      "activation",
+		help:      "LISTEN_FDS",
 		listeners: true,
 		blocking:  true,
 		foreign:   true,
@@ -131,6 +160,8 @@ var rows = [...]row{
 	},
 	LinkAny: {
 		name:      "any",
+		flag:      "any",
+		help:      "a server that listens by itself; experimental with --behind-proxy, --proxy-protocol, --route master and --when-down next",
 		listeners: true,
 		blocking:  true,
 		follows:   true,
@@ -148,6 +179,7 @@ var rows = [...]row{
 	},
 	LinkInject: {
 		name:        "any, by accept injection",
+		flag:        "any",
 		connections: true,
 		binds:       true,
 		anywhere:    true,
@@ -158,6 +190,17 @@ var rows = [...]row{
 		waitsFor: "that it listens on handfast's port",
 		notReady: "have it bind the address of --listen; --ready-timeout if it takes longer",
 	},
+}
+
+// kindsThat are the names of those that can do something.
+func kindsThat(can func(LinkKind) bool) string {
+	var names []string
+	for _, kind := range LinkKinds() {
+		if can(kind) {
+			names = append(names, kind.String())
+		}
+	}
+	return strings.Join(names, " or ")
 }
 
 // The compiler checks here what the rows rely on, and the balancer.

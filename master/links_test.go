@@ -47,7 +47,7 @@ func namesOf(all ...ability) string {
 
 // Each row is whole: it has a name of its own, a route, and what the log is to say.
 func TestRows(t *testing.T) {
-	var names []string
+	var names, flags []string
 	for i, r := range rows {
 		kind := LinkKind(i)
 		switch {
@@ -59,6 +59,10 @@ func TestRows(t *testing.T) {
 			t.Errorf("%s can be given nothing", r.name)
 		case kind.TakesConnections() != r.connections, kind.TakesListeners() != r.listeners, kind.Follows() != r.follows, kind.Foreign() != r.foreign:
 			t.Errorf("%s is said to be another", r.name)
+		case kind.Reports() != r.reports, kind.Clustered() != r.clustered, kind.Flag() != r.flag, kind.Help() != r.help:
+			t.Errorf("%s is said to be another", r.name)
+		case r.flag == "" || (r.help == "") != slices.Contains(flags, r.flag):
+			t.Errorf("%s: --worker-link %q, help %q", r.name, r.flag, r.help)
 		case r.open == nil:
 			t.Errorf("%s cannot be opened", r.name)
 		case r.waitsFor == "" || r.notReady == "" || r.listeners && r.sharing == "":
@@ -66,7 +70,7 @@ func TestRows(t *testing.T) {
 		case r.follows && !r.binds || r.anywhere && !r.binds || r.blocking && !r.listeners:
 			t.Errorf("%s contradicts itself", r.name)
 		}
-		names = append(names, r.name)
+		names, flags = append(names, r.name), append(flags, r.flag)
 		can := namesOf(ability{"connections", r.connections}, ability{"listeners", r.listeners}, ability{"blocking", r.blocking},
 			ability{"follows", r.follows}, ability{"foreign", r.foreign}, ability{"binds", r.binds}, ability{"anywhere", r.anywhere},
 			ability{"reports", r.reports}, ability{"clustered", r.clustered})
@@ -81,6 +85,9 @@ func TestRows(t *testing.T) {
 		if err != nil || back != kind {
 			t.Errorf("%s as text: %q, %v, %v", r.name, text, back, err)
 		}
+	}
+	if n := len(LinkKinds()); n != len(rows) || n != len(abilities) {
+		t.Errorf("%d kinds, %d rows, abilities of %d", n, len(rows), len(abilities))
 	}
 	if err := new(LinkKind).UnmarshalText([]byte("telepathy")); err == nil || !strings.Contains(err.Error(), "telepathy") {
 		t.Error(err)

@@ -130,13 +130,13 @@ func (t *checking) routes(ctx context.Context) {
 // sayPlan says what run would take, and why.
 func (t *checking) sayPlan() {
 	d := t.plan
-	takes := fmt.Sprintf("--route %v, --worker-link %s", d.route, linkFlag(d.link))
+	takes := fmt.Sprintf("--route %v, --worker-link %s", d.route, d.link.Flag())
 	if d.notKernel != nil {
 		takes += "; the kernel cannot: " + logging.WithoutPackages(d.notKernel.Error())
 	}
 	t.say("run takes", takes)
 	if d.why != "" {
-		t.say("--worker-link auto", linkFlag(d.link)+": "+d.why)
+		t.say("--worker-link auto", d.link.Flag()+": "+d.why)
 	}
 	for _, remark := range d.remarks {
 		if remark.warning {

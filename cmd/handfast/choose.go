@@ -20,27 +20,24 @@ func (r intent) decideLink(f facts, notKernel error) (d decision, err error) {
 	if r.link == linkAuto {
 		return r.chooseLink(f, noListeners)
 	}
-	d.link, d.readyWhen = r.link.kind(), r.readyWhen
+	d.link, d.dialect, d.readyWhen = r.link.kind, r.link.dialect, r.readyWhen
 	if err := r.fits(d.link); err != nil {
 		return d, err
 	}
-	switch r.link {
-	case linkNode:
+	switch {
+	case r.link == linkNode:
 		d.warnOfStarter(f)
-	case linkStickySession:
-		d.dialect = nodeipc.StickySession
+	case r.link == linkStickySession:
 		d.readyOnceStarted() // its workers do not say it
-	case linkActivation:
-		if noListeners != nil {
-			remedies := append(r.remedies(f), "--worker-link native", "--worker-link node")
-			return d, usagef("--worker-link activation: its workers accept from a listener of their own, and %w; use %s", noListeners, or(remedies))
-		}
-		return d, f.noProc
-	case linkAny:
-		if noListeners != nil {
-			return d, r.decideInjection(&d, f, noListeners)
-		}
+	case r.link == linkAny && noListeners != nil:
+		return d, r.decideInjection(&d, f, noListeners)
+	case r.link == linkAny:
 		return d, f.noBind
+	case !d.link.TakesConnections() && noListeners != nil:
+		remedies := append(r.remedies(f), "--worker-link native", "--worker-link node")
+		return d, usagef("--worker-link %v: its workers accept from a listener of their own, and %w; use %s", r.link, noListeners, or(remedies))
+	case d.link.Foreign():
+		return d, f.noProc
 	}
 	return d, nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,43 +32,78 @@ const (
 )
 
 // link is a value of --worker-link.
-type link int
+type link struct {
+	given   bool // else auto: what the command needs
+	kind    master.LinkKind
+	dialect nodeipc.Dialect // of link node
+}
 
-const (
-	linkAuto link = iota // what the command needs
-	linkNative
-	linkNode
-	linkStickySession // node, with that module's message
-	linkActivation
-	linkAny
+// Those that the plan names. links has all.
+var (
+	linkAuto          = link{}
+	linkNode          = link{given: true, kind: master.LinkNode}
+	linkStickySession = link{given: true, kind: master.LinkNode, dialect: nodeipc.StickySession}
+	linkAny           = link{given: true, kind: master.LinkAny}
 )
+
+// links are the values of --worker-link: auto, one for each kind of link that has a word of its own, and
+// sticky-session, which is node with that module's message.
+var links = func() []link {
+	all := []link{linkAuto}
+	for _, kind := range master.LinkKinds() {
+		l := link{given: true, kind: kind}
+		if slices.ContainsFunc(all, func(other link) bool { return other.String() == l.String() }) {
+			continue // the plan decides which of them: decideInjection
+		}
+		all = append(all, l)
+		if l == linkNode {
+			all = append(all, linkStickySession)
+		}
+	}
+	return all
+}()
 
 // The words for them.
 var (
 	routeWords = []string{"auto", "master", "kernel"}
-	linkWords  = []string{"auto", "native", "node", "sticky-session", "activation", "any"}
+	linkWords  = func() (words []string) {
+		for _, l := range links {
+			words = append(words, l.String())
+		}
+		return words
+	}()
 )
 
 func (r route) String() string { return routeWords[r] }
-func (l link) String() string  { return linkWords[l] }
 
-// kind is the link that a value other than auto stands for.
-func (l link) kind() master.LinkKind {
-	return [...]master.LinkKind{
-		linkNative:        master.LinkNative,
-		linkNode:          master.LinkNode,
-		linkStickySession: master.LinkNode,
-		linkActivation:    master.LinkActivation,
-		linkAny:           master.LinkAny,
-	}[l]
+func (l link) String() string {
+	switch {
+	case !l.given:
+		return "auto"
+	case l == linkStickySession:
+		return "sticky-session"
+	}
+	return l.kind.Flag()
 }
 
-// linkFlag is the value of --worker-link that a link stands for.
-func linkFlag(kind master.LinkKind) string {
-	if kind == master.LinkInject {
-		return linkAny.String()
+// help says for which workers it is.
+func (l link) help() string {
+	switch {
+	case !l.given:
+		return "what COMMAND needs"
+	case l == linkStickySession:
+		return "Node workers of that module"
 	}
-	return kind.String()
+	return l.kind.Help()
+}
+
+// linkHelp lists the values of --worker-link.
+func linkHelp() string {
+	var all []string
+	for _, l := range links[1:] {
+		all = append(all, fmt.Sprintf("%v (%s)", l, l.help()))
+	}
+	return fmt.Sprintf("%s, or %v: %s", strings.Join(all, ", "), linkAuto, linkAuto.help())
 }
 
 // intent is what was asked for, as far as the plan depends on it.
@@ -175,20 +211,20 @@ func (e tooManySlots) Error() string {
 
 // fits says what was asked for that workers of a link cannot do.
 func (r intent) fits(kind master.LinkKind) error {
-	if r.readyWhen != nodeipc.ReadyAuto && kind != master.LinkNode {
+	if r.readyWhen != nodeipc.ReadyAuto && !kind.Clustered() {
 		return usagef("--ready-when %s: only Node workers say so, and these get connections by --worker-link %s; use --ready-when auto, or --worker-link node if the command is Node",
-			readyWords[r.readyWhen], linkFlag(kind))
+			readyWords[r.readyWhen], kind.Flag())
 	}
-	if kind == master.LinkNative {
+	if kind.Reports() {
 		return nil
 	}
 	if r.maxConnections > 0 {
 		return usagef("--max-connections-per-slot %d: workers of --worker-link %s do not say how many connections they have open; limit them in the server itself (server.maxConnections in Node), or use --worker-link native with a program that reports them (package worker, examples/python)",
-			r.maxConnections, linkFlag(kind))
+			r.maxConnections, kind.Flag())
 	}
 	if r.watchdog > 0 {
 		return usagef("--watchdog %v: workers of --worker-link %s cannot be asked whether they are there; use --worker-link native with a program that answers (package worker, examples/python)",
-			r.watchdog, linkFlag(kind))
+			r.watchdog, kind.Flag())
 	}
 	return nil
 }

@@ -36,6 +36,12 @@ var planCommands = map[string]facts{
 	"unknown":              {},
 }
 
+// Values of --worker-link that the plan need not name.
+var (
+	linkNative     = link{given: true, kind: master.LinkNative}
+	linkActivation = link{given: true, kind: master.LinkActivation}
+)
+
 // machines are what a machine may lack.
 var machines = map[string]facts{
 	"all":          {},
@@ -69,7 +75,7 @@ func planIntents() iter.Seq[intent] {
 				r.workers = reuseport.MaxSlots + 1
 			}
 			for i := range len(routeWords) * len(linkWords) {
-				r.route, r.link = route(i%len(routeWords)), link(i/len(routeWords))
+				r.route, r.link = route(i%len(routeWords)), links[i/len(routeWords)]
 				if !yield(r) {
 					return
 				}
@@ -109,7 +115,7 @@ func (r intent) with(t *testing.T, flag, value string) intent {
 	case "--route":
 		r.route = route(slices.Index(routeWords, value))
 	case "--worker-link":
-		r.link = link(slices.Index(linkWords, value))
+		r.link = links[slices.Index(linkWords, value)]
 	case "--when-down":
 		r.nextWhenDown = value == "next"
 	case "--ready-when":
@@ -131,6 +137,38 @@ type planCase struct {
 
 func (c planCase) String() string {
 	return fmt.Sprintf("%s -- %s (%s, passed %v)", strings.Join(c.r.flags(), " "), c.name, c.machine, c.f.passed)
+}
+
+// Each kind of link is had by its word, with one of the routes; and the words are those of the help and of
+// completion, and the flag's.
+func TestLinkWords(t *testing.T) {
+	t.Parallel()
+	if want := []string{"auto", "native", "node", "sticky-session", "activation", "any"}; !slices.Equal(linkWords, want) {
+		t.Errorf("%q, want %q", linkWords, want)
+	}
+	if words := choices["worker-link"]; !slices.Equal(words, linkWords) {
+		t.Errorf("completion has %q", words)
+	}
+	for i, l := range links {
+		if l.help() == "" || !strings.Contains(linkHelp(), l.String()) || slices.Index(linkWords, l.String()) != i {
+			t.Errorf("%v: help %q", l, l.help())
+		}
+	}
+	for _, kind := range master.LinkKinds() {
+		i := slices.Index(linkWords, kind.Flag())
+		if i < 0 {
+			t.Errorf("no word for %v", kind)
+			continue
+		}
+		had := false
+		for _, route := range []route{routeAuto, routeMaster, routeKernel} {
+			d, err := intent{route: route, link: links[i], workers: 2}.decide(facts{})
+			had = had || err == nil && d.link == kind
+		}
+		if !had {
+			t.Errorf("--worker-link %s does not come to %v", kind.Flag(), kind)
+		}
+	}
 }
 
 // TestPlan walks every combination of what the plan depends on, for each kind of command and on each
@@ -266,7 +304,7 @@ func fitsRoute(t *testing.T, what planCase, d decision) {
 		t.Errorf("%s: route %v has no link %v", what, d.route, d.link)
 	case r.route != routeAuto && d.route != r.route:
 		t.Errorf("%s: route %v", what, d.route)
-	case r.link != linkAuto && linkFlag(d.link) != linkFlag(r.link.kind()):
+	case r.link != linkAuto && d.link.Flag() != r.link.kind.Flag():
 		t.Errorf("%s: link %v", what, d.link)
 	case kernel && r.notKernel(f) != nil:
 		t.Errorf("%s: the kernel routes, and cannot: %v", what, r.notKernel(f))

@@ -132,7 +132,7 @@ func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 	v.rights(&config.Supervisor)
 	v.setting(&config.Supervisor.Setting)
 	a.route = route(v.choice("route", routeWords...))
-	a.link = link(v.choice("worker-link", linkWords...))
+	a.link = links[v.choice("worker-link", linkWords...)]
 	v.choice("log-level", "trace", "debug", "info", "warn", "error")
 	config.ReadyWhen, config.Supervisor.Probe = v.readyWhen()
 	config.DrainSignal = v.drainSignal("drain-signal")
