@@ -120,7 +120,7 @@ func (m *Master) balance(cfg *Config) (err error) {
 	if m.kind.common != nil {
 		m.common = m.kind.common(m, cfg)
 	}
-	m.log.Info("workers get connections", "link", m.kind.name)
+	m.log.Debug("workers get connections", "link", m.kind.name)
 	return nil
 }
 

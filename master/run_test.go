@@ -36,7 +36,7 @@ func TestRun(t *testing.T) {
 	if n := len(workers.worker(0).signals); n != 0 {
 		t.Errorf("the worker got %d signals", n)
 	}
-	log.expect(t, "workers get connections: link=native", "listening: address="+p.at, "stopping", "stopped: accepted=1 handed_off=1 taken_back=0 refused=0 gone=0")
+	log.expect(t, "listening: address="+p.at, "stopping", "stopped: accepted=1 handed_off=1 taken_back=0 refused=0 gone=0")
 }
 
 // Several listeners lead to the same slots.

@@ -110,7 +110,7 @@ func (r intent) chooseLink(f facts, noListeners error) (d decision, err error) {
 	if c.otherwise != "" {
 		fields = append(fields, "otherwise", c.otherwise)
 	}
-	d.note("worker link chosen", fields...)
+	d.note(linkChosen, fields...)
 	if f.program.Kind == programs.Node {
 		d.followProject(f)
 	}

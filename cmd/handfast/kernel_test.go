@@ -200,6 +200,8 @@ func TestRouteChosen(t *testing.T) {
 	under(t, variant{route: "auto"})
 	if b := start(t, 1, options{}); !strings.Contains(b.await("listening").text, `"route":"kernel"`) {
 		t.Error("auto is not the kernel")
+	} else if l := b.log("route chosen"); len(l) != 1 || !strings.Contains(l[0].text, `"route":"kernel"`) || !strings.Contains(l[0].text, "by address") {
+		t.Errorf("the log says of the route: %v", l)
 	}
 	b := start(t, 1, options{flags: []string{"--behind-proxy"}})
 	if why := b.await("route chosen").text; !strings.Contains(why, "--behind-proxy") {

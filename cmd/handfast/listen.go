@@ -17,7 +17,6 @@ import (
 
 	"github.com/handfast/handfast/master"
 	routing "github.com/handfast/handfast/master/balancer"
-	"github.com/handfast/handfast/master/logging"
 	"github.com/handfast/handfast/master/reuseport"
 	"github.com/handfast/handfast/master/systemd"
 )
@@ -75,18 +74,20 @@ func (o opener) open(ctx context.Context, config *master.Config, d decision, bef
 		return before.listen(ctx, config, o, d)
 	}
 	if d.follow {
+		d.logRoute(config.Logger)
 		return nil
 	}
 	if d.route == routeKernel {
 		err := o.groups(ctx, config, d.listen)
+		if err == nil {
+			d.logRoute(config.Logger)
+		}
 		if err == nil || !d.fallback || isAddressError(err) {
 			return err
 		}
 		d = d.withoutKernel(err)
 	}
-	if d.notKernel != nil {
-		config.Logger.Info("route chosen", "route", d.route.String(), "reason", "the kernel cannot give clients to slots: "+logging.WithoutPackages(d.notKernel.Error()), "change_with", "--route")
-	}
+	d.logRoute(config.Logger)
 	return o.listeners(ctx, config, d.listen)
 }
 

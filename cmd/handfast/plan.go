@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
+
 	"github.com/handfast/handfast/master"
 	"github.com/handfast/handfast/master/link/nodeipc"
 	"github.com/handfast/handfast/master/reuseport"
@@ -121,6 +123,11 @@ type intent struct {
 	watchdog       time.Duration
 }
 
+const (
+	linkChosen = "worker link chosen" // how workers get connections, and why: a remark of each plan
+	askedFor   = "asked for"          // is the reason of what a flag says
+)
+
 // decision is the plan.
 type decision struct {
 	route    route // routeMaster or routeKernel
@@ -129,6 +136,7 @@ type decision struct {
 	// notKernel is why the master gives clients to slots where --route auto was asked for; nil: it
 	// does not, or its link is for the master alone.
 	notKernel error
+	routeWhy  string // the route was chosen, unless notKernel says it
 
 	link      master.LinkKind
 	why       string            // the link was chosen; empty: it was asked for
@@ -177,6 +185,9 @@ func (r intent) decide(f facts) (decision, error) {
 	d, err := r.decideLink(f, notKernel)
 	if err != nil {
 		return decision{}, err
+	}
+	if r.link != linkAuto {
+		d.note(linkChosen, "link", d.link.String(), "reason", askedFor, "change_with", "--worker-link")
 	}
 	r.decideRoute(&d, notKernel)
 	r.decideAddresses(&d, f)
@@ -233,15 +244,20 @@ func (r intent) fits(kind master.LinkKind) error {
 func (r intent) decideRoute(d *decision, notKernel error) {
 	d.route = routeMaster
 	switch {
-	case r.route == routeMaster, !d.link.TakesListeners():
-	case r.route == routeKernel, !d.link.TakesConnections():
-		d.route = routeKernel
+	case r.route == routeMaster:
+		d.routeWhy = askedFor
+	case !d.link.TakesListeners():
+		d.routeWhy = r.noListeners(notKernel).Error() // else workers had a link that takes them
+	case r.route == routeKernel:
+		d.route, d.routeWhy = routeKernel, askedFor
+	case !d.link.TakesConnections():
+		d.route, d.routeWhy = routeKernel, "workers of --worker-link "+d.link.Flag()+" accept from listeners of their own"
 	case notKernel != nil:
 		d.notKernel = notKernel
 	case r.nextWhenDown:
 		d.notKernel = errors.New("with --when-down next it would leave clients with a stalled worker")
 	default:
-		d.route, d.fallback = routeKernel, true
+		d.route, d.fallback, d.routeWhy = routeKernel, true, "clients are told apart by address, which the kernel can do"
 	}
 }
 
@@ -249,6 +265,15 @@ func (r intent) decideRoute(d *decision, notKernel error) {
 func (d decision) withoutKernel(why error) decision {
 	d.route, d.fallback, d.notKernel = routeMaster, false, why
 	return d
+}
+
+// logRoute says who gives clients to slots, when that is certain.
+func (d decision) logRoute(log hclog.Logger) {
+	why := d.routeWhy
+	if d.notKernel != nil {
+		why = "the kernel cannot give clients to slots: " + d.notKernel.Error()
+	}
+	log.Info("route chosen", "route", d.route.String(), "reason", why, "change_with", "--route")
 }
 
 // decideAddresses decides where to listen.

@@ -312,6 +312,8 @@ func fitsRoute(t *testing.T, what planCase, d decision) {
 		t.Errorf("%s: falls back to a route that it cannot", what)
 	case (d.notKernel != nil) != (r.route == routeAuto && !kernel && d.link != master.LinkInject):
 		t.Errorf("%s: why does the kernel not route? %v", what, d.notKernel)
+	case d.notKernel == nil && d.routeWhy == "":
+		t.Errorf("%s: nobody knows why the route was chosen", what)
 	case (d.why != "") != (r.link == linkAuto):
 		t.Errorf("%s: the link was chosen because %q", what, d.why)
 	case d.link != master.LinkNative && (r.maxConnections > 0 || r.watchdog > 0):
@@ -329,10 +331,17 @@ func fitsRoute(t *testing.T, what planCase, d decision) {
 			t.Errorf("%s: without the kernel %+v", what, back)
 		}
 	}
+	chosen := 0
 	for _, remark := range d.remarks {
+		if remark.message == linkChosen {
+			chosen++
+		}
 		if len(remark.fields)%2 != 0 || strings.ContainsAny(remark.message, "%=") {
 			t.Errorf("%s: %v", what, remark)
 		}
+	}
+	if chosen != 1 {
+		t.Errorf("%s: the log says %d times how workers get connections", what, chosen)
 	}
 }
 

@@ -191,7 +191,7 @@ func (s *server) start(t *testing.T, user *syscall.Credential, more ...string) *
 		}
 	})
 	st.process.AwaitReady(slots)
-	if n := st.events("workers get connections", func(e entry) bool { return e.Link == s.link }); n != 1 {
+	if n := st.events("worker link chosen", func(e entry) bool { return e.Link == s.link }); n != 1 {
 		t.Errorf("the link is not %s", s.link)
 	}
 	return st
