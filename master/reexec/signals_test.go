@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -15,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass/fdtest"
 )
 
 // relayRole has the test binary be a program that replaces itself over and over.
@@ -80,8 +84,14 @@ func startRelay(t *testing.T) *relayed {
 		}
 		io.Copy(io.Discard, out)
 	}()
-	if line := <-r.lines; line != "begun" {
-		t.Fatalf("it says %q", line)
+	select {
+	case line := <-r.lines:
+		if line != "begun" {
+			t.Fatalf("it says %q", line)
+		}
+	case <-time.After(patience):
+		r.end()
+		t.Fatal("it says nothing")
 	}
 	return r
 }
@@ -99,6 +109,9 @@ const (
 	lost  = "lost"
 	died  = "died"
 )
+
+// patience is how long something may take that happens unless it is broken.
+const patience = 10 * time.Second
 
 // send sends a signal at any moment, and tells what became of it.
 func (r *relayed) send(t *testing.T, sig syscall.Signal, patience time.Duration) string {
@@ -127,19 +140,20 @@ func TestSignalsOverExec(t *testing.T) {
 	if n, err := strconv.Atoi(os.Getenv("HANDFAST_TEST_SIGNALS")); err == nil {
 		rounds = n
 	}
+	most := max(1, rounds/50) // that may be lost
 	for _, sig := range []syscall.Signal{unix.SIGUSR1, unix.SIGUSR2, unix.SIGTTIN, unix.SIGTTOU} {
 		t.Run(unix.SignalName(sig), func(t *testing.T) {
 			r := startRelay(t)
 			defer r.end()
 			became := map[string]int{}
 			for range rounds {
-				what := r.send(t, sig, 10*time.Second)
-				if became[what]++; what == died {
+				what := r.send(t, sig, patience)
+				if became[what]++; what == died || became[lost] > most {
 					break
 				}
 			}
 			t.Logf("without a pause between upgrades: %v", became)
-			if became[died] > 0 || became[lost] > max(1, rounds/50) || stopped(r.cmd.Process.Pid) {
+			if became[died] > 0 || became[lost] > most || stopped(r.cmd.Process.Pid) {
 				t.Errorf("%v", became)
 			}
 		})
@@ -148,7 +162,10 @@ func TestSignalsOverExec(t *testing.T) {
 		t.Run(unix.SignalName(sig), func(t *testing.T) {
 			r, became := startRelay(t), map[string]int{}
 			defer func() { r.end() }()
-			for n := 0; n < rounds/5 || became[heard] == 0 && n < 20*rounds; n++ {
+			for n, end := 0, time.Now().Add(patience); n < rounds/5 || became[heard] == 0 && time.Now().Before(end); n++ {
+				if sig != unix.SIGHUP && became[lost] > most {
+					break
+				}
 				what := r.send(t, sig, 200*time.Millisecond)
 				if became[what]++; what == died {
 					r.end()
@@ -156,7 +173,7 @@ func TestSignalsOverExec(t *testing.T) {
 				}
 			}
 			t.Logf("without a pause between upgrades: %v", became)
-			if sig == unix.SIGHUP && became[died] > 0 || sig != unix.SIGHUP && became[lost] > max(1, rounds/50) || became[heard] == 0 {
+			if sig == unix.SIGHUP && became[died] > 0 || sig != unix.SIGHUP && became[lost] > most || became[heard] == 0 {
 				t.Errorf("%v", became)
 			}
 		})
@@ -173,12 +190,16 @@ func stopped(pid int) bool {
 // TestHandOver: what was received and not acted on, and what comes in the last moment, goes to the next program, or to
 // this one if there is none.
 func TestHandOver(t *testing.T) {
+	// handOver belongs to this thread, and waits for others.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	defer time.AfterFunc(3*patience, func() { panic("what is not acted on is waited for without an end") }).Stop()
 	s, err := Notify(unix.SIGUSR1, unix.SIGUSR2, unix.SIGTTIN)
 	check(t, err)
 	defer s.Stop()
 	next := func(want syscall.Signal) *Received {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		r := s.Next(ctx)
 		if r == nil || r.Signal != want {
@@ -190,11 +211,11 @@ func TestHandOver(t *testing.T) {
 	kill(unix.SIGUSR1)
 	acted := next(unix.SIGUSR1)
 	kill(unix.SIGUSR2) // before a system call of this thread, which does not mean that it is this thread that catches it
-	for unheard := true; unheard; {
+	fdtest.Eventually(t, "the signal is heard", func() bool {
 		s.mu.Lock()
-		unheard = len(s.waiting) == 0
-		s.mu.Unlock()
-	}
+		defer s.mu.Unlock()
+		return len(s.waiting) > 0
+	})
 	pipe, passed, undo, err := s.handOver()
 	check(t, err)
 	l, err := parseLeft(strings.TrimPrefix(passed, ":"))
@@ -220,5 +241,22 @@ func TestLeftNonsense(t *testing.T) {
 		if l, err := parseLeft(text); err == nil {
 			t.Errorf("%q: %+v", text, l)
 		}
+	}
+}
+
+// TestLeft: all that the program before has left is taken, once, and the pipe is closed.
+func TestLeft(t *testing.T) {
+	fdtest.NoLeaks(t)
+	var pipe [2]int
+	check(t, unix.Pipe2(pipe[:], unix.O_NONBLOCK|unix.O_CLOEXEC))
+	defer unix.Close(pipe[1])
+	_, err := unix.Write(pipe[1], []byte{byte(unix.SIGTTIN), byte(unix.SIGUSR2)})
+	check(t, err)
+	l := left{pipe[0], []syscall.Signal{unix.SIGUSR1}}
+	if got, want := l.take(), []syscall.Signal{unix.SIGUSR1, unix.SIGTTIN, unix.SIGUSR2}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	if got := l.take(); len(got) > 0 {
+		t.Errorf("again: %v", got)
 	}
 }
