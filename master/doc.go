@@ -6,7 +6,7 @@
 // how a worker gets what it serves (the packages in link). The supervisor (package supervisor) starts,
 // drains and replaces workers, and knows neither.
 //
-// links.go has a row for each kind of link: what its workers take and can do, and how a worker's link is made. route.go
+// config.go says what a Master needs. links.go has a row for each kind of link: what its workers take and can do, and how a worker's link is made. route.go
 // has the two routes behind one interface. master.go wires all of it. status.go says what they are doing, and package admin lets others ask.
 // upgrade.go leaves all of it to another program (package reexec). access.go writes the access log.
 // finish.go says how workers that know nothing of handfast are made to finish. Workers' mistakes

@@ -14,4 +14,14 @@
 // the worker drains: Accept returns what was handed off before and then
 // net.ErrClosed. The process should finish its connections (Listener.Wait) and
 // exit. Serve does all of that.
+//
+// File by file:
+//
+//	listener.go        Listener: Listen, Accept, Wait, Close
+//	source.go          where its connections come from: the mailbox; slotlisteners.go: or the slot's own listeners
+//	conn.go            Conn, a connection that was handed off; zerocopy.go: what the kernel moves for it
+//	serve.go           Serve, and its drain; traffic.go: which requests are under way
+//	clients.go         a request's client, and connections of one client behind a proxy (KeepClientsApart)
+//	report.go          tells the master how many connections are open
+//	place.go           the slot and generation of this process
 package worker

@@ -12,4 +12,6 @@
 //  4. Whom to believe is trust.go. A header is a list of addresses, and each proxy adds
 //     at its right end whom it talked to: chain.go finds the client in it, and node.go
 //     reads one entry.
+//
+// rules.go has the Rules themselves, with the header's name and whose word counts.
 package forwarded

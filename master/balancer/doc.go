@@ -14,9 +14,18 @@
 //     goroutine each, within --max-retries tries.
 //  6. refuse.go answers those that waited in vain.
 //
-// Beside it: listen.go opens listeners, handshake.go says when their connections are
-// accepted, sessions.go finds the worker that keeps a session, outcome.go tells what became
-// of a connection, upgrade.go leaves all of it to another program (package reexec).
+// Beside it:
+//
+//	balancer.go   Config, its limits, and the Balancer: Serve, Readmit, Shutdown
+//	conn.go       a connection that the master has and no worker yet
+//	worker.go     Worker and its like: what a table's slots are filled with
+//	strategy.go   where clients belong: Strategy, and ByKey, the one that hashes
+//	waitlist.go   the room for those that wait, and the quotas of a slot and of a client
+//	sessions.go   the worker that keeps a session
+//	listen.go     opens listeners; handshake.go: when their connections are accepted
+//	ledger.go     counts what happens to connections, and reports it; outcome.go: as what
+//	errors.go     why connections are refused, and the words for that
+//	upgrade.go    leaves all of it to another program (package reexec)
 //
 // Steps 1 to 4 are the straight line: one goroutine per listener, and nothing is
 // allocated or copied per connection.

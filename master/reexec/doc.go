@@ -23,4 +23,15 @@
 //	file, err := bundle.Take(state.FD, "listener")
 //	err = bundle.Ready() // ends a dry run; fails if something was left that nobody has got or taken
 //	bundle.Close() // the descriptors that nobody has taken
+//
+// File by file:
+//
+//	bundle.go      Bundle, its parts and descriptors; what is inherited
+//	exec.go        DryRun, Exec and Ready
+//	gate.go        Lock, which an upgrade closes; gate_race.go and gate_norace.go: whether misuse of it panics
+//	signals.go     Notify: no signal is lost in between, as far as that is possible
+//	recorder.go    a signal handler that needs no Go runtime (recorder_GOARCH.s; recorder_other.go: there is none)
+//	sigaction.go   actions of signals, past package os/signal
+//
+// Package early asks for signals before all other packages, and package reexectest holds what is saved to golden files.
 package reexec

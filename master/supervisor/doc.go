@@ -42,13 +42,15 @@
 // # Where what happens
 //
 //	supervisor.go            the loop and its time; Stop, Ping
+//	config.go                what to run, and how patient to be
+//	link.go                  Link: what connects a worker to its work
 //	request.go               what others ask for: Reload, Replace; in scale.go: Scale
 //	start.go, process.go     a worker's start; how a process is made. setting.go, envfile.go: where, and with which variables
 //	watch.go, watchdog.go    a worker's life: what its process and its link tell; pings
 //	end.go                   a worker's end, and when its slot gets the next one
 //	reload.go                slot by slot, with probation
 //	worker.go, state.go      a worker, a slot; the states and the moves between them
-//	report.go, reporter.go   log lines and events
+//	report.go, reporter.go   log lines and events; event.go: the kinds of these
 //	snapshot.go              what can be seen from outside
 //	output.go                last words
 //	upgrade.go               Quiesce, Save and the way back

@@ -16,6 +16,9 @@
 //     is ignored or blocked, no limit of ours. Where that fails it says so on standard error
 //     and exits with status 127 (no such command) or 126 (not executable), as shells do.
 //
+// control.go is the master's side, main.go the child's, and hello.go what the child says to the master.
+// drain.go has a worker finish that knows nothing of handfast: Drain says how, a Drainer does it.
+//
 // A program that starts workers calls Main first thing, and so does the test binary of
 // a package whose tests start some (TestMain).
 package launch

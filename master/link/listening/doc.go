@@ -14,4 +14,8 @@
 // That needs to be allowed to trace the processes (ptrace(2), "access mode checking"): those
 // of the same user that have not changed users, and descendants under Yama; all with
 // CAP_SYS_PTRACE.
+//
+// listening.go waits for that, parse.go reads the files, and calls_*.go have an architecture's numbers of system calls.
+// The other files ask the same files something else: narrower.go whether a worker would listen on one address only, elsewhere.go
+// on which addresses processes listen, sharing.go which ones wait on one listener, holder.go which one has a socket open.
 package listening

@@ -1,5 +1,8 @@
 // Package mailbox is the native link between the master and one worker process:
 // handoffs over a Unix socket, as package fdpass describes it.
+//
+// mailbox.go hands off and receives, ping.go asks whether the worker still takes connections, limit.go
+// keeps to the connections that it may have open, and upgrade.go leaves a mailbox to another program (package reexec).
 package mailbox
 
 import (

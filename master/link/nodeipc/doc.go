@@ -26,4 +26,8 @@
 //
 // relay.go passes the messages of @socket.io/cluster-adapter from worker to worker. Messages for which there
 // is no room in a channel wait in outbox.go, within limits, and by turns with connections.
+//
+// Beside it: message.go has the words of the channel, sending.go and receiving.go one system call each way.
+// session.go says which worker keeps which session, open.go opens what a worker wants to listen on, and knows
+// a Unix socket's name, finish.go drains a worker, upgrade.go leaves all of it to another program (package reexec).
 package nodeipc
