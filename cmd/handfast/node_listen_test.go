@@ -145,7 +145,7 @@ func TestNodeAddresses(t *testing.T) {
 	http.DefaultClient.CloseIdleConnections()
 }
 
-// TestNodeRefuses: who is behind a full server waits as long as for an empty slot, and then is
+// TestNodeRefuses: a client behind a full server waits as long as for an empty slot, and then is
 // refused or goes to the next.
 func TestNodeRefuses(t *testing.T) {
 	t.Parallel()

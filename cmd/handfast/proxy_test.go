@@ -150,7 +150,7 @@ func TestProxyHeaders(t *testing.T) {
 	}
 }
 
-// TestTrust: who is no trusted proxy is its own address, whatever it claims.
+// TestTrust: a peer that is no trusted proxy is its own address, whatever it claims.
 func TestTrust(t *testing.T) {
 	t.Parallel()
 	const slots = 4

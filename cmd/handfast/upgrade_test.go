@@ -128,7 +128,7 @@ func blocksNothing(t *testing.T, pid int) bool {
 	})
 }
 
-// TestUpgradeParked: who is parked, for want of a worker or of a request's head, or reads a refusal,
+// TestUpgradeParked: a client that is parked, for want of a worker or of a request's head, or reads a refusal,
 // stays through upgrades.
 func TestUpgradeParked(t *testing.T) {
 	t.Parallel()

@@ -60,7 +60,7 @@ func TestWatchdog(t *testing.T) {
 	})
 }
 
-// TestWatchdogReplaces: a worker that is stopped is replaced, and who waits for it is served by the
+// TestWatchdogReplaces: a worker that is stopped is replaced, and a client that waits for it is served by the
 // successor. Clients of the other slot notice nothing.
 func TestWatchdogReplaces(t *testing.T) {
 	t.Parallel()

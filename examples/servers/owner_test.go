@@ -29,7 +29,7 @@ func owner(c net.Conn) (pid int, err error) {
 		return 0, fmt.Errorf("%w: the other end of %v is closed", errGone, ours)
 	}
 	for pid := range holders(all[i].Inode) {
-		return pid, nil // a child rather than who has started it
+		return pid, nil // a child rather than its parent
 	}
 	return 0, fmt.Errorf("%w: who had the other end of %v", errGone, ours)
 }

@@ -259,7 +259,7 @@ func (st *stage) sticky(generation, rounds int) {
 	}
 }
 
-// kill: who is not of the dead worker's slot notices nothing, and who is loses at most the one
+// kill: a client that is not of the dead worker's slot notices nothing, and one that is loses at most the one
 // connection that was open.
 func (st *stage) kill() {
 	st.t.Helper()

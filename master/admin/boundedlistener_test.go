@@ -40,7 +40,7 @@ func hold(t *testing.T, addr, text string, answered bool) (conns []net.Conn) {
 	return conns
 }
 
-// TestIdleConnections: who holds all connections and asks for nothing keeps nobody out, and the longest
+// TestIdleConnections: a client that holds all connections and asks for nothing keeps nobody out, and the longest
 // idle one goes.
 //
 // Row B3: /healthz and /metrics did not answer for a minute.

@@ -156,7 +156,7 @@ func TestFilledSlotTakesParkedAtOnce(t *testing.T) {
 	}
 }
 
-// TestParkedFollowSlots: who waits for a slot that is removed goes where it belongs
+// TestParkedFollowSlots: a connection that waits for a slot that is removed goes where it belongs
 // then.
 func TestParkedFollowSlots(t *testing.T) {
 	table := NewTable(2)

@@ -182,7 +182,7 @@ func TestReadmitIdentifies(t *testing.T) {
 	theirs.Close()
 	begins(t, ours, "2") // the last byte of 203.0.113.2
 
-	// Half a head waits for the rest, and who is gone is forgotten.
+	// Half a head waits for the rest, and a client that is gone is forgotten.
 	ours, theirs = fdtest.TCPPair(t)
 	defer ours.Close()
 	ours.Write([]byte(proxiedHead[:20]))
@@ -200,7 +200,7 @@ func TestReadmitIdentifies(t *testing.T) {
 	b.Shutdown(context.Background())
 }
 
-// TestRetryAfter: who is refused for a moment is told when to come again.
+// TestRetryAfter: a client that is refused for a moment is told when to come again.
 func TestRetryAfter(t *testing.T) {
 	const header = "\r\nRetry-After: 1\r\n"
 	for why, want := range map[error]bool{errCrowded: true, errStopping: true, errEmpty: false, clientip.ErrPartial: false} {

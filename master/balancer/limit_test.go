@@ -21,7 +21,7 @@ func (w limitedWorker) Deliver(conns []fdpass.Handoff) (n int, err error) {
 	return n, err
 }
 
-// TestLimit: who comes to a worker that has as many connections as it may is soon refused with
+// TestLimit: a client that comes to a worker that has as many connections as it may is soon refused with
 // 503, whatever the patience, and no other slot takes it.
 func TestLimit(t *testing.T) {
 	for name, when := range map[string]WhenDown{"wait": Wait, "next": Next} {
@@ -74,7 +74,7 @@ func (w *reportingWorker) Deliver(conns []fdpass.Handoff) (int, error) {
 	return w.fakeWorker.Deliver(conns)
 }
 
-// TestLimitReported: who finds no room waits for as long as the worker's report may be late: a client
+// TestLimitReported: a client that finds no room waits for as long as the worker's report may be late: a client
 // that comes back as soon as its connection was closed is not refused.
 func TestLimitReported(t *testing.T) {
 	table := NewTable(1)

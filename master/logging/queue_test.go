@@ -88,7 +88,7 @@ func TestReopen(t *testing.T) {
 	}
 }
 
-// TestStalledReader: who writes does not wait for a pipe that nobody reads, and hears how much
+// TestStalledReader: a writer does not wait for a pipe that nobody reads, and hears how much
 // was left out when somebody does.
 func TestStalledReader(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "pipe")
@@ -140,7 +140,7 @@ func TestOpenFails(t *testing.T) {
 	}
 }
 
-// TestPipeWithoutReader: opening it does not wait, what is written waits for a reader, and who asks hears why.
+// TestPipeWithoutReader: opening it does not wait, what is written waits for a reader, and the hook for failures hears why.
 // Row A4: an access log to a FIFO without a reader.
 func TestPipeWithoutReader(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "pipe")

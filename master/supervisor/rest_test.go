@@ -197,7 +197,7 @@ func (nobody) Resize(int)     {}
 func (nobody) Fill(int, Link) {}
 func (nobody) Empty(int)      {}
 
-// A process is its group: who is left is found, and reached, until Wait.
+// A process is its group: a member that is left is found, and reached, until Wait.
 func TestRestIsSignalled(t *testing.T) {
 	fdtest.NoLeaks(t)
 	pipe := newPipe(t)

@@ -66,7 +66,7 @@ func TestWatchdogForgets(t *testing.T) {
 	})
 }
 
-// TestWatchdogReplaces: who does not answer and is to be replaced ends as one that dies.
+// TestWatchdogReplaces: a worker that does not answer and is to be replaced ends as one that dies.
 func TestWatchdogReplaces(t *testing.T) {
 	play(t, func(w *world) {
 		w.watch(true)

@@ -69,7 +69,7 @@ func TestListenNot(t *testing.T) {
 	}
 }
 
-// TestListenUnasked: who was offered none cannot accept from any.
+// TestListenUnasked: a worker that was offered none cannot accept from any.
 func TestListenUnasked(t *testing.T) {
 	m, w, _ := open(t)
 	w.say(fdpass.TypeListen)

@@ -63,7 +63,7 @@ func TestPing(t *testing.T) {
 	ping(t, m, true)
 }
 
-// TestPingReports: who accepts is there, although the ping lies behind many connections; who
+// TestPingReports: a worker that accepts is there, although the ping lies behind many connections; one that
 // closes only may not be.
 func TestPingReports(t *testing.T) {
 	m, w := watched(t)
@@ -115,7 +115,7 @@ func TestPingFull(t *testing.T) {
 	w.pinged(true)
 }
 
-// TestNoPing: who has not answered before it was ready is not asked, nor is anybody unless it is wished.
+// TestNoPing: a worker that has not answered before it was ready is not asked, nor is anybody unless it is wished.
 func TestNoPing(t *testing.T) {
 	for name, late := range map[string]bool{"late": true, "not wished": false} {
 		t.Run(name, func(t *testing.T) {

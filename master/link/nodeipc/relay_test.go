@@ -114,7 +114,7 @@ func TestRelay(t *testing.T) {
 	}
 }
 
-// TestRelayMembers: who drains hears on and is heard, who has gone does not hold up others, and
+// TestRelayMembers: a worker that drains hears on and is heard, one that has gone does not hold up others, and
 // its adapters' names are free.
 func TestRelayMembers(t *testing.T) {
 	_, ls, ws := team(t, 3, hclog.NewNullLogger())
