@@ -32,6 +32,7 @@ type acting struct {
 // act starts an actor under a link.
 func act(t *testing.T, cfg Config, port int) *acting {
 	t.Helper()
+	foreigntest.Python(t) // a test that is skipped later leaks the link
 	foreigntest.NoLeaks(t)
 	if cfg.Logger == nil {
 		cfg.Logger = foreigntest.Logger(t)
