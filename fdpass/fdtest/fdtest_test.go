@@ -3,6 +3,7 @@ package fdtest
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -97,5 +98,18 @@ func TestConnection(t *testing.T) {
 	}
 	if peer, err := sock.Peer(fd); err != nil || peer.String() != client.LocalAddr().String() {
 		t.Errorf("peer %v, %v, want %v", peer, err, client.LocalAddr())
+	}
+}
+
+// TestNoLeaksAfterGarbage: a file that an earlier test has left to the garbage collector is none of this test's.
+func TestNoLeaksAfterGarbage(t *testing.T) {
+	for range 20 {
+		func() { os.Open(os.DevNull) }()
+		p := &pretended{TB: t}
+		noLeaks(p, 50*time.Millisecond)
+		runtime.GC()
+		if p.end() != "" {
+			t.Fatal("the garbage of before counts")
+		}
 	}
 }

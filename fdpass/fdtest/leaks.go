@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -22,6 +23,7 @@ func NoLeaks(t testing.TB) {
 
 func noLeaks(t testing.TB, patience time.Duration) {
 	t.Helper()
+	closeGarbage()
 	files, running := OpenFiles(), goroutines()
 	t.Cleanup(func() {
 		t.Helper()
@@ -36,6 +38,18 @@ func noLeaks(t testing.TB, patience time.Duration) {
 				opened, closed, len(running), started, Stacks())
 		}
 	})
+}
+
+// closeGarbage has the files closed that an earlier test has left to the garbage collector, which would close them
+// during this one.
+func closeGarbage() {
+	closed := make(chan struct{})
+	runtime.AddCleanup(new([64]byte), func(closed chan struct{}) { close(closed) }, closed)
+	runtime.GC()
+	select {
+	case <-closed:
+	case <-time.After(time.Second):
+	}
 }
 
 // missing names what is in one answer of OpenFiles and not in the other.

@@ -144,9 +144,11 @@ func TestSettingCheck(t *testing.T) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
-	if _, err := os.Open(private); err != nil {
+	f, err := os.Open(private)
+	if err != nil {
 		t.Errorf("the rights of this process are not what they were: %v", err)
 	}
+	f.Close()
 }
 
 // Row D1: where a command is looked for.
