@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/master/reexec/early"
 )
 
@@ -99,9 +100,7 @@ func (b *Bundle) Keep(fd int) int {
 // KeepFile is Keep for a file. A closed one is -1.
 func (b *Bundle) KeepFile(file syscall.Conn) int {
 	fd := -1
-	if raw, err := file.SyscallConn(); err == nil {
-		raw.Control(func(number uintptr) { fd = b.Keep(int(number)) })
-	}
+	sock.Control(file, func(number int) error { fd = b.Keep(number); return nil })
 	return fd
 }
 

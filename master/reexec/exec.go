@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/master/pgroup"
 )
 
@@ -258,7 +259,7 @@ func (b *Bundle) lingerOff() {
 	for _, entry := range entries {
 		fd, err := strconv.Atoi(entry.Name())
 		if _, stays := b.files[fd]; err == nil && !stays {
-			unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{})
+			sock.StopLingering(fd)
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package nodeipc
 
 import (
-	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
@@ -167,7 +166,7 @@ func TestRelayUIDs(t *testing.T) {
 // TestRelayStopped: a worker that does not read misses what exceeds the limit, which is said.
 // The others get all. When it reads on it gets what had come first, and what comes then.
 func TestRelayStopped(t *testing.T) {
-	var log syncBuffer
+	var log fdtest.Log
 	begin := time.Now()
 	_, ls, ws := team(t, 3, hclog.New(&hclog.LoggerOptions{Output: &log}))
 	const size = 256 << 10
@@ -206,23 +205,6 @@ func TestRelayStopped(t *testing.T) {
 	if n := strings.Count(log.String(), "dropped="); n > 1+int(time.Since(begin)/missedDelay) {
 		t.Errorf("the log says it %d times", n)
 	}
-}
-
-type syncBuffer struct {
-	mu sync.Mutex
-	bytes.Buffer
-}
-
-func (b *syncBuffer) Write(text []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.Buffer.Write(text)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.Buffer.String()
 }
 
 // TestRelayTurns: connections and others' messages wait for each other by turns.
