@@ -77,18 +77,18 @@ func begin(t *testing.T, args ...string) *asking {
 }
 
 // begin asks this balancer.
-func (b *balancer) begin(command string, args ...string) *asking {
+func (b *instance) begin(command string, args ...string) *asking {
 	return begin(b.t, append([]string{command, "--admin", b.admin}, args...)...)
 }
 
 // tell runs a command that has to succeed.
-func (b *balancer) tell(command string, args ...string) string {
+func (b *instance) tell(command string, args ...string) string {
 	b.t.Helper()
 	return b.begin(command, args...).ends(exitOK)
 }
 
 // status is what `handfast status --json` says.
-func (b *balancer) status() (s master.Status) {
+func (b *instance) status() (s master.Status) {
 	b.t.Helper()
 	if err := json.Unmarshal([]byte(b.tell("status", "--json")), &s); err != nil {
 		b.t.Fatal(err)
@@ -97,7 +97,7 @@ func (b *balancer) status() (s master.Status) {
 }
 
 // awaitStatus waits until the status is so.
-func (b *balancer) awaitStatus(what string, is func(s *master.Status) bool) (s master.Status) {
+func (b *instance) awaitStatus(what string, is func(s *master.Status) bool) (s master.Status) {
 	b.t.Helper()
 	if !eventually(func() bool { s = b.status(); return is(&s) }) {
 		text, _ := json.Marshal(s)
@@ -125,7 +125,7 @@ func byRoutes(t *testing.T, test func(t *testing.T, route string)) {
 }
 
 // socketFor opens a WebSocket, which holds its connection open.
-func (b *balancer) socketFor(from netip.Addr) *websocket.Conn {
+func (b *instance) socketFor(from netip.Addr) *websocket.Conn {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.t.Context(), patience)
 	defer cancel()
@@ -531,7 +531,7 @@ func TestNames(t *testing.T) {
 	again := start(t, 1, options{noAdmin: true})
 	says(again.cmd.Process.Pid, "status")
 	fourth.signal(unix.SIGKILL)
-	for _, stopped := range []*balancer{again, third} {
+	for _, stopped := range []*instance{again, third} {
 		begin(t, "stop").ends(exitOK)
 		if status := stopped.exit(); status != exitOK {
 			t.Errorf("exit status %d", status)

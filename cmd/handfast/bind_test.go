@@ -13,24 +13,24 @@ import (
 )
 
 // runs runs `handfast run` as it is typed, until the test ends. Admin is off.
-func runs(t *testing.T, args ...string) *balancer {
+func runs(t *testing.T, args ...string) *instance {
 	t.Helper()
 	return runsUnder(t, nil, args...)
 }
 
 // runsUnder is runs under a command that becomes what follows it.
-func runsUnder(t *testing.T, wrapper []string, args ...string) *balancer {
+func runsUnder(t *testing.T, wrapper []string, args ...string) *instance {
 	t.Helper()
 	self := itself(t)
 	args = slices.Concat(wrapper, []string{self, "run", "--log-json", "--stop-timeout", "1s", "--kill-timeout", "1s"}, args)
-	b := newBalancer(t, args[0], args[1:]...)
+	b := newInstance(t, args[0], args[1:]...)
 	b.cmd.Env = append(os.Environ(), testRole+"=1", "PYTHONUNBUFFERED=1")
 	b.launch()
 	return b
 }
 
 // says waits for a line of the log with these words in it.
-func (b *balancer) says(message string, words ...string) {
+func (b *instance) says(message string, words ...string) {
 	b.t.Helper()
 	text := b.await(message).text
 	for _, word := range words {
@@ -152,7 +152,7 @@ func network(t *testing.T, setup string) []string {
 }
 
 // within runs a command in the network namespace of a balancer and returns what it writes.
-func (b *balancer) within(command ...string) string {
+func (b *instance) within(command ...string) string {
 	b.t.Helper()
 	out, err := exec.Command("nsenter", append([]string{"-t", fmt.Sprint(b.cmd.Process.Pid), "-n"}, command...)...).CombinedOutput()
 	if err != nil {

@@ -96,7 +96,7 @@ func TestBusyServers(t *testing.T) {
 // closedLoop is clients who come again as soon as they were served, until stop, and fails the test
 // for each that is refused before it has waited for so long. Some are reset when their worker is
 // killed.
-func (b *balancer) closedLoop(clients int, mayWait time.Duration) (served *atomic.Int64, stop func()) {
+func (b *instance) closedLoop(clients int, mayWait time.Duration) (served *atomic.Int64, stop func()) {
 	served = new(atomic.Int64)
 	over := make(chan struct{})
 	var running sync.WaitGroup
@@ -126,7 +126,7 @@ func (b *balancer) closedLoop(clients int, mayWait time.Duration) (served *atomi
 }
 
 // once makes one request and returns the status of the answer.
-func (b *balancer) once(i int) (int, error) {
+func (b *instance) once(i int) (int, error) {
 	conn, err := b.dial(source(i))
 	if err != nil {
 		return 0, err

@@ -121,7 +121,7 @@ func TestNested(t *testing.T) {
 	t.Parallel()
 	trial.Need(t, "gunicorn", "gunicorn")
 	self := itself(t)
-	nested := func(command ...string) *balancer {
+	nested := func(command ...string) *instance {
 		outer := []string{self, "run", "--stop-timeout", "1s", "--kill-timeout", "1s", "--workers", "1", "--worker-link", "any", "--backoff-min", "30s", "--backoff-max", "30s", "--listen", trial.FreeAddress(t), "--"}
 		return runsUnder(t, outer, slices.Concat([]string{"--workers", "2"}, command)...)
 	}

@@ -18,7 +18,7 @@ import (
 )
 
 // startCareless runs a server that SIGTERM ends at once.
-func startCareless(t *testing.T, flags ...string) *balancer {
+func startCareless(t *testing.T, flags ...string) *instance {
 	t.Helper()
 	address := trial.FreeAddress(t)
 	return start(t, 1, options{
@@ -113,7 +113,7 @@ type late struct {
 }
 
 // askSlow sends a request, which the worker has then, and returns where its answer comes.
-func (b *balancer) askSlow(t *testing.T, path string) <-chan late {
+func (b *instance) askSlow(t *testing.T, path string) <-chan late {
 	t.Helper()
 	conn, err := b.dial(source(0))
 	if err != nil {
@@ -141,7 +141,7 @@ func (b *balancer) askSlow(t *testing.T, path string) <-chan late {
 }
 
 // keepAlive opens a connection that was answered a while ago.
-func (b *balancer) keepAlive() net.Conn {
+func (b *instance) keepAlive() net.Conn {
 	b.t.Helper()
 	conn, err := b.dial(source(0))
 	if err != nil {

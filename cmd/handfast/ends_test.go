@@ -29,8 +29,8 @@ func instead(command ...string) func(*exec.Cmd) {
 func TestOrphans(t *testing.T) {
 	t.Parallel()
 	wrapped := []string{"sh", "-c", `"$0" "$@"; true`}
-	for name, start := range map[string]func(*testing.T) *balancer{
-		"nginx, any": func(t *testing.T) *balancer {
+	for name, start := range map[string]func(*testing.T) *instance{
+		"nginx, any": func(t *testing.T) *instance {
 			address := trial.FreeAddress(t)
 			conf := put(t, t.TempDir(), "nginx.conf", fmt.Sprintf(`
 daemon off; worker_processes 2; error_log stderr; pid nginx.pid;
@@ -46,13 +46,13 @@ http {
 				change: instead(trial.Need(t, "nginx", "nginx"), "-p", t.TempDir(), "-c", conf),
 			})
 		},
-		"wrapped, native": func(t *testing.T) *balancer {
+		"wrapped, native": func(t *testing.T) *instance {
 			return start(t, 1, options{
 				flags:  []string{"--worker-link", "native"},
 				change: instead(append(wrapped, trial.Build(t, testWorker), "http")...),
 			})
 		},
-		"wrapped, node": func(t *testing.T) *balancer {
+		"wrapped, node": func(t *testing.T) *instance {
 			return startNode(t, 1, "server.listen(PORT)", nodeOptions{flags: []string{"--worker-link", "node"}, wrap: wrapped})
 		},
 	} {

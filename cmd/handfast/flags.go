@@ -8,7 +8,7 @@ import (
 
 	"github.com/handfast/handfast/fdpass/forwarded"
 	"github.com/handfast/handfast/hash"
-	routing "github.com/handfast/handfast/master/balancer"
+	"github.com/handfast/handfast/master/balancer"
 	"github.com/handfast/handfast/master/clientip"
 	"github.com/handfast/handfast/master/supervisor"
 )
@@ -67,7 +67,7 @@ func proxyFlags() []cli.Flag {
 }
 
 func runFlags() []cli.Flag {
-	placing, super := routing.DefaultConfig(), supervisor.DefaultConfig()
+	placing, super := balancer.DefaultConfig(), supervisor.DefaultConfig()
 	flags := []cli.Flag{
 		&cli.StringSliceFlag{
 			Name: "listen", Aliases: []string{"l"}, EnvVars: env("listen"), DefaultText: "what systemd passes; else where the first workers listen (--worker-link any), or \":8080\"",

@@ -51,8 +51,8 @@ func TestMain(m *testing.M) {
 	os.Exit(run(context.Background(), os.Args, os.Stdout, os.Stderr))
 }
 
-// balancer is a running `handfast run`.
-type balancer struct {
+// instance is a running `handfast run`.
+type instance struct {
 	t     *testing.T
 	cmd   *exec.Cmd
 	addr  string // of its first listener
@@ -97,7 +97,7 @@ type options struct {
 	variant                  // what is not said here is as the test says it; see under
 	change   func(*exec.Cmd) // last changes to the command
 
-	contained bool // see balancer
+	contained bool // see instance
 }
 
 // itself returns the path of this test binary, which plays the command.
@@ -143,7 +143,7 @@ func variantOf(t *testing.T) variant {
 }
 
 // start runs a balancer with n workers on 127.0.0.1 until the test ends.
-func start(t *testing.T, n int, o options) *balancer {
+func start(t *testing.T, n int, o options) *instance {
 	t.Helper()
 	self := itself(t)
 	if o.lean {
@@ -171,7 +171,7 @@ func start(t *testing.T, n int, o options) *balancer {
 		args = append(args, "--listen", "127.0.0.1:0")
 	}
 	args = slices.Concat(args, o.flags, []string{"--", build(t, testWorker)}, o.worker)
-	b := newBalancer(t, self, args...)
+	b := newInstance(t, self, args...)
 	b.admin, b.contained = admin, o.contained
 	b.cmd.Env = append(os.Environ(), testRole+"=1", "HANDFAST_TEST_LISTEN="+listen, "HANDFAST_ROUTE="+v.route) // flags come first
 	if v.link != "" {
@@ -188,13 +188,13 @@ func start(t *testing.T, n int, o options) *balancer {
 	return b
 }
 
-// newBalancer is a balancer that a command is, once it is launched.
-func newBalancer(t *testing.T, program string, args ...string) *balancer {
-	return &balancer{t: t, cmd: exec.Command(program, args...), exited: make(chan struct{}), changed: make(chan struct{})}
+// newInstance is the instance that a command is, once it is launched.
+func newInstance(t *testing.T, program string, args ...string) *instance {
+	return &instance{t: t, cmd: exec.Command(program, args...), exited: make(chan struct{}), changed: make(chan struct{})}
 }
 
 // launch starts the command and follows its log, until the test ends.
-func (b *balancer) launch() {
+func (b *instance) launch() {
 	b.t.Helper()
 	stderr, err := b.cmd.StderrPipe()
 	if err != nil {
@@ -221,7 +221,7 @@ func socketPath(t *testing.T) string {
 }
 
 // readLog collects the log, and what else is written to standard error.
-func (b *balancer) readLog(r io.Reader) {
+func (b *instance) readLog(r io.Reader) {
 	scanner := bufio.NewScanner(r)
 	for scanner.Scan() {
 		line := logLine{text: scanner.Text()}
@@ -238,7 +238,7 @@ func (b *balancer) readLog(r io.Reader) {
 }
 
 // log returns the lines with this message.
-func (b *balancer) log(message string) (found []logLine) {
+func (b *instance) log(message string) (found []logLine) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, l := range b.lines {
@@ -250,13 +250,13 @@ func (b *balancer) log(message string) (found []logLine) {
 }
 
 // await waits for a message in the log and returns its first line.
-func (b *balancer) await(message string) logLine {
+func (b *instance) await(message string) logLine {
 	b.t.Helper()
 	return b.awaitCount(message, 1)[0]
 }
 
 // awaitCount waits until a message has been logged n times.
-func (b *balancer) awaitCount(message string, n int) []logLine {
+func (b *instance) awaitCount(message string, n int) []logLine {
 	b.t.Helper()
 	timeout := time.After(patience)
 	for {
@@ -276,7 +276,7 @@ func (b *balancer) awaitCount(message string, n int) []logLine {
 
 // cleanup stops the balancer, and fails the test if something outlived it or a
 // race detector spoke.
-func (b *balancer) cleanup() {
+func (b *instance) cleanup() {
 	b.signal(unix.SIGTERM)
 	select {
 	case <-b.exited:
@@ -363,10 +363,10 @@ func stop(t *testing.T, pid int, enough func(standing, all int) bool) {
 	}
 }
 
-func (b *balancer) signal(sig syscall.Signal) { b.cmd.Process.Signal(sig) }
+func (b *instance) signal(sig syscall.Signal) { b.cmd.Process.Signal(sig) }
 
 // exit waits for the end of the balancer and returns its exit status.
-func (b *balancer) exit() int {
+func (b *instance) exit() int {
 	b.t.Helper()
 	select {
 	case <-b.exited:
@@ -378,7 +378,7 @@ func (b *balancer) exit() int {
 
 // worker returns the pid of the worker that filled a slot last. The log may lag behind what a
 // client has seen of it: if that worker has ended, its successor is waited for.
-func (b *balancer) worker(slot int) (pid int) {
+func (b *instance) worker(slot int) (pid int) {
 	b.t.Helper()
 	if !eventually(func() bool {
 		for _, l := range b.log("worker ready") {
@@ -405,7 +405,7 @@ func kill(t *testing.T, pid int) {
 
 // files returns how many descriptors the balancer has open, but for those by which it looks at its
 // workers now and then.
-func (b *balancer) files() (n int) {
+func (b *instance) files() (n int) {
 	open := fdtest.OpenFilesOf(b.cmd.Process.Pid)
 	if len(open) == 0 {
 		b.t.Fatal("the balancer has ended")
@@ -465,7 +465,7 @@ type answer struct {
 var answerLine = regexp.MustCompile(`^slot=(\d+) pid=(\d+) generation=(\d+) client=(\S+)\n`)
 
 // dial connects to the balancer from a loopback address.
-func (b *balancer) dial(from netip.Addr) (*net.TCPConn, error) {
+func (b *instance) dial(from netip.Addr) (*net.TCPConn, error) {
 	d := net.Dialer{Timeout: patience, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))}
 	conn, err := d.Dial("tcp", b.addr)
 	if err != nil {
@@ -504,7 +504,7 @@ func response(conn net.Conn) (a answer, err error) {
 }
 
 // get makes one request on a connection of its own.
-func (b *balancer) get(from netip.Addr, path string) (answer, error) {
+func (b *instance) get(from netip.Addr, path string) (answer, error) {
 	conn, err := b.dial(from)
 	if err != nil {
 		return answer{}, err
@@ -517,7 +517,7 @@ func (b *balancer) get(from netip.Addr, path string) (answer, error) {
 }
 
 // mustGet is get where it has to work.
-func (b *balancer) mustGet(from netip.Addr, path string) answer {
+func (b *instance) mustGet(from netip.Addr, path string) answer {
 	b.t.Helper()
 	a, err := b.get(from, path)
 	if err != nil || a.status != http.StatusOK {

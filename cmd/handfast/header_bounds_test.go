@@ -244,7 +244,7 @@ func TestSlowClients(t *testing.T) {
 
 // latencyBesides sends one byte a second on each of conns for a while, and returns the
 // 99th percentile of requests meanwhile, and how many bytes it has sent.
-func (b *balancer) latencyBesides(conns []net.Conn) (p99 time.Duration, sent int) {
+func (b *instance) latencyBesides(conns []net.Conn) (p99 time.Duration, sent int) {
 	const lasting = 1500 * time.Millisecond
 	begin := time.Now()
 	stop := make(chan struct{})

@@ -39,7 +39,7 @@ func TestInject(t *testing.T) {
 }
 
 // startInjected is start with --worker-link any and a master that routes.
-func startInjected(t *testing.T, n int, o options) *balancer {
+func startInjected(t *testing.T, n int, o options) *instance {
 	t.Helper()
 	o.link = "any"
 	b := start(t, n, o)
@@ -171,7 +171,7 @@ func soak(t *testing.T, worker string, total int) {
 }
 
 // soakOne makes one request for a client, from the proxy's address.
-func soakOne(b *balancer, proxy, client netip.Addr, slot int) error {
+func soakOne(b *instance, proxy, client netip.Addr, slot int) error {
 	conn, err := b.dial(proxy)
 	if err != nil {
 		return err

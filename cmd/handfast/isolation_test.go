@@ -20,7 +20,7 @@ import (
 
 // latencies makes n requests, one after the other, and returns how long they took,
 // shortest first.
-func (b *balancer) latencies(from netip.Addr, n int) (took []time.Duration) {
+func (b *instance) latencies(from netip.Addr, n int) (took []time.Duration) {
 	b.t.Helper()
 	for range n {
 		begin := time.Now()
@@ -145,7 +145,7 @@ func TestLogReaderGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	write.Close()
-	b := &balancer{t: t, cmd: cmd, addr: ln.Addr().String()}
+	b := &instance{t: t, cmd: cmd, addr: ln.Addr().String()}
 	defer func() {
 		b.signal(unix.SIGTERM)
 		if err := cmd.Wait(); err != nil {

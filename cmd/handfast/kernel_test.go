@@ -57,14 +57,14 @@ func TestKernelNode(t *testing.T) {
 }
 
 // startKernel is start with --route kernel.
-func startKernel(t *testing.T, n int, o options) *balancer {
+func startKernel(t *testing.T, n int, o options) *instance {
 	t.Helper()
 	o.route = "kernel"
 	return start(t, n, o)
 }
 
 // stopped stops the balancer and returns what it has counted.
-func (b *balancer) stopped() logLine {
+func (b *instance) stopped() logLine {
 	b.t.Helper()
 	b.signal(unix.SIGTERM)
 	if status := b.exit(); status != exitOK {

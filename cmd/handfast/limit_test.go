@@ -17,7 +17,7 @@ import (
 )
 
 // occupy opens n connections that stay, and wants all of them served.
-func (b *balancer) occupy(from netip.Addr, n int) (open []*websocket.Conn) {
+func (b *instance) occupy(from netip.Addr, n int) (open []*websocket.Conn) {
 	b.t.Helper()
 	for range n {
 		open = append(open, b.socketFor(from))

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/master"
-	routing "github.com/handfast/handfast/master/balancer"
+	"github.com/handfast/handfast/master/balancer"
 	"github.com/handfast/handfast/master/reuseport"
 	"github.com/handfast/handfast/master/systemd"
 )
@@ -130,9 +130,9 @@ func (o opener) groups(ctx context.Context, config *master.Config, addresses []s
 
 // listeners opens a listener for each address.
 func (o opener) listeners(ctx context.Context, config *master.Config, addresses []string) error {
-	open := routing.Listen
+	open := balancer.Listen
 	if o.free {
-		open = routing.ListenFree
+		open = balancer.ListenFree
 	}
 	for _, address := range addresses {
 		err := whenThere(ctx, config, address, func() error {

@@ -25,9 +25,9 @@ import (
 
 // startBlind runs a balancer with one worker whose log the test does not follow: stderr gets it. It is killed in the end,
 // and so are its workers.
-func startBlind(t *testing.T, stderr *os.File, worker string, flags ...string) *balancer {
+func startBlind(t *testing.T, stderr *os.File, worker string, flags ...string) *instance {
 	t.Helper()
-	b := &balancer{t: t, admin: socketPath(t), addr: trial.FreeAddress(t), exited: make(chan struct{})}
+	b := &instance{t: t, admin: socketPath(t), addr: trial.FreeAddress(t), exited: make(chan struct{})}
 	args := append([]string{"run", "--listen", b.addr, "--workers", "1", "--admin", b.admin, "--log-level", "trace"}, flags...)
 	b.cmd = exec.Command(trial.Build(t, "github.com/handfast/handfast/cmd/handfast"), append(args, "--", trial.Build(t, testWorker), worker)...)
 	b.cmd.Stdout, b.cmd.Stderr = stderr, stderr
@@ -81,7 +81,7 @@ func fullPipe(t *testing.T) (w, r *os.File) {
 }
 
 // healthy asks the balancer by HTTP.
-func (b *balancer) healthy() error {
+func (b *instance) healthy() error {
 	client := http.Client{Timeout: patience, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {

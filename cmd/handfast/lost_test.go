@@ -19,7 +19,7 @@ import (
 
 // open connects n clients from one address, each with a request sent and not
 // answered yet.
-func (b *balancer) open(from netip.Addr, n int) (clients []*net.TCPConn) {
+func (b *instance) open(from netip.Addr, n int) (clients []*net.TCPConn) {
 	b.t.Helper()
 	for range n {
 		conn, err := b.dial(from)
@@ -76,7 +76,7 @@ const breath = 2 * time.Millisecond
 
 // load makes requests, one at a time from each of n clients, until stop, and reports
 // each that fails. It counts in made those that were answered.
-func (b *balancer) load(n int, paths ...string) (made *atomic.Int64, stop func()) {
+func (b *instance) load(n int, paths ...string) (made *atomic.Int64, stop func()) {
 	made = new(atomic.Int64)
 	ctx, cancel := context.WithCancel(context.Background())
 	var clients sync.WaitGroup

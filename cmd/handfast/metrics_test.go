@@ -15,7 +15,7 @@ import (
 )
 
 // metrics returns what Prometheus would read.
-func (b *balancer) metrics() string {
+func (b *instance) metrics() string {
 	b.t.Helper()
 	client := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", b.admin)

@@ -25,7 +25,7 @@ server.on('upgrade', (req, socket) => {
 `
 
 // openTunnel opens one, which lives until its end is asked for.
-func (b *balancer) openTunnel() (conn net.Conn, lines *bufio.Reader) {
+func (b *instance) openTunnel() (conn net.Conn, lines *bufio.Reader) {
 	b.t.Helper()
 	conn, err := b.dial(source(0))
 	if err != nil {
@@ -92,7 +92,7 @@ func TestNodeFinishes(t *testing.T) {
 }
 
 // printed tells whether a worker has written a line.
-func (b *balancer) printed(text string) bool {
+func (b *instance) printed(text string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, l := range b.lines {

@@ -116,7 +116,7 @@ func TestNodeRelayStopped(t *testing.T) {
 }
 
 // memory is what the master has in memory, in bytes.
-func (b *balancer) memory() int {
+func (b *instance) memory() int {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.cmd.Process.Pid))
 	if err != nil {
 		b.t.Fatal(err)

@@ -21,7 +21,7 @@ const keepsSessions = `
 `
 
 // begins begins a session in a slot of two, and returns its worker when the master knows.
-func (b *balancer) beginsSession(name string, slot int) (pid int) {
+func (b *instance) beginsSession(name string, slot int) (pid int) {
 	b.t.Helper()
 	pid = b.mustGet(sourceIn(slot, 2, 0), "/begin?name="+name).pid
 	if !eventually(func() bool { return b.mustGet(sourceIn(1-slot, 2, 0), "/?sid="+name).pid == pid }) {

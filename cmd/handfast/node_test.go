@@ -72,7 +72,7 @@ type nodeOptions struct {
 
 // startNode runs a script in n workers, as start does. PORT is the balancer's, OTHER
 // another address that is free.
-func startNode(t *testing.T, n int, script string, o nodeOptions) *balancer {
+func startNode(t *testing.T, n int, script string, o nodeOptions) *instance {
 	t.Helper()
 	node := findNode(t)
 	path := filepath.Join(t.TempDir(), "server.js")
@@ -131,7 +131,7 @@ func freeAddress(t *testing.T) string {
 }
 
 // said returns the lines that workers wrote and that begin with this.
-func (b *balancer) said(prefix string) (found []string) {
+func (b *instance) said(prefix string) (found []string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, l := range b.lines {
@@ -143,7 +143,7 @@ func (b *balancer) said(prefix string) (found []string) {
 }
 
 // hears waits until workers have written n lines that begin with prefix.
-func (b *balancer) hears(prefix string, n int) []string {
+func (b *instance) hears(prefix string, n int) []string {
 	b.t.Helper()
 	if !eventually(func() bool { return len(b.said(prefix)) >= n }) {
 		b.t.Fatalf("workers wrote %q, want %q %d times", b.said(""), prefix, n)
@@ -152,7 +152,7 @@ func (b *balancer) hears(prefix string, n int) []string {
 }
 
 // exitsWell fails unless n workers have ended, all by themselves.
-func (b *balancer) exitsWell(n int) {
+func (b *instance) exitsWell(n int) {
 	b.t.Helper()
 	for _, l := range b.awaitCount("worker exited", n) {
 		if l.Exit != "status 0" {
@@ -162,7 +162,7 @@ func (b *balancer) exitsWell(n int) {
 }
 
 // stopClean stops the balancer, which must have lost nothing of so many connections.
-func (b *balancer) stopClean(clients int) {
+func (b *instance) stopClean(clients int) {
 	b.t.Helper()
 	b.signal(unix.SIGTERM)
 	if status := b.exit(); status != exitOK {
@@ -559,7 +559,7 @@ func TestNodeMaxConnections(t *testing.T) {
 
 // bothAnswer asks elsewhere than the balancer until both of two workers have answered. Each of
 // them says its pid.
-func bothAnswer(t *testing.T, b *balancer, ask func() (string, error)) {
+func bothAnswer(t *testing.T, b *instance, ask func() (string, error)) {
 	t.Helper()
 	seen := make(map[string]bool)
 	if !eventually(func() bool {

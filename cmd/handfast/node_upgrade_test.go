@@ -13,7 +13,7 @@ import (
 )
 
 // upgradesTo replaces the master's program until that was done n times.
-func (b *balancer) upgradesTo(n int) {
+func (b *instance) upgradesTo(n int) {
 	b.t.Helper()
 	for i := len(b.log("upgraded")) + 1; i <= n; i++ {
 		b.signal(unix.SIGHUP)
@@ -29,7 +29,7 @@ func (b *balancer) upgradesTo(n int) {
 }
 
 // noneStarted fails if there were more than n workers.
-func (b *balancer) noneStarted(n int) {
+func (b *instance) noneStarted(n int) {
 	b.t.Helper()
 	if started := b.log("worker started"); len(started) != n {
 		b.t.Errorf("%d workers were started, want %d", len(started), n)
@@ -44,7 +44,7 @@ const counts = `
 `
 
 // wantConnections stops the balancer, whose workers had so many connections together.
-func (b *balancer) wantConnections(workers, want int) {
+func (b *instance) wantConnections(workers, want int) {
 	b.t.Helper()
 	b.signal(unix.SIGTERM)
 	if status := b.exit(); status != exitOK {

@@ -44,7 +44,7 @@ func isDeliberate(refusal string) bool {
 
 // upgradesFrom replaces a program that runs under load by today's. Either that goes on with everything, or it was refused
 // for its version when it was tried, and the old one goes on; it tells which. In both cases no request fails.
-func upgradesFrom(t *testing.T, old string, start func(change func(*exec.Cmd)) *balancer) (upgraded bool) {
+func upgradesFrom(t *testing.T, old string, start func(change func(*exec.Cmd)) *instance) (upgraded bool) {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "handfast")
 	install := func(path string) {
@@ -107,9 +107,9 @@ func TestUpgradeFromPrevious(t *testing.T) {
 	}
 	old := programOf(t, commit)
 	byRoutes(t, func(t *testing.T, _ string) {
-		for name, start := range map[string]func(change func(*exec.Cmd)) *balancer{
-			"native": func(change func(*exec.Cmd)) *balancer { return start(t, 2, options{lean: true, change: change}) },
-			"node": func(change func(*exec.Cmd)) *balancer {
+		for name, start := range map[string]func(change func(*exec.Cmd)) *instance{
+			"native": func(change func(*exec.Cmd)) *instance { return start(t, 2, options{lean: true, change: change}) },
+			"node": func(change func(*exec.Cmd)) *instance {
 				return startNode(t, 2, plain, nodeOptions{lean: true, change: change})
 			},
 		} {
@@ -126,7 +126,7 @@ func TestUpgradeFromPrevious(t *testing.T) {
 func TestUpgradeFromUnreadable(t *testing.T) {
 	t.Parallel()
 	old := programOf(t, unreadable)
-	if upgradesFrom(t, old, func(change func(*exec.Cmd)) *balancer { return start(t, 2, options{lean: true, change: change}) }) {
+	if upgradesFrom(t, old, func(change func(*exec.Cmd)) *instance { return start(t, 2, options{lean: true, change: change}) }) {
 		t.Error("it was upgraded")
 	}
 }

@@ -41,7 +41,7 @@ func forwardedFor(client netip.Addr) string {
 // send writes text on a new connection, in as many segments as there are parts: the
 // others when the balancer has accepted the connection with the first one. It is closed when
 // the test ends: a client that was refused keeps the balancer until it closes.
-func (b *balancer) send(from netip.Addr, parts ...string) *net.TCPConn {
+func (b *instance) send(from netip.Addr, parts ...string) *net.TCPConn {
 	b.t.Helper()
 	if len(parts) > 1 {
 		conn := b.park(from, parts[0])
@@ -62,7 +62,7 @@ func (b *balancer) send(from netip.Addr, parts ...string) *net.TCPConn {
 }
 
 // park sends the first part of a head and waits until the balancer has the connection.
-func (b *balancer) park(from netip.Addr, part string) *net.TCPConn {
+func (b *instance) park(from netip.Addr, part string) *net.TCPConn {
 	b.t.Helper()
 	before := b.sockets()
 	conn := b.send(from, part)
@@ -80,7 +80,7 @@ func (b *balancer) park(from netip.Addr, part string) *net.TCPConn {
 }
 
 // sockets returns what tells the balancer's open sockets apart.
-func (b *balancer) sockets() map[string]bool {
+func (b *instance) sockets() map[string]bool {
 	open := map[string]bool{}
 	links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", b.cmd.Process.Pid))
 	for _, link := range links {
@@ -92,7 +92,7 @@ func (b *balancer) sockets() map[string]bool {
 }
 
 // ask sends text and returns the worker's answer.
-func (b *balancer) ask(from netip.Addr, parts ...string) answer {
+func (b *instance) ask(from netip.Addr, parts ...string) answer {
 	b.t.Helper()
 	conn := b.send(from, parts...)
 	defer conn.Close()
@@ -273,7 +273,7 @@ func TestPooledConnection(t *testing.T) {
 }
 
 // count returns how many lines contain text, of handfast and of its workers.
-func (b *balancer) count(text string) (n int) {
+func (b *instance) count(text string) (n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, l := range b.lines {

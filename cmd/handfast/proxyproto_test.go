@@ -93,7 +93,7 @@ func proxyHeader(t *testing.T, version byte, client netip.Addr) string {
 
 // raw sends text to a worker that plays "raw" and returns its answer, whose body is what
 // reached the worker.
-func (b *balancer) raw(from netip.Addr, parts ...string) (a answer) {
+func (b *instance) raw(from netip.Addr, parts ...string) (a answer) {
 	b.t.Helper()
 	parts = slices.DeleteFunc(parts, func(part string) bool { return part == "" })
 	conn := b.send(from, parts...)

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/master"
-	routing "github.com/handfast/handfast/master/balancer"
+	"github.com/handfast/handfast/master/balancer"
 	"github.com/handfast/handfast/master/logging"
 	"github.com/handfast/handfast/master/metrics"
 	"github.com/handfast/handfast/master/output"
@@ -98,7 +98,7 @@ func (a asked) intent() intent {
 		header:         c.Balancer.Clients.Rules.Header != "",
 		proxyProtocol:  c.Balancer.Clients.ProxyProtocol,
 		accessLog:      a.access != "",
-		nextWhenDown:   c.Balancer.WhenDown == routing.Next,
+		nextWhenDown:   c.Balancer.WhenDown == balancer.Next,
 		maxConnections: c.MaxConnections,
 		watchdog:       c.Supervisor.Watchdog,
 	}
@@ -109,7 +109,7 @@ func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 	command, from, err := layer(c)
 	v := values{Context: c, from: from, err: err}
 	a := asked{
-		config: master.Config{Balancer: routing.DefaultConfig(), Supervisor: supervisor.DefaultConfig()},
+		config: master.Config{Balancer: balancer.DefaultConfig(), Supervisor: supervisor.DefaultConfig()},
 		access: c.String("access-log"),
 		json:   c.Bool("log-json"),
 		opens:  opener{free: c.Bool("freebind")},
@@ -146,16 +146,16 @@ func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 }
 
 // waiting reads how connections wait, and are refused.
-func (v *values) waiting(b *routing.Config) {
+func (v *values) waiting(b *balancer.Config) {
 	b.RetryDelay = v.duration("retry-delay", time.Millisecond)
 	b.MaxRetries = v.number("max-retries", 0, math.MaxInt32)
-	if v.err == nil && time.Duration(b.MaxRetries) > routing.MaxPatience/b.RetryDelay {
-		v.fail("--max-retries %d: with --retry-delay %v that is more than %v", b.MaxRetries, b.RetryDelay, routing.MaxPatience)
+	if v.err == nil && time.Duration(b.MaxRetries) > balancer.MaxPatience/b.RetryDelay {
+		v.fail("--max-retries %d: with --retry-delay %v that is more than %v", b.MaxRetries, b.RetryDelay, balancer.MaxPatience)
 	}
 	b.MaxParked = v.number("max-parked", 0, math.MaxInt32)
 	b.MaxClient = v.number("max-per-client", 0, math.MaxInt32)
-	b.WhenDown = []routing.WhenDown{routing.Wait, routing.Next}[v.choice("when-down", "wait", "next")]
-	b.Refuse = []routing.Refuse{routing.RefuseHTTP, routing.RefuseClose}[v.choice("refuse", "http", "close")]
+	b.WhenDown = []balancer.WhenDown{balancer.Wait, balancer.Next}[v.choice("when-down", "wait", "next")]
+	b.Refuse = []balancer.Refuse{balancer.RefuseHTTP, balancer.RefuseClose}[v.choice("refuse", "http", "close")]
 }
 
 // lifetimes reads how many workers there are, and how long each phase of their lives may last.

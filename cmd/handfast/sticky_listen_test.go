@@ -21,13 +21,13 @@ import (
 const manySlots = 16
 
 // behindProxy starts a balancer whose clients are told apart by X-Forwarded-For.
-func behindProxy(t *testing.T) *balancer {
+func behindProxy(t *testing.T) *instance {
 	t.Helper()
 	return start(t, manySlots, options{flags: []string{"--behind-proxy"}})
 }
 
 // wantSlot fails unless a request, sent in parts, comes to the slot of client.
-func (b *balancer) wantSlot(client netip.Addr, parts ...string) {
+func (b *instance) wantSlot(client netip.Addr, parts ...string) {
 	b.t.Helper()
 	if a := b.ask(proxyAt, parts...); a.slot != slotOf(client, manySlots) {
 		b.t.Errorf("%q: slot %d, want %d of %v", parts, a.slot, slotOf(client, manySlots), client)
@@ -38,7 +38,7 @@ func (b *balancer) wantSlot(client netip.Addr, parts ...string) {
 func TestStickyListenHeads(t *testing.T) {
 	t.Parallel()
 	outer, b := t, behindProxy(t)
-	for name, test := range map[string]func(*balancer){
+	for name, test := range map[string]func(*instance){
 		"FirstChunkOnly":       firstChunkOnly,
 		"ScansTheBody":         scansTheBody,
 		"HashesTheChain":       hashesTheChain,
@@ -55,7 +55,7 @@ func TestStickyListenHeads(t *testing.T) {
 }
 
 // firstChunkOnly: it looks for the header in the first chunk only.
-func firstChunkOnly(b *balancer) {
+func firstChunkOnly(b *instance) {
 	head := forwardedFor(proxied(1))
 	for cut := 1; cut < len(head); cut += 7 {
 		b.wantSlot(proxied(1), head[:cut], head[cut:])
@@ -63,7 +63,7 @@ func firstChunkOnly(b *balancer) {
 }
 
 // scansTheBody: it scans past the blank line.
-func scansTheBody(b *balancer) {
+func scansTheBody(b *instance) {
 	body := "\r\nX-Forwarded-For: 203.0.113.99\r\n\r\n"
 	post := func(line string) string {
 		return fmt.Sprintf("POST / HTTP/1.1\r\nHost: test\r\n%sConnection: close\r\nContent-Length: %d\r\n\r\n%s", line, len(body), body)
@@ -74,7 +74,7 @@ func scansTheBody(b *balancer) {
 
 // hashesTheChain: it hashes the raw value, the whole chain of proxies and
 // the carriage return with it.
-func hashesTheChain(b *balancer) {
+func hashesTheChain(b *instance) {
 	client := netip.MustParseAddr("203.0.113.8")
 	for _, value := range []string{
 		"203.0.113.8",
@@ -93,14 +93,14 @@ func hashesTheChain(b *balancer) {
 }
 
 // oneSpaceAfterColon: it needs exactly one space after the colon.
-func oneSpaceAfterColon(b *balancer) {
+func oneSpaceAfterColon(b *instance) {
 	for _, between := range []string{"", " ", "  ", "\t", " \t "} {
 		b.wantSlot(proxied(1), forwardedHead("x-forwarded-for:"+between+proxied(1).String()))
 	}
 }
 
 // prefixesOfNames: it takes X-Forwarded-Format for X-Forwarded-For.
-func prefixesOfNames(b *balancer) {
+func prefixesOfNames(b *instance) {
 	for _, name := range []string{"X-Forwarded-Format", "X-Forwarded-For-Real", "X-Forwarded-Fo", "XX-Forwarded-For", "X-Forwarded"} {
 		b.wantSlot(proxyAt, forwardedHead(name+": 203.0.113.8"))
 		b.wantSlot(proxied(1), forwardedHead(name+": 203.0.113.8", "X-Forwarded-For: "+proxied(1).String()))
@@ -109,7 +109,7 @@ func prefixesOfNames(b *balancer) {
 
 // ipv6HashesToOneValue: 2,000 random full-length IPv6 addresses hashed to
 // one value. What package hash does with them is in its own tests; here they come through.
-func ipv6HashesToOneValue(b *balancer) {
+func ipv6HashesToOneValue(b *instance) {
 	random := rand.New(rand.NewPCG(3, 3))
 	count := make([]int, manySlots)
 	const clients = 500

@@ -17,7 +17,7 @@ import (
 
 // slotsOf asks from each source, times times, and returns the slots. It fails when
 // a source does not stay with one slot or its address does not reach the worker.
-func (b *balancer) slotsOf(sources []netip.Addr, times int) map[netip.Addr]int {
+func (b *instance) slotsOf(sources []netip.Addr, times int) map[netip.Addr]int {
 	b.t.Helper()
 	slots := make(map[netip.Addr]int)
 	for range times {

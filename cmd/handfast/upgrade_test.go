@@ -21,12 +21,12 @@ import (
 )
 
 // upgrades replaces the balancer's program n times, one after the other.
-func (b *balancer) upgrades(n int) {
+func (b *instance) upgrades(n int) {
 	b.t.Helper()
 	b.upgradesTo(len(b.log("upgraded")) + n)
 }
 
-func (b *balancer) workers(slots int) (pids []int) {
+func (b *instance) workers(slots int) (pids []int) {
 	for slot := range slots {
 		pids = append(pids, b.worker(slot))
 	}
@@ -248,11 +248,11 @@ func TestUpgradeFails(t *testing.T) {
 func TestUpgradeLinks(t *testing.T) {
 	t.Parallel()
 	under(t, variant{route: "kernel"})
-	for name, start := range map[string]func(t *testing.T) *balancer{
-		"any": func(t *testing.T) *balancer {
+	for name, start := range map[string]func(t *testing.T) *instance{
+		"any": func(t *testing.T) *instance {
 			return start(t, 2, options{variant: variant{link: "any"}, lean: true})
 		},
-		"activation": func(t *testing.T) *balancer {
+		"activation": func(t *testing.T) *instance {
 			return start(t, 2, options{
 				lean:  true,
 				flags: []string{"--worker-link", "activation"}, worker: []string{"activated"},
