@@ -15,6 +15,8 @@
 //	HANDFAST_GENERATION  which reload started the worker; the first is 1
 //	WORKER_ID            the same as HANDFAST_SLOT
 //	HANDFAST_ADDRESS     the first address that the master listens on, IP:PORT
+//	HANDFAST_SLOT_ADDRESS  a network, if slots have addresses of their own: connections to its address
+//	                     number HANDFAST_SLOT, counted from 0, belong to this slot whoever the client is
 //
 // and whom to believe of what a request says of its client: HANDFAST_BEHIND_PROXY is
 // true or false, and if it is true HANDFAST_PROXY_HEADER names the header,

@@ -9,6 +9,7 @@ const (
 	EnvGeneration     = "HANDFAST_GENERATION"
 	EnvWorkerID       = "WORKER_ID" // as sticky-listen and recluster name the slot
 	EnvAddress        = "HANDFAST_ADDRESS"
+	EnvSlotAddress    = "HANDFAST_SLOT_ADDRESS"
 	EnvReport         = "HANDFAST_REPORT"
 	EnvPing           = "HANDFAST_PING"
 	EnvMaxConnections = "HANDFAST_MAX_CONNECTIONS_PER_SLOT"

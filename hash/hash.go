@@ -42,11 +42,13 @@ const (
 	kindText = 1
 )
 
-// Config says how addresses become keys.
+// Config says how addresses become keys, and which addresses are slots' own.
 type Config struct {
 	Seed       uint32 // any value; equal seeds give equal slots everywhere
 	IPv4Prefix int    // leading bits of an IPv4 address that count, 0 to 32 (0: all IPv4 clients are one)
 	IPv6Prefix int    // leading bits of an IPv6 address that count, 0 to 128
+
+	Slots SlotAddresses // what comes to them belongs to their slots; zero: clients alone decide
 }
 
 // DefaultConfig tells whole IPv4 addresses apart, and IPv6 addresses by their
@@ -64,7 +66,7 @@ func (c Config) Validate() error {
 	if c.IPv6Prefix < 0 || c.IPv6Prefix > 128 {
 		return fmt.Errorf("hash: IPv6 prefix length %d: want 0 to 128", c.IPv6Prefix)
 	}
-	return nil
+	return c.Slots.Validate()
 }
 
 // Key is what a client is recognised by, folded to 32 bits.
@@ -179,7 +181,7 @@ func mix(x uint32) uint32 {
 // slotConstants do not depend on the seed, which is in the key already.
 var slotConstants = func() (constants [MaxSlots]uint32) {
 	for i := range constants {
-		constants[i] = mix(uint32(i+1) * 0x9e3779b9) // 2^32 / golden ratio
+		constants[i] = mix(uint32(i+1) * goldenRatio)
 	}
 	return constants
 }()

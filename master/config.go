@@ -142,6 +142,10 @@ func (c *Config) bound() {
 	if c.kernelRoutes() {
 		c.Supervisor.MaxWorkers = min(reuseport.MaxSlots, c.Supervisor.MaxWorkers)
 	}
+	if own := c.Balancer.Clients.Hash.Slots; own.IsValid() && own.Room() < c.Supervisor.MaxWorkers {
+		c.Supervisor.MaxWorkers = own.Room()
+		c.Supervisor.MaxWorkersWhy = fmt.Sprintf("so many addresses has --slot-address %v; for more slots give a larger network", own)
+	}
 }
 
 // requests are what is asked of workers that can report.
@@ -164,6 +168,9 @@ func environ(clients *clientip.Config, addresses []netip.AddrPort) []string {
 	env := clients.Rules.Environ()
 	if len(addresses) > 0 {
 		env = append(env, fdpass.EnvAddress+"="+addresses[0].String())
+	}
+	if own := clients.Hash.Slots; own.IsValid() {
+		env = append(env, fdpass.EnvSlotAddress+"="+own.String())
 	}
 	return append(env,
 		fdpass.EnvIPv4Prefix+"="+strconv.Itoa(clients.Hash.IPv4Prefix),

@@ -3,7 +3,9 @@ package master
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -47,6 +49,7 @@ type UpgradeStatus struct {
 type SlotStatus struct {
 	Slot      int           `json:"slot"`
 	State     string        `json:"state"`      // of its worker; "starting" if it has none yet, "empty" if none starts either
+	Addresses []string      `json:"addresses"`  // of its own (--slot-address): what comes there belongs to it
 	InUse     bool          `json:"in_use"`     // it has clients: a new slot has none before its first worker is ready
 	Worker    *WorkerStatus `json:"worker"`     // null: nobody fills it
 	Next      *WorkerStatus `json:"next"`       // starts, to take the slot over; or null
@@ -141,6 +144,7 @@ func (m *Master) Status() Status {
 	}
 	for i := range snapshot.Slots {
 		s.Slots[i] = slotStatus(i, snapshot)
+		s.Slots[i].Addresses = m.slotAddresses(i)
 	}
 	for _, w := range snapshot.Draining {
 		s.Draining = append(s.Draining, *workerStatus(w))
@@ -148,6 +152,21 @@ func (m *Master) Status() Status {
 	m.count(&s)
 	s.Ready = s.NotReady() == ""
 	return s
+}
+
+// slotAddresses returns a slot's own addresses, one for each port that is listened on; none if slots have none.
+func (m *Master) slotAddresses(slot int) []string {
+	all := []string{}
+	own := m.balancer.Config().Clients.Hash.Slots
+	for _, addr := range m.route.addresses() {
+		if !own.IsValid() || !own.CoveredBy(addr.Addr()) {
+			continue
+		}
+		if at := netip.AddrPortFrom(own.Of(slot), addr.Port()).String(); !slices.Contains(all, at) {
+			all = append(all, at)
+		}
+	}
+	return all
 }
 
 // count fills in the figures.

@@ -83,7 +83,7 @@ func FuzzAgree(f *testing.F) {
 			t.Fatal(err)
 		}
 		h := fdpass.Handoff{FD: pair[0], Client: netip.AddrPortFrom(from.Unmap(), 1)} // as the master has accepted it
-		placed, err := finder.Now(&h, finder.Buffer())
+		placed, err := finder.Now(&h, false, finder.Buffer())
 		if err != nil {
 			t.Fatalf("the master finds nobody: %v", err)
 		}

@@ -3,11 +3,17 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/hash"
 	"github.com/handfast/handfast/master/link/acceptinject"
 	"github.com/handfast/handfast/master/link/bindswap"
 	"github.com/handfast/handfast/master/link/nodeipc"
@@ -27,9 +33,10 @@ type facts struct {
 	masterCall string           // by which such a script runs workers of its own; empty: none
 
 	// Of the machine: nil, or what it lacks.
-	noProc      error // to start workers that listen, and to see that they are ready
-	noBind      error // to give a server a listener when it binds
-	noInjection error // to give a server connections when it accepts
+	noProc        error // to start workers that listen, and to see that they are ready
+	noBind        error // to give a server a listener when it binds
+	noInjection   error // to give a server connections when it accepts
+	noSlotAddress error // to listen on slots' own addresses
 
 	// Of the environment.
 	passed bool // a service manager has opened listeners
@@ -56,6 +63,9 @@ func (r intent) gather(setting supervisor.Setting, command []string, passed bool
 	}
 	if r.mayInject(f) {
 		f.noInjection = checkInjection()
+	}
+	if r.slotAddress.IsValid() && !r.freebind {
+		f.noSlotAddress = checkSlotAddresses(r.slotAddress, r.workers)
 	}
 	return f
 }
@@ -98,6 +108,20 @@ func checkInjection() error {
 		return err
 	}
 	return acceptinject.Check()
+}
+
+// checkSlotAddresses says which of slots' own addresses this machine does not have.
+func checkSlotAddresses(own hash.SlotAddresses, slots int) error {
+	for slot := range slots {
+		ln, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(own.Of(slot), 0)))
+		if errors.Is(err, unix.EADDRNOTAVAIL) {
+			return fmt.Errorf("--slot-address %v: this machine does not have slot %d's address %v: as root, ip route add local %[1]v dev lo, or take a part of 127.0.0.0/8", own, slot, own.Of(slot))
+		}
+		if err == nil {
+			ln.Close()
+		}
+	}
+	return nil
 }
 
 // maxProgram is how much of a program, or of a script that it runs, is looked at.

@@ -75,6 +75,7 @@ func runFlags() []cli.Flag {
 		},
 		&cli.BoolFlag{Name: "freebind", EnvVars: env("freebind"),
 			Usage: "listen also on addresses that this machine does not have yet (IP_FREEBIND), instead of trying for some seconds"},
+		stringFlag("slot-address", "", "`NETWORK` whose N-th address is slot N's, on the ports of --listen: what comes there gets that slot, whoever the client is. For proxies that choose the slot themselves; 127.77.0.0/24 for those on this machine"),
 		workersFlag(),
 		configFlag(),
 	}

@@ -21,7 +21,7 @@ type group struct {
 
 // groups are the flags of run, in the order in which somebody may look for them.
 var groups = []group{
-	{"Addresses and slots", []string{"listen", "freebind", "workers", "name", "config"}},
+	{"Addresses and slots", []string{"listen", "freebind", "slot-address", "workers", "name", "config"}},
 	{"Which slot a client belongs to", []string{"hash-seed", "ipv4-prefix", "ipv6-prefix", "key"}},
 	{"Behind a proxy", []string{"behind-proxy", "proxy-header", "trusted-proxies", "proxy-protocol", "header-timeout", "header-limit"}},
 	{"How workers get connections", []string{"route", "worker-link"}},

@@ -3,12 +3,15 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/handfast/handfast/hash"
 	"github.com/handfast/handfast/master"
 	"github.com/handfast/handfast/master/link/nodeipc"
 	"github.com/handfast/handfast/master/reuseport"
@@ -113,6 +116,8 @@ type intent struct {
 	route          route
 	link           link
 	listen         []string // addresses; none: it was left out
+	slotAddress    hash.SlotAddresses
+	freebind       bool
 	workers        int
 	readyWhen      nodeipc.ReadyWhen
 	header         bool // --behind-proxy
@@ -191,7 +196,7 @@ func (r intent) decide(f facts) (decision, error) {
 	}
 	r.decideRoute(&d, notKernel)
 	r.decideAddresses(&d, f)
-	return d, nil
+	return d, r.decideSlotAddresses(&d, f)
 }
 
 // notKernel says why the kernel cannot give clients to slots.
@@ -287,6 +292,37 @@ func (r intent) decideAddresses(d *decision, f facts) {
 	default:
 		d.listen = []string{defaultListen}
 	}
+}
+
+// decideSlotAddresses sees to it that slots' own addresses are listened on.
+func (r intent) decideSlotAddresses(d *decision, f facts) error {
+	own := r.slotAddress
+	if !own.IsValid() {
+		return nil
+	}
+	all := ":PORT or 0.0.0.0:PORT"
+	if own.Addr().Is6() {
+		all = ":PORT or [::]:PORT"
+	}
+	switch {
+	case f.passed:
+		d.note("slots' addresses are listened on if the socket that the service manager passed is on all addresses", "slot_address", own.String())
+	case d.follow:
+		d.note("slots' addresses are listened on if the first worker listens on all addresses", "slot_address", own.String(), "change_with", "--listen "+all)
+	case !slices.ContainsFunc(d.listen, func(address string) bool { return covers(address, own) }):
+		return usagef("--slot-address %v: no --listen has the addresses of slots; use --listen %s", own, all)
+	}
+	return f.noSlotAddress
+}
+
+// covers tells whether what is listened on at an address comes to slots' own addresses, too.
+func covers(address string, own hash.SlotAddresses) bool {
+	host, _, _ := net.SplitHostPort(address)
+	if host == "" {
+		return true
+	}
+	addr, err := netip.ParseAddr(host)
+	return err == nil && addr.Is4() == own.Addr().Is4() && own.CoveredBy(addr)
 }
 
 // configure has a master do it.

@@ -93,6 +93,8 @@ func (a asked) intent() intent {
 		route:          a.route,
 		link:           a.link,
 		listen:         a.listen,
+		freebind:       a.opens.free,
+		slotAddress:    c.Balancer.Clients.Hash.Slots,
 		workers:        c.Supervisor.Workers,
 		readyWhen:      c.ReadyWhen,
 		header:         c.Balancer.Clients.Rules.Header != "",

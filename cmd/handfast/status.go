@@ -187,7 +187,7 @@ func upgradeText(s *master.Status) string {
 
 // slotTable is a row of titles, one for each slot, and one for each worker that drains.
 func slotTable(s *master.Status) [][]string {
-	rows := [][]string{{"SLOT", "STATE", "PID", "GEN", "UPTIME", "HANDED OFF", "ACCEPTED", "OPEN", "QUEUE", "PARKED", "REFUSED", "FULL", "RESTARTS", "LAST EXIT"}}
+	rows := [][]string{{"SLOT", "ADDRESS", "STATE", "PID", "GEN", "UPTIME", "HANDED OFF", "ACCEPTED", "OPEN", "QUEUE", "PARKED", "REFUSED", "FULL", "RESTARTS", "LAST EXIT"}}
 	for i := range s.Slots {
 		sl := &s.Slots[i]
 		last := ""
@@ -198,29 +198,29 @@ func slotTable(s *master.Status) [][]string {
 		if worker == nil {
 			worker = sl.Next
 		}
-		rows = append(rows, append(workerRow(s, sl.Slot, sl.State, worker),
+		rows = append(rows, append(workerRow(s, sl.Slot, strings.Join(sl.Addresses, " "), sl.State, worker),
 			figure(sl.HandedOff), accepted(worker), open(worker), figure(sl.Queue), fmt.Sprint(sl.Parked), fmt.Sprint(sl.Refused),
 			figure(sl.MailboxFull), fmt.Sprint(sl.Restarts), last))
 		if sl.Worker != nil && sl.Next != nil {
-			rows = append(rows, append(workerRow(s, sl.Slot, sl.Next.State, sl.Next), make([]string, 9)...))
+			rows = append(rows, append(workerRow(s, sl.Slot, "", sl.Next.State, sl.Next), make([]string, 9)...))
 		}
 		if w := sl.Standby; w != nil {
-			rows = append(rows, append(workerRow(s, sl.Slot, w.State, w), "", accepted(w), open(w), "", "", "", "", "", ""))
+			rows = append(rows, append(workerRow(s, sl.Slot, "", w.State, w), "", accepted(w), open(w), "", "", "", "", "", ""))
 		}
 	}
 	for i := range s.Draining {
 		w := &s.Draining[i]
-		rows = append(rows, append(workerRow(s, w.Slot, w.State, w), "", accepted(w), open(w), "", "", "", "", "", ""))
+		rows = append(rows, append(workerRow(s, w.Slot, "", w.State, w), "", accepted(w), open(w), "", "", "", "", "", ""))
 	}
 	return rows
 }
 
-func workerRow(s *master.Status, slot int, state string, w *master.WorkerStatus) []string {
-	row := []string{fmt.Sprint(slot), state, "", "", ""}
+func workerRow(s *master.Status, slot int, addresses, state string, w *master.WorkerStatus) []string {
+	row := []string{fmt.Sprint(slot), addresses, state, "", "", ""}
 	if w != nil {
-		row[2], row[3], row[4] = fmt.Sprint(w.PID), fmt.Sprint(w.Generation), age(s, w.Started)
+		row[3], row[4], row[5] = fmt.Sprint(w.PID), fmt.Sprint(w.Generation), age(s, w.Started)
 		if w.PID == 0 { // it is being started
-			row[2] = "-"
+			row[3] = "-"
 		}
 	}
 	return row

@@ -19,6 +19,7 @@ import (
 	"github.com/handfast/handfast/master/clientip"
 	"github.com/handfast/handfast/master/link/launch"
 	"github.com/handfast/handfast/master/link/nodeipc"
+	"github.com/handfast/handfast/master/logging"
 	"github.com/handfast/handfast/master/probe"
 	"github.com/handfast/handfast/master/supervisor"
 )
@@ -174,6 +175,7 @@ func (v *values) clients() clientip.Config {
 	if v.err == nil && config.HeaderTimeout > clientip.MaxHeaderTimeout {
 		v.fail("--header-timeout %v: want at most %v", config.HeaderTimeout, clientip.MaxHeaderTimeout)
 	}
+	config.Hash.Slots = v.slotAddress()
 	config.Rules.Key = v.key()
 	var err error
 	if config.Rules.Trusted, err = forwarded.ParseTrust(v.String("trusted-proxies")); err != nil {
@@ -196,6 +198,21 @@ func (v *values) clients() clientip.Config {
 		v.fail("--trusted-proxies %q: name at least one, else no proxy is believed", v.String("trusted-proxies"))
 	}
 	return config
+}
+
+// slotAddress returns the network that has slots' own addresses.
+func (v *values) slotAddress() hash.SlotAddresses {
+	text := v.String("slot-address")
+	if text == "" {
+		return hash.SlotAddresses{}
+	}
+	own, err := hash.ParseSlotAddresses(text)
+	if err != nil {
+		v.fail("--slot-address %s: %s", text, logging.WithoutPackages(err.Error()))
+	} else if workers := v.Int("workers"); own.Room() < workers {
+		v.fail("--slot-address %s: it has %d addresses, and %d workers need one each: give a larger network, or --workers %[2]d", text, own.Room(), workers)
+	}
+	return own
 }
 
 func (v *values) workers() int { return v.number("workers", 1, hash.MaxSlots) }

@@ -63,6 +63,14 @@ func Local(fd int) (netip.AddrPort, error) {
 	return at, os.NewSyscallError("getsockname", err)
 }
 
+// RawLocal is Local for the straight line: a raw call, since it never waits (StopLingering), and no error that says why.
+func RawLocal(fd int) (at netip.AddrPort, ok bool) {
+	var sa unix.RawSockaddrInet6
+	size := uint32(unsafe.Sizeof(sa))
+	_, _, errno := unix.RawSyscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&sa)), uintptr(unsafe.Pointer(&size)))
+	return RawAddrPort(&sa), errno == 0
+}
+
 // Peer is Local for the other end's address.
 func Peer(fd int) (netip.AddrPort, error) {
 	_, at, err := named(unix.SYS_GETPEERNAME, fd, 0)

@@ -17,6 +17,27 @@ type connection struct {
 	fdpass.Handoff
 	client clientip.Client
 	since  time.Time // when it began to wait; zero: it did not
+
+	addressed bool // to a slot's own address (hash.SlotAddresses): to slot, which may not be there
+	slot      int
+}
+
+// locate notes whether a connection came to a slot's own address.
+func (b *Balancer) locate(c *connection) {
+	if own := &b.cfg.Clients.Hash.Slots; own.IsValid() {
+		if at, ok := sock.RawLocal(c.FD); ok {
+			c.slot, c.addressed = own.Slot(at.Addr())
+		}
+	}
+}
+
+// place returns where a connection belongs among so many slots, as Strategy.Slot does. That slot is not there
+// if it is none of them, as only an address of a slot's own can say.
+func (c *connection) place(s Strategy, slots, rank int) int {
+	if c.addressed {
+		return c.slot
+	}
+	return s.Slot(c.client, slots, rank)
 }
 
 // believe returns a connection that has come back, with its true peer. The worker that gave it back says

@@ -12,6 +12,7 @@ import (
 // clientip's errors, and for want of a worker fdpass.ErrLimit, fdpass.ErrFull and its like.
 var (
 	errEmpty         = errors.New("slot empty")
+	errNoSlot        = errors.New("no such slot (--slot-address)")
 	errCrowded       = errors.New("too many parked; the limits are --max-parked and half of the open files (ulimit -n, LimitNOFILE=)")
 	errGreedy        = errors.New("too many parked of this client; the limit is --max-per-client")
 	errCrowdedSilent = fmt.Errorf("no request yet, and %w", errCrowded)
@@ -23,6 +24,7 @@ var (
 // reasons are the words for why a connection has ended, for machines.
 var reasons = map[error]string{
 	errEmpty:                   "slot_empty",
+	errNoSlot:                  "no_such_slot",
 	errCrowded:                 "too_many_parked",
 	errCrowdedSilent:           "too_many_parked",
 	errGreedy:                  "too_many_of_client",

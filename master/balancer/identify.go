@@ -15,8 +15,9 @@ func (b *Balancer) identify(batch []connection, buffer []byte) (known []connecti
 	known = batch[:0]
 	for i := range batch {
 		c := &batch[i]
+		b.locate(c)
 		var err error
-		c.client, err = b.clients.Now(&c.Handoff, buffer)
+		c.client, err = b.clients.Now(&c.Handoff, c.addressed, buffer)
 		switch {
 		case err == clientip.ErrNoSession && b.waitForSession(*c):
 		case err == nil, err == clientip.ErrNoSession:
@@ -61,7 +62,7 @@ func (b *Balancer) parkUnknown(c connection, why error) {
 // waitForClient is the life of a connection until its client is known.
 func (b *Balancer) waitForClient(p *parked) {
 	file := os.NewFile(uintptr(p.FD), "parked connection")
-	client, err := b.clients.Wait(b.draining, file, &p.Handoff)
+	client, err := b.clients.Wait(b.draining, file, &p.Handoff, p.addressed)
 	if err == clientip.ErrPartial && b.draining.Err() != nil {
 		err = errStopping
 	}

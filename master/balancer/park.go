@@ -20,6 +20,10 @@ func (b *Balancer) park(c connection) { b.parkFor(c, b.waitForSlot) }
 func (b *Balancer) parkFor(c connection, life func(*parked)) {
 	reexec.Lock.MustHold()
 	key := b.keyOf(&c)
+	if c.addressed && key.slot >= b.table.Len() {
+		b.refuser.refuse(c, key.slot, errNoSlot)
+		return
+	}
 	p, err := b.enter(c, key, b.perSlot())
 	if err != nil {
 		b.refuser.refuse(c, key.slot, err)
@@ -38,7 +42,7 @@ func (b *Balancer) enter(c connection, key waitKey, perSlot int) (*parked, error
 
 // keyOf is the waitKey of a connection whose client is known.
 func (b *Balancer) keyOf(c *connection) waitKey {
-	return waitKey{slot: b.cfg.Strategy.Slot(c.client, b.table.Len(), 0), client: c.client.Key}
+	return waitKey{slot: c.place(b.cfg.Strategy, b.table.Len(), 0), client: c.client.Key}
 }
 
 // unplaced is the waitKey of a connection whose client is not known yet.
@@ -70,7 +74,7 @@ func (b *Balancer) waitForSlot(p *parked) {
 
 // giveUp delivers a parked connection to another slot, if that is wanted, or refuses it.
 func (b *Balancer) giveUp(p *parked, why error) {
-	if why == fdpass.ErrLimit || b.cfg.WhenDown != Next || !b.deliverElsewhere(p) {
+	if why == fdpass.ErrLimit || p.addressed || b.cfg.WhenDown != Next || !b.deliverElsewhere(p) {
 		b.refuser.end(p, b.waitlist, nil, p.key.slot, why)
 	}
 }
@@ -87,7 +91,7 @@ func (b *Balancer) deliverInTime(p *parked) error {
 	for tries := 0; ; {
 		changed, err := b.tryDeliver(p, 0)
 		limited := err == fdpass.ErrLimit
-		if err == nil || limited && current || tries >= b.cfg.MaxRetries {
+		if err == nil || err == errNoSlot || limited && current || tries >= b.cfg.MaxRetries {
 			return err
 		}
 		if limited && reported == nil {
@@ -132,9 +136,12 @@ func (b *Balancer) tryDeliver(p *parked, rank int) (changed <-chan struct{}, err
 func (b *Balancer) deliver(c *connection, rank int) (changed <-chan struct{}, err error) {
 	reexec.Lock.MustHold()
 	seats := b.table.load()
-	slot := b.cfg.Strategy.Slot(c.client, len(seats), min(rank, len(seats)-1))
+	slot := c.place(b.cfg.Strategy, len(seats), min(rank, len(seats)-1))
+	if slot >= len(seats) {
+		return nil, errNoSlot
+	}
 	seat := seats[slot]
-	if owner := b.table.Owner(c.client.Session); owner != nil && rank == 0 {
+	if owner := b.table.ownerOf(c); owner != nil && rank == 0 {
 		if err := b.deliverTo(owner, slotOf(owner), c); err != fdpass.ErrClosed {
 			return seat.changed, err
 		}

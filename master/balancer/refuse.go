@@ -25,7 +25,8 @@ const (
 )
 
 // refuser ends connections that nobody serves: it answers, and lets the client read the answer. A
-// goroutine runs for each of them meanwhile.
+// goroutine runs for each of them meanwhile. A connection to a slot's own address is reset instead: a proxy
+// that has chosen the slot knows no better answer, and tries another one by itself.
 type refuser struct {
 	ledger   *ledger
 	mute     bool      // without an answer
@@ -78,6 +79,12 @@ func answer(status int, text, body string) []byte {
 // refuse takes ownership of a connection that is not parked. It does not wait.
 func (r *refuser) refuse(c connection, slot int, why error) {
 	reexec.Lock.MustHold()
+	if c.addressed {
+		r.ledger.wasRefused(&c, slot, why)
+		sock.ResetOnClose(c.FD)
+		unix.Close(c.FD)
+		return
+	}
 	if p, err := r.overflow.enter(c, waitKey{slot: slot}, maxOverflow); err == nil {
 		go r.end(p, r.overflow, nil, slot, why)
 		return
@@ -94,6 +101,14 @@ func (r *refuser) end(p *parked, in *waitlist, file *os.File, slot int, why erro
 	reexec.Lock.RLock()
 	if file == nil {
 		file = os.NewFile(uintptr(p.FD), "refused connection")
+	}
+	if p.addressed {
+		r.ledger.wasRefused(&p.connection, slot, why)
+		in.leave(p)
+		sock.Control(file, func(fd int) error { sock.ResetOnClose(fd); return nil })
+		reexec.Lock.RUnlock()
+		file.Close()
+		return
 	}
 	p.refused = true
 	replied := false

@@ -62,7 +62,7 @@ func (r *router) toOwners(batch []connection) (others []connection) {
 	}
 	others = batch[:0]
 	for _, c := range batch {
-		owner := r.table.Owner(c.client.Session)
+		owner := r.table.ownerOf(&c)
 		if owner == nil {
 			others = append(others, c)
 			continue
@@ -84,8 +84,12 @@ func (r *router) sort(batch []connection, slots int) {
 	}
 	r.used, r.next = r.used[:0], r.next[:0]
 	for i := range batch {
-		slot := r.strategy.Slot(batch[i].client, slots, 0)
+		slot := batch[i].place(r.strategy, slots, 0)
 		r.next = append(r.next, -1)
+		if slot >= slots {
+			r.park(batch[i]) // which resets it
+			continue
+		}
 		if r.first[slot] < 0 {
 			r.first[slot] = i
 			r.used = append(r.used, slot)

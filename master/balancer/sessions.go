@@ -44,6 +44,14 @@ func (s *Sessions) Release(id clientip.Session, w Worker) {
 	}
 }
 
+// ownerOf returns the worker that keeps a connection's session, or nil.
+func (s *Sessions) ownerOf(c *connection) Worker {
+	if c.addressed {
+		return nil
+	}
+	return s.Owner(c.client.Session)
+}
+
 // Owner returns the worker that keeps a session, or nil.
 func (s *Sessions) Owner(id clientip.Session) Worker {
 	if id == 0 {

@@ -144,18 +144,24 @@ func (f *Finder) Buffer() []byte {
 //
 // After ErrSilent, ErrPartial and ErrNoSession it is worth to Wait. With the last one the
 // client is valid without. All others but ErrGone mean that the connection must be refused.
-func (f *Finder) Now(h *fdpass.Handoff, buffer []byte) (Client, error) {
-	return f.find(h, buffer, false)
+//
+// A connection that is placed already, by the address to which it came, belongs to nobody else whatever its requests say:
+// of that only a PROXY header is looked at.
+func (f *Finder) Now(h *fdpass.Handoff, placed bool, buffer []byte) (Client, error) {
+	return f.find(h, placed, buffer, false)
 }
 
 // find takes one step after the other. ended: what has arrived is all that will.
-func (f *Finder) find(h *fdpass.Handoff, buffer []byte, ended bool) (Client, error) {
+func (f *Finder) find(h *fdpass.Handoff, placed bool, buffer []byte, ended bool) (Client, error) {
 	if f.cfg.ProxyProtocol && h.Flags&fdpass.FlagProxied == 0 {
 		if err := f.takeProxyHeader(h, buffer, ended); err != nil {
 			return Client{}, err
 		}
 	}
 	source := h.Client.Addr()
+	if placed {
+		return f.client(source), nil
+	}
 	named := f.cfg.Rules.Believe(source)
 	if sessions := f.looksForSessions(); named || sessions {
 		return f.findInHead(h, buffer, ended, forwarded.Head{Request: f.cfg.Rules.Request(), LineOnly: !named}, sessions)

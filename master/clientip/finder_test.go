@@ -504,5 +504,5 @@ func BenchmarkNow(b *testing.B) {
 func findNow(f *Finder, h *fdpass.Handoff, buffer []byte) (Client, error) {
 	reexec.Lock.RLock()
 	defer reexec.Lock.RUnlock()
-	return f.Now(h, buffer)
+	return f.Now(h, false, buffer)
 }

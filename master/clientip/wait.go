@@ -17,7 +17,7 @@ import (
 // Go's poller and whose descriptor h.FD is.
 //
 // The timeout is one for all that must come: a client cannot stretch it byte by byte.
-func (f *Finder) Wait(ctx context.Context, file *os.File, h *fdpass.Handoff) (client Client, err error) {
+func (f *Finder) Wait(ctx context.Context, file *os.File, h *fdpass.Handoff, placed bool) (client Client, err error) {
 	raw, err := file.SyscallConn()
 	if err != nil {
 		return Client{}, err
@@ -42,7 +42,7 @@ func (f *Finder) Wait(ctx context.Context, file *os.File, h *fdpass.Handoff) (cl
 		defer f.buffers.Put(buffer)
 		var end bool
 		if end, err = ended(h.FD); err == nil {
-			client, err = f.find(h, *buffer, end)
+			client, err = f.find(h, placed, *buffer, end)
 		}
 		return err != ErrSilent && err != ErrPartial && err != ErrNoSession
 	}

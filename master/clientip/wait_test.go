@@ -30,7 +30,7 @@ func (p *pair) wait(ctx context.Context, f *Finder) <-chan answer {
 	answers := make(chan answer, 1)
 	go func() {
 		start := time.Now()
-		client, err := f.Wait(ctx, p.file, &p.Handoff)
+		client, err := f.Wait(ctx, p.file, &p.Handoff, false)
 		answers <- answer{client, err, time.Since(start)}
 	}()
 	return answers
@@ -429,7 +429,7 @@ func TestWaitNoFile(t *testing.T) {
 	p.file = os.NewFile(uintptr(p.FD), "closed connection")
 	fdtest.Check(t, p.file.Close())
 	for _, file := range []*os.File{nil, p.file} {
-		if client, err := f.Wait(t.Context(), file, &fdpass.Handoff{FD: -1}); err == nil || client != (Client{}) {
+		if client, err := f.Wait(t.Context(), file, &fdpass.Handoff{FD: -1}, false); err == nil || client != (Client{}) {
 			t.Errorf("%v, %v", client, err)
 		}
 	}

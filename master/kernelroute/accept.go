@@ -17,6 +17,11 @@ func (r *Route) updateAcceptors() {
 			r.updateAcceptor(b, g)
 		}
 	}
+	for _, g := range r.groups {
+		if listener := g.Absent(); listener != nil && !r.acceptors.runs(listener) {
+			r.acceptors.start(listener, r.refuser.AcceptShared) // which resets them
+		}
+	}
 }
 
 // updateAcceptor does so at one listener, unless the master does that already.

@@ -18,7 +18,8 @@
 //     hands off what it accepts, or refuses it if workers take listeners only (rule).
 //  4. What a worker does to its listeners harms no other slot for longer than until the next look (repair).
 //  5. At the end every connection is accepted or refused, and no other gets in (Serve, Close).
-//  6. Another program goes on where this one was (Save, Restore).
+//  6. Clients that ask for a slot which is not there, by its own address, are reset at once (updateAcceptors).
+//  7. Another program goes on where this one was (Save, Restore).
 //
 // File by file:
 //

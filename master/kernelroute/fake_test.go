@@ -112,6 +112,8 @@ func (g *fakeGroup) Listener(i int) *os.File {
 	return g.members[i]
 }
 
+func (g *fakeGroup) Absent() *os.File { return nil }
+
 func (g *fakeGroup) Queue(i int) (waiting, limit int, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

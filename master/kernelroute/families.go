@@ -185,6 +185,7 @@ func (r *Route) removeGroup(g group) bool {
 	for i := range g.Members() {
 		r.acceptors.stop(g.Listener(i))
 	}
+	r.acceptors.stop(g.Absent())
 	for _, b := range r.berths {
 		delete(b.doing, g)
 	}
@@ -204,11 +205,11 @@ func (r *Route) Addresses() (all []netip.AddrPort) {
 // addGroup adds a group, which has a member for each berth.
 func (r *Route) addGroup(g group) (err error) {
 	r.groups = append(slices.Clone(r.groups), g)
-	for _, b := range r.berths {
-		if r.blocking {
+	if r.blocking {
+		for _, b := range r.berths {
 			err = errors.Join(err, setBlocking(g.Listener(b.number)))
 		}
-		r.updateAcceptor(b, g)
 	}
+	r.updateAcceptors()
 	return err
 }

@@ -22,6 +22,7 @@ type group interface {
 	Grow(members int) error
 	Steer(members []int) error
 	Listener(i int) *os.File
+	Absent() *os.File // nil: slots have no addresses of their own
 	Queue(i int) (waiting, limit int, err error)
 	Clean(i int, blocking bool) error
 	Repair() (reuseport.Repaired, error)

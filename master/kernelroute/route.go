@@ -158,8 +158,11 @@ func newRoute(cfg Config, placing balancer.Config, groups []group) *Route {
 	return r
 }
 
-// slotOf returns the slot that a client's address belongs to now.
-func (r *Route) slotOf(client netip.Addr) int {
+// slotOf returns the slot that a client's connection to one of our addresses belongs to now.
+func (r *Route) slotOf(local, client netip.Addr) int {
+	if slot, ok := r.hash.Slots.Slot(local); ok {
+		return slot
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.hash.Key(client).Slot(max(len(r.berthOf), 1))

@@ -64,6 +64,9 @@ func (s *sharedAcceptors) start(listener *os.File, loop acceptLoop) {
 	})
 }
 
+// runs tells whether the listener has a loop, or had one that has failed.
+func (s *sharedAcceptors) runs(listener *os.File) bool { return s.current[listener].ended != nil }
+
 // restart runs the listener's loop anew, if it has one: the listener had failed.
 func (s *sharedAcceptors) restart(listener *os.File) {
 	if r, ok := s.current[listener]; ok {

@@ -22,7 +22,7 @@ const (
 // So the clock looks again and again, while there is somebody to look for, and notes when it has seen
 // each for the first time.
 type waitClock struct {
-	slotOf func(netip.Addr) int
+	slotOf func(local, client netip.Addr) int
 	list   func(port uint16, states ...sockdiag.State) ([]sockdiag.Socket, error)
 
 	mu    sync.Mutex
@@ -47,7 +47,7 @@ type waiter struct {
 	slot  int // where it belonged then
 }
 
-func newWaitClock(slotOf func(netip.Addr) int) *waitClock {
+func newWaitClock(slotOf func(local, client netip.Addr) int) *waitClock {
 	return &waitClock{slotOf: slotOf, list: sockdiag.List, ports: make(map[int]*waiters)}
 }
 
@@ -84,7 +84,7 @@ func (w *waiters) overdue(at *net.TCPAddr, slot int, patience time.Duration) (n 
 }
 
 // note brings the waiters up to date.
-func (w *waiters) note(all []sockdiag.Socket, now time.Time, slotOf func(netip.Addr) int) {
+func (w *waiters) note(all []sockdiag.Socket, now time.Time, slotOf func(local, client netip.Addr) int) {
 	known := make(map[waiterKey]waiter)
 	for _, s := range all {
 		if s.Accepted() {
@@ -93,7 +93,7 @@ func (w *waiters) note(all []sockdiag.Socket, now time.Time, slotOf func(netip.A
 		key := waiterKey{s.Cookie, s.Local, s.Remote}
 		k, ok := w.known[key]
 		if !ok {
-			k = waiter{s, now, slotOf(s.Remote.Addr())}
+			k = waiter{s, now, slotOf(s.Local.Addr(), s.Remote.Addr())}
 		}
 		known[key] = k
 	}

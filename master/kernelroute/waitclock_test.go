@@ -25,7 +25,7 @@ type queueAtTest struct {
 // newQueue makes a clock that sees a list. A client 10.0.0.N belongs to slot N%2.
 func newQueue() *queueAtTest {
 	q := new(queueAtTest)
-	q.waitClock = newWaitClock(func(client netip.Addr) int { return int(client.As4()[3]) % 2 })
+	q.waitClock = newWaitClock(func(_, client netip.Addr) int { return int(client.As4()[3]) % 2 })
 	q.list = func(port uint16, states ...sockdiag.State) ([]sockdiag.Socket, error) {
 		q.looks++
 		if port != 80 || !slices.Equal(states, []sockdiag.State{sockdiag.Established, sockdiag.CloseWait}) {
@@ -161,7 +161,7 @@ func TestWaitClockMoves(t *testing.T) {
 		q := newQueue()
 		q.comes(3, 1)
 		q.expect(t, "it belongs to slot 1", hereAtTest, 1, 0)
-		q.slotOf = func(netip.Addr) int { return 0 }
+		q.slotOf = func(_, _ netip.Addr) int { return 0 }
 		time.Sleep(2 * time.Second)
 		q.expect(t, "and goes on to", hereAtTest, 1, 1)
 		q.expect(t, "and to no other", hereAtTest, 0, 0)

@@ -8,8 +8,9 @@
 //     port (SO_REUSEPORT, man 7 socket). There is one for each worker that lives.
 //  2. The first packet of a client's handshake arrives. The kernel runs the group's program
 //     (SO_ATTACH_REUSEPORT_CBPF), which computes from the packet's source address what
-//     package hash computes: the slot. It returns the place, in the group, of the member that the
-//     slot's clients come to (Steer). Nothing else of a connection is looked at: headers come too late.
+//     package hash computes: the slot. If slots have addresses of their own, the destination decides first. It
+//     returns the place, in the group, of the member that the slot's clients come to (Steer). Nothing else of a
+//     connection is looked at: headers come too late.
 //  3. That socket answers, and from then on the handshake and the connection are its own,
 //     whatever program follows.
 //  4. The connection waits in the socket's queue until somebody accepts it: the slot's worker, its successor, or
@@ -25,9 +26,9 @@
 // are used again (Clean). And since any process of the same user may listen on the port, too, with a
 // socket of its own, Repair counts the sockets of the group.
 //
-// One socket of the group is its anchor: no client comes to it, and no process but this one has it. The
-// program is attached to it, whatever workers do to theirs, and at the end it gets all first packets, and
-// answers none (StopHandshakes).
+// One socket of the group is its anchor: no slot's clients come to it, and no process but this one has it. The
+// program is attached to it, whatever workers do to theirs. Clients that ask for a slot which is not there, by its own
+// address, come to it (Absent). At the end it gets all first packets, and answers none (StopHandshakes).
 //
 // Whatever a process that has a member may set on it stays, since the socket lives on. Repair undoes what
 // keeps clients away or concerns others: shutdown(2), a small queue, filters, IP_MINTTL, another

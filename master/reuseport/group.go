@@ -40,7 +40,7 @@ type Group struct {
 
 	mu       sync.Mutex
 	settings settings   // of a member that no process has had
-	anchor   *member    // which no process but this one has, to which no client comes, and which answers no packet
+	anchor   *member    // which no process but this one has, and no slot's clients come to (Absent)
 	members  []*member  // all that were ever opened
 	sockets  []uint64   // inodes of the kernel's group, by place
 	memberOf []int      // by slot: the member that its clients come to
@@ -285,7 +285,13 @@ func (g *Group) attach() error {
 	for slot, i := range g.memberOf {
 		places[slot] = slices.Index(g.sockets, g.members[i].inode)
 	}
-	return control(g.anchor.file, func(fd int) error { return attach(fd, program(g.config, places)) })
+	answer, absent := dropPackets, slices.Index(g.sockets, g.anchor.inode)
+	if g.config.Slots.IsValid() {
+		answer = passPackets
+	}
+	return control(g.anchor.file, func(fd int) error {
+		return errors.Join(attach(fd, program(g.config, places, absent)), answer(fd))
+	})
 }
 
 // StopHandshakes answers no first packet of a handshake any more, as if it were lost, while handshakes
@@ -297,7 +303,9 @@ func (g *Group) StopHandshakes() error {
 	defer g.mu.Unlock()
 	g.stopped = true
 	place := uint32(slices.Index(g.sockets, g.anchor.inode))
-	return control(g.anchor.file, func(fd int) error { return attach(fd, []bpf.Instruction{bpf.RetConstant{Val: place}}) })
+	return control(g.anchor.file, func(fd int) error {
+		return errors.Join(dropPackets(fd), attach(fd, []bpf.Instruction{bpf.RetConstant{Val: place}}))
+	})
 }
 
 // Listener returns a member. The caller borrows it: it is open until the group is closed. It is
@@ -316,6 +324,16 @@ func (g *Group) Listener(i int) *os.File {
 		return nil
 	}
 	return g.members[i].file
+}
+
+// Absent returns the listener to which clients come that want a slot which is not there, by its own address
+// (hash.Config.Slots); nil if slots have none. The caller borrows it, and resets what it accepts there: at the first packet the
+// kernel can only be made to drop it, which clients would take for a loss. It is non-blocking.
+func (g *Group) Absent() *os.File {
+	if !g.config.Slots.IsValid() {
+		return nil
+	}
+	return g.anchor.file
 }
 
 // Queue tells how many connections wait in a member to be accepted, and how many may: beyond the

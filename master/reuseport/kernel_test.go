@@ -45,7 +45,7 @@ func TestKernelLimits(t *testing.T) {
 			setSysctl(t, limit, "20480")
 		}
 		g := mustListen(t, "[::1]:0", hash.DefaultConfig(), MaxSlots)
-		attachErr := control(g.anchor.file, func(fd int) error { return attach(fd, program(g.config, inOrder(MaxSlots+8))) })
+		attachErr := control(g.anchor.file, func(fd int) error { return attach(fd, program(g.config, inOrder(MaxSlots+8), absentAt)) })
 		if err == nil && !errors.Is(attachErr, unix.ENOMEM) {
 			t.Errorf("%d slots: %v, want ENOMEM", MaxSlots+8, attachErr)
 		}

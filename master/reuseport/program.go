@@ -1,6 +1,7 @@
 package reuseport
 
 import (
+	"encoding/binary"
 	"fmt"
 	"os"
 
@@ -25,7 +26,9 @@ const (
 	network    = 0xfff00000 // SKF_NET_OFF, -0x100000
 	version    = network
 	ipv4Source = network + 12
+	ipv4To     = network + 16
 	ipv6Source = network + 8
+	ipv6To     = network + 24
 )
 
 // Scratch memory of the program: classic BPF has two registers, and mix needs both.
@@ -37,9 +40,15 @@ const (
 
 // program returns the program by which the kernel picks the socket of the client's slot,
 // as hash.Key.Slot would: indexes says, for each slot, which place its socket has in
-// the group. The loop over the slots is unrolled, since classic BPF only jumps forward.
-func program(config hash.Config, indexes []int) []bpf.Instruction {
+// the group. What comes to a slot's own address gets that slot's socket, or the one at
+// place absent if there is no such slot. The loop over the slots is unrolled, since classic BPF only jumps forward.
+func program(config hash.Config, indexes []int, absent int) []bpf.Instruction {
 	four, six := keyOfIPv4(config), keyOfIPv6(config)
+	if own := config.Slots; own.IsValid() && own.Addr().Is4() {
+		four = append(keyOfSlot(own, ipv4To, len(indexes), absent, len(four)), four...)
+	} else if own.IsValid() {
+		six = append(keyOfSlot(own, ipv6To, len(indexes), absent, len(six)), six...)
+	}
 	p := []bpf.Instruction{
 		bpf.LoadAbsolute{Off: version, Size: 1},
 		bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: 0xf0},
@@ -80,6 +89,38 @@ func keyOfIPv6(config hash.Config) []bpf.Instruction {
 			bpf.ALUOpX{Op: bpf.ALUOpXor},
 		)
 		p = append(p, mix...)
+	}
+	return p
+}
+
+// keyOfSlot leaves a key in A that only the slot wins whose own address a packet comes to, and skips what follows: so
+// many instructions, which packets to other addresses come to.
+func keyOfSlot(own hash.SlotAddresses, to uint32, slots, absent, follow int) []bpf.Instruction {
+	factor, winner := hash.SlotKeyWords()
+	slot := append([]bpf.Instruction{ // A is its number
+		bpf.JumpIf{Cond: bpf.JumpLessThan, Val: uint32(slots), SkipTrue: 1},
+		bpf.RetConstant{Val: uint32(absent)},
+		bpf.ALUOpConstant{Op: bpf.ALUOpAdd, Val: 1},
+		bpf.ALUOpConstant{Op: bpf.ALUOpMul, Val: factor},
+	}, mix...)
+	slot = append(slot,
+		bpf.ALUOpConstant{Op: bpf.ALUOpXor, Val: winner},
+		bpf.Jump{Skip: uint32(follow)},
+	)
+	// From the last word on, whose host bits are the number, to the first.
+	words := own.Addr().AsSlice()
+	last := len(words) - 4
+	base := binary.BigEndian.Uint32(words[last:])
+	p := append([]bpf.Instruction{
+		bpf.LoadAbsolute{Off: to + uint32(last), Size: 4},
+		bpf.ALUOpConstant{Op: bpf.ALUOpXor, Val: base},
+		bpf.JumpIf{Cond: bpf.JumpGreaterThan, Val: ^uint32(0) >> (own.Bits() - 8*last), SkipTrue: uint8(len(slot))},
+	}, slot...)
+	for at := last - 4; at >= 0; at -= 4 {
+		p = append([]bpf.Instruction{
+			bpf.LoadAbsolute{Off: to + uint32(at), Size: 4},
+			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: binary.BigEndian.Uint32(words[at:]), SkipTrue: uint8(len(p))},
+		}, p...)
 	}
 	return p
 }

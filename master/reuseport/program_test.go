@@ -15,6 +15,13 @@ import (
 // network header on, so it gets packets that begin there.
 func machine(t testing.TB, p []bpf.Instruction) func(client netip.Addr) int {
 	t.Helper()
+	run := machineTo(t, p)
+	return func(client netip.Addr) int { return run(client, netip.Addr{}) }
+}
+
+// machineTo is machine for packets to an address.
+func machineTo(t testing.TB, p []bpf.Instruction) func(client, to netip.Addr) int {
+	t.Helper()
 	moved := make([]bpf.Instruction, len(p))
 	for i, instruction := range p {
 		if load, ok := instruction.(bpf.LoadAbsolute); ok {
@@ -30,8 +37,8 @@ func machine(t testing.TB, p []bpf.Instruction) func(client netip.Addr) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return func(client netip.Addr) int {
-		index, err := vm.Run(packet(client))
+	return func(client, to netip.Addr) int {
+		index, err := vm.Run(packet(client, to))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -39,8 +46,12 @@ func machine(t testing.TB, p []bpf.Instruction) func(client netip.Addr) int {
 	}
 }
 
-// packet is the beginning of a packet of a client, with all else set that must not matter.
-func packet(client netip.Addr) []byte {
+// absentAt is the place of what answers for slots that are not there.
+const absentAt = 5000
+
+// packet is the beginning of a packet of a client, with all else set that must not matter: also the destination, if
+// none is given.
+func packet(client, to netip.Addr) []byte {
 	b := make([]byte, 60)
 	for i := range b {
 		b[i] = 0xff
@@ -48,9 +59,11 @@ func packet(client netip.Addr) []byte {
 	if client.Is4() {
 		b[0] = 0x4f // version, header length with options
 		copy(b[12:], client.AsSlice())
+		copy(b[16:], to.AsSlice())
 	} else {
 		b[0] = 0x6f // version, traffic class
 		copy(b[8:], client.AsSlice())
+		copy(b[24:], to.AsSlice())
 	}
 	return b
 }
@@ -83,7 +96,7 @@ func TestProgramIsHash(t *testing.T) {
 			{},
 		}
 		for _, config := range configs {
-			run := machine(t, program(config, inOrder(slots)))
+			run := machine(t, program(config, inOrder(slots), absentAt))
 			for i := range 60 {
 				client := randomClient(r)
 				if i < len(edges) {
@@ -102,7 +115,7 @@ func TestProgramIsHash(t *testing.T) {
 func TestProgramPrefixes(t *testing.T) {
 	for prefix := range 129 {
 		config := hash.Config{Seed: 1, IPv4Prefix: min(prefix, 32), IPv6Prefix: prefix}
-		run := machine(t, program(config, inOrder(128)))
+		run := machine(t, program(config, inOrder(128), absentAt))
 		client := netip.MustParseAddr("2001:db8:1234:5678:9abc:def0:1357:9bdf").As16()
 		for bit := max(prefix-1, 0); bit <= min(prefix, 127); bit++ {
 			flipped := client
@@ -121,7 +134,7 @@ func TestProgramPlaces(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	config := hash.DefaultConfig()
 	places := r.Perm(20)
-	run := machine(t, program(config, places))
+	run := machine(t, program(config, places, absentAt))
 	for range 1000 {
 		client := randomClient(r)
 		if got, want := run(client), places[config.Key(client).Slot(20)]; got != want {
@@ -130,11 +143,67 @@ func TestProgramPlaces(t *testing.T) {
 	}
 }
 
+// TestProgramSlotAddresses: what comes to a slot's own address gets the slot's socket, whoever sends it; the one for absent
+// slots if there are fewer. All else is the hash's.
+func TestProgramSlotAddresses(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 6))
+	for _, network := range []string{"127.77.0.0/24", "10.0.0.0/8", "127.77.0.4/30", "192.0.2.1/32", "128.0.0.0/1", "fd77::/112", "fd77:0:0:1::ff00/120", "2001:db8::/96", "fd77::7/128"} {
+		own, err := hash.ParseSlotAddresses(network)
+		if err != nil {
+			t.Fatal(err)
+		}
+		config := hash.Config{Seed: r.Uint32(), IPv4Prefix: 32, IPv6Prefix: 64, Slots: own}
+		for _, slots := range []int{1, 2, 3, 17, MaxSlots} {
+			places := r.Perm(slots)
+			run := machineTo(t, program(config, places, absentAt))
+			for _, to := range destinations(r, own) {
+				client := randomClient(r)
+				for client.Is4() != to.Is4() {
+					client = randomClient(r)
+				}
+				want := places[config.Key(client).Slot(slots)]
+				if slot, ok := own.Slot(to); ok && slot < slots {
+					want = places[slot]
+				} else if ok {
+					want = absentAt
+				}
+				if got := run(client, to); got != want {
+					t.Fatalf("%v, %d slots: from %v to %v comes to %d, want %d", own, slots, client, to, got, want)
+				}
+			}
+		}
+	}
+}
+
+// destinations are a network's addresses, addresses that differ from them in one bit, and others.
+func destinations(r *rand.Rand, own hash.SlotAddresses) (all []netip.Addr) {
+	for slot := range min(own.Room(), 2*MaxSlots) {
+		all = append(all, own.Of(slot))
+	}
+	for _, slot := range []int{0, own.Room() - 1} {
+		for bit := range own.Addr().BitLen() {
+			b := own.Of(slot).AsSlice()
+			b[bit/8] ^= 0x80 >> (bit % 8)
+			flipped, _ := netip.AddrFromSlice(b)
+			all = append(all, flipped)
+		}
+	}
+	for range 50 {
+		all = append(all, randomClient(r))
+	}
+	return all
+}
+
 // TestProgramSize pins what doc and MaxSlots say.
 func TestProgramSize(t *testing.T) {
-	one := len(program(hash.DefaultConfig(), inOrder(1)))
-	two := len(program(hash.DefaultConfig(), inOrder(2)))
-	full := len(program(hash.DefaultConfig(), inOrder(MaxSlots)))
+	one := len(program(hash.DefaultConfig(), inOrder(1), absentAt))
+	two := len(program(hash.DefaultConfig(), inOrder(2), absentAt))
+	full := len(program(hash.DefaultConfig(), inOrder(MaxSlots), absentAt))
+	withAddresses := hash.DefaultConfig()
+	withAddresses.Slots, _ = hash.ParseSlotAddresses("fd77::/112")
+	if more := len(program(withAddresses, inOrder(MaxSlots), absentAt)) - full; more > 30 {
+		t.Errorf("%d instructions more if slots have addresses, want at most 30", more)
+	}
 	t.Logf("%d instructions for one slot, %d for each further, %d for %d slots", one, two-one, full, MaxSlots)
 	if two-one != 18 {
 		t.Errorf("%d instructions for a slot, want 18", two-one)
@@ -154,7 +223,7 @@ func FuzzProgram(f *testing.F) {
 		}
 		config := hash.Config{Seed: seed, IPv4Prefix: int(prefix4) % 33, IPv6Prefix: int(prefix6) % 129}
 		n := 1 + int(slots)%MaxSlots
-		if got, want := machine(t, program(config, inOrder(n)))(client), config.Key(client).Slot(n); got != want {
+		if got, want := machine(t, program(config, inOrder(n), absentAt))(client), config.Key(client).Slot(n); got != want {
 			t.Errorf("%+v: %s is in slot %d of %d, want %d", config, client, got, n, want)
 		}
 	})
@@ -166,7 +235,7 @@ func BenchmarkProgram(b *testing.B) {
 		b.Run(fmt.Sprint(slots), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := bpf.Assemble(program(hash.DefaultConfig(), indexes)); err != nil {
+				if _, err := bpf.Assemble(program(hash.DefaultConfig(), indexes, absentAt)); err != nil {
 					b.Fatal(err)
 				}
 			}

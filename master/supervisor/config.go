@@ -20,7 +20,8 @@ type Config struct {
 	Workers int      // number of slots at the start; at least 1
 	Rights  Rights   // of workers
 
-	MaxWorkers int // most slots that Scale may reach; 0: no limit
+	MaxWorkers    int    // most slots that Scale may reach; 0: no limit
+	MaxWorkersWhy string // for people: what limits them, and the remedy; may be empty
 	// MaxProcesses bounds the worker processes that run at a time, those that drain
 	// included: a reload that would start more fails. 0: no limit.
 	MaxProcesses int
@@ -121,7 +122,11 @@ func (c *Config) checkWorkers(n int) error {
 		return fmt.Errorf("supervisor: %d workers, want at least 1", n)
 	}
 	if c.MaxWorkers > 0 && n > c.MaxWorkers {
-		return fmt.Errorf("supervisor: %d workers, want at most %d", n, c.MaxWorkers)
+		why := ""
+		if c.MaxWorkersWhy != "" {
+			why = ": " + c.MaxWorkersWhy
+		}
+		return fmt.Errorf("supervisor: %d workers, want at most %d%s", n, c.MaxWorkers, why)
 	}
 	return nil
 }
