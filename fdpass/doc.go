@@ -21,7 +21,8 @@
 // and whom to believe of what a request says of its client: HANDFAST_BEHIND_PROXY is
 // true or false, and if it is true HANDFAST_PROXY_HEADER names the header,
 // HANDFAST_TRUSTED_PROXIES lists the CIDR ranges of those who may write it, with
-// commas, and HANDFAST_KEY is "address" or "header:NAME" (package forwarded).
+// commas, HANDFAST_TRUSTED_HOPS is 0, or how many proxies' entries in that header
+// count, and HANDFAST_KEY is "address" or "header:NAME" (package forwarded).
 // HANDFAST_IPV4_PREFIX and HANDFAST_IPV6_PREFIX are how many bits of an address tell
 // clients apart.
 //

@@ -18,6 +18,7 @@ const (
 	EnvBehindProxy    = "HANDFAST_BEHIND_PROXY"
 	EnvProxyHeader    = "HANDFAST_PROXY_HEADER"
 	EnvTrustedProxies = "HANDFAST_TRUSTED_PROXIES"
+	EnvTrustedHops    = "HANDFAST_TRUSTED_HOPS"
 	EnvKey            = "HANDFAST_KEY"
 
 	EnvIPv4Prefix = "HANDFAST_IPV4_PREFIX"

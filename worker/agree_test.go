@@ -40,7 +40,7 @@ var examples = map[string][]string{
 }
 
 // FuzzAgree: the worker recognises the client of a request as the master has, given the same bytes of the same peer,
-// by each kind of key.
+// by each kind of key, also where proxies are counted.
 func FuzzAgree(f *testing.F) {
 	var kinds []string
 	for key, heads := range examples {
@@ -48,7 +48,9 @@ func FuzzAgree(f *testing.F) {
 		kinds = append(kinds, word)
 		for _, head := range heads {
 			for _, peer := range []string{"10.0.0.1", "::ffff:10.0.0.1", "198.51.100.1", "fe80::1%1"} {
-				f.Add(key, "X-Forwarded-For", peer, head)
+				f.Add(key, "X-Forwarded-For", uint8(0), peer, head)
+				f.Add(key, "X-Forwarded-For", uint8(2), peer, head)
+				f.Add(key, "Forwarded", uint8(1), peer, strings.ReplaceAll(head, "X-Forwarded-For: ", "Forwarded: for="))
 			}
 		}
 	}
@@ -61,9 +63,9 @@ func FuzzAgree(f *testing.F) {
 	fdtest.Check(f, err)
 	cfg := clientip.DefaultConfig()
 	cfg.Hash = hash.Config{Seed: 7, IPv4Prefix: 24, IPv6Prefix: 56}
-	f.Fuzz(func(t *testing.T, key, header, peer, head string) {
+	f.Fuzz(func(t *testing.T, key, header string, hops uint8, peer, head string) {
 		cfg := cfg
-		cfg.Rules = forwarded.Rules{Header: header, Trusted: trusted}
+		cfg.Rules = forwarded.Rules{Header: header, Trusted: trusted, Hops: int(hops) % (forwarded.MaxHops + 1)}
 		var keyErr error
 		cfg.Rules.Key, keyErr = forwarded.ParseKey(key)
 		from, err := netip.ParseAddr(peer)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 	"time"
 
@@ -59,6 +60,7 @@ func proxyFlags() []cli.Flag {
 			Usage: "trusted peers are HTTP proxies: the client is the rightmost address in --proxy-header that is not a trusted proxy's"},
 		stringFlag("proxy-header", forwarded.DefaultHeader, "`NAME` of the header with the client's address, such as X-Real-IP, CF-Connecting-IP or Forwarded"),
 		stringFlag("trusted-proxies", forwarded.DefaultTrust, "`LIST` of CIDR ranges, addresses, and the words loopback, private and link-local; others are not believed"),
+		intFlag("trusted-hops", 0, fmt.Sprintf("`NUMBER` of HTTP proxies between clients and handfast, at most %d: the client is that address from the right in --proxy-header, whoever those between are, or the leftmost of fewer, as Express (trust proxy) and Envoy (xff_num_trusted_hops with use_remote_address) count. The nearest must be in --trusted-proxies. 0: they are not counted", forwarded.MaxHops)),
 		&cli.BoolFlag{Name: "proxy-protocol", EnvVars: env("proxy-protocol"),
 			Usage: "trusted peers must begin with a PROXY protocol header, version 1 or 2, and others must not"},
 		durationFlag("header-timeout", config.HeaderTimeout, "for all headers of a connection to arrive; then 408"),

@@ -133,6 +133,25 @@ func TestBehindProxy(t *testing.T) {
 	}
 }
 
+// TestTrustedHops: proxies in between are counted and need not be known, and a peer that is not trusted is not believed.
+func TestTrustedHops(t *testing.T) {
+	t.Parallel()
+	const slots = 16
+	client, edge := netip.MustParseAddr("2001:db8:17::5"), netip.MustParseAddr("198.51.100.9")
+	untrusted := source(9)
+	b := start(t, slots, options{flags: []string{"--behind-proxy", "--trusted-hops", "2", "--trusted-proxies", proxyAt.String()}})
+	line := fmt.Sprintf("X-Forwarded-For: 203.0.113.66, %v, %v", client, edge)
+	if a := b.ask(proxyAt, forwardedHead(line)); a.slot != slotOf(client, slots) {
+		t.Errorf("%s: slot %d, want %d", line, a.slot, slotOf(client, slots))
+	}
+	if a := b.ask(proxyAt, forwardedFor(client)); a.slot != slotOf(client, slots) {
+		t.Errorf("one entry: slot %d, want %d", a.slot, slotOf(client, slots))
+	}
+	if a := b.ask(untrusted, forwardedHead(line)); a.slot != slotOf(untrusted, slots) {
+		t.Errorf("a peer that is not trusted: slot %d, want %d", a.slot, slotOf(untrusted, slots))
+	}
+}
+
 // TestProxyHeaders: other headers, other grammars.
 func TestProxyHeaders(t *testing.T) {
 	t.Parallel()

@@ -192,6 +192,8 @@ func TestUsageBehindProxy(t *testing.T) {
 		"--behind-proxy --key cookie":                        `--key "cookie": want address or header:NAME`,
 		"--trusted-proxies 10.0.0.0/8":                       "--trusted-proxies 10.0.0.0/8: needs --behind-proxy or --proxy-protocol",
 		"--behind-proxy --trusted-proxies 10.0.0.0/33":       `"10.0.0.0/33" is no address and no CIDR range`,
+		"--proxy-protocol --trusted-hops 2":                  "--trusted-hops 2: needs --behind-proxy",
+		"--behind-proxy --trusted-hops 9":                    "--trusted-hops 9: want 0 to 8",
 		"--proxy-protocol --trusted-proxies ,":               "name at least one",
 		"--behind-proxy --header-limit 100":                  `--header-limit "100": want 1024 to 65536 bytes, or 1KiB to 64KiB`,
 		"--behind-proxy --header-limit 65KiB":                `--header-limit "65KiB"`,

@@ -177,6 +177,7 @@ func (v *values) clients() clientip.Config {
 	}
 	config.Hash.Slots = v.slotAddress()
 	config.Rules.Key = v.key()
+	config.Rules.Hops = v.number("trusted-hops", 0, forwarded.MaxHops)
 	var err error
 	if config.Rules.Trusted, err = forwarded.ParseTrust(v.String("trusted-proxies")); err != nil {
 		v.fail("--trusted-proxies: %v", err)
@@ -192,6 +193,8 @@ func (v *values) clients() clientip.Config {
 		v.fail("--proxy-header %s: needs --behind-proxy, else no header is looked at", v.String("proxy-header"))
 	case !v.Bool("behind-proxy") && config.Rules.Key.Kind != forwarded.ByAddress:
 		v.fail("--key %s: needs --behind-proxy, since only a trusted proxy's headers are believed", v.String("key"))
+	case !v.Bool("behind-proxy") && config.Rules.Hops > 0:
+		v.fail("--trusted-hops %d: needs --behind-proxy, else no header is looked at", config.Rules.Hops)
 	case !proxied && v.IsSet("trusted-proxies"):
 		v.fail("--trusted-proxies %s: needs --behind-proxy or --proxy-protocol, else nobody is asked", v.String("trusted-proxies"))
 	case proxied && len(config.Rules.Trusted) == 0:

@@ -15,12 +15,17 @@ import (
 type chain struct {
 	named netip.Addr // the rightmost that is not trusted
 	first netip.Addr // the leftmost, which is a trusted proxy's
+	hops  hops       // in their place, if proxies are counted
 }
 
 // client returns the address that the chain begins with as far as it can be
 // believed: the rightmost that is not a trusted proxy's, or if there are only
-// trusted ones the leftmost. It is the zero Addr when there is none.
+// trusted ones the leftmost; and if proxies are counted, what the farthest of them wrote.
+// It is the zero Addr when there is none.
 func (c *chain) client() netip.Addr {
+	if c.hops.n > 0 {
+		return c.hops.client()
+	}
 	if c.named.IsValid() {
 		return c.named
 	}

@@ -182,8 +182,12 @@ func cpuTime(t *testing.T, f func()) time.Duration {
 // other tries are for when the garbage collector is busy.
 func TestLinear(t *testing.T) {
 	trusted := trust(t, proxies)
-	for _, header := range []string{DefaultHeader, "Forwarded"} {
-		r := Rules{Header: header, Trusted: trusted}
+	for _, r := range []Rules{
+		{Header: DefaultHeader, Trusted: trusted},
+		{Header: "Forwarded", Trusted: trusted},
+		{Header: DefaultHeader, Trusted: trusted, Hops: MaxHops},
+		{Header: "Forwarded", Trusted: trusted, Hops: MaxHops},
+	} {
 		cost := func(line string, times int) time.Duration {
 			return cpuTime(t, func() {
 				for range times {
@@ -205,7 +209,7 @@ func TestLinear(t *testing.T) {
 						break
 					}
 					if try == 20 {
-						t.Errorf("%s: %q around %q: %v in one line, %v in 16", header, around, pattern, one, many)
+						t.Errorf("%s, %d hops: %q around %q: %v in one line, %v in 16", r.Header, r.Hops, around, pattern, one, many)
 						break
 					}
 				}

@@ -10,8 +10,8 @@
 //  2. request.go collects what its lines say of the client, and decides.
 //  3. key.go has a row for each kind of key, other than the address, that may be there.
 //  4. Whom to believe is trust.go. A header is a list of addresses, and each proxy adds
-//     at its right end whom it talked to: chain.go finds the client in it, and node.go
-//     reads one entry.
+//     at its right end whom it talked to: chain.go finds the client in it, by whom to
+//     believe, hops.go by the number of proxies, and node.go reads one entry.
 //
 // rules.go has the Rules themselves, with the header's name and whose word counts.
 package forwarded

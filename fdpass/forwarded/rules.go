@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 
 	"github.com/handfast/handfast/fdpass"
@@ -19,6 +20,10 @@ type Rules struct {
 	// choose their key themselves.
 	Key     Key
 	Trusted Trust
+	// Hops is how many proxies there are between clients and us; 0: Trusted decides; at most MaxHops. The nearest has to be
+	// trusted, and the client is the Hops-th address from the right, whatever those between are: nobody has to list them. There
+	// must be no way to us with fewer proxies: whoever comes by it chooses the address.
+	Hops int
 }
 
 // Validate says what is missing or contradicts itself.
@@ -28,6 +33,10 @@ func (r *Rules) Validate() error {
 		return fmt.Errorf("forwarded: %q is not the name of a header", r.Header)
 	case r.Key.Kind != ByAddress && r.Header == "":
 		return fmt.Errorf("forwarded: the key is %s, but no header is believed", r.Key)
+	case r.Hops < 0 || r.Hops > MaxHops:
+		return fmt.Errorf("forwarded: %d hops, want 0 to %d", r.Hops, MaxHops)
+	case r.Hops > 0 && r.Header == "":
+		return errors.New("forwarded: proxies are counted, but no header is believed")
 	case r.Header != "" && len(r.Trusted) == 0:
 		return errors.New("forwarded: a header names the client, but no proxy is trusted")
 	}
@@ -39,9 +48,14 @@ func (r *Rules) Believe(source netip.Addr) bool { return r.Header != "" && r.Tru
 
 // add adds one line of the header that names the client's address. It keeps nothing of line.
 func (r *Rules) add(c *chain, line string) {
-	if strings.EqualFold(r.Header, "Forwarded") {
+	switch isForwarded := strings.EqualFold(r.Header, "Forwarded"); {
+	case isForwarded && r.Hops > 0:
+		c.hops.add(line, r.Hops, cutElement)
+	case isForwarded:
 		c.addForwarded(line, r.Trusted)
-	} else {
+	case r.Hops > 0:
+		c.hops.add(line, r.Hops, cutNode)
+	default:
 		c.addList(line, r.Trusted)
 	}
 }
@@ -55,6 +69,7 @@ func (r *Rules) Environ() []string {
 		fdpass.EnvBehindProxy + "=true",
 		fdpass.EnvProxyHeader + "=" + r.Header,
 		fdpass.EnvTrustedProxies + "=" + r.Trusted.String(),
+		fdpass.EnvTrustedHops + "=" + strconv.Itoa(r.Hops),
 		fdpass.EnvKey + "=" + r.Key.String(),
 	}
 }
@@ -68,6 +83,11 @@ func FromEnviron(getenv func(string) string) (r Rules, err error) {
 	r.Header = getenv(fdpass.EnvProxyHeader)
 	if r.Trusted, err = ParseTrust(getenv(fdpass.EnvTrustedProxies)); err != nil {
 		return Rules{}, err
+	}
+	if hops := getenv(fdpass.EnvTrustedHops); hops != "" { // an earlier master does not count
+		if r.Hops, err = strconv.Atoi(hops); err != nil {
+			return Rules{}, fmt.Errorf("forwarded: %s: %w", fdpass.EnvTrustedHops, err)
+		}
 	}
 	if r.Key, err = ParseKey(getenv(fdpass.EnvKey)); err != nil {
 		return Rules{}, err

@@ -59,6 +59,11 @@ func TestValidate(t *testing.T) {
 		{Rules{Header: "Forwarded", Key: byHeader("X-User\r\n"), Trusted: trusted}, `"X-User\r\n"`},
 		{Rules{Key: byHeader("X-User"), Trusted: trusted}, "no header is believed"},
 		{Rules{Header: "Forwarded"}, "no proxy is trusted"},
+		{Rules{Header: "Forwarded", Trusted: trusted, Hops: MaxHops}, ""},
+		{Rules{Header: "Forwarded", Trusted: trusted, Hops: MaxHops + 1}, "9 hops, want 0 to 8"},
+		{Rules{Header: "Forwarded", Trusted: trusted, Hops: -1}, "-1 hops"},
+		{Rules{Header: "Forwarded", Hops: 1}, "no proxy is trusted"},
+		{Rules{Trusted: trusted, Hops: 1}, "no header is believed"},
 	} {
 		err := v.rules.Validate()
 		if (err != nil) != (v.want != "") || err != nil && !strings.Contains(err.Error(), v.want) {
@@ -75,13 +80,13 @@ func TestEnviron(t *testing.T) {
 	}{
 		{Rules{}, []string{"HANDFAST_BEHIND_PROXY=false"}},
 		{Rules{Header: "Forwarded", Trusted: trust(t, "192.0.2.1,::ffff:10.0.0.0/104")}, []string{
-			"HANDFAST_BEHIND_PROXY=true", "HANDFAST_PROXY_HEADER=Forwarded", "HANDFAST_TRUSTED_PROXIES=192.0.2.1/32,10.0.0.0/8", "HANDFAST_KEY=address",
+			"HANDFAST_BEHIND_PROXY=true", "HANDFAST_PROXY_HEADER=Forwarded", "HANDFAST_TRUSTED_PROXIES=192.0.2.1/32,10.0.0.0/8", "HANDFAST_TRUSTED_HOPS=0", "HANDFAST_KEY=address",
 		}},
 		{Rules{Header: "X-Real-IP", Key: byHeader("X-User"), Trusted: trust(t, "loopback")}, []string{
-			"HANDFAST_BEHIND_PROXY=true", "HANDFAST_PROXY_HEADER=X-Real-IP", "HANDFAST_TRUSTED_PROXIES=127.0.0.0/8,::1/128", "HANDFAST_KEY=header:X-User",
+			"HANDFAST_BEHIND_PROXY=true", "HANDFAST_PROXY_HEADER=X-Real-IP", "HANDFAST_TRUSTED_PROXIES=127.0.0.0/8,::1/128", "HANDFAST_TRUSTED_HOPS=0", "HANDFAST_KEY=header:X-User",
 		}},
 		{Rules{Header: DefaultHeader, Key: byHeader("address"), Trusted: trust(t, "::/0")}, []string{
-			"HANDFAST_BEHIND_PROXY=true", "HANDFAST_PROXY_HEADER=X-Forwarded-For", "HANDFAST_TRUSTED_PROXIES=::/0", "HANDFAST_KEY=header:address",
+			"HANDFAST_BEHIND_PROXY=true", "HANDFAST_PROXY_HEADER=X-Forwarded-For", "HANDFAST_TRUSTED_PROXIES=::/0", "HANDFAST_TRUSTED_HOPS=0", "HANDFAST_KEY=header:address",
 		}},
 	} {
 		environ := v.rules.Environ()
