@@ -111,10 +111,17 @@ func BuildAsTest(t *testing.T, pkg string) (program string) {
 func goBuild(t *testing.T, pkg, env string, flags ...string) (program string) {
 	t.Helper()
 	args := slices.Concat([]string{"build"}, flags, []string{pkg})
-	return filepath.Join(once(t, "go "+strings.Join(args, " "), func(dir string) error {
-		cmd := exec.Command("go", slices.Insert(args, 1, "-o", filepath.Join(dir, "program"))...)
-		cmd.Env = append(os.Environ(), env)
-		return output(cmd)
+	name := env + " go " + strings.Join(args, " ")
+	return filepath.Join(once(t, name, func(dir string) error {
+		return kept(func(folder string) error {
+			program := filepath.Join(folder, "program")
+			cmd := exec.Command("go", slices.Insert(args, 1, "-o", program)...) // links it only if it is not up to date
+			cmd.Env = append(os.Environ(), env)
+			if err := output(cmd); err != nil {
+				return err
+			}
+			return copyAll(program, dir)
+		}, name)
 	}), "program")
 }
 
@@ -126,7 +133,19 @@ func CompileJava(t *testing.T, source string) (classes string) {
 	t.Helper()
 	javac := Need(t, "javac", "default-jdk-headless")
 	return once(t, "javac "+source, func(dir string) error {
-		return output(exec.Command(javac, "-J-XX:TieredStopAtLevel=1", "-d", dir, source))
+		text, err := os.ReadFile(source)
+		if err != nil {
+			return err
+		}
+		return kept(func(folder string) error {
+			classes, err := filled(folder, func(folder string) error {
+				return output(exec.Command(javac, "-J-XX:TieredStopAtLevel=1", "-d", folder, source))
+			})
+			if err != nil {
+				return err
+			}
+			return copyAll(classes+"/.", dir)
+		}, "javac", string(text))
 	})
 }
 
@@ -137,21 +156,53 @@ func Install(t *testing.T, files ...string) (node, dir string) {
 	t.Helper()
 	node, npm := Need(t, "node", "nodejs"), Need(t, "npm", "npm")
 	return node, once(t, "npm ci for "+strings.Join(files, ", "), func(dir string) error {
-		for _, file := range append(files, "package.json", "package-lock.json") {
+		if err := copyFiles(dir, append(files, packageFiles...)...); err != nil {
+			return err
+		}
+		name := []string{"npm ci"}
+		for _, file := range packageFiles {
 			text, err := os.ReadFile(file)
 			if err != nil {
 				return err
 			}
-			if err := os.WriteFile(filepath.Join(dir, file), text, 0o644); err != nil {
+			name = append(name, string(text))
+		}
+		return kept(func(folder string) error {
+			installed, err := filled(folder, func(folder string) error { return npmCI(npm, folder) })
+			if err != nil {
 				return err
 			}
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), 3*timeout)
-		defer cancel()
-		ci := exec.CommandContext(ctx, npm, "ci", "--prefer-offline", "--ignore-scripts", "--no-audit", "--no-fund")
-		ci.Dir, ci.WaitDelay = dir, time.Second
-		return output(ci)
+			return os.Symlink(filepath.Join(installed, "node_modules"), filepath.Join(dir, "node_modules"))
+		}, name...)
 	})
+}
+
+// packageFiles are what npm ci reads.
+var packageFiles = []string{"package.json", "package-lock.json"}
+
+// npmCI installs what the lock file here names in another directory.
+func npmCI(npm, dir string) error {
+	if err := copyFiles(dir, packageFiles...); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 3*timeout)
+	defer cancel()
+	ci := exec.CommandContext(ctx, npm, "ci", "--prefer-offline", "--ignore-scripts", "--no-audit", "--no-fund")
+	ci.Dir, ci.WaitDelay = dir, time.Second
+	return output(ci)
+}
+
+func copyFiles(dir string, files ...string) error {
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, file), text, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // output runs a command, whose output is part of the error.
