@@ -61,7 +61,7 @@ func BenchmarkLine(b *testing.B) {
 		b.Run(fmt.Sprintf("slots=%d/batch=%d", of.slots, of.batch), func(b *testing.B) {
 			runtime.LockOSThread()
 			defer runtime.UnlockOSThread()
-			l := newLine(b, of.slots)
+			l := newLine(b, of.slots, byAddress)
 			var used time.Duration
 			n := 0
 			for b.Loop() {
@@ -89,7 +89,7 @@ type line struct {
 	message   fdpass.Message
 }
 
-func newLine(t testing.TB, slots int) *line {
+func newLine(t testing.TB, slots int, change func(*Config)) *line {
 	table := NewTable(slots)
 	l := &line{t: t}
 	for slot := range slots {
@@ -110,7 +110,9 @@ func newLine(t testing.TB, slots int) *line {
 		l.mailboxes = append(l.mailboxes, worker)
 		table.Fill(slot, m)
 	}
-	b, err := New(DefaultConfig(), table)
+	cfg := DefaultConfig()
+	change(&cfg)
+	b, err := New(cfg, table)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,6 +130,9 @@ func newLine(t testing.TB, slots int) *line {
 	return l
 }
 
+// byAddress leaves the configuration as it is: clients are known by their address.
+func byAddress(*Config) {}
+
 // pass takes what is in the backlog, up to a batch, and delivers it.
 func (l *line) pass() {
 	reexec.Lock.RLock()
@@ -136,7 +141,7 @@ func (l *line) pass() {
 	l.flush()
 }
 
-// connect opens n clients with an address each.
+// connect opens n clients with an address each, up to 256.
 func (l *line) connect(n int) {
 	for i := range n {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)

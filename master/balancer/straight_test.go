@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/hash"
 	"github.com/handfast/handfast/master/reexec"
@@ -54,13 +55,39 @@ func TestStraightLineAllocatesNothing(t *testing.T) {
 	reexec.Lock.RUnlock()
 
 	const runs = 50
-	l := newLine(t, 2)
+	l := newLine(t, 2, byAddress)
 	l.connect(runs + 1)
 	l.batch = make([]connection, 0, 1)
 	if n := testing.AllocsPerRun(runs, l.pass); n != 0 {
 		t.Errorf("accepting and delivering allocates %v times", n)
 	}
 	l.disconnect(runs + 1)
+}
+
+// TestStraightLineIsRaw: no system call from accepting to delivering is an ordinary one, also behind a proxy, where a
+// head is peeked, and with PROXY headers, which are read. An ordinary one would wake the runtime's monitor thread.
+func TestStraightLineIsRaw(t *testing.T) {
+	for name, v := range map[string]struct {
+		change func(*Config)
+		first  string // what each client sends
+	}{
+		"address":        {byAddress, ""},
+		"header":         {behindProxy, proxiedHead},
+		"PROXY protocol": {func(c *Config) { c.Clients.ProxyProtocol = true }, "PROXY TCP4 203.0.113.9 127.0.0.1 1 2\r\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			const n = 100 // more than a batch
+			l := newLine(t, 3, v.change)
+			l.connect(n)
+			for _, client := range l.clients {
+				unix.Write(client, []byte(v.first))
+			}
+			for _, call := range fdtest.OrdinaryCalls(t, func() { l.pass(); l.pass() }) {
+				t.Error(call)
+			}
+			l.disconnect(n)
+		})
+	}
 }
 
 // TestRouteKeepsOrder: each connection goes to its slot, those of a slot in the
