@@ -113,10 +113,11 @@ func serveTest(t *testing.T, table *Table, change func(*Config)) (b *Balancer, d
 	return b, dial, stop
 }
 
-// reads fails unless the connection carries want and then ends.
+// reads fails unless the connection carries want and then ends. It closes it, for which a refusal waits.
 func reads(t *testing.T, conn net.Conn, want string) {
 	t.Helper()
 	got, err := io.ReadAll(conn)
+	conn.Close()
 	if err != nil || !strings.HasPrefix(string(got), want) || want == "" && len(got) > 0 {
 		t.Errorf("client %v reads %q, %v, want %q", conn.LocalAddr(), got, err, want)
 	}

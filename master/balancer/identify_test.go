@@ -62,6 +62,7 @@ func TestIdentifyAllocatesNothing(t *testing.T) {
 	reexec.Lock.RLock()
 	b.refuser.refuse(known[0], 0, errEmpty)
 	reexec.Lock.RUnlock()
+	ours.Close()
 	b.Shutdown(t.Context())
 }
 

@@ -2,6 +2,7 @@ package balancer
 
 import (
 	"io"
+	"net"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -37,9 +38,10 @@ func TestLimit(t *testing.T) {
 			if !fdtest.Poll(func() bool { return b.Stats().Parked == 1 }) {
 				t.Fatalf("%+v", b.Stats())
 			}
-			refused := func(read io.Reader) {
+			refused := func(client net.Conn) {
 				t.Helper()
-				answer, _ := io.ReadAll(read)
+				answer, _ := io.ReadAll(client)
+				client.Close()
 				if !strings.HasPrefix(string(answer), "HTTP/1.1 503 ") || !strings.Contains(string(answer), "\r\nRetry-After: 1\r\n") {
 					t.Errorf("answer %q", answer)
 				}

@@ -16,6 +16,9 @@ import (
 
 var sessionA = clientip.NameSession([]byte("a"))
 
+// tlsHello is what no HTTP request begins with.
+const tlsHello = "\x16\x03\x01"
+
 func TestSessions(t *testing.T) {
 	var s Sessions
 	a, b := busyWorker("a"), busyWorker("b")
@@ -35,17 +38,19 @@ func TestSessions(t *testing.T) {
 }
 
 // TestSessionOwner: a request goes to the worker that keeps its session, from whatever
-// address, and in one piece or not; all others go by their address, also those that do not say anything.
+// address, and in one piece or not; all others go by their address.
 func TestSessionOwner(t *testing.T) {
 	table := NewTable(2)
 	table.Fill(0, busyWorker("zero"))
 	table.Fill(1, busyWorker("one"))
-	_, dial, _ := serveTest(t, table, func(c *Config) { c.Clients.HeaderTimeout = time.Second })
+	_, dial, _ := serveTest(t, table, func(c *Config) { c.Clients.HeaderTimeout = testPatience })
 	conn := dial(1)
 	reads(t, conn, "one") // before there is a session nobody looks
 	owner := busyWorker("owner")
 	table.Claim(sessionA, owner)
-	begins(t, dial(2), "zero") // the last one that is not looked at, perhaps
+	conn = dial(2) // the last one that is not looked at, perhaps
+	io.WriteString(conn, tlsHello)
+	begins(t, conn, "zero")
 	for _, cut := range []int{0, 1, 10} {
 		conn := dial(2)
 		const head = "GET /?sid=a HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -53,7 +58,7 @@ func TestSessionOwner(t *testing.T) {
 		io.WriteString(conn, head[cut:])
 		begins(t, conn, "owner")
 	}
-	for _, head := range []string{"GET / HTTP/1.1\r\n\r\n", "GET /?sid=b HTTP/1.1\r\n\r\n", "\x16\x03\x01", ""} {
+	for _, head := range []string{"GET / HTTP/1.1\r\n\r\n", "GET /?sid=b HTTP/1.1\r\n\r\n", tlsHello} {
 		conn := dial(3)
 		io.WriteString(conn, head)
 		begins(t, conn, "one")
@@ -94,12 +99,12 @@ func TestSessionOwnerGone(t *testing.T) {
 	begins(t, conn, "owner")
 }
 
-// TestSilentCrowd: clients that say nothing use up no more than the waitlist, and then go by
-// their addresses at once; nobody is refused for a session that it does not have.
+// TestSilentCrowd: clients that say nothing use up no more than the waitlist, and go by their addresses: at once if
+// there is no room, or else when the header timeout is over. Nobody is refused for a session that it does not have.
 func TestSilentCrowd(t *testing.T) {
 	table := NewTable(1)
 	table.Fill(0, busyWorker("slot"))
-	b, dial, _ := serveTest(t, table, func(c *Config) { c.MaxParked = 4; c.Clients.HeaderTimeout = time.Second })
+	b, dial, _ := serveTest(t, table, func(c *Config) { c.MaxParked = 4; c.Clients.HeaderTimeout = 100 * time.Millisecond })
 	table.Claim(sessionA, busyWorker("owner"))
 	for range 12 {
 		dial(1)
@@ -154,5 +159,6 @@ func TestReadmitUnderLock(t *testing.T) {
 		t.Error("Readmit waits for the worker")
 	}
 	w.Unlock()
+	ours.Close()
 	b.Shutdown(t.Context())
 }

@@ -22,15 +22,20 @@ func TestCounts(t *testing.T) {
 				slot, c.handedOff.Load(), c.refused.Load(), c.full.Load(), handedOff, refused, full)
 		}
 	}
+	comes := func(last byte) {
+		client := dial(last)
+		io.ReadAll(client)
+		client.Close()
+	}
 	for range 3 {
-		io.ReadAll(dial(2))
+		comes(2)
 	}
 	// The third is tried on the straight line, and once when it is parked.
 	counted(0, 2, 1, 2)
 	table.Fill(0, busyWorker("b"))
-	io.ReadAll(dial(4))
+	comes(4)
 	counted(0, 3, 1, 2)
-	io.ReadAll(dial(1))
+	comes(1)
 	counted(1, 0, 1, 0)
 	table.Resize(1)
 	table.Resize(2)

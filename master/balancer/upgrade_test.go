@@ -29,6 +29,7 @@ func TestNothingMoves(t *testing.T) {
 	head := "GET / HTTP/1.1\r\nX-Forwarded-For: 192.0.2.%d\r\n\r\n"
 	parked, half := dial(2), dial(1)
 	fmt.Fprintf(parked, head, 2)
+	fmt.Fprint(half, head[:1]) // else the kernel keeps it for a second (deferAccept)
 	if !fdtest.Poll(func() bool { return b.Stats().Parked == 2 }) {
 		t.Fatalf("%+v", b.Stats())
 	}
@@ -38,10 +39,11 @@ func TestNothingMoves(t *testing.T) {
 
 	reexec.Lock.Lock()
 	before := b.Stats()
-	fmt.Fprint(dial(3), "G") // else the kernel keeps it (deferAccept)
+	third := dial(3)
+	fmt.Fprint(third, head[:1])
 	table.Fill(0, busyWorker("first"))
 	table.Fill(1, busyWorker("second"))
-	fmt.Fprintf(half, head, 1)
+	fmt.Fprintf(half, head[1:], 1)
 	ours, far := fdtest.TCPPair(t)
 	defer ours.Close()
 	defer far.Close()
@@ -60,6 +62,7 @@ func TestNothingMoves(t *testing.T) {
 		t.Errorf("afterwards: %+v", b.Stats())
 	}
 	fdpass.CloseHandoffs(<-returned)
+	third.Close()
 }
 
 // mailboxOf returns a mailbox, and its worker's end.

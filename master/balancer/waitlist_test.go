@@ -96,6 +96,7 @@ func TestWaitlistIsEmptyAgain(t *testing.T) {
 		return waitKey{slot: NoSlot, stranger: random.IntN(2) == 0}
 	}
 	var all []*parked
+	perSlot, perClient := make(map[int]int), make(map[hash.Key]int)
 	for range 10_000 {
 		switch n := len(all); {
 		case n > 0 && random.IntN(3) == 0:
@@ -109,7 +110,9 @@ func TestWaitlistIsEmptyAgain(t *testing.T) {
 				all = append(all, p)
 			}
 		}
-		perSlot, perClient, strangers := make(map[int]int), make(map[hash.Key]int), 0
+		clear(perSlot)
+		clear(perClient)
+		strangers := 0
 		for _, p := range all {
 			perSlot[p.key.slot]++
 			if p.key.slot != NoSlot {
