@@ -186,6 +186,7 @@ func v6(hi, lo uint64) netip.Addr {
 
 // TestEven: every plan of addresses spreads evenly for every number of slots.
 func TestEven(t *testing.T) {
+	t.Parallel()
 	for name, addr := range sources {
 		testEven(t, name, addr, Config.Key)
 	}
@@ -193,6 +194,7 @@ func TestEven(t *testing.T) {
 
 // TestTextEven: so does every kind of text.
 func TestTextEven(t *testing.T) {
+	t.Parallel()
 	for name, text := range texts {
 		testEven(t, name, text, Config.Text)
 	}
@@ -202,7 +204,7 @@ func TestTextEven(t *testing.T) {
 // sqrt(2(slots-1)) when the spread is as good as chance.
 func testEven[T any](t *testing.T, name string, source func(uint32, *rand.Rand) T, key func(Config, T) Key) {
 	r := rand.New(rand.NewPCG(1, 2))
-	clients := make([]T, 100_000)
+	clients := make([]T, 50_000)
 	for i := range clients {
 		clients[i] = source(uint32(i), r)
 	}
@@ -213,7 +215,7 @@ func testEven[T any](t *testing.T, name string, source func(uint32, *rand.Rand) 
 		for i, client := range clients {
 			keys[i] = key(c, client)
 		}
-		for _, slots := range []int{2, 3, 4, 8, 16, 64, 128} {
+		for _, slots := range []int{2, 3, 4, 7, 16, 128} {
 			counts := make([]int, slots)
 			for _, key := range keys {
 				counts[key.Slot(slots)]++
