@@ -71,6 +71,9 @@ func Check(t testing.TB, err error) {
 
 // Stacks returns what all goroutines do.
 func Stacks() string {
-	all := make([]byte, 1<<20)
-	return string(all[:runtime.Stack(all, true)])
+	for all := make([]byte, 32<<10); ; all = make([]byte, 2*len(all)) {
+		if n := runtime.Stack(all, true); n < len(all) {
+			return string(all[:n])
+		}
+	}
 }

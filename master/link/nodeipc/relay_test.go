@@ -169,7 +169,7 @@ func TestRelayStopped(t *testing.T) {
 	var log fdtest.Log
 	begin := time.Now()
 	_, ls, ws := team(t, 3, hclog.New(&hclog.LoggerOptions{Output: &log}))
-	const size = 256 << 10
+	const size = 16 << 10
 	const count = maxRelayed/size + 100
 	filler := strings.Repeat("x", size)
 	message := func(i int) string {
