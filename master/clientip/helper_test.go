@@ -41,13 +41,13 @@ func trust(t testing.TB, list string) forwarded.Trust {
 	return trusted
 }
 
-// finder returns a Finder that peeks for as long as a test may take, and whose keys are
+// finder returns a Finder that peeks for longer than a test may take, and whose keys are
 // not the default ones. change may be nil.
 func finder(t testing.TB, rules forwarded.Rules, change func(*Config)) *Finder {
 	t.Helper()
 	cfg := DefaultConfig()
 	cfg.Hash = hash.Config{Seed: 7, IPv4Prefix: 32, IPv6Prefix: 56}
-	cfg.Rules, cfg.HeaderTimeout = rules, bound
+	cfg.Rules, cfg.HeaderTimeout = rules, 30*bound
 	if change != nil {
 		change(&cfg)
 	}
