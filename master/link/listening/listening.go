@@ -1,6 +1,7 @@
 package listening
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -119,17 +121,35 @@ func Holding(roots []int, sockets []uint64) (held []uint64, err error) {
 
 // Socket returns the inode of a descriptor of a process or thread, 0 if it is none of a
 // socket or cannot be seen.
+//
+// It allocates nothing, and the call is raw: where accept is answered it is asked for each connection. No file system is
+// asked (man 5 proc).
 func Socket(pid, fd int) uint64 {
-	name, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", pid, fd))
-	if err != nil {
+	var path, name [64]byte
+	at := append(strconv.AppendInt(append(path[:0], "/proc/"...), int64(pid), 10), "/fd/"...)
+	at = append(strconv.AppendInt(at, int64(fd), 10), 0)
+	here := unix.AT_FDCWD
+	n, _, errno := unix.RawSyscall6(unix.SYS_READLINKAT, uintptr(here), uintptr(unsafe.Pointer(&at[0])),
+		uintptr(unsafe.Pointer(&name[0])), uintptr(len(name)), 0, 0)
+	if errno != 0 {
 		return 0
 	}
-	inode, ok := strings.CutPrefix(name, "socket:[")
-	n, err := strconv.ParseUint(strings.TrimSuffix(inode, "]"), 10, 64)
-	if !ok || err != nil {
+	return parseSocket(name[:n])
+}
+
+// parseSocket finds the inode in what /proc/PID/fd shows of a socket, socket:[4711].
+func parseSocket(name []byte) (inode uint64) {
+	number, ok := bytes.CutPrefix(name, []byte("socket:["))
+	if !ok || len(number) < 2 || number[len(number)-1] != ']' {
 		return 0
 	}
-	return n
+	for _, digit := range number[:len(number)-1] {
+		if digit < '0' || digit > '9' {
+			return 0
+		}
+		inode = 10*inode + uint64(digit-'0')
+	}
+	return inode
 }
 
 // Process returns the process of a thread, or 0 if that has ended.

@@ -127,9 +127,9 @@ func (n *Notifications) Next(got *Notification) error {
 // receive takes a notification, without waiting. EWOULDBLOCK says that there is none.
 func receive(fd uintptr, got *Notification) unix.Errno {
 	// Asked first: on some kernels the ioctl waits, whatever O_NONBLOCK says.
-	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	unix.Poll(poll, 0)
-	switch revents := poll[0].Revents; {
+	poll, none := unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}, unix.Timespec{}
+	unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&poll)), 1, uintptr(unsafe.Pointer(&none)), 0, 0, 0)
+	switch revents := poll.Revents; {
 	case revents&unix.POLLIN != 0:
 	case revents&unix.POLLHUP != 0: // since Linux 5.9
 		return unix.ENOTCONN
@@ -169,7 +169,7 @@ func (n *Notifications) Return(id uint64, value int) unix.Errno {
 // signal could interrupt the call in between, and the caller would never hear of it.
 func (n *Notifications) AddFD(id uint64, source int, closeOnExec bool) (number int, errno unix.Errno) {
 	a := addition{id: id, source: uint32(source), opened: opened(closeOnExec)}
-	if n.raw.Control(func(fd uintptr) { number, errno = call(fd, ioctlAddFD, unsafe.Pointer(&a)) }) != nil {
+	if n.raw.Control(func(fd uintptr) { number, errno = add(fd, &a) }) != nil {
 		return 0, unix.EBADF // closed
 	}
 	return number, errno
@@ -178,10 +178,13 @@ func (n *Notifications) AddFD(id uint64, source int, closeOnExec bool) (number i
 // replace puts a duplicate of source in the place of a descriptor of the caller. The call goes
 // on waiting: answered in the same step, it could return something else (seen on Linux 6.18, when
 // a signal comes in between).
-func (n *Notifications) replace(id uint64, source, number int, closeOnExec bool) unix.Errno {
+func (n *Notifications) replace(id uint64, source, number int, closeOnExec bool) (errno unix.Errno) {
 	const set = unix.SECCOMP_ADDFD_FLAG_SETFD
 	a := addition{id: id, flags: set, source: uint32(source), number: uint32(number), opened: opened(closeOnExec)}
-	return n.control(ioctlAddFD, unsafe.Pointer(&a))
+	if n.raw.Control(func(fd uintptr) { _, errno = add(fd, &a) }) != nil {
+		return unix.EBADF // closed
+	}
+	return errno
 }
 
 func opened(closeOnExec bool) uint32 {
@@ -198,15 +201,21 @@ func (n *Notifications) control(request uint, arg unsafe.Pointer) (errno unix.Er
 	return errno
 }
 
+// ioctl is a request that does not wait. It is raw: an ordinary call wakes the runtime's monitor thread.
 func ioctl(fd uintptr, request uint, arg unsafe.Pointer) unix.Errno {
-	_, errno := call(fd, request, arg)
-	return errno
+	for {
+		_, _, errno := unix.RawSyscall(unix.SYS_IOCTL, fd, uintptr(request), uintptr(arg))
+		if errno != unix.EINTR || request == unix.SECCOMP_IOCTL_NOTIF_RECV {
+			return errno
+		}
+	}
 }
 
-func call(fd uintptr, request uint, arg unsafe.Pointer) (value int, errno unix.Errno) {
+// add waits for the caller's thread to run.
+func add(fd uintptr, a *addition) (number int, errno unix.Errno) {
 	for {
-		r, _, errno := unix.Syscall(unix.SYS_IOCTL, fd, uintptr(request), uintptr(arg))
-		if errno != unix.EINTR || request == unix.SECCOMP_IOCTL_NOTIF_RECV {
+		r, _, errno := unix.Syscall(unix.SYS_IOCTL, fd, ioctlAddFD, uintptr(unsafe.Pointer(a)))
+		if errno != unix.EINTR {
 			return int(r), errno
 		}
 	}
