@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -27,11 +28,11 @@ type acceptCall struct {
 
 // handleAccept answers a call of accept: with a connection if one is queued; else at once if the socket
 // is non-blocking, and otherwise when there is one.
+//
+// That the call still waits is not asked for each: an answer to one that does not is refused.
 func (l *Link) handleAccept(n *seccomp.Notification, caller seccomp.Caller, flags int) {
 	call := acceptCall{Caller: caller, id: n.ID, decoy: l.decoyOf(caller), name: n.Args[1], nameSize: n.Args[2], flags: flags}
 	switch {
-	case !l.Notifs.StillValid(n.ID):
-		return // it was not this process that we have looked into
 	case call.decoy == nil:
 		l.Notifs.Continue(n.ID)
 		return
@@ -48,23 +49,30 @@ func (l *Link) handleAccept(n *seccomp.Notification, caller seccomp.Caller, flag
 		l.answer(&call, conn)
 		return
 	}
-	woken := call.decoy.clear()
-	errno := unix.Errno(0)
-	switch {
-	case !call.decoy.blocks():
-		errno = unix.EAGAIN
-	case woken: // the caller does not expect to wait (man 2 accept, ECONNABORTED)
-		errno = unix.ECONNABORTED
-	case len(l.waiting) >= maxWaiting:
-		errno = unix.ENOBUFS
-	default:
-		l.AddRoot(caller.TID)
-		l.waiting = append(l.waiting, call)
-	}
+	errno := l.wait(&call)
 	l.mu.Unlock()
 	if errno != 0 {
 		l.Notifs.Answer(n.ID, errno)
 	}
+}
+
+// wait has a call for which there is no connection wait, or tells what to answer. mu is held.
+func (l *Link) wait(call *acceptCall) unix.Errno {
+	woken := call.decoy.clear()
+	switch {
+	case !call.decoy.blocks():
+		return unix.EAGAIN
+	case woken: // the caller does not expect to wait (man 2 accept, ECONNABORTED)
+		return unix.ECONNABORTED
+	case len(l.waiting) >= maxWaiting:
+		return unix.ENOBUFS
+	case !l.Notifs.StillValid(call.id):
+		return unix.ESRCH // it was not this process that we have looked into
+	}
+	l.AddRoot(call.TID)
+	l.waiting = append(l.waiting, *call)
+	l.keepHouse()
+	return 0
 }
 
 // answerWaiting answers calls that wait, as long as there are connections.
@@ -84,11 +92,7 @@ func (l *Link) answerWaiting() {
 	}
 }
 
-// pop takes the oldest connection, and its wake-up. mu is held.
-//
-// The wake-up goes before the call is answered, as a connection leaves the backlog before accept
-// returns. Else a server could see the wake-up once more, and wait in accept for a connection that
-// never comes; it would not notice that it is to finish.
+// pop takes the oldest connection, for a call at a decoy. mu is held.
 func (l *Link) pop(at *decoy) fdpass.Handoff {
 	conn := l.queue[0]
 	l.queue = append(l.queue[:0], l.queue[1:]...)
@@ -104,6 +108,7 @@ func (l *Link) answer(call *acceptCall, conn fdpass.Handoff) {
 	if errno != 0 {
 		l.queue = append([]fdpass.Handoff{conn}, l.queue...)
 		l.wakeup()
+		l.keepHouse()
 	}
 	stopped := l.stopped
 	l.mu.Unlock()
@@ -131,17 +136,27 @@ func (l *Link) tryAnswer(call *acceptCall, conn fdpass.Handoff) unix.Errno {
 		}
 	}
 	// O_NONBLOCK belongs to the connection, not to the descriptor.
-	if call.flags&unix.SOCK_NONBLOCK == 0 {
-		unix.SetNonblock(conn.FD, false)
+	blocking := call.flags&unix.SOCK_NONBLOCK == 0
+	if blocking {
+		setNonblock(conn.FD, false)
 	}
 	number, errno := l.Notifs.AddFD(call.id, conn.FD, call.flags&unix.SOCK_CLOEXEC != 0)
 	if errno == 0 {
 		errno = l.Notifs.Return(call.id, number)
 	}
-	if errno != 0 {
-		unix.SetNonblock(conn.FD, true)
+	if errno != 0 && blocking {
+		setNonblock(conn.FD, true)
 	}
 	return errno
+}
+
+// setNonblock is unix.SetNonblock for a connection, which has no other flags that can be set.
+func setNonblock(fd int, nonblocking bool) {
+	flags := 0
+	if nonblocking {
+		flags = unix.O_NONBLOCK
+	}
+	unix.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_SETFL, uintptr(flags))
 }
 
 // writeName writes a peer's address to where the caller wants it, cut to the room that there is,
@@ -151,11 +166,13 @@ func (l *Link) tryAnswer(call *acceptCall, conn fdpass.Handoff) unix.Errno {
 // opened first, and what is open stays the memory of that process: if the call still waits then, it is
 // the caller's (man 2 seccomp_unotify).
 func (call *acceptCall) writeName(name []byte, size int, stillValid func() bool) unix.Errno {
-	memory, err := unix.Open(fmt.Sprintf("/proc/%d/mem", call.TID), unix.O_RDWR|unix.O_CLOEXEC, 0)
+	var path [32]byte
+	at := append(strconv.AppendInt(append(path[:0], "/proc/"...), int64(call.TID), 10), "/mem"...)
+	memory, err := unix.Open(string(at), unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return memoryErrno(err)
 	}
-	defer unix.Close(memory)
+	defer unix.RawSyscall(unix.SYS_CLOSE, uintptr(memory), 0, 0)
 	if !stillValid() {
 		return unix.ESRCH
 	}
@@ -193,28 +210,43 @@ func memoryErrno(err error) unix.Errno {
 // families and the worker's for IPv4, the connection is made one of IPv4: the answer would confuse
 // many a program.
 func peerName(conn fdpass.Handoff, family uint16) (name [unix.SizeofSockaddrInet6]byte, size int, hidden bool) {
-	peer, err := sock.Peer(conn.FD)
-	if err != nil || !peer.IsValid() { // reset meanwhile
+	var sa unix.RawSockaddrInet6 // large enough for both families
+	room := uint32(unsafe.Sizeof(sa))
+	_, _, errno := unix.RawSyscall(unix.SYS_GETPEERNAME, uintptr(conn.FD), uintptr(unsafe.Pointer(&sa)), uintptr(unsafe.Pointer(&room)))
+	if errno == 0 && sa.Family == family {
+		return *(*[unix.SizeofSockaddrInet6]byte)(unsafe.Pointer(&sa)), sizeOf(family), false
+	}
+	peer := sock.RawAddrPort(&sa)
+	if errno != 0 || !peer.IsValid() { // reset meanwhile
 		peer = netip.AddrPortFrom(conn.Client.Addr().Unmap(), conn.Client.Port())
 	}
 	addr := peer.Addr()
 	if family == unix.AF_INET && addr.Is4() {
-		unix.SetsockoptInt(conn.FD, unix.IPPROTO_IPV6, ipv6AddrForm, unix.AF_INET) // fails if it is one of IPv4 already
+		unix.SetsockoptInt(conn.FD, unix.IPPROTO_IPV6, ipv6AddrForm, unix.AF_INET)
 	}
 	binary.NativeEndian.PutUint16(name[:], family)
 	binary.BigEndian.PutUint16(name[2:], peer.Port())
-	if family == unix.AF_INET6 {
+	switch {
+	case family == unix.AF_INET6:
 		ip := addr.As16()
 		copy(name[8:], ip[:])
 		zone, _ := strconv.ParseUint(addr.Zone(), 10, 32)
 		binary.NativeEndian.PutUint32(name[24:], uint32(zone))
-		return name, unix.SizeofSockaddrInet6, false
-	}
-	if addr.Is4() {
+	case addr.Is4():
 		ip := addr.As4()
 		copy(name[4:], ip[:])
+	default:
+		hidden = true
 	}
-	return name, unix.SizeofSockaddrInet4, !addr.Is4()
+	return name, sizeOf(family), hidden
+}
+
+// sizeOf is that of a family's socket addresses.
+func sizeOf(family uint16) int {
+	if family == unix.AF_INET6 {
+		return unix.SizeofSockaddrInet6
+	}
+	return unix.SizeofSockaddrInet4
 }
 
 // ipv6AddrForm is IPV6_ADDRFORM (linux/in6.h): it turns a connection of a mapped IPv4 address into

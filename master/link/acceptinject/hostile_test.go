@@ -3,6 +3,7 @@ package acceptinject
 import (
 	"os"
 	"testing"
+	"testing/synctest"
 	"time"
 	"unsafe"
 
@@ -58,6 +59,39 @@ func TestDecoyIsEmptied(t *testing.T) {
 	}
 }
 
+// TestWatch: what takes long is nudged until it ends, and not after that; what is short never is.
+func TestWatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nudges := 0
+		w := watch{nudge: func() { nudges++ }}
+		took := func(d time.Duration, least, most int) {
+			w.begin()
+			time.Sleep(d)
+			w.end()
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if nudges < least || nudges > most {
+				t.Errorf("%d nudges in %v, want %d to %d", nudges, d, least, most)
+			}
+			nudges = 0
+		}
+		short := func() {
+			for range 10 {
+				took(nudgeInterval/2, 0, 0)
+			}
+		}
+		short()
+		took(4*nudgeInterval, 2, 4)
+		short()
+		time.Sleep(4 * nudgeInterval)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if nudges != 0 || w.timer != nil {
+			t.Errorf("%d nudges after the end", nudges)
+		}
+	})
+}
+
 // TestDecoyNudgeAndWakeup: both may happen at the same time. The race detector says whether they may.
 func TestDecoyNudgeAndWakeup(t *testing.T) {
 	d, err := openDecoy(unix.AF_INET)
@@ -73,7 +107,7 @@ func TestDecoyNudgeAndWakeup(t *testing.T) {
 		}
 	}()
 	for range 10 {
-		d.wakeup(1 << 20)
+		d.wakeAnew()
 	}
 	<-came
 	d.clear()

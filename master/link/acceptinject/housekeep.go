@@ -28,63 +28,45 @@ const (
 // handler, unless that was installed without SA_RESTART. A program sees it if there is no signal.
 const erestartsys = unix.Errno(512)
 
-// housekeep does what is to be done before the next notification is waited for.
+// keepHouse has housekeep look what there is to do.
+func (l *Link) keepHouse() {
+	select {
+	case l.todo <- struct{}{}:
+	default: // it has not looked yet
+	}
+}
+
+// housekeep answers calls that wait when connections come for them, and ticks as long as there is something to
+// watch. It runs until Close.
 func (l *Link) housekeep() {
+	var next <-chan time.Time
 	for {
+		select {
+		case <-l.Closed():
+			return
+		case <-l.todo:
+		case <-next:
+			next = nil
+			l.runTick()
+		}
 		l.answerWaiting()
 		l.mu.Lock()
-		if l.due() {
-			l.mu.Unlock()
-			l.runTick()
-			continue
+		l.ticking = l.accepted || len(l.queue) > 0 || len(l.waiting) > 0
+		if l.ticking && next == nil {
+			next = time.After(tick)
 		}
-		if len(l.queue) == 0 || len(l.waiting) == 0 {
-			break
-		}
-		l.mu.Unlock() // a connection has just come
-	}
-	l.nextTick = l.tickTime()
-	l.Notifs.SetDeadline(l.nextTick)
-	l.mu.Unlock()
-}
-
-// due tells whether it is time for a tick. mu is held.
-func (l *Link) due() bool { return !l.nextTick.IsZero() && !time.Now().Before(l.nextTick) }
-
-// tickTime is the time of the next tick, zero if none is needed. mu is held.
-func (l *Link) tickTime() time.Time {
-	switch {
-	case len(l.queue) == 0 && len(l.waiting) == 0:
-		return time.Time{}
-	case l.nextTick.IsZero():
-		return time.Now().Add(tick)
-	default:
-		return l.nextTick
-	}
-}
-
-// scheduleTick sees to it that there is a tick if one is needed. mu is held.
-func (l *Link) scheduleTick() {
-	if l.nextTick.IsZero() && len(l.waiting) == 0 {
-		l.nextTick = l.tickTime()
-		l.Notifs.SetDeadline(l.nextTick)
+		l.mu.Unlock()
 	}
 }
 
 func (l *Link) runTick() {
 	l.mu.Lock()
-	l.nextTick = time.Time{}
 	l.wakeup()
 	if len(l.queue) == 0 || l.accepted {
 		l.idleTicks = 0
 	} else {
 		l.idleTicks++
-		// Nobody accepts where we have put a wake-up: perhaps nobody is there.
-		for _, d := range l.decoys {
-			if len(d.wakeups) == 0 {
-				d.wakeup(l.ceiling)
-			}
-		}
+		l.wakeAll()
 	}
 	l.accepted = false
 	look := l.idleTicks > 0 && l.idleTicks%closedTicks == 0
@@ -93,6 +75,17 @@ func (l *Link) runTick() {
 		l.removeClosed()
 	}
 	l.interruptSignalled()
+}
+
+// wakeAll is for connections that nobody accepts: perhaps nobody is where we have put a wake-up, or somebody else has
+// taken it, or the one thread that it has woken (EPOLLEXCLUSIVE) is busy with what it accepted then. It does so ever
+// more rarely. mu is held.
+func (l *Link) wakeAll() {
+	if l.idleTicks&(l.idleTicks-1) == 0 {
+		for _, d := range l.decoys {
+			d.wakeAnew()
+		}
+	}
 }
 
 // removeClosed forgets decoys that no process has open any more: nobody would accept from them.

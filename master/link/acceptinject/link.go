@@ -12,7 +12,6 @@ import (
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/fdpass/sock"
-	"github.com/handfast/handfast/master/fdlimit"
 	"github.com/handfast/handfast/master/link/foreign"
 	"github.com/handfast/handfast/master/link/launch"
 	"github.com/handfast/handfast/master/link/listening"
@@ -22,8 +21,7 @@ import (
 )
 
 const (
-	// maxQueue is how many connections wait for a worker to accept; then it is full. Each
-	// costs another descriptor for its wake-up.
+	// maxQueue is how many connections wait for a worker to accept; then it is full.
 	maxQueue = 128
 	// maxWaiting is how many threads of a worker may wait in accept.
 	maxWaiting = 4096
@@ -44,13 +42,13 @@ type Config struct {
 }
 
 // Link is the master's side of one worker that is handed connections in answer to its calls
-// of accept. It implements supervisor.Link and balancer.Worker. Two goroutines run for it: one
-// answers the filter, and one looks whether the worker is ready. Close ends both.
+// of accept. It implements supervisor.Link and balancer.Worker. Three goroutines run for it: one
+// answers the filter, one keeps house, and one looks whether the worker is ready. Close ends all.
 type Link struct {
 	*foreign.Link
 	addresses []foreign.Address
 	readmit   func([]fdpass.Handoff)
-	ceiling   int // of descriptors that are not needed
+	todo      chan struct{} // see keepHouse; holds one
 
 	mu        sync.Mutex
 	decoys    []*decoy
@@ -60,14 +58,14 @@ type Link struct {
 	stopped   bool             // no more is taken
 	accepted  bool             // a call has come, or was answered, since the last tick
 	idleTicks int              // ticks since then with connections queued
-	nextTick  time.Time        // zero: none is needed
+	ticking   bool             // there will be a tick
 }
 
 // Open makes a link for a worker that is not yet started.
 func Open(cfg Config) (*Link, error) { return open(cfg, launch.AcceptInject) }
 
 func open(cfg Config, mode launch.Mode) (*Link, error) {
-	l := &Link{readmit: cfg.Readmit, ceiling: fdlimit.Ceiling()}
+	l := &Link{readmit: cfg.Readmit, todo: make(chan struct{}, 1)}
 	for _, at := range cfg.Addresses {
 		l.addresses = append(l.addresses, foreign.Address{AddrPort: netip.AddrPortFrom(at.Addr().Unmap(), at.Port())})
 	}
@@ -95,11 +93,10 @@ func (l *Link) Deliver(conns []fdpass.Handoff) (n int, err error) {
 		return 0, err
 	}
 	l.queue = append(l.queue, conns[:n]...)
-	if len(l.waiting) > 0 {
-		l.Notifs.SetDeadline(time.Unix(1, 0)) // run answers them
-	}
 	l.wakeup()
-	l.scheduleTick()
+	if len(l.waiting) > 0 || !l.ticking {
+		l.keepHouse()
+	}
 	return n, err
 }
 
@@ -163,16 +160,15 @@ func (l *Link) returnQueue() {
 	}
 }
 
-// run answers the filter, and calls of accept that wait, until no process has the filter any
-// more, or Close.
+// run answers the filter until no process has it any more, or Close.
 func (l *Link) run() {
 	if err := l.Hello(l.await); err != nil {
 		l.leave(err)
 		return
 	}
+	l.Go(l.housekeep)
 	var n seccomp.Notification
 	for {
-		l.housekeep()
 		err := l.Notifs.Next(&n)
 		switch {
 		case err == nil:

@@ -121,7 +121,7 @@ func (a *injecting) listens(what string) {
 func (a *injecting) waitingWakeups() int {
 	a.Link.mu.Lock()
 	defer a.Link.mu.Unlock()
-	return a.Link.wakeups()
+	return a.Link.woken()
 }
 
 func reads(t *testing.T, c net.Conn, want string) {
@@ -159,9 +159,9 @@ func TestInjectPolled(t *testing.T) {
 			a.Does("at[0], c.getpeername() == at, os.get_blocking(c.fileno()), c.get_inheritable()", fmt.Sprintf("('%s', True, True, False)", from))
 			a.Does("c.send(b'hello')", "5")
 			reads(t, client, "hello")
+			a.Does("s.accept()", "Resource temporarily unavailable")
 			fdtest.Eventually(t, "end of wake-ups", func() bool { return a.waitingWakeups() == 0 })
 			a.Does("wait(0)", "[]")
-			a.Does("s.accept()", "Resource temporarily unavailable")
 			a.Does("c.close()", "None")
 			if _, err := client.Read(make([]byte, 1)); err != io.EOF {
 				t.Errorf("after close: %v", err)
@@ -174,17 +174,38 @@ func TestInjectPolled(t *testing.T) {
 func TestInjectSeveral(t *testing.T) {
 	a := inject(t, "127.0.0.1")
 	a.listens("s = socket(); s.setblocking(False); s.bind(('127.0.0.1', port))")
-	a.Does("e = select.epoll(); e.register(s, select.EPOLLIN)", "None")
+	a.Does("ep = select.epoll(); ep.register(s, select.EPOLLIN)", "None")
 	var clients []*net.TCPConn
 	for i := range 10 {
 		clients = append(clients, a.give(fmt.Sprint("127.0.0.", 1+i)))
 	}
 	for i := range 10 {
-		a.Does("len(e.poll(60))", "1")
+		a.Does("len(ep.poll(60))", "1")
 		a.Does("(c, at) = s.accept(); c.send(at[0].encode()); c.close()", "None")
 		reads(t, clients[i], fmt.Sprint("127.0.0.", 1+i))
 	}
-	a.Does("len(e.poll(0))", "0")
+	a.Does("s.accept()", "Resource temporarily unavailable")
+	a.Does("len(ep.poll(0))", "0")
+}
+
+// TestInjectBusy: a thread that has accepted and not returned to its poller holds up nobody: another one, which was not woken
+// (EPOLLEXCLUSIVE), is soon.
+func TestInjectBusy(t *testing.T) {
+	a := inject(t, "127.0.0.1")
+	a.listens("s = socket(); s.setblocking(False); s.bind(('127.0.0.1', port))")
+	a.Does("s.accept()", "Resource temporarily unavailable")
+	a.Does("polls = [select.epoll(), select.epoll()]; [e.register(s, select.EPOLLIN | select.EPOLLEXCLUSIVE) for e in polls]", "None")
+	a.Does("busy = threading.Event(); done = threading.Event()", "None")
+	serve := []string{
+		"def serve(e):", " while not done.is_set():", "  e.poll()", "  try: c, at = s.accept()", "  except BlockingIOError: continue",
+		"  c.send(b'ok'); c.close()", "  busy.set() if not busy.is_set() else done.set()", "  done.wait()",
+	}
+	a.Does(fmt.Sprintf("exec(%q, globals())", strings.Join(serve, "\n")), "None")
+	a.Does("threads = [threading.Thread(target=serve, args=(e,)) for e in polls]; [t.start() for t in threads]", "None")
+	reads(t, a.give("127.0.0.1"), "ok")
+	a.Does("busy.wait()", "True")
+	reads(t, a.give("127.0.0.1"), "ok")
+	a.Does("done.wait() and [t.join() for t in threads]", "[None, None]")
 }
 
 // TestInjectBlocking: threads that wait in accept get one each; no wake-up is needed.

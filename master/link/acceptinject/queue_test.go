@@ -7,7 +7,6 @@ import (
 	"os"
 	"slices"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -57,7 +56,7 @@ func handoffs(n int) (all []fdpass.Handoff) {
 	return all
 }
 
-// TestDeliver: up to a limit, with a wake-up for each connection, shared among the decoys; none before there is a
+// TestDeliver: up to a limit, with a wake-up at a decoy for each connection, at each decoy one; none is taken before there is a
 // decoy, and none after the end, when all come back in their order.
 func TestDeliver(t *testing.T) {
 	l, _ := bare(t, 0)
@@ -66,17 +65,19 @@ func TestDeliver(t *testing.T) {
 	}
 	l, returned := bare(t, 2)
 	all := handoffs(maxQueue + 2)
-	if n, err := l.Deliver(all[:10]); n != 10 || err != nil || !l.Served() {
-		t.Errorf("%d, %v", n, err)
+	for i, want := range []int{1, 2, 2} {
+		if n, err := l.Deliver(all[i : i+1]); n != 1 || err != nil || !l.Served() {
+			t.Errorf("%d, %v", n, err)
+		}
+		if n := l.woken(); n != want {
+			t.Errorf("%d wake-ups, want %d", n, want)
+		}
 	}
-	if a, b := len(l.decoys[0].wakeups), len(l.decoys[1].wakeups); a != 5 || b != 5 {
-		t.Errorf("%d and %d wake-ups", a, b)
+	if n, err := l.Deliver(all[3:10]); n != 7 || err != nil {
+		t.Errorf("%d, %v", n, err)
 	}
 	if n, err := l.Deliver(all[10:]); n != maxQueue-10 || err != fdpass.ErrFull {
 		t.Errorf("%d, %v", n, err)
-	}
-	if n := l.wakeups(); n != maxQueue {
-		t.Errorf("%d wake-ups", n)
 	}
 	if n, err := l.Deliver(all); n != 0 || err != fdpass.ErrFull {
 		t.Errorf("when it is full: %d, %v", n, err)
@@ -90,81 +91,117 @@ func TestDeliver(t *testing.T) {
 	}
 }
 
-// TestWakeups: they follow the queue down, first where a connection was accepted, and go on to another decoy when one
-// is closed. Calls that wait need none.
+// backlog waits until so many wake-ups have arrived at a decoy.
+func backlog(t *testing.T, d *decoy, n int) {
+	t.Helper()
+	fdtest.Eventually(t, "wake-ups", func() bool {
+		info, err := unix.GetsockoptTCPInfo(d.fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		return err == nil && int(info.Unacked) == n // the backlog's length (tcpi_unacked)
+	})
+}
+
+// TestWakeups: where accept waits they follow the queue down, first where a connection was accepted. They go on to another
+// decoy when one is closed. Calls that wait need none.
 func TestWakeups(t *testing.T) {
 	l, _ := bare(t, 2)
-	l.Deliver(handoffs(6))
+	l.Deliver(handoffs(4))
 	first, second := l.decoys[0], l.decoys[1]
-	arrived := func(d *decoy, n int) { // what is under way cannot be taken back
-		fdtest.Eventually(t, "wake-ups", func() bool {
-			info, err := unix.GetsockoptTCPInfo(d.fd, unix.IPPROTO_TCP, unix.TCP_INFO)
-			return err == nil && int(info.Unacked) == n // the backlog's length (tcpi_unacked)
-		})
-	}
-	arrived(first, 3)
-	arrived(second, 3)
-	for i, want := range [][2]int{{2, 3}, {1, 3}, {0, 3}, {0, 2}} {
+	backlog(t, first, 1)
+	backlog(t, second, 1)
+	for i, want := range [][2]bool{{true, true}, {true, true}, {false, true}, {false, false}} {
 		if conn := l.pop(first); int(conn.Client.Port()) != i {
 			t.Errorf("connection %d came at %d", conn.Client.Port(), i)
 		}
-		if got := [2]int{len(first.wakeups), len(second.wakeups)}; got != want {
+		if got := [2]bool{first.woken, second.woken}; got != want {
 			t.Errorf("after %d: %v, want %v", i, got, want)
 		}
 	}
-	if last := l.remove(second); last || len(first.wakeups) != 2 {
-		t.Errorf("last %v, %d wake-ups", last, len(first.wakeups))
+	backlog(t, first, 0)
+	backlog(t, second, 0)
+	l.lastWoken = 0
+	l.Deliver(handoffs(1))
+	if last := l.remove(second); last || !first.woken {
+		t.Errorf("last %v, woken %v", last, first.woken)
 	}
+	l.pop(first)
 	l.waiting = make([]acceptCall, 2)
-	l.Deliver(handoffs(2))
-	if n := l.wakeups(); n != 2 {
-		t.Errorf("%d wake-ups for 4 connections and 2 calls", n)
+	for i, want := range []int{0, 0, 1} {
+		l.Deliver(handoffs(1))
+		if n := l.woken(); n != want {
+			t.Errorf("%d wake-ups for %d connections and 2 calls", n, i+1)
+		}
 	}
 	l.waiting = nil
-	if last := l.remove(first); !last || l.wakeups() != 0 {
-		t.Errorf("last %v, %d wake-ups", last, l.wakeups())
+	if last := l.remove(first); !last || l.woken() != 0 {
+		t.Errorf("last %v, %d wake-ups", last, l.woken())
 	}
 }
 
-// TestWakeupCeiling: near the limit of descriptors there is one wake-up, which is needed, and no other.
-func TestWakeupCeiling(t *testing.T) {
+// TestWakeupsStay: where accept does not wait they stay until a call finds nothing.
+func TestWakeupsStay(t *testing.T) {
 	l, _ := bare(t, 1)
-	l.ceiling = 0
-	l.Deliver(handoffs(5))
-	if n := l.wakeups(); n != 1 {
-		t.Errorf("%d wake-ups", n)
+	d := l.decoys[0]
+	unix.SetNonblock(d.fd, true)
+	call := acceptCall{decoy: d}
+	for range 3 {
+		l.Deliver(handoffs(2))
+		backlog(t, d, 1)
+		l.pop(d)
+		l.pop(d)
+		l.Deliver(handoffs(1))
+		l.pop(d)
+		backlog(t, d, 1)
+		if errno := l.wait(&call); errno != unix.EAGAIN || d.woken {
+			t.Errorf("%v, woken %v", errno, d.woken)
+		}
+		backlog(t, d, 0)
 	}
 }
 
-// TestTicks: there are some only while connections or calls wait.
-func TestTicks(t *testing.T) {
-	l, _ := bare(t, 1)
-	if !l.tickTime().IsZero() || l.due() {
-		t.Error("a tick for nothing")
-	}
+// TestWakeAnew: a wake-up that nobody answers is followed by others, ever more rarely: it may have been taken, or its
+// thread may be busy. When somebody accepts that begins anew.
+func TestWakeAnew(t *testing.T) {
+	l, _ := bare(t, 2)
+	unix.SetNonblock(l.decoys[0].fd, true)
 	l.Deliver(handoffs(1))
-	if in := time.Until(l.nextTick); in <= 0 && !l.due() || in > tick {
-		t.Errorf("a tick in %v", in)
-	}
-	at := l.nextTick
-	l.Deliver(handoffs(1))
-	if l.nextTick != at || l.tickTime() != at {
-		t.Error("it is put off")
-	}
-	l.nextTick = time.Unix(1, 0)
-	if !l.due() {
-		t.Error("it is not due")
-	}
-	for i := range 3 {
+	first, second := l.decoys[1], l.decoys[0]
+	backlog(t, first, 1)
+	for i, want := range []int{2, 3, 3, 4, 4, 4, 4, 5} {
 		l.runTick()
 		if l.idleTicks != i+1 {
 			t.Errorf("%d ticks without a call, want %d", l.idleTicks, i+1)
 		}
+		backlog(t, first, want)
+		backlog(t, second, want-1)
 	}
 	l.accepted = true
-	if l.runTick(); l.idleTicks != 0 {
+	if l.runTick(); l.idleTicks != 0 || l.accepted {
 		t.Errorf("%d ticks without a call, want none", l.idleTicks)
 	}
+	backlog(t, first, 5)
+	l.stop()
+	l.wait(&acceptCall{decoy: second})
+	backlog(t, second, 0)
+}
+
+// TestHousekeeping: there are ticks only while connections or calls wait, or have done so since the last one.
+func TestHousekeeping(t *testing.T) {
+	l, _ := bare(t, 1)
+	l.Go(l.housekeep)
+	ticking := func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.ticking
+	}
+	idle := func() bool { return !ticking() }
+	l.keepHouse()
+	fdtest.Eventually(t, "no ticks", idle)
+	l.Deliver(handoffs(1))
+	fdtest.Eventually(t, "ticks", ticking)
+	l.mu.Lock()
+	l.pop(l.decoys[0])
+	l.mu.Unlock()
+	fdtest.Eventually(t, "no more ticks", idle)
 }
 
 // TestRemoveClosed: decoys that no process has open are forgotten, and with the last one the link has left. That
