@@ -71,6 +71,21 @@ var goPeers = []peer{
 		start: startHandfast("--behind-proxy"),
 	},
 	{
+		name:   theInjected,
+		what:   "`handfast run --route master --worker-link any`: a server that knows nothing of handfast, its calls of accept are answered",
+		lacks:  nothing,
+		about:  revision,
+		start:  startInjected("--route", "master"),
+		reload: signalBalancer,
+	},
+	{
+		name:  theInjected + "-behind-proxy",
+		what:  "`handfast run --behind-proxy --worker-link any`",
+		lacks: nothing,
+		about: revision,
+		start: startInjected("--behind-proxy"),
+	},
+	{
 		name:   theStandard,
 		what:   "HAProxy, `mode tcp`, `balance source`",
 		files:  2,
@@ -172,6 +187,14 @@ func reloadReuseport(s *stage) error {
 func startHandfast(flags ...string) func(*stage) error {
 	return func(s *stage) error {
 		return s.runHandfast([]string{envWorker + "=" + byMailbox}, flags, s.self)
+	}
+}
+
+// startInjected starts workers that bind the address themselves, as any server does.
+func startInjected(flags ...string) func(*stage) error {
+	return func(s *stage) error {
+		env := []string{envWorker + "=" + byPort, envAddress + "=" + s.address.String()}
+		return s.runHandfast(env, append([]string{"--worker-link", "any"}, flags...), s.self)
 	}
 }
 

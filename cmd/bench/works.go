@@ -71,6 +71,7 @@ const (
 	theLimit     = "reuseport"
 	theSteered   = "handfast-kernel"
 	theHandoff   = "handfast"
+	theInjected  = "handfast-any"
 	theStandard  = "haproxy-tcp"
 	theHTTPProxy = "nginx-http"
 
@@ -81,9 +82,9 @@ const (
 // Peers that the works compare.
 var (
 	// transparent peers do not look into what passes.
-	transparent = []string{theLimit, theSteered, theHandoff, theStandard, "nginx-stream", tcpproxyName}
+	transparent = []string{theLimit, theSteered, theHandoff, theInjected, theStandard, "nginx-stream", tcpproxyName}
 	all         = append(slices.Clone(transparent), theHTTPProxy, "haproxy-http")
-	forwarding  = []string{theLimit, theHandoff, "handfast-behind-proxy", theHTTPProxy, "haproxy-http"}
+	forwarding  = []string{theLimit, theHandoff, "handfast-behind-proxy", theInjected + "-behind-proxy", theHTTPProxy, "haproxy-http"}
 )
 
 // The names of figures.
@@ -212,7 +213,7 @@ var works = []work{
 			"SIGUSR2 to HAProxy's master); the old workers finish and leave when those of its processes that know them have. " +
 			"With reuseport new workers join, then the old ones close their listeners, which resets what waits in their queues. " +
 			"The reload lasts until every answer comes from a new worker. The load goes on for half its duration before and after.",
-		peers:   []string{theLimit, theSteered, theHandoff, theStandard, "nginx-stream"},
+		peers:   []string{theLimit, theSteered, theHandoff, theInjected, theStandard, "nginx-stream"},
 		columns: reloadFigures,
 		plots:   []string{failures, latency999, slowest},
 		do:      reloadUnderLoad,
