@@ -91,7 +91,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Name:  "handfast",
 		Usage: "run a server as several workers, with sticky TCP connections",
 		UsageText: "handfast run [flags] -- COMMAND [ARG...]\nhandfast status|reload|upgrade|stop [flags]\nhandfast scale [flags] N\nhandfast drain [flags] SLOT\n" +
-			"handfast slot [flags] ADDRESS\nhandfast check [flags] [-- COMMAND [ARG...]]",
+			"handfast slot [flags] ADDRESS\nhandfast proxy-config [flags] PROXY\nhandfast check [flags] [-- COMMAND [ARG...]]",
 		Description: "The master accepts connections, finds the slot that a client's address belongs\n" +
 			"to, and hands the open connection to the worker in that slot.",
 		Version:  version(),
@@ -105,7 +105,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		ExitErrHandler: func(*cli.Context, error) {},
 		Commands: []*cli.Command{
 			runCommand(stderr), statusCommand(), reloadCommand(), scaleCommand(), drainCommand(), upgradeCommand(), stopCommand(),
-			slotCommand(), checkCommand(stderr), manCommand(), completionCommand(),
+			slotCommand(), proxyConfigCommand(), checkCommand(stderr), manCommand(), completionCommand(),
 		},
 		Action: func(c *cli.Context) error {
 			if c.NArg() > 0 {

@@ -116,6 +116,8 @@ func complete(ctx context.Context, app *cli.App, words []string) []string {
 		return all
 	case command.Name == "completion" && operands == 0:
 		return []string{"bash", "zsh", "fish"}
+	case command.Name == "proxy-config" && operands == 0:
+		return proxyNames()
 	case command.Name == "drain" && operands == 0:
 		return slotNames(ctx, line)
 	}
@@ -133,6 +135,9 @@ func valuesOf(ctx context.Context, command *cli.Command, flag string) []string {
 		ctx, cancel := context.WithTimeout(ctx, completionTimeout)
 		defer cancel()
 		return admin.Running(ctx)
+	}
+	if name == "by" {
+		return byWords
 	}
 	return choices[name]
 }

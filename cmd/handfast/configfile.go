@@ -136,6 +136,9 @@ func layer(c *cli.Context) (command []string, from origins, err error) {
 	var wrong error // all of it
 	for _, s := range settings {
 		origin := fmt.Sprintf("%s:%d", path, s.line)
+		if flagOf(c.Command.Flags, s.name) == nil && flagOf(runFlags(), s.name) != nil {
+			continue // run reads it
+		}
 		if s.name != commandSetting {
 			if err := s.check(c); err != nil {
 				wrong = join(wrong, usagef("%s: %w", origin, err))

@@ -43,7 +43,7 @@ func grouped(flags []cli.Flag) (parts []group, of map[string]cli.Flag) {
 			rest = append(rest, name)
 		}
 	}
-	if of["listen"] == nil {
+	if of["route"] == nil {
 		rest = nil
 		for _, f := range flags {
 			rest = append(rest, f.Names()[0])
@@ -171,8 +171,8 @@ func appHelp(app *cli.App) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "handfast: %s\n\n%s\n\n%s\n\nCommands:\n", app.Usage, app.UsageText, strings.Join(fill(app.Description, helpWidth), "\n"))
 	for _, command := range app.Commands {
-		lines := fill(command.Usage, helpWidth-14)
-		fmt.Fprintf(&b, "  %-12s%s\n", command.Name, strings.Join(lines, "\n"+strings.Repeat(" ", 14)))
+		lines := fill(command.Usage, helpWidth-16)
+		fmt.Fprintf(&b, "  %-14s%s\n", command.Name, strings.Join(lines, "\n"+strings.Repeat(" ", 16)))
 	}
 	fmt.Fprint(&b, "\n'handfast COMMAND --help' tells more, 'handfast man | man -l -' all of it, and\n'handfast --version' which one this is.\n")
 	return b.String()

@@ -117,6 +117,8 @@ func TestComplete(t *testing.T) {
 		{"drain 1 ", ""},
 		{"drain --name none ", ""},
 		{"completion ", "bash zsh fish"},
+		{"proxy-config ", "nginx haproxy apache caddy traefik"},
+		{"proxy-config --by ", "address cookie header:"},
 		{"completion bash ", ""},
 		{"stop --", "--name --admin --no-wait --help"},
 		{"nothing ", ""},

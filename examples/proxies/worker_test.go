@@ -7,7 +7,9 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/coder/websocket"
 
@@ -17,6 +19,12 @@ import (
 
 // The test binary plays the worker when handfast starts it.
 const testRole = "HANDFAST_TEST_BINARY"
+
+// What the worker is told in its environment.
+const (
+	listensAt  = "HANDFAST_TEST_AT"     // an address: it listens there by itself
+	setsCookie = "HANDFAST_TEST_COOKIE" // it names itself in the cookie SRV
+)
 
 // messageLimit is more than the test's longest WebSocket message.
 const messageLimit = 1 << 20
@@ -35,11 +43,21 @@ func playWorker() int {
 	mux.HandleFunc("GET /{$}", answer)
 	mux.HandleFunc("POST /sum", sum)
 	mux.HandleFunc("GET /ws", echo)
+	mux.HandleFunc("GET /poll/{client}", polls.wait)
+	mux.HandleFunc("POST /poll/{client}", polls.send)
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		self, _ := worker.Self()
 		w.Header().Set("Slot", strconv.Itoa(self.Slot))
+		w.Header().Set("Forwarded", r.Header.Get("X-Forwarded-For")+" "+r.Header.Get("X-Forwarded-Proto"))
+		if _, err := r.Cookie("SRV"); err != nil && os.Getenv(setsCookie) != "" {
+			http.SetCookie(w, &http.Cookie{Name: "SRV", Value: fmt.Sprintf("app%02d", self.Slot+1), Path: "/"})
+		}
 		mux.ServeHTTP(w, r)
 	})
+	if address := os.Getenv(listensAt); address != "" { // a server that knows nothing of handfast
+		fmt.Fprintln(os.Stderr, "worker:", http.ListenAndServe(address, handler))
+		return 1
+	}
 	if err := worker.Serve(&http.Server{Handler: handler}); err != nil {
 		fmt.Fprintln(os.Stderr, "worker:", err)
 		return 1
@@ -76,4 +94,44 @@ func echo(w http.ResponseWriter, r *http.Request) {
 			err = c.Write(r.Context(), kind, message)
 		}
 	}
+}
+
+// longPolls are the clients that wait for a message.
+type longPolls struct {
+	mu      sync.Mutex
+	waiting map[string]chan string
+}
+
+var polls = longPolls{waiting: make(map[string]chan string)}
+
+// pollTime is how long a client waits for a message at most.
+const pollTime = 2 * time.Second
+
+// wait answers with the next message for the client, or with status 204.
+func (p *longPolls) wait(w http.ResponseWriter, r *http.Request) {
+	client, message := r.PathValue("client"), make(chan string, 1)
+	p.mu.Lock()
+	p.waiting[client] = message
+	p.mu.Unlock()
+	select {
+	case text := <-message:
+		io.WriteString(w, text)
+	case <-time.After(pollTime):
+		w.WriteHeader(http.StatusNoContent)
+	}
+}
+
+// send gives a message to a client, and answers with status 404 if it does not wait in this process.
+func (p *longPolls) send(w http.ResponseWriter, r *http.Request) {
+	client := r.PathValue("client")
+	text, _ := io.ReadAll(r.Body)
+	p.mu.Lock()
+	message := p.waiting[client]
+	delete(p.waiting, client)
+	p.mu.Unlock()
+	if message == nil {
+		http.NotFound(w, r)
+		return
+	}
+	message <- string(text)
 }
