@@ -20,7 +20,7 @@ func BenchmarkEncode(b *testing.B) {
 			var buffer []byte
 			b.ReportAllocs()
 			for b.Loop() {
-				buffer = appendMessage(buffer[:0], TypeHandoff, hs)
+				buffer = appendMessage(buffer[:0], TypeHandoff, hs, false)
 			}
 		})
 	}
@@ -46,7 +46,7 @@ func arrived(n int) (*incoming, Message) {
 	hs := batch(n, 0)
 	in := newIncoming()
 	in.fds = make([]int, n)
-	in.n = copy(in.body[:], appendMessage(nil, TypeHandoff, hs))
+	in.n = copy(in.body[:], appendMessage(nil, TypeHandoff, hs, false))
 	return in, Message{Handoffs: make([]Handoff, 0, n)}
 }
 

@@ -60,6 +60,7 @@ type Conn struct {
 type outgoing struct {
 	body  []byte
 	oob   []byte // a control message of MaxBatch descriptors, cut to size
+	full  bool   // with details
 	wait  bool   // whether to wait for room
 	err   error
 	write func(fd uintptr) bool
@@ -122,27 +123,35 @@ func NewConn(file *os.File) (*Conn, error) {
 	}
 	c := &Conn{file: file, raw: raw, inbox: file, inboxRaw: raw, in: newIncoming()}
 	c.read = func(fd uintptr) bool { return c.in.read(fd) }
-	c.out.body = make([]byte, 0, headerSize+MaxBatch*recordSize)
+	c.out.body = make([]byte, 0, headerSize+MaxBatch*longRecordSize)
 	c.out.oob = make([]byte, unix.CmsgSpace(4*MaxBatch))
 	c.out.write = c.out.sendmsg
 	return c, nil
 }
 
 // TrySend queues one message without waiting. It borrows the descriptors of hs,
-// at most MaxBatch of them, for the duration of the call. A nil error means
+// at most as many as Fit says, for the duration of the call. A nil error means
 // "queued by the kernel", not "received by the other side".
 func (c *Conn) TrySend(t Type, hs []Handoff) error { return c.send(t, hs, false) }
+
+// SendDetails has the messages that are sent from now on carry the details of connections: the other side has said that
+// it can read them.
+func (c *Conn) SendDetails() {
+	c.sending.Lock()
+	defer c.sending.Unlock()
+	c.out.full = true
+}
 
 // Send is TrySend but waits for room, and so does every Send and TrySend meanwhile.
 func (c *Conn) Send(t Type, hs []Handoff) error { return c.send(t, hs, true) }
 
 func (c *Conn) send(t Type, hs []Handoff, wait bool) error {
-	if len(hs) > MaxBatch {
-		return fmt.Errorf("fdpass: %d connections in one message, at most %d", len(hs), MaxBatch)
+	if Fit(hs) < len(hs) {
+		return fmt.Errorf("fdpass: %d connections in one message, at most %d and %d bytes of their details", len(hs), MaxBatch, MaxDetails)
 	}
 	c.sending.Lock()
 	defer c.sending.Unlock()
-	c.out.body = appendMessage(c.out.body[:0], t, hs)
+	c.out.body = appendMessage(c.out.body[:0], t, hs, c.out.full)
 	return c.transmit(hs, wait)
 }
 
@@ -214,6 +223,7 @@ type Message struct {
 	Type     Type
 	Handoffs []Handoff
 	Report   Report // of TypeReport
+	Slots    int    // of TypeSlots
 	// Lost counts descriptors that did not arrive because this process came to its
 	// limit of open files since the last message, from afar (MSG_CTRUNC). Their
 	// connections are closed; Handoffs holds those that arrived. Near the limit
@@ -303,30 +313,28 @@ func (in *incoming) parse(m *Message) error {
 	if in.kept {
 		return ErrNoFiles
 	}
-	t, records, size, err := parseHeader(in.body[:in.n])
+	p, err := parse(in.body[:in.n])
 	if err != nil {
 		return err
 	}
-	count := len(records) / size
+	number := p.t == TypeReport || p.t == TypeSlots // or two
 	switch {
-	case t == TypeReport && count == 1 && len(in.fds) == 0 && !in.truncated():
-		m.Type, m.Report = t, parseReport(records)
-		return nil
-	case t == TypeReport, len(in.fds) > count, len(in.fds) < count && !in.truncated():
-		return fmt.Errorf("%w: %s with %d records and %d descriptors", ErrMalformed, t, count, len(in.fds))
-	case count > 0 && (t == TypeReady || t == TypeLeave || t == TypePing || t == TypePong):
-		return fmt.Errorf("%w: %s with %d records", ErrMalformed, t, count)
-	}
-	m.Type, m.Lost = t, count-len(in.fds)
-	for i, fd := range in.fds {
-		h, err := parseRecord(records[i*size:])
-		if err != nil {
-			return err
+	case number && p.count == 1 && len(in.fds) == 0 && !in.truncated():
+		m.Type = p.t
+		if p.t == TypeReport {
+			m.Report = parseReport(p.record(0))
+		} else {
+			m.Slots = parseSlots(p.record(0))
 		}
-		h.FD = fd
-		m.Handoffs = append(m.Handoffs, h)
+		return nil
+	case number, len(in.fds) > p.count, len(in.fds) < p.count && !in.truncated():
+		return fmt.Errorf("%w: %s with %d records and %d descriptors", ErrMalformed, p.t, p.count, len(in.fds))
+	case p.count > 0 && (p.t == TypeReady || p.t == TypeLeave || p.t == TypePing || p.t == TypePong):
+		return fmt.Errorf("%w: %s with %d records", ErrMalformed, p.t, p.count)
 	}
-	return nil
+	m.Type, m.Lost = p.t, p.count-len(in.fds)
+	m.Handoffs, err = p.handoffs(m.Handoffs, in.fds)
+	return err
 }
 
 // SyscallConn gives access to the socket.

@@ -100,11 +100,11 @@ func TestPair(t *testing.T) {
 // TestMalformed: whatever comes, its descriptors are closed and the next message
 // is received.
 func TestMalformed(t *testing.T) {
-	one := appendMessage(nil, TypeHandoff, clients[:1])
-	two := appendMessage(nil, TypeHandoff, clients[:2])
-	full := appendMessage(nil, TypeHandoff, numbered(0, 0, MaxBatch))
+	one := appendMessage(nil, TypeHandoff, clients[:1], false)
+	two := appendMessage(nil, TypeHandoff, clients[:2], false)
+	full := appendMessage(nil, TypeHandoff, numbered(0, 0, MaxBatch), false)
 	sized := func(records, size int) []byte { // all right but for that
-		b := edit(edit(appendMessage(nil, TypeHandoff, nil), 3, byte(records)), 5, byte(size))
+		b := edit(edit(appendMessage(nil, TypeHandoff, nil, false), 3, byte(records)), 5, byte(size))
 		b[2] = byte(records >> 8)
 		return append(b, make([]byte, records*size)...)
 	}
@@ -126,14 +126,14 @@ func TestMalformed(t *testing.T) {
 		{"records of 23 bytes", sized(1, 23), 1},
 		{"records of 57 bytes", sized(1, 57), 1},
 		{"records of 256 bytes and more", edit(one, 4, 1), 1},
-		{"longer than any message", append(sized(64, 56), 0), 64},
+		{"longer than any message", append(sized(64, 56), make([]byte, MaxDetails+1)...), 64},
 		{"much longer", append(full[:len(full):len(full)], make([]byte, 60_000)...), 64},
 		{"unknown address family", edit(one, headerSize+1, 5), 1},
 		{"unknown address family in the last record", edit(two, headerSize+recordSize+1, 10), 2},
 		{"record without descriptor", one, 0},
 		{"more records", two, 1},
 		{"more descriptors", one, 2},
-		{"descriptor without record", appendMessage(nil, TypeReady, nil), 1},
+		{"descriptor without record", appendMessage(nil, TypeReady, nil, false), 1},
 		{"100 descriptors, 1 record", one, 100},
 		{"100 descriptors, 64 records", full, 100},
 		{"65 descriptors, 64 records", full, 65},
@@ -192,8 +192,7 @@ func TestLaterVersion(t *testing.T) {
 		body []byte
 	}{
 		{TypeHandoff, later(clients...)},
-		{77, edit(appendMessage(nil, TypeHandoff, clients), 1, 77)},
-		{TypeHandoff, edit(appendMessage(nil, TypeHandoff, clients), 7, 0xff)}, // not zero
+		{77, edit(appendMessage(nil, TypeHandoff, clients, false), 1, 77)},
 	} {
 		sendRaw(t, fd, v.body, fds)
 		var m Message

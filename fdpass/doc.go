@@ -24,7 +24,7 @@
 // commas, HANDFAST_TRUSTED_HOPS is 0, or how many proxies' entries in that header
 // count, and HANDFAST_KEY is "address" or "header:NAME" (package forwarded).
 // HANDFAST_IPV4_PREFIX and HANDFAST_IPV6_PREFIX are how many bits of an address tell
-// clients apart.
+// clients apart, and HANDFAST_SEED is what package hash is seeded with.
 //
 // SOCK_SEQPACKET keeps messages apart: each recvmsg(2) returns one message, with
 // the descriptors that ride on it and no others. The descriptor is blocking and
@@ -40,23 +40,31 @@
 //	     0     1  version of the protocol: 1
 //	     1     1  type of the message
 //	     2     2  number of records, 0 to 64
-//	     4     2  size of one record in bytes, 24 in this version; at most 56
-//	     6     2  zero
+//	     4     2  size of one record in bytes, 24 in this version, or 28; at most 56
+//	     6     2  number of bytes of details behind the records, at most 4096; zero
+//	              for who has not said that they understand them
 //
 //	offset  size  record, one for each connection
 //	     0     1  flags: 1 = the socket's peer is a trusted proxy whose PROXY
 //	              protocol header the master has read: the address below is the
-//	              client's, or the proxy's own when it said that it has no client
+//	              client's, or the proxy's own when it said that it has no client;
+//	              2 = nothing of a request had come when the master chose the
+//	              worker, so the first one may be another slot's
 //	     1     1  family of the client's address: 4, 6, or 0 when it is unknown
 //	     2     2  port, 0 when it is unknown
 //	     4    16  address: all 16 bytes for family 6, the first 4 for family 4
 //	    20     4  scope of a link-local IPv6 address (interface index), else 0
+//	    24     2  only if there are details: how many bytes are this connection's
+//	    26     2  zero
+//
+// The details of each connection follow the records, in the same order: what else a
+// PROXY protocol header said, its TLVs as they came. A record is as long as what it has.
 //
 // The descriptors ride on the message in one SCM_RIGHTS control message, as many
 // as there are records (but for report) and in the same order. No message is empty, since recvmsg
 // cannot tell that from end of file. None is longer than
-// 8 + 64*56 = 3592 bytes or carries more than 64 descriptors: a buffer of 4096
-// bytes and a control buffer of CMSG_SPACE(64*sizeof(int)) hold any.
+// 8 + 64*56 = 3592 bytes and its details, or carries more than 64 descriptors: a buffer
+// of 8192 bytes, or 4096 without details, and a control buffer of CMSG_SPACE(64*sizeof(int)) hold any.
 //
 //	type  name     from    records
 //	   1  handoff  master  connections that now belong to the worker
@@ -73,6 +81,11 @@
 //	                       (offset 12, 8 bytes), by whatever route; the rest is zero
 //	   7  ping     master  none: does the worker take connections?
 //	   8  pong     worker  none: the answer
+//	   9  hand back worker connections between two requests, to be placed as if they had
+//	                       just come, with the records that they came with; before ready
+//	                       none: the worker does that
+//	  10  slots    master  one, without a descriptor: how many slots there are now
+//	                       (offset 4, 4 bytes), or 0: hand nothing back; the rest is zero
 //
 // # What a worker can do
 //
@@ -100,11 +113,43 @@
 // the answer. A pong that answers none does no harm: a worker that cannot receive, for
 // want of descriptors, sends one in case that a ping lies behind what it cannot take.
 //
-// Later versions make records longer and add types and flags; they do not change
+// # Connections that are handed back
+//
+// A proxy that pools its connections sends requests of several clients over one of them,
+// of which the first alone has decided where it is. So a worker looks at the head of each
+// further request before it reads it (MSG_PEEK), finds the client as the master does
+// (packages forwarded and hash), and hands the connection back if that is another slot's: all
+// requests that were read are answered, and nothing of the next one has been read. The master finds the
+// client again and hands the connection to its slot. The worker closes its own descriptor, and the proxy notices
+// nothing. A connection stays where it is if more than that has been read from it, or if it
+// speaks anything else than HTTP/1 in the clear.
+//
+// A master that takes them says so by HANDFAST_HAND_BACK=1, and a worker that does it by
+// hand back, empty, before ready. Such a worker:
+//
+//   - takes the head of a request for the master's word unless flag 2 says otherwise: it
+//     looks at the second request and further ones, so that a connection cannot go to and
+//     fro without being served, whatever master and worker think of its client;
+//   - hands back what has come of a head that is not whole: the master waits for the rest,
+//     within its limits;
+//   - hears by slots that their number is no longer HANDFAST_SLOTS;
+//   - at end of file, or having sent leave, hands back every connection of a trusted proxy that is between two requests,
+//     whether something of the next one is there or not, unless the last slots said 0, as a master does that stops;
+//   - understands details, in whatever message, and sends them back with the connection.
+//
+// It hands back what it was handed, each connection once, non-blocking, and not shut down. If the master is gone or does not keep up
+// it serves the request, and may close the connection afterwards.
+//
+// The master is not told which slot the worker thinks of. A connection that in its own view belongs to the
+// worker that has handed it back waits for a retry delay.
+//
+// # Later versions
+//
+// They make records longer and add types and flags; they do not change
 // what is here. So a worker steps through the records by the size in the header,
 // ignores flags that it does not know, and ignores messages of unknown types but
 // closes the descriptors that they carry. A message of another version, or one
-// whose length is not 8 + records*size, is an error: close what it carried.
+// whose length is not 8 + records*size + details, is an error: close what it carried.
 //
 // # A worker's life
 //

@@ -12,6 +12,8 @@ const (
 	EnvSlotAddress    = "HANDFAST_SLOT_ADDRESS"
 	EnvReport         = "HANDFAST_REPORT"
 	EnvPing           = "HANDFAST_PING"
+	EnvHandBack       = "HANDFAST_HAND_BACK"
+	EnvSeed           = "HANDFAST_SEED"
 	EnvMaxConnections = "HANDFAST_MAX_CONNECTIONS_PER_SLOT"
 
 	// Package forwarded writes and reads these.

@@ -34,7 +34,11 @@ func FuzzReceive(f *testing.F) {
 		var m Message
 		switch err := conn.Receive(&m); {
 		case err == nil:
-			if m.Type == TypeReport {
+			if m.Type == TypeSlots {
+				if fds != 0 || m.Lost != 0 || len(m.Handoffs) > 0 || m.Slots != parseSlots(body[headerSize:]) {
+					t.Errorf("%d descriptors with %x are %+v", fds, body, m)
+				}
+			} else if m.Type == TypeReport {
 				if fds != 0 || m.Lost != 0 || len(m.Handoffs) > 0 || len(body) > maxMessage || m.Report != parseReport(body[headerSize:]) {
 					t.Errorf("%d descriptors with %x are %+v", fds, body, m)
 				}
@@ -49,7 +53,7 @@ func FuzzReceive(f *testing.F) {
 		if after := len(fdtest.OpenFiles()); after != before {
 			t.Errorf("%d descriptors with %x: %d are open, %d before", fds, body, after, before)
 		}
-		sendRaw(t, raw, appendMessage(nil, TypeReturn, numbered(0, 7, 1)), []int{fd})
+		sendRaw(t, raw, appendMessage(nil, TypeReturn, numbered(0, 7, 1), false), []int{fd})
 		wantPorts(t, conn, 7, 7)
 	})
 }

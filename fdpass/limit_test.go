@@ -162,7 +162,7 @@ func TestMalformedAtTheLimit(t *testing.T) {
 	defer unix.Close(raw)
 	fd := sockets(t, 1)[0]
 	sendRaw(t, raw, []byte("hello"), slices.Repeat([]int{fd}, 100))
-	sendRaw(t, raw, appendMessage(nil, TypeHandoff, numbered(0, 7, 1)), []int{fd})
+	sendRaw(t, raw, appendMessage(nil, TypeHandoff, numbered(0, 7, 1), false), []int{fd})
 	limit(t, theirs, 64)
 	held := crowd(t, fd, 0)
 	wantError(t, theirs, ErrMalformed)

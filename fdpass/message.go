@@ -1,6 +1,7 @@
 package fdpass
 
 import (
+	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -15,11 +16,15 @@ const (
 	// nothing and puts more eggs into one basket.
 	MaxBatch = 64
 
-	version       = 1
-	headerSize    = 8
-	recordSize    = 24
-	maxRecordSize = 56
-	maxMessage    = headerSize + MaxBatch*maxRecordSize
+	// MaxDetails is how many bytes of details there may be in one message, of one connection or of several.
+	MaxDetails = 4096
+
+	version        = 1
+	headerSize     = 8
+	recordSize     = 24
+	longRecordSize = 28 // with the length of the connection's details
+	maxRecordSize  = 56
+	maxMessage     = headerSize + MaxBatch*maxRecordSize + MaxDetails
 )
 
 // Type says what a message is for.
@@ -35,6 +40,9 @@ const (
 	TypeReport  Type = 6
 	TypePing    Type = 7
 	TypePong    Type = 8
+
+	TypeHandBack Type = 9
+	TypeSlots    Type = 10
 )
 
 func (t Type) String() string {
@@ -55,6 +63,10 @@ func (t Type) String() string {
 		return "ping"
 	case TypePong:
 		return "pong"
+	case TypeHandBack:
+		return "hand back"
+	case TypeSlots:
+		return "slots"
 	default:
 		return "type " + strconv.Itoa(int(t))
 	}
@@ -63,9 +75,14 @@ func (t Type) String() string {
 // Flags say more about a handed-off connection.
 type Flags uint8
 
-// FlagProxied: the master has read the PROXY protocol header of a trusted proxy, which is
-// the socket's peer, and Client is the client that it named, or itself when it named none.
-const FlagProxied Flags = 1
+const (
+	// FlagProxied: the master has read the PROXY protocol header of a trusted proxy, which is
+	// the socket's peer, and Client is the client that it named, or itself when it named none.
+	FlagProxied Flags = 1
+	// FlagUnplaced: nothing of a request had come when the master chose the worker, so the first one may be
+	// another slot's.
+	FlagUnplaced Flags = 2
+)
 
 // Handoff is one open connection on its way. Whoever holds a Handoff owns its
 // descriptor, unless the function that lends it says otherwise.
@@ -73,23 +90,79 @@ type Handoff struct {
 	FD     int            // a connected, non-blocking TCP socket
 	Client netip.AddrPort // the client as the master knows it; zero when unknown
 	Flags  Flags
+	// Details are what else a PROXY protocol header said, at most MaxDetails bytes, else none of them travel. They
+	// reach who can read them (Conn.SendDetails).
+	Details Details
+}
+
+// Details are bytes. In JSON they are in base64.
+type Details string
+
+// MarshalText implements encoding.TextMarshaler.
+func (d Details) MarshalText() ([]byte, error) {
+	return base64.StdEncoding.AppendEncode(nil, []byte(d)), nil
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *Details) UnmarshalText(text []byte) error {
+	b, err := base64.StdEncoding.AppendDecode(nil, text)
+	if err != nil {
+		return fmt.Errorf("fdpass: details: %w", err)
+	}
+	*d = Details(b)
+	return nil
 }
 
 // ErrMalformed: the other side sent something that is not this protocol. It is
 // their fault.
 var ErrMalformed = errors.New("fdpass: malformed message")
 
-// appendMessage appends a message with the records of hs; descriptors travel
-// beside it.
-func appendMessage(b []byte, t Type, hs []Handoff) []byte {
+// appendMessage appends a message with the records of hs, and their details if it is to have any; descriptors
+// travel beside it.
+func appendMessage(b []byte, t Type, hs []Handoff, withDetails bool) []byte {
+	size, details := recordSize, 0
+	if withDetails {
+		for i := range hs {
+			details += len(hs[i].sentDetails())
+		}
+	}
+	if details > 0 {
+		size = longRecordSize
+	}
 	b = append(b, version, byte(t))
 	b = binary.BigEndian.AppendUint16(b, uint16(len(hs)))
-	b = binary.BigEndian.AppendUint16(b, recordSize)
-	b = append(b, 0, 0)
+	b = binary.BigEndian.AppendUint16(b, uint16(size))
+	b = binary.BigEndian.AppendUint16(b, uint16(details))
 	for i := range hs {
 		b = appendRecord(b, &hs[i])
+		if details > 0 {
+			b = binary.BigEndian.AppendUint32(b, uint32(len(hs[i].sentDetails()))<<16)
+		}
+	}
+	for i := 0; details > 0 && i < len(hs); i++ {
+		b = append(b, hs[i].sentDetails()...)
 	}
 	return b
+}
+
+// sentDetails are those that fit into a message.
+func (h *Handoff) sentDetails() Details {
+	if len(h.Details) > MaxDetails {
+		return ""
+	}
+	return h.Details
+}
+
+// Fit returns how many of hs, from the first on, one message can carry with their details: at least one if there is one.
+func Fit(hs []Handoff) (n int) {
+	details := 0
+	for n < len(hs) && n < MaxBatch {
+		if details += len(hs[n].sentDetails()); details > MaxDetails {
+			break
+		}
+		n++
+	}
+	return n
 }
 
 func appendRecord(b []byte, h *Handoff) []byte {
@@ -125,23 +198,73 @@ func scopeOf(addr netip.Addr) uint32 {
 	return uint32(n)
 }
 
-// parseHeader returns the type, the records and the size of one record.
-func parseHeader(b []byte) (t Type, records []byte, size int, err error) {
+// parts are those of a message. They borrow its bytes.
+type parts struct {
+	t       Type
+	count   int
+	size    int // of one record
+	records []byte
+	details []byte // of all connections, in their order
+}
+
+// parse takes a message apart.
+func parse(b []byte) (p parts, err error) {
 	if len(b) < headerSize {
-		return 0, nil, 0, fmt.Errorf("%w: %d bytes, shorter than its header", ErrMalformed, len(b))
+		return p, fmt.Errorf("%w: %d bytes, shorter than its header", ErrMalformed, len(b))
 	}
 	if b[0] != version {
-		return 0, nil, 0, fmt.Errorf("%w: version %d, want %d", ErrMalformed, b[0], version)
+		return p, fmt.Errorf("%w: version %d, want %d", ErrMalformed, b[0], version)
 	}
 	count := int(binary.BigEndian.Uint16(b[2:]))
-	size = int(binary.BigEndian.Uint16(b[4:]))
-	if count > MaxBatch || size < recordSize || size > maxRecordSize {
-		return 0, nil, 0, fmt.Errorf("%w: %d records of %d bytes", ErrMalformed, count, size)
+	size := int(binary.BigEndian.Uint16(b[4:]))
+	details := int(binary.BigEndian.Uint16(b[6:]))
+	if count > MaxBatch || size < recordSize || size > maxRecordSize || details > MaxDetails {
+		return p, fmt.Errorf("%w: %d records of %d bytes and %d bytes of details", ErrMalformed, count, size, details)
 	}
-	if want := headerSize + count*size; len(b) != want {
-		return 0, nil, 0, fmt.Errorf("%w: %d bytes, its header says %d", ErrMalformed, len(b), want)
+	end := headerSize + count*size
+	if len(b) != end+details {
+		return p, fmt.Errorf("%w: %d bytes, its header says %d", ErrMalformed, len(b), end+details)
 	}
-	return Type(b[1]), b[headerSize:], size, nil
+	p = parts{t: Type(b[1]), count: count, size: size, records: b[headerSize:end], details: b[end:]}
+	if sum := p.sumOfDetails(); sum != details {
+		return parts{}, fmt.Errorf("%w: %d bytes of details, its records say %d", ErrMalformed, details, sum)
+	}
+	return p, nil
+}
+
+// record returns the i-th one.
+func (p *parts) record(i int) []byte { return p.records[i*p.size : (i+1)*p.size] }
+
+// lenDetails returns how many bytes of details the i-th connection has.
+func (p *parts) lenDetails(i int) int {
+	if p.size < longRecordSize || len(p.details) == 0 {
+		return 0
+	}
+	return int(binary.BigEndian.Uint16(p.record(i)[recordSize:]))
+}
+
+func (p *parts) sumOfDetails() (sum int) {
+	for i := range p.count {
+		sum += p.lenDetails(i)
+	}
+	return sum
+}
+
+// handoffs appends the connections whose descriptors have arrived, which are the first of them.
+func (p *parts) handoffs(hs []Handoff, fds []int) ([]Handoff, error) {
+	details := p.details
+	for i, fd := range fds {
+		h, err := parseRecord(p.record(i))
+		if err != nil {
+			return hs, err
+		}
+		h.FD = fd
+		if n := p.lenDetails(i); n > 0 {
+			h.Details, details = Details(details[:n]), details[n:]
+		}
+		hs = append(hs, h)
+	}
+	return hs, nil
 }
 
 // parseRecord reads one record; the descriptor is filled in by the caller.

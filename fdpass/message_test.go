@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -38,12 +39,12 @@ func TestGolden(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := appendMessage(nil, v.typ, v.hs); !bytes.Equal(got, want) {
+		if got := appendMessage(nil, v.typ, v.hs, false); !bytes.Equal(got, want) {
 			t.Errorf("%s %v is\n%x, want\n%x", v.typ, v.hs, got, want)
 		}
 	}
 	for name, v := range map[string][2]int{
-		"largest message": {maxMessage, 3592},
+		"largest message": {maxMessage, 7688},
 		"largest batch":   {MaxBatch, 64},
 		"handoff":         {int(TypeHandoff), 1},
 		"ready":           {int(TypeReady), 2},
@@ -53,7 +54,11 @@ func TestGolden(t *testing.T) {
 		"report":          {int(TypeReport), 6},
 		"ping":            {int(TypePing), 7},
 		"pong":            {int(TypePong), 8},
+		"hand back":       {int(TypeHandBack), 9},
+		"slots":           {int(TypeSlots), 10},
 		"flag proxied":    {int(FlagProxied), 1},
+		"flag unplaced":   {int(FlagUnplaced), 2},
+		"most details":    {MaxDetails, 4096},
 	} {
 		if v[0] != v[1] {
 			t.Errorf("%s: %d, want %d", name, v[0], v[1])
@@ -89,6 +94,115 @@ func TestReport(t *testing.T) {
 	}
 }
 
+// TestDetails: the bytes that doc.go promises, for who can read them and for nobody else.
+func TestDetails(t *testing.T) {
+	fdtest.NoLeaks(t)
+	fds := sockets(t, 3)
+	sent := detailed(fds...)
+	want := "0109" + "0003" + "001c" + "0005" +
+		"00040001" + "7f000001" + strings.Repeat("00", 16) + "0002" + "0000" +
+		"00040002" + "7f000001" + strings.Repeat("00", 16) + "0000" + "0000" +
+		"00040003" + "7f000001" + strings.Repeat("00", 16) + "0003" + "0000" +
+		hex.EncodeToString([]byte("abcde"))
+	if got := hex.EncodeToString(appendMessage(nil, TypeHandBack, sent, true)); got != want {
+		t.Errorf("details are\n%s, want\n%s", got, want)
+	}
+	ours, theirs := pair(t)
+	for _, reads := range []bool{false, true} {
+		if reads {
+			ours.SendDetails()
+		}
+		send(t, ours, TypeHandoff, sent)
+		var m Message
+		if err := theirs.Receive(&m); err != nil || len(m.Handoffs) != 3 {
+			t.Fatalf("received %+v, error %v", m, err)
+		}
+		for i, h := range m.Handoffs {
+			if want := sent[i].Details; reads && h.Details != want || !reads && h.Details != "" || h.Client != sent[i].Client {
+				t.Errorf("%v has details %q, want %q if they can be read: %v", h.Client, h.Details, want, reads)
+			}
+		}
+		CloseHandoffs(m.Handoffs)
+	}
+	good := appendMessage(nil, TypeHandoff, sent, true)
+	for what, b := range map[string][]byte{
+		"more than the records say": edit(append(bytes.Clone(good), 'f'), 7, 6),
+		"less":                      edit(good[:len(good)-1], 7, 4),
+		"none, though it says some": good[:len(good)-5],
+		"some, though it says none": edit(good, 7, 0),
+		"too much":                  edit(append(bytes.Clone(good), make([]byte, MaxDetails-4)...), 6, 16),
+	} {
+		if _, _, err := parseAll(b); !errors.Is(err, ErrMalformed) {
+			t.Errorf("%s: error %v", what, err)
+		}
+	}
+}
+
+// TestFit: what one message can carry arrives whole, and what is too long for any travels without its details.
+func TestFit(t *testing.T) {
+	fdtest.NoLeaks(t)
+	fd := sockets(t, 1)[0]
+	of := func(n, size int) []Handoff { return slices.Repeat([]Handoff{{FD: fd, Details: Details(make([]byte, size))}}, n) }
+	ours, theirs := pair(t)
+	ours.SendDetails()
+	for _, v := range []struct {
+		hs   []Handoff
+		want int
+	}{
+		{nil, 0}, {of(1, 0), 1}, {of(MaxBatch+1, 0), MaxBatch}, {of(MaxBatch+1, MaxDetails/MaxBatch), MaxBatch},
+		{of(2, MaxDetails), 1}, {of(3, MaxDetails/2), 2}, {of(3, MaxDetails+1), 3}, {append(of(1, 1), of(1, MaxDetails)...), 1},
+	} {
+		n := Fit(v.hs)
+		if n != v.want {
+			t.Errorf("%d of %d fit, want %d", n, len(v.hs), v.want)
+			continue
+		}
+		if n < len(v.hs) && ours.TrySend(TypeHandoff, v.hs) == nil {
+			t.Errorf("%d connections in one message, and %d fit", len(v.hs), n)
+		}
+		send(t, ours, TypeHandoff, v.hs[:n])
+		var m Message
+		if err := theirs.Receive(&m); err != nil || len(m.Handoffs) != n {
+			t.Fatalf("received %d of %d, error %v", len(m.Handoffs), n, err)
+		}
+		for i, h := range m.Handoffs {
+			if want := len(v.hs[i].sentDetails()); len(h.Details) != want {
+				t.Errorf("%d bytes of details, want %d", len(h.Details), want)
+			}
+		}
+		CloseHandoffs(m.Handoffs)
+	}
+}
+
+// TestSlots: the bytes that doc.go promises, and that the number arrives.
+func TestSlots(t *testing.T) {
+	fdtest.NoLeaks(t)
+	const want = "010a000100180000" + "00000000" + "00000400" + "00000000000000000000000000000000"
+	if got := hex.EncodeToString(appendSlots(nil, 1024)); got != want {
+		t.Errorf("slots are\n%s, want\n%s", got, want)
+	}
+	master, worker := pair(t)
+	fdtest.Check(t, master.TrySendSlots(1024))
+	var m Message
+	if err := worker.Receive(&m); err != nil || m.Type != TypeSlots || m.Slots != 1024 || len(m.Handoffs) > 0 {
+		t.Errorf("received %+v, error %v", m, err)
+	}
+	send(t, master, TypeSlots, nil)
+	wantError(t, worker, ErrMalformed)
+	send(t, master, TypeSlots, handoffs(sockets(t, 1)...))
+	wantError(t, worker, ErrMalformed)
+	for full := false; !full; full = master.TrySendSlots(1) == ErrFull {
+	}
+}
+
+// detailed are connections with details, the second one without.
+func detailed(fds ...int) (hs []Handoff) {
+	for i, fd := range fds {
+		hs = append(hs, Handoff{FD: fd, Client: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(i+1)), Details: []Details{"ab", "", "cde"}[i]})
+	}
+	return hs
+}
+
 // TestPing: question and answer carry nothing.
 func TestPing(t *testing.T) {
 	fdtest.NoLeaks(t)
@@ -115,7 +229,7 @@ func TestOnTheWire(t *testing.T) {
 	send(t, conn, TypeHandoff, handoffs(fds...))
 	body, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(64*4))
 	n, oobn, flags, _, err := unix.Recvmsg(fd, body, oob, 0)
-	if err != nil || !bytes.Equal(body[:n], appendMessage(nil, TypeHandoff, handoffs(fds...))) || flags != 0 {
+	if err != nil || !bytes.Equal(body[:n], appendMessage(nil, TypeHandoff, handoffs(fds...), false)) || flags != 0 {
 		t.Errorf("received %x, flags %#x, error %v", body[:n], flags, err)
 	}
 	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
@@ -140,7 +254,7 @@ func TestScope(t *testing.T) {
 }
 
 func TestTypeString(t *testing.T) {
-	for typ, want := range map[Type]string{TypeHandoff: "handoff", TypeReady: "ready", TypeLeave: "leave", TypeReturn: "return", 9: "type 9"} {
+	for typ, want := range map[Type]string{TypeHandoff: "handoff", TypeReady: "ready", TypeLeave: "leave", TypeReturn: "return", TypeHandBack: "hand back", TypeSlots: "slots", 200: "type 200"} {
 		if typ.String() != want {
 			t.Errorf("%q, want %q", typ, want)
 		}
@@ -149,13 +263,11 @@ func TestTypeString(t *testing.T) {
 
 // parseAll parses a message as Receive does, but for the descriptors.
 func parseAll(b []byte) (t Type, hs []Handoff, err error) {
-	t, records, size, err := parseHeader(b)
-	for ; err == nil && len(records) > 0; records = records[size:] {
-		var h Handoff
-		h, err = parseRecord(records)
-		hs = append(hs, h)
+	p, err := parse(b)
+	if err == nil {
+		hs, err = p.handoffs(nil, slices.Repeat([]int{-1}, p.count))
 	}
-	return t, hs, err
+	return p.t, hs, err
 }
 
 // FuzzParseMessage: parsing never panics, fails only with ErrMalformed, and what
@@ -172,7 +284,7 @@ func FuzzParseMessage(f *testing.F) {
 			}
 			return
 		}
-		again, hs2, err := parseAll(appendMessage(nil, typ, hs))
+		again, hs2, err := parseAll(appendMessage(nil, typ, hs, true))
 		if err != nil || again != typ || len(hs2) != len(hs) {
 			t.Fatalf("%x: %s with %d records becomes %s with %d, error %v", b, typ, len(hs), again, len(hs2), err)
 		}
@@ -186,14 +298,17 @@ func FuzzParseMessage(f *testing.F) {
 
 // messages are good, bad and later ones, for the fuzzers to begin with.
 func messages() [][]byte {
-	good := appendMessage(nil, TypeHandoff, clients)
-	full := appendMessage(nil, TypeReturn, numbered(0, 1, MaxBatch))
+	good := appendMessage(nil, TypeHandoff, clients, false)
+	detailed := appendMessage(nil, TypeHandBack, detailed(-1, -1, -1), true)
+	full := appendMessage(nil, TypeReturn, numbered(0, 1, MaxBatch), false)
 	return [][]byte{
 		appendReport(nil, Report{1, 1 << 40}), edit(appendReport(nil, Report{}), 3, 2),
 		nil, {1}, good, full, good[:len(good)-1], later(clients[:3]...),
-		appendMessage(nil, TypeReady, nil), appendMessage(nil, TypePing, nil), appendMessage(nil, TypePong, nil),
-		appendMessage(nil, TypePing, clients[:1]), appendMessage(nil, TypePong, clients[:1]), appendMessage(nil, 200, clients[:1]),
+		appendMessage(nil, TypeReady, nil, false), appendMessage(nil, TypePing, nil, false), appendMessage(nil, TypePong, nil, false),
+		appendMessage(nil, TypePing, clients[:1], false), appendMessage(nil, TypePong, clients[:1], false), appendMessage(nil, 200, clients[:1], false),
 		edit(good, 0, 2), edit(good, 3, 0xff), edit(good, 5, 1), edit(good, headerSize+1, 5),
+		appendSlots(nil, 1024), appendMessage(nil, TypeHandBack, nil, false),
+		detailed, detailed[:len(detailed)-1], edit(detailed, 7, 1), edit(detailed, headerSize+recordSize+1, 0), edit(detailed, 6, 0xff),
 		append(full, good...),
 	}
 }
@@ -207,7 +322,7 @@ func edit(b []byte, at int, to byte) []byte {
 
 // later returns a message as a later version may send it: 32 bytes a record.
 func later(hs ...Handoff) []byte {
-	b := edit(appendMessage(nil, TypeHandoff, hs)[:headerSize], 5, 32)
+	b := edit(appendMessage(nil, TypeHandoff, hs, false)[:headerSize], 5, 32)
 	for i := range hs {
 		b = append(appendRecord(b, &hs[i]), "8 more B"...)
 	}

@@ -82,8 +82,8 @@ func (p *packet) truncated() bool { return p.flags&unix.MSG_CTRUNC != 0 }
 // starved tells whether they did not because this process is at its limit of
 // open files.
 func (p *packet) starved() bool {
-	_, records, size, err := parseHeader(p.body[:p.n])
-	return err == nil && p.truncated() && len(p.fds) < len(records)/size
+	parts, err := parse(p.body[:p.n])
+	return err == nil && p.truncated() && len(p.fds) < parts.count
 }
 
 // incoming receives messages.

@@ -24,7 +24,7 @@ func (c *Conn) TrySendReport(r Report) error {
 }
 
 func appendReport(b []byte, r Report) []byte {
-	b = appendMessage(b, TypeReport, []Handoff{{}})
+	b = appendMessage(b, TypeReport, []Handoff{{}}, false)
 	record := b[len(b)-recordSize:]
 	binary.BigEndian.PutUint64(record[openAt:], r.Open)
 	binary.BigEndian.PutUint64(record[acceptedAt:], r.Accepted)
@@ -38,3 +38,24 @@ func parseReport(record []byte) Report {
 		Accepted: binary.BigEndian.Uint64(record[acceptedAt:]),
 	}
 }
+
+// slotsAt is where the number is in the record of slots. The rest is zero.
+const slotsAt = 4
+
+// TrySendSlots queues, without waiting, how many slots there are, or 0: connections are not to be handed back. The
+// error is ErrFull when the worker does not keep up.
+func (c *Conn) TrySendSlots(n int) error {
+	c.sending.Lock()
+	defer c.sending.Unlock()
+	c.out.body = appendSlots(c.out.body[:0], n)
+	return c.transmit(nil, false)
+}
+
+func appendSlots(b []byte, n int) []byte {
+	b = appendMessage(b, TypeSlots, []Handoff{{}}, false)
+	binary.BigEndian.PutUint32(b[len(b)-recordSize+slotsAt:], uint32(n))
+	return b
+}
+
+// parseSlots reads the record of slots, of at least recordSize bytes.
+func parseSlots(record []byte) int { return int(binary.BigEndian.Uint32(record[slotsAt:])) }
