@@ -142,7 +142,9 @@ func TestDetails(t *testing.T) {
 func TestFit(t *testing.T) {
 	fdtest.NoLeaks(t)
 	fd := sockets(t, 1)[0]
-	of := func(n, size int) []Handoff { return slices.Repeat([]Handoff{{FD: fd, Details: Details(make([]byte, size))}}, n) }
+	of := func(n, size int) []Handoff {
+		return slices.Repeat([]Handoff{{FD: fd, Details: Details(make([]byte, size))}}, n)
+	}
 	ours, theirs := pair(t)
 	ours.SendDetails()
 	for _, v := range []struct {

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -125,7 +126,7 @@ func (c *Config) check() error {
 		return fmt.Errorf("master: workers of link %v take listeners: Groups are required", c.Link)
 	case kernel && !kind.listeners:
 		return fmt.Errorf("master: workers of link %v take connections: Listeners are required", c.Link)
-	case c.requests() != (mailbox.Requests{}) && !kind.reports:
+	case (c.MaxConnections > 0 || c.Supervisor.Watchdog > 0) && !kind.reports:
 		return fmt.Errorf("master: workers of link %v neither report their connections nor answer a watchdog: MaxConnections and Watchdog need link %s", c.Link, kindsThat(LinkKind.Reports))
 	case c.MaxConnections < 0 || c.MaxConnections > 0 && kernel:
 		return fmt.Errorf("master: at most %d connections of a worker: want 0 or more, and Listeners, since the master has to hand them off", c.MaxConnections)
@@ -150,7 +151,12 @@ func (c *Config) bound() {
 
 // requests are what is asked of workers that can report.
 func (c *Config) requests() mailbox.Requests {
-	return mailbox.Requests{MaxConnections: c.MaxConnections, Pings: c.Supervisor.Watchdog > 0}
+	r := mailbox.Requests{MaxConnections: c.MaxConnections, Pings: c.Supervisor.Watchdog > 0}
+	if _, byKey := c.Balancer.Strategy.(balancer.ByKey); byKey && !c.kernelRoutes() {
+		r.Slots = new(mailbox.Slots) // workers can place clients as we do
+		r.Rules = strings.Join(placing(&c.Balancer.Clients), "\n")
+	}
+	return r
 }
 
 // close closes what New was given.
@@ -165,14 +171,20 @@ func (c *Config) close() {
 
 // environ tells workers how we recognise clients, and where the first of our listeners is.
 func environ(clients *clientip.Config, addresses []netip.AddrPort) []string {
-	env := clients.Rules.Environ()
+	env := placing(clients)
 	if len(addresses) > 0 {
 		env = append(env, fdpass.EnvAddress+"="+addresses[0].String())
 	}
 	if own := clients.Hash.Slots; own.IsValid() {
 		env = append(env, fdpass.EnvSlotAddress+"="+own.String())
 	}
-	return append(env,
+	return env
+}
+
+// placing tells workers how we recognise clients.
+func placing(clients *clientip.Config) []string {
+	return append(clients.Rules.Environ(),
+		fdpass.EnvSeed+"="+strconv.FormatUint(uint64(clients.Hash.Seed), 10),
 		fdpass.EnvIPv4Prefix+"="+strconv.Itoa(clients.Hash.IPv4Prefix),
 		fdpass.EnvIPv6Prefix+"="+strconv.Itoa(clients.Hash.IPv6Prefix))
 }

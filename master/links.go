@@ -108,11 +108,11 @@ var rows = [...]row{
 		connections: true,
 		listeners:   true,
 		reports:     true,
-		open: func(m *Master, _ supervisor.Seat, l *kernelroute.Lease) (*workerLink, error) {
-			return mailboxLink(mailbox.Open(l.Offer(), m.requests, m.balancer.Readmit))
+		open: func(m *Master, seat supervisor.Seat, l *kernelroute.Lease) (*workerLink, error) {
+			return mailboxLink(mailbox.Open(l.Offer(), m.mailboxRequests(seat), m.balancer.Readmit))
 		},
-		restore: func(m *Master, _ supervisor.Seat, _ *kernelroute.Lease, b *reexec.Bundle, state json.RawMessage) (*workerLink, error) {
-			return mailboxLink(mailbox.Restore(b, state, m.requests, m.balancer.Readmit))
+		restore: func(m *Master, seat supervisor.Seat, _ *kernelroute.Lease, b *reexec.Bundle, state json.RawMessage) (*workerLink, error) {
+			return mailboxLink(mailbox.Restore(b, state, m.mailboxRequests(seat), m.balancer.Readmit))
 		},
 		waitsFor:  "its word by the mailbox (package worker, fdpass/doc.go)",
 		notReady:  "--worker-link any if it knows nothing of handfast and listens by itself",
@@ -205,16 +205,17 @@ func kindsThat(can func(LinkKind) bool) string {
 
 // The compiler checks here what the rows rely on, and the balancer.
 var (
-	_ supervisor.Link  = (*mailbox.Mailbox)(nil)
-	_ balancer.Copier  = (*mailbox.Mailbox)(nil) // else the straight line closes one by one
-	_ supervisor.Link  = (*nodeipc.Link)(nil)
-	_ balancer.Worker  = (*nodeipc.Link)(nil)
-	_ balancer.Placed  = (*nodeipc.Link)(nil) // whose connections of sessions are counted for its slot
-	_ supervisor.Link  = (*activation.Link)(nil)
-	_ supervisor.Link  = (*bindswap.Link)(nil)
-	_ supervisor.Link  = (*acceptinject.Link)(nil)
-	_ balancer.Worker  = (*acceptinject.Link)(nil)
-	_ kernelroute.Link = (*workerLink)(nil)
+	_ supervisor.Link   = (*mailbox.Mailbox)(nil)
+	_ balancer.Copier   = (*mailbox.Mailbox)(nil) // else the straight line closes one by one
+	_ balancer.Returner = (*mailbox.Mailbox)(nil) // else connections that it hands back idle are closed
+	_ supervisor.Link   = (*nodeipc.Link)(nil)
+	_ balancer.Worker   = (*nodeipc.Link)(nil)
+	_ balancer.Placed   = (*nodeipc.Link)(nil) // whose connections of sessions are counted for its slot
+	_ supervisor.Link   = (*activation.Link)(nil)
+	_ supervisor.Link   = (*bindswap.Link)(nil)
+	_ supervisor.Link   = (*acceptinject.Link)(nil)
+	_ balancer.Worker   = (*acceptinject.Link)(nil)
+	_ kernelroute.Link  = (*workerLink)(nil)
 )
 
 // workerLink is a worker's link, and what can be asked of it beside what the supervisor asks. A field is nil
@@ -350,6 +351,17 @@ func (m *Master) nodeConfig(cfg *Config) nodeipc.Config {
 		Open:      m.connections.Open,
 		Logger:    m.few.Named("node"),
 	}
+}
+
+// mailboxRequests are what is asked of a slot's worker. Only where the master routes can a connection come back to it.
+func (m *Master) mailboxRequests(seat supervisor.Seat) mailbox.Requests {
+	r := m.requests
+	if r.Slots != nil {
+		r.HandBack = func(from *mailbox.Mailbox, conns []fdpass.Handoff) (int, error) {
+			return m.balancer.HandBack(seat.Slot, from, conns)
+		}
+	}
+	return r
 }
 
 // sessions shows Node workers the table's sessions.

@@ -209,6 +209,9 @@ func (m *Master) Run(ctx context.Context) error {
 	waiting, cancel := context.WithTimeout(ctx, m.patience)
 	defer cancel()
 	m.balancer.Shutdown(waiting)
+	if m.requests.Slots != nil {
+		m.requests.Slots.Set(0) // nobody is left to take what is handed back
+	}
 	m.common.Stop()
 	m.supervisor.Stop()
 	err := <-supervising

@@ -12,6 +12,7 @@ import (
 
 	"github.com/handfast/handfast/master/balancer"
 	"github.com/handfast/handfast/master/kernelroute"
+	"github.com/handfast/handfast/master/link/mailbox"
 	"github.com/handfast/handfast/master/reexec"
 	"github.com/handfast/handfast/master/supervisor"
 )
@@ -50,7 +51,7 @@ type route interface {
 // newRoute makes the route that the configuration asks for.
 func (m *Master) newRoute(cfg *Config) (route, error) {
 	if !cfg.kernelRoutes() {
-		return &masterRoute{Table: m.balancer.Table(), balancer: m.balancer, listeners: cfg.Listeners, retired: cfg.retired, log: cfg.Logger}, nil
+		return &masterRoute{Table: m.balancer.Table(), slots: m.requests.Slots, balancer: m.balancer, listeners: cfg.Listeners, retired: cfg.retired, log: cfg.Logger}, nil
 	}
 	kernel, err := kernelroute.New(kernelroute.Config{
 		Groups:        cfg.Groups,
@@ -71,6 +72,7 @@ func (m *Master) newRoute(cfg *Config) (route, error) {
 // masterRoute: the master accepts, and hands each connection to the worker in its client's slot.
 type masterRoute struct {
 	*balancer.Table
+	slots     *mailbox.Slots // nil: workers need not know
 	balancer  *balancer.Balancer
 	listeners []net.Listener
 	retired   []net.Listener // to be accepted from for the last time
@@ -78,6 +80,14 @@ type masterRoute struct {
 }
 
 func (r *masterRoute) String() string { return "master" }
+
+// Resize implements supervisor.Slots.
+func (r *masterRoute) Resize(n int) {
+	r.Table.Resize(n)
+	if r.slots != nil {
+		r.slots.Set(n)
+	}
+}
 
 // Fill implements supervisor.Slots.
 func (r *masterRoute) Fill(slot int, link supervisor.Link) { r.Table.Fill(slot, known(link).worker) }

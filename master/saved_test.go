@@ -25,9 +25,10 @@ func TestGolden(t *testing.T) {
 	}
 	reexectest.Golden(t, part, saved{
 		Link: LinkNode, Started: at, Upgrades: 2,
-		Stats:       balancer.Stats{Accepted: 1, HandedOff: 2, TakenBack: 3, Refused: 4, Gone: 5, Parked: 6},
-		Counts:      []balancer.Counts{{HandedOff: 1, Refused: 2, MailboxFull: 3}},
-		Parked:      []balancer.SavedParked{{Handoff: fdpass.Handoff{FD: 10, Client: netip.MustParseAddrPort("192.0.2.1:1234"), Flags: fdpass.FlagProxied}, Parked: at, Refused: true}},
+		Stats:       balancer.Stats{Accepted: 1, HandedOff: 2, TakenBack: 3, HandedBack: 7, Refused: 4, Gone: 5, Parked: 6},
+		Counts:      []balancer.Counts{{HandedOff: 1, HandedBack: 4, Refused: 2, MailboxFull: 3}},
+		Parked:      []balancer.SavedParked{{Handoff: fdpass.Handoff{FD: 10, Client: netip.MustParseAddrPort("192.0.2.1:1234"), Flags: fdpass.FlagProxied, Details: "\x00\xff"}, Parked: at, Refused: true, Idle: true}},
+		Addresses:   []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:8080")},
 		Listeners:   []balancer.SavedListener{{FD: 11}},
 		KernelRoute: kernel,
 	})

@@ -59,6 +59,7 @@ type SlotStatus struct {
 	LastEnd   *End          `json:"last_end"`   // the last one of those, which nobody had asked for
 
 	HandedOff   *uint64 `json:"handed_off"`   // connections given to its workers by the master; one that was taken back counts again
+	HandedBack  *uint64 `json:"handed_back"`  // by its workers, between two requests of which the next is another slot's
 	Queue       *int    `json:"queue"`        // connections that wait in the slot's listeners for its worker to accept; null when the master routes
 	Parked      int     `json:"parked"`       // that wait in the master for the slot
 	Refused     uint64  `json:"refused"`      // ended for want of its worker
@@ -103,12 +104,13 @@ type ReloadStatus struct {
 // Totals are those of all slots, also of such as were removed. Those of the first four are
 // null when the kernel routes and the master has accepted nothing.
 type Totals struct {
-	Accepted  *uint64 `json:"accepted"`   // connections accepted from listeners, by the master
-	HandedOff *uint64 `json:"handed_off"` // given to workers; one that was taken back counts again
-	TakenBack *uint64 `json:"taken_back"` // not taken by the worker that they were given to
-	Gone      *uint64 `json:"gone"`       // ended by the client before it was known
-	Refused   uint64  `json:"refused"`    // ended for want of a worker, or of a request in time
-	Parked    int     `json:"parked"`     // waiting now: for a slot, for the head of a request, or to be refused
+	Accepted   *uint64 `json:"accepted"`    // connections accepted from listeners, by the master
+	HandedOff  *uint64 `json:"handed_off"`  // given to workers; one that was taken back counts again
+	TakenBack  *uint64 `json:"taken_back"`  // not taken by the worker that they were given to
+	HandedBack *uint64 `json:"handed_back"` // by workers, between two requests
+	Gone       *uint64 `json:"gone"`        // ended by the client before it was known
+	Refused    uint64  `json:"refused"`     // ended for want of a worker, or of a request in time
+	Parked     int     `json:"parked"`      // waiting now: for a slot, for the head of a request, or to be refused
 }
 
 // Hung is the state of a worker that serves, and does not answer the watchdog.
@@ -176,9 +178,9 @@ func (m *Master) count(s *Status) {
 		sl, c := &s.Slots[i], m.balancer.Table().Counts(i)
 		sl.Parked = parked[i]
 		sl.Refused = c.Refused
-		handedOff, full := c.HandedOff, c.MailboxFull
+		handedOff, handedBack, full := c.HandedOff, c.HandedBack, c.MailboxFull
 		if m.route.acceptsAll() || handedOff > 0 || full > 0 {
-			sl.HandedOff, sl.MailboxFull = &handedOff, &full
+			sl.HandedOff, sl.HandedBack, sl.MailboxFull = &handedOff, &handedBack, &full
 		}
 		if waiting, ok := m.route.queue(i); ok {
 			sl.Queue = &waiting
@@ -187,7 +189,7 @@ func (m *Master) count(s *Status) {
 	stats := m.Stats()
 	s.Totals = Totals{Refused: stats.Refused, Parked: stats.Parked}
 	if m.route.acceptsAll() || stats.Accepted > 0 {
-		s.Totals.Accepted, s.Totals.HandedOff, s.Totals.TakenBack, s.Totals.Gone = &stats.Accepted, &stats.HandedOff, &stats.TakenBack, &stats.Gone
+		s.Totals.Accepted, s.Totals.HandedOff, s.Totals.TakenBack, s.Totals.HandedBack, s.Totals.Gone = &stats.Accepted, &stats.HandedOff, &stats.TakenBack, &stats.HandedBack, &stats.Gone
 	}
 }
 

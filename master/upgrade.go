@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -40,6 +41,7 @@ type saved struct {
 	Stats       balancer.Stats
 	Counts      []balancer.Counts        // by slot
 	Parked      []balancer.SavedParked   // none in a dry run
+	Addresses   []netip.AddrPort         // that connections may have come to, which may be handed back
 	Listeners   []balancer.SavedListener // that the master accepts from
 	KernelRoute *kernelroute.Saved       `json:"Steered"` // or that the kernel gives clients to; under the name that earlier programs leave
 }
@@ -116,6 +118,7 @@ func (m *Master) save(save func(*reexec.Bundle) error, final bool) (*reexec.Bund
 		Upgrades: m.upgraded.Load().Count,
 		Stats:    m.Stats(),
 	}
+	state.Addresses = m.balancer.Addresses()
 	state.Counts = m.balancer.Table().AllCounts()
 	m.route.save(b, &state)
 	err := m.supervisor.Save(b) // which may park what workers give back
@@ -203,6 +206,7 @@ func (m *Master) resume(state *saved, b *reexec.Bundle) error {
 		}
 	}
 	m.parked = state.Parked
+	m.balancer.RestoreAddresses(state.Addresses)
 	m.balancer.Table().RestoreCounts(state.Counts)
 	return nil
 }

@@ -59,37 +59,34 @@ func Sockaddr(at netip.AddrPort) (sa unix.Sockaddr, family int) {
 //
 // Package unix has functions that do as much, and ask the socket for its protocol, too: one system call more.
 func Local(fd int) (netip.AddrPort, error) {
-	_, at, err := named(unix.SYS_GETSOCKNAME, fd, 0)
+	at, err := rawNamed(unix.SYS_GETSOCKNAME, fd)
 	return at, os.NewSyscallError("getsockname", err)
-}
-
-// RawLocal is Local for the straight line: a raw call, since it never waits (StopLingering), and no error that says why.
-func RawLocal(fd int) (at netip.AddrPort, ok bool) {
-	var sa unix.RawSockaddrInet6
-	size := uint32(unsafe.Sizeof(sa))
-	_, _, errno := unix.RawSyscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&sa)), uintptr(unsafe.Pointer(&size)))
-	return RawAddrPort(&sa), errno == 0
 }
 
 // Peer is Local for the other end's address.
 func Peer(fd int) (netip.AddrPort, error) {
-	_, at, err := named(unix.SYS_GETPEERNAME, fd, 0)
+	at, err := rawNamed(unix.SYS_GETPEERNAME, fd)
 	return at, os.NewSyscallError("getpeername", err)
 }
 
 // Accept borrows a listener and accepts a connection, non-blocking and close-on-exec, which the caller owns, and its
 // peer's address.
 func Accept(listener int) (fd int, peer netip.AddrPort, err error) {
-	return named(unix.SYS_ACCEPT4, listener, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
-}
-
-// named is a system call that writes an address. Its error is bare.
-func named(call uintptr, fd int, flags uintptr) (result int, at netip.AddrPort, err error) {
 	var sa unix.RawSockaddrInet6 // large enough for both families
 	size := uint32(unsafe.Sizeof(sa))
-	r, _, errno := unix.Syscall6(call, uintptr(fd), uintptr(unsafe.Pointer(&sa)), uintptr(unsafe.Pointer(&size)), flags, 0, 0)
+	r, _, errno := unix.Syscall6(unix.SYS_ACCEPT4, uintptr(listener), uintptr(unsafe.Pointer(&sa)), uintptr(unsafe.Pointer(&size)), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
 	if errno != 0 {
 		return -1, netip.AddrPort{}, errno
 	}
 	return int(r), RawAddrPort(&sa), nil
+}
+
+// rawNamed is a system call that writes an address and never waits, so it is a raw one. Its error is bare.
+func rawNamed(call uintptr, fd int) (at netip.AddrPort, err error) {
+	var sa unix.RawSockaddrInet6
+	size := uint32(unsafe.Sizeof(sa))
+	if _, _, errno := unix.RawSyscall(call, uintptr(fd), uintptr(unsafe.Pointer(&sa)), uintptr(unsafe.Pointer(&size))); errno != 0 {
+		return netip.AddrPort{}, errno
+	}
+	return RawAddrPort(&sa), nil
 }

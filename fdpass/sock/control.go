@@ -83,3 +83,22 @@ func ResetOnClose(fd int) { setLinger(fd, unix.Linger{Onoff: 1}) }
 func setLinger(fd int, value unix.Linger) {
 	unix.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_LINGER, uintptr(unsafe.Pointer(&value)), unsafe.Sizeof(value), 0)
 }
+
+// Option borrows a socket and returns an option that is a number. The call is raw, as in StopLingering.
+func Option(fd, level, option int) (int, error) {
+	var value int32
+	size := uint32(unsafe.Sizeof(value))
+	if _, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), uintptr(option), uintptr(unsafe.Pointer(&value)), uintptr(unsafe.Pointer(&size)), 0); errno != 0 {
+		return 0, os.NewSyscallError("getsockopt", errno)
+	}
+	return int(value), nil
+}
+
+// SetNonblock borrows a socket and makes it non-blocking, for all processes that share it. The call is raw, as in
+// StopLingering, and one: a socket has no other flags that are worth to be kept (man 2 fcntl, F_SETFL).
+func SetNonblock(fd int) error {
+	if _, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_SETFL, unix.O_NONBLOCK); errno != 0 {
+		return os.NewSyscallError("fcntl", errno)
+	}
+	return nil
+}

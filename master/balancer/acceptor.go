@@ -89,6 +89,15 @@ func newAcceptor(b *Balancer, ln net.Listener) (*acceptor, error) {
 // acceptFrom takes ownership of a non-blocking listener.
 func acceptFrom(b *Balancer, file *os.File) (*acceptor, error) {
 	raw, err := file.SyscallConn()
+	if err == nil {
+		err = sock.ControlRaw(raw, func(fd int) error {
+			at, err := sock.Local(fd)
+			if err == nil {
+				b.addAddress(at)
+			}
+			return err
+		})
+	}
 	if err != nil {
 		file.Close()
 		return nil, fmt.Errorf("balancer: %w", err)

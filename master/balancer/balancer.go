@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/master/clientip"
 	"github.com/handfast/handfast/master/fdlimit"
 	"github.com/handfast/handfast/master/logging"
@@ -107,7 +110,9 @@ type Balancer struct {
 	stopWaiting context.CancelFunc
 
 	serving   sync.Mutex
-	acceptors map[*acceptor]struct{} // of Serve
+	acceptors map[*acceptor]struct{}           // of Serve
+	addresses atomic.Pointer[[]netip.AddrPort] // that connections may have come to; never changed, only replaced
+	returns   sync.Pool                        // of *returns
 }
 
 // New checks the configuration; Serve accepts connections.
@@ -145,6 +150,7 @@ func New(cfg Config, table *Table) (*Balancer, error) {
 		mute:     cfg.Refuse == RefuseClose,
 		overflow: newWaitlist(min(maxOverflow, fdlimit.Limit()/8), 0),
 	}
+	b.returns.New = func() any { return b.newReturns() }
 	b.draining, b.stopWaiting = context.WithCancel(context.Background())
 	return b, nil
 }
@@ -199,7 +205,8 @@ func (b *Balancer) takeBack(conns []fdpass.Handoff) (known []connection) {
 	b.ledger.takenBack.Add(uint64(len(conns)))
 	all := make([]connection, len(conns))
 	for i, h := range conns {
-		all[i].Handoff = b.believe(h)
+		peer, _ := sock.Peer(h.FD)
+		all[i].Handoff = b.believe(h, peer)
 	}
 	return b.identify(all, b.clients.Buffer())
 }

@@ -1,6 +1,7 @@
 package balancer
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/handfast/handfast/fdpass"
@@ -17,6 +18,7 @@ type connection struct {
 	fdpass.Handoff
 	client clientip.Client
 	since  time.Time // when it began to wait; zero: it did not
+	idle   bool      // it was served before, and may end without another request
 
 	addressed bool // to a slot's own address (hash.SlotAddresses): to slot, which may not be there
 	slot      int
@@ -25,7 +27,7 @@ type connection struct {
 // locate notes whether a connection came to a slot's own address.
 func (b *Balancer) locate(c *connection) {
 	if own := &b.cfg.Clients.Hash.Slots; own.IsValid() {
-		if at, ok := sock.RawLocal(c.FD); ok {
+		if at, err := sock.Local(c.FD); err == nil {
 			c.slot, c.addressed = own.Slot(at.Addr())
 		}
 	}
@@ -40,16 +42,15 @@ func (c *connection) place(s Strategy, slots, rank int) int {
 	return s.Slot(c.client, slots, rank)
 }
 
-// believe returns a connection that has come back, with its true peer. The worker that gave it back says
-// where it is from, and could say anything. Only what a PROXY header has said is known from nowhere else.
-func (b *Balancer) believe(h fdpass.Handoff) fdpass.Handoff {
+// believe returns a connection that has come back, with its true peer, which is invalid if it is gone. The worker that
+// gave it back says where it is from, and could say anything. Only what a PROXY header has said is known from nowhere else.
+func (b *Balancer) believe(h fdpass.Handoff, peer netip.AddrPort) fdpass.Handoff {
+	h.Flags &= fdpass.FlagProxied
 	if !b.cfg.Clients.ProxyProtocol {
-		h.Flags &^= fdpass.FlagProxied
+		h.Flags, h.Details = 0, ""
 	}
-	if h.Flags&fdpass.FlagProxied == 0 {
-		if peer, _ := sock.Peer(h.FD); peer.IsValid() { // else it is gone
-			h.Client = peer
-		}
+	if h.Flags == 0 && peer.IsValid() {
+		h.Client = peer
 	}
 	return h
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/fdpass/fdtest"
+	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/master/reexec"
 )
 
@@ -84,7 +85,8 @@ func TestReadmittedClient(t *testing.T) {
 			defer conn.Close()
 			h := fdpass.Handoff{FD: fdtest.Duplicate(t, conn), Client: netip.MustParseAddrPort("203.0.113.9:1"), Flags: v.flags}
 			defer unix.Close(h.FD)
-			if got := b.believe(h); got.Client.Addr().String() != v.want || got.FD != h.FD {
+			peer, _ := sock.Peer(h.FD)
+			if got := b.believe(h, peer); got.Client.Addr().String() != v.want || got.FD != h.FD {
 				t.Errorf("%+v, want a client %s", got, v.want)
 			}
 		})

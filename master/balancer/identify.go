@@ -12,6 +12,12 @@ import (
 // identify finds the clients of a batch, and returns those connections whose client is
 // known. It takes ownership of the others, which wait or are refused.
 func (b *Balancer) identify(batch []connection, buffer []byte) (known []connection) {
+	return b.identifyEach(batch, buffer, nil)
+}
+
+// identifyEach is identify, except that silent, if there is one, takes ownership of connections on which nothing of a
+// request is there.
+func (b *Balancer) identifyEach(batch []connection, buffer []byte, silent func(connection)) (known []connection) {
 	known = batch[:0]
 	for i := range batch {
 		c := &batch[i]
@@ -22,6 +28,8 @@ func (b *Balancer) identify(batch []connection, buffer []byte) (known []connecti
 		case err == clientip.ErrNoSession && b.waitForSession(*c):
 		case err == nil, err == clientip.ErrNoSession:
 			known = append(known, *c)
+		case err == clientip.ErrSilent && silent != nil:
+			silent(*c)
 		default:
 			b.parkUnknown(*c, err)
 		}
@@ -49,6 +57,9 @@ func (b *Balancer) parkUnknown(c connection, why error) {
 	case clientip.ErrSilent, clientip.ErrPartial:
 		if p, err := b.enter(c, b.unplaced(&c), b.half()); err == nil {
 			go b.waitForClient(p)
+		} else if c.idle {
+			fdpass.CloseConnections(c.FD) // as any server may between two requests
+			b.ledger.isGone(&c)
 		} else if why == clientip.ErrSilent {
 			b.refuser.refuse(c, NoSlot, errCrowdedSilent)
 		} else {
@@ -71,7 +82,7 @@ func (b *Balancer) waitForClient(p *parked) {
 		stays, err = b.place(p, file, client)
 	}
 	switch {
-	case err == clientip.ErrGone:
+	case err == clientip.ErrGone, err == clientip.ErrSilent && p.idle:
 		b.leave(p, file)
 	case err != nil:
 		b.refuser.end(p, b.waitlist, file, NoSlot, err)

@@ -18,17 +18,18 @@ type ledger struct {
 	report func(Outcome) // nil: to nobody
 	every  bool          // Config.EveryOutcome
 
-	accepted, handedOff, takenBack, refused, gone atomic.Uint64
+	accepted, handedOff, takenBack, handedBack, refused, gone atomic.Uint64
 }
 
 // Stats are counts since the start, except Parked.
 type Stats struct {
-	Accepted  uint64 // connections accepted from listeners
-	HandedOff uint64 // given to workers; one that was taken back counts again
-	TakenBack uint64 // not taken by the worker that they were given to
-	Refused   uint64 // ended for want of a worker, or of a request in time
-	Gone      uint64 // ended by the client before it was known
-	Parked    int    // waiting now
+	Accepted   uint64 // connections accepted from listeners
+	HandedOff  uint64 // given to workers; one that was taken back or handed back counts again
+	TakenBack  uint64 // not taken by the worker that they were given to
+	HandedBack uint64 // by workers, between two requests
+	Refused    uint64 // ended for want of a worker, or of a request in time
+	Gone       uint64 // ended by the client before it was known
+	Parked     int    // waiting now
 }
 
 // Add adds the counts of another balancer.
@@ -36,6 +37,7 @@ func (s *Stats) Add(other Stats) {
 	s.Accepted += other.Accepted
 	s.HandedOff += other.HandedOff
 	s.TakenBack += other.TakenBack
+	s.HandedBack += other.HandedBack
 	s.Refused += other.Refused
 	s.Gone += other.Gone
 	s.Parked += other.Parked
@@ -44,11 +46,12 @@ func (s *Stats) Add(other Stats) {
 // stats returns the counts. They are not of one instant.
 func (l *ledger) stats() Stats {
 	return Stats{
-		Accepted:  l.accepted.Load(),
-		HandedOff: l.handedOff.Load(),
-		TakenBack: l.takenBack.Load(),
-		Refused:   l.refused.Load(),
-		Gone:      l.gone.Load(),
+		Accepted:   l.accepted.Load(),
+		HandedOff:  l.handedOff.Load(),
+		TakenBack:  l.takenBack.Load(),
+		HandedBack: l.handedBack.Load(),
+		Refused:    l.refused.Load(),
+		Gone:       l.gone.Load(),
 	}
 }
 
@@ -57,6 +60,7 @@ func (l *ledger) restore(s Stats) {
 	l.accepted.Store(s.Accepted)
 	l.handedOff.Store(s.HandedOff)
 	l.takenBack.Store(s.TakenBack)
+	l.handedBack.Store(s.HandedBack)
 	l.refused.Store(s.Refused)
 	l.gone.Store(s.Gone)
 }
@@ -69,6 +73,12 @@ func (l *ledger) delivered(c *counts, n int, err error) {
 	if errors.Is(err, fdpass.ErrFull) && err != fdpass.ErrInFlight { // which is another worker's fault
 		c.full.Add(1)
 	}
+}
+
+// wereHandedBack counts connections that a slot's worker has handed back.
+func (l *ledger) wereHandedBack(slot, n int) {
+	l.table.counts(slot).handedBack.Add(uint64(n))
+	l.handedBack.Add(uint64(n))
 }
 
 // hasWorker reports a connection that a worker has.

@@ -13,6 +13,8 @@ type router struct {
 	strategy Strategy
 	ledger   *ledger
 	park     func(connection) // takes ownership of those that cannot be delivered now
+	again    func(connection) // and of those that from has handed back, although they are its own
+	from     Worker           // has handed the batch back; nil: it was accepted
 
 	group []fdpass.Handoff // the connections of one slot
 	index []int            // and which of the batch they are
@@ -24,7 +26,8 @@ type router struct {
 }
 
 func (b *Balancer) newRouter() router {
-	return router{table: b.table, strategy: b.cfg.Strategy, ledger: b.ledger, park: b.park}
+	again := func(c connection) { b.parkFor(c, b.waitAgain) }
+	return router{table: b.table, strategy: b.cfg.Strategy, ledger: b.ledger, park: b.park, again: again}
 }
 
 // route delivers a batch and takes ownership of its descriptors. Connections that
@@ -47,7 +50,7 @@ func (r *router) route(batch []connection) {
 			}
 		}
 		for _, i := range r.index[n:] {
-			r.park(batch[i])
+			r.wait(batch[i], seats[slot].worker)
 		}
 	}
 	fdlimit.Close(r.sent)
@@ -69,7 +72,7 @@ func (r *router) toOwners(batch []connection) (others []connection) {
 		}
 		r.group = append(r.group[:0], c.Handoff)
 		if r.deliver(owner, r.table.countsOf(owner)) == 0 {
-			r.park(c) // the others cannot serve it
+			r.wait(c, owner) // the others cannot serve it
 		} else if r.ledger.every {
 			r.ledger.hasWorker(&c, slotOf(owner), owner)
 		}
@@ -100,9 +103,18 @@ func (r *router) sort(batch []connection, slots int) {
 	}
 }
 
+// wait takes ownership of a connection that its worker has not taken.
+func (r *router) wait(c connection, w Worker) {
+	if w != nil && w == r.from {
+		r.again(c)
+	} else {
+		r.park(c)
+	}
+}
+
 // deliver gives the group to its worker, and returns how many that has taken.
 func (r *router) deliver(w Worker, c *counts) (n int) {
-	if w == nil {
+	if w == nil || w == r.from {
 		return 0
 	}
 	var err error

@@ -28,7 +28,7 @@ type seat struct {
 
 // counts are what happened to the connections of one slot since it is there.
 type counts struct {
-	handedOff, refused, full atomic.Uint64
+	handedOff, handedBack, refused, full atomic.Uint64
 }
 
 // NewTable returns a table of n empty slots, 1 to hash.MaxSlots.
@@ -111,7 +111,8 @@ func slotOf(w Worker) int {
 
 // Counts are what happened to the connections of one slot since it is there.
 type Counts struct {
-	HandedOff   uint64 // given to its workers by the master; one that was taken back counts again
+	HandedOff   uint64 // given to its workers by the master; one that was taken back or handed back counts again
+	HandedBack  uint64 // by its workers, between two requests
 	Refused     uint64
 	MailboxFull uint64 // how often its worker did not keep up
 }
@@ -120,7 +121,7 @@ type Counts struct {
 func (t *Table) Counts(slot int) Counts { return t.counts(slot).read() }
 
 func (c *counts) read() Counts {
-	return Counts{c.handedOff.Load(), c.refused.Load(), c.full.Load()}
+	return Counts{c.handedOff.Load(), c.handedBack.Load(), c.refused.Load(), c.full.Load()}
 }
 
 // AllCounts returns those of all slots.
@@ -139,6 +140,7 @@ func (t *Table) RestoreCounts(saved []Counts) {
 	for i, s := range t.load() {
 		if i < len(saved) {
 			s.counts.handedOff.Store(saved[i].HandedOff)
+			s.counts.handedBack.Store(saved[i].HandedBack)
 			s.counts.refused.Store(saved[i].Refused)
 			s.counts.full.Store(saved[i].MailboxFull)
 		}

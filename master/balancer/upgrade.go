@@ -1,6 +1,7 @@
 package balancer
 
 import (
+	"net/netip"
 	"os"
 	"slices"
 	"time"
@@ -17,6 +18,7 @@ type SavedParked struct {
 	fdpass.Handoff
 	Parked  time.Time
 	Refused bool
+	Idle    bool // it was served before, and may end without another request
 }
 
 // SaveListeners keeps the listeners that Serve accepts from.
@@ -33,9 +35,24 @@ func (b *Balancer) SaveListeners(bundle *reexec.Bundle) (all []SavedListener) {
 func (b *Balancer) SaveParked(bundle *reexec.Bundle) (all []SavedParked) {
 	for _, p := range slices.Concat(b.waitlist.all(), b.refuser.overflow.all()) {
 		bundle.Keep(p.FD)
-		all = append(all, SavedParked{p.Handoff, p.since, p.refused})
+		all = append(all, SavedParked{p.Handoff, p.since, p.refused, p.idle})
 	}
 	return all
+}
+
+// Addresses returns those that connections may have come to.
+func (b *Balancer) Addresses() []netip.AddrPort {
+	if all := b.addresses.Load(); all != nil {
+		return *all
+	}
+	return nil
+}
+
+// RestoreAddresses has connections that came to these addresses be known as ours, too.
+func (b *Balancer) RestoreAddresses(all []netip.AddrPort) {
+	for _, at := range all {
+		b.addAddress(at)
+	}
 }
 
 // RestoreStats goes on with the counts of the program before.
@@ -47,7 +64,7 @@ func (b *Balancer) ReadmitParked(conns []SavedParked) {
 	defer reexec.Lock.RUnlock()
 	var waiting []connection
 	for _, saved := range conns {
-		c := connection{Handoff: saved.Handoff, since: saved.Parked}
+		c := connection{Handoff: saved.Handoff, since: saved.Parked, idle: saved.Idle}
 		if saved.Refused {
 			b.refuser.resume(c)
 		} else {

@@ -36,6 +36,7 @@ var (
 	mayOpen    = desc("worker_open_connections_limit", "Connections that the worker in the slot may have open before further ones are refused, if it is held to that.", "slot")
 	restarts   = desc("worker_restarts_total", "Successors that were needed since a worker had ended, left, or could not be started.", "slot")
 	handedOff  = desc("handed_off_connections_total", "Connections that the master gave to the slot's workers; one that was taken back counts again.", "slot")
+	handedBack = desc("handed_back_connections_total", "Connections that the slot's workers handed back between two requests, since the next one was another slot's or the worker drained.", "slot")
 	slotParked = desc("slot_parked_connections", "Connections that wait in the master for the slot.", "slot")
 	refused    = desc("slot_refused_connections_total", "Connections that were refused for want of the slot's worker.", "slot")
 	full       = desc("mailbox_full_total", "How often the slot's worker did not keep up, each try counted.", "slot")
@@ -89,6 +90,7 @@ func (status collector) Collect(out chan<- prometheus.Metric) {
 		counter(restarts, &again, slot)
 		counter(refused, &sl.Refused, slot)
 		counter(handedOff, sl.HandedOff, slot)
+		counter(handedBack, sl.HandedBack, slot)
 		counter(full, sl.MailboxFull, slot)
 	}
 }

@@ -1,10 +1,18 @@
 package mailbox
 
+import "github.com/handfast/handfast/fdpass"
+
 // Requests are what a master asks of a worker beside taking connections. A worker that cannot do it, which
 // is known when it is ready, is not held to it.
 type Requests struct {
 	MaxConnections int  // that it may have open at a time; 0: any number
 	Pings          bool // it is to be asked whether it is there
+
+	// HandBack takes ownership of the first n of conns, which the worker has between two requests. err says why the next
+	// one is none that it can have been handed; then its link ends. nil: no worker is to hand connections back.
+	HandBack func(from *Mailbox, conns []fdpass.Handoff) (n int, err error)
+	Slots    *Slots // only if there is HandBack
+	Rules    string // by which clients are recognised, as the worker was told by environment; likewise
 }
 
 // MaxConnections returns how many connections the worker may have open; 0: any number, or it is not

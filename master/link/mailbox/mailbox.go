@@ -1,7 +1,7 @@
 // Package mailbox is the native link between the master and one worker process:
 // handoffs over a Unix socket, as package fdpass describes it.
 //
-// mailbox.go hands off and receives, ping.go asks whether the worker still takes connections, limit.go
+// mailbox.go hands off and receives, handback.go takes connections back between two requests, ping.go asks whether the worker still takes connections, limit.go
 // keeps to the connections that it may have open, and upgrade.go leaves a mailbox to another program (package reexec).
 package mailbox
 
@@ -64,6 +64,11 @@ type Mailbox struct {
 	requests Requests
 	limited  bool         // the worker is held to requests.MaxConnections; written before ready is closed
 	given    atomic.Int64 // connections that were handed off; only if limited
+
+	offersBack   bool         // the worker has said that it hands connections back; of receive
+	handsBack    bool         // and the master takes them; written before ready is closed
+	rulesChanged bool         // since the worker was told how clients are recognised; written before receive
+	has          atomic.Int64 // connections that were handed off and not handed back: at least as many as it has
 
 	answers    bool          // the worker answers the pings that are requested; written before ready is closed
 	ponged     bool          // it has sent a pong; of receive
@@ -137,11 +142,16 @@ func (m *Mailbox) Env() []string {
 	if m.requests.Pings {
 		pings = "1"
 	}
+	back := "0"
+	if m.requests.HandBack != nil {
+		back = "1"
+	}
 	return []string{
 		fdpass.EnvFD + "=" + strconv.Itoa(firstInherited),
 		fdpass.EnvReport + "=1",
 		fdpass.EnvMaxConnections + "=" + strconv.Itoa(m.requests.MaxConnections),
 		fdpass.EnvPing + "=" + pings,
+		fdpass.EnvHandBack + "=" + back,
 	}
 }
 
@@ -183,12 +193,14 @@ func (m *Mailbox) Deliver(conns []fdpass.Handoff) (n int, err error) {
 func (m *Mailbox) Copy(conns []fdpass.Handoff) (n int, err error) {
 	reexec.Lock.MustHold()
 	for n < len(conns) {
-		batch := conns[n:min(n+fdpass.MaxBatch, len(conns))]
+		batch := conns[n:][:fdpass.Fit(conns[n:])]
 		if batch = batch[:m.charge(len(batch))]; len(batch) == 0 {
 			return n, fdpass.ErrLimit
 		}
+		m.has.Add(int64(len(batch)))
 		if err := m.ours.TrySend(fdpass.TypeHandoff, batch); err != nil {
 			m.refund(len(batch))
+			m.has.Add(-int64(len(batch)))
 			if errors.Is(err, fdpass.ErrClosed) && !m.drained.Load() {
 				m.theirs.CloseWrite() // the worker shut its end down: listen sees to it
 			}
@@ -215,6 +227,9 @@ func (m *Mailbox) Drain() {
 func (m *Mailbox) Close() {
 	m.closing.Do(func() {
 		m.closed.Store(true)
+		if m.Looks() {
+			m.requests.Slots.remove(m)
+		}
 		m.rescue.Stop()
 		m.endFlow()
 		m.takeBack()
@@ -259,6 +274,7 @@ func (m *Mailbox) takeBack() {
 		err := m.theirs.ReceiveLocked(&msg, reexec.Lock.RLocker())
 		switch {
 		case err == nil && msg.Type == fdpass.TypeHandoff:
+			m.has.Add(-int64(len(msg.Handoffs)))
 			m.readmit(msg.Handoffs)
 		case err == nil: // the slot's listeners
 			fdpass.CloseHandoffs(msg.Handoffs)
@@ -335,6 +351,8 @@ func (m *Mailbox) handle(msg *fdpass.Message) error {
 		m.handleReport(msg.Report)
 	case fdpass.TypePong:
 		m.handlePong()
+	case fdpass.TypeHandBack:
+		return m.handleHandBack(msg.Handoffs)
 	case fdpass.TypeLeave:
 		return ErrLeft
 	case fdpass.TypeReturn:
@@ -350,7 +368,7 @@ func (m *Mailbox) handle(msg *fdpass.Message) error {
 			}
 		}
 		m.readmit(msg.Handoffs)
-	case fdpass.TypeHandoff, fdpass.TypePing:
+	case fdpass.TypeHandoff, fdpass.TypePing, fdpass.TypeSlots:
 		m.ours.Discard(msg.Handoffs)
 		return fmt.Errorf("%w: a %v from a worker", fdpass.ErrMalformed, msg.Type)
 	default: // of a later version
@@ -366,6 +384,8 @@ func (m *Mailbox) setReady(listens bool) {
 		m.accepts = listens
 		m.limited = m.requests.MaxConnections > 0 && m.report.Load() != nil
 		m.answers = m.requests.Pings && m.ponged
+		m.handsBack = m.requests.HandBack != nil && m.offersBack
+		m.beginHandBack()
 		m.alive.Store(true)
 		close(m.ready)
 	}

@@ -17,19 +17,24 @@ func TestGolden(t *testing.T) {
 		Ours: 7, Theirs: 8, Offered: true, Listens: true, Drained: true, Left: "it asked for that",
 		Report:         &fdpass.Report{Open: 3, Accepted: 9},
 		MaxConnections: 100, Given: 12, Answers: true, Owes: true,
+		HandsBack: true, Rules: "HANDFAST_SEED=1", Has: 5,
 	})
 }
 
 // TestSaveRestore: a mailbox that was restored is saved as it was.
 func TestSaveRestore(t *testing.T) {
-	m, err := Open(nil, Requests{MaxConnections: 100, Pings: true}, fdpass.CloseHandoffs)
+	slots := new(Slots)
+	slots.Set(3)
+	requests := Requests{MaxConnections: 100, Pings: true, HandBack: new(back).take, Slots: slots, Rules: "rules"}
+	m, err := Open(nil, requests, fdpass.CloseHandoffs)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer m.Close()
 	close(m.ready)
 	m.given.Store(12)
-	m.answers, m.limited, m.accepts, m.offered = true, true, true, true
+	m.answers, m.limited, m.accepts, m.offered, m.handsBack = true, true, true, true, true
+	m.has.Store(5)
 	m.report.Store(&fdpass.Report{Open: 3, Accepted: 9})
 	b := reexec.NewBundle("before")
 	text, err := m.Save(b)
@@ -65,11 +70,39 @@ func TestSaveRestore(t *testing.T) {
 	if err := next.Unseal(again.(json.RawMessage), part, got); err != nil {
 		t.Fatal(err)
 	}
-	if s.MaxConnections != 100 || !s.Answers || !s.Listens {
+	if s.MaxConnections != 100 || !s.Answers || !s.Listens || !s.HandsBack || s.Rules != "rules" || s.Has != 5 {
 		t.Errorf("saved %+v", s)
+	}
+	var told fdpass.Message
+	if err := restored.theirs.Receive(&told); err != nil || told.Slots != 3 {
+		t.Errorf("the worker is told %+v, %v", told, err)
 	}
 	got.Ours, got.Theirs = s.Ours, s.Theirs
 	if !reflect.DeepEqual(got, s) {
 		t.Errorf("saved again %+v, want %+v", got, s)
+	}
+}
+
+// TestRulesChanged: a worker that was told other rules of placing clients than the program has now is to hand nothing back, also
+// by the program after that.
+func TestRulesChanged(t *testing.T) {
+	slots := new(Slots)
+	slots.Set(3)
+	m, err := Open(nil, Requests{HandBack: new(back).take, Slots: slots, Rules: "now"}, fdpass.CloseHandoffs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	m.handsBack, m.rulesChanged = true, true
+	close(m.ready)
+	m.beginHandBack()
+	var told fdpass.Message
+	if err := m.theirs.Receive(&told); err != nil || told.Type != fdpass.TypeSlots || told.Slots != 0 {
+		t.Errorf("the worker is told %+v, %v", told, err)
+	}
+	text, err := m.Save(reexec.NewBundle("now"))
+	s := new(saved)
+	if err != nil || reexec.NewBundle("now").Unseal(text.(json.RawMessage), part, s) != nil || s.Rules == "now" {
+		t.Errorf("saved %+v, %v", s, err)
 	}
 }

@@ -24,6 +24,10 @@ type saved struct {
 	Given          int64 // counted for that
 	Answers        bool  // pings
 	Owes           bool  // an answer
+
+	HandsBack bool
+	Rules     string // by which the worker places clients, if it hands back
+	Has       int64
 }
 
 // Save implements supervisor.Link. The worker has said that it is ready.
@@ -40,6 +44,13 @@ func (m *Mailbox) Save(b *reexec.Bundle) (any, error) {
 		Given:          m.given.Load(),
 		Answers:        m.Answers(),
 		Owes:           m.owes.Load(),
+
+		HandsBack: m.Looks(),
+		Rules:     m.requests.Rules,
+		Has:       m.has.Load(),
+	}
+	if m.rulesChanged {
+		s.Rules = ""
 	}
 	if m.leftErr != nil {
 		s.Left = m.leftErr.Error()
@@ -78,6 +89,9 @@ func Restore(b *reexec.Bundle, state json.RawMessage, requests Requests, readmit
 	m.given.Store(s.Given)
 	m.answers = s.Answers && requests.Pings
 	m.owes.Store(s.Owes)
+	m.handsBack = s.HandsBack && requests.HandBack != nil
+	m.rulesChanged = s.Rules != requests.Rules
+	m.has.Store(s.Has)
 	m.alive.Store(true)
 	m.offered, m.accepts = s.Offered, s.Listens
 	m.drained.Store(s.Drained)
@@ -91,6 +105,7 @@ func Restore(b *reexec.Bundle, state json.RawMessage, requests Requests, readmit
 
 // Resume implements supervisor.Link.
 func (m *Mailbox) Resume() {
+	m.beginHandBack()
 	go m.receive()
 	if m.leftErr != nil {
 		go func() {
