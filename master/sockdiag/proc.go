@@ -32,8 +32,20 @@ func SeenBy(pid int, network string, states ...State) (all []Socket) {
 	if mask == 0 {
 		mask = ^mask
 	}
+	if network == "tcp" && sharesNetwork(pid) { // /proc/net/tcp walks over all connections also for the few listeners
+		if all, err := ask(anyPort, mask); err == nil {
+			return all
+		}
+	}
 	walk(fmt.Sprintf("/proc/%d/net", pid), network, mask, func(s Socket) { all = append(all, s) })
 	return all
+}
+
+// sharesNetwork tells whether a process is known to be in our network namespace.
+func sharesNetwork(pid int) bool {
+	ours, err := os.Readlink("/proc/thread-self/ns/net")
+	theirs, _ := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid))
+	return err == nil && ours == theirs
 }
 
 // walk calls each with the sockets in a folder's tables of a network, those of both families, that are in one of the

@@ -71,6 +71,9 @@ func maskOf(states []State) (mask uint32) {
 	return mask
 }
 
+// anyPort in a question is each.
+const anyPort = 0
+
 // ask sends the question by netlink.
 func ask(port uint16, states uint32) ([]Socket, error) { return askFor(port, states, 0) }
 

@@ -101,6 +101,31 @@ func TestOnlyIPv6(t *testing.T) {
 	}
 }
 
+// TestSeenBy: a process of our network namespace sees the same listeners, whichever way they are asked for.
+func TestSeenBy(t *testing.T) {
+	for _, address := range []string{"127.0.0.1:0", "[::1]:0", ":0"} {
+		ln, err := net.Listen("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		at := ln.Addr().(*net.TCPAddr).AddrPort()
+		var read []Socket
+		if err := walk("/proc/self/net", "tcp", mask(Listening), func(s Socket) { read = append(read, s) }); err != nil {
+			t.Fatal(err)
+		}
+		if !sharesNetwork(os.Getpid()) {
+			t.Error("we are not in our own network namespace")
+		}
+		for name, all := range map[string][]Socket{"proc": read, "seen": SeenBy(os.Getpid(), "tcp", Listening)} {
+			i := slices.IndexFunc(all, func(s Socket) bool { return s.Local == at })
+			if i < 0 || all[i].Inode == 0 || all[i].State != Listening || slices.ContainsFunc(all, func(s Socket) bool { return s.State != Listening }) {
+				t.Errorf("%s, %s: %+v, want the listener among others", address, name, all)
+			}
+		}
+	}
+}
+
 // TestNothing: of a port that nobody uses.
 func TestNothing(t *testing.T) {
 	if all, err := List(1, Established, Listening); err != nil || len(all) > 0 {
