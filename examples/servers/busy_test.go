@@ -27,7 +27,8 @@ const (
 	patience = time.Minute
 )
 
-// busy are servers whose slot is never without clients: each of eight asks again as soon as it is answered.
+// busy are servers whose slot is hardly ever without clients: each of eight asks again a moment after it was answered, and the
+// slow ones take as long over each.
 var busy = []*server{
 	{
 		name: "gunicorn", flags: v4, link: "any",
@@ -180,6 +181,7 @@ func (st *stage) crowd() *crowd {
 					l.failed = append(l.failed, err)
 					l.mu.Unlock()
 				}
+				time.Sleep(pause)
 			}
 		})
 	}

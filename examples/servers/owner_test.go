@@ -1,9 +1,11 @@
 package servers_test
 
 import (
+	"encoding/binary"
 	"fmt"
 	"iter"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/handfast/handfast/master/sockdiag"
 )
 
@@ -19,19 +23,53 @@ import (
 
 // owner returns a process that has the other end of a connection that is still open.
 func owner(c net.Conn) (pid int, err error) {
-	ours, theirs := c.LocalAddr().(*net.TCPAddr).AddrPort(), c.RemoteAddr().(*net.TCPAddr).AddrPort()
-	all, err := sockdiag.List(theirs.Port(), sockdiag.Established, sockdiag.FinWait1, sockdiag.FinWait2, sockdiag.CloseWait, sockdiag.LastAck, sockdiag.Closing)
+	inode, err := otherEnd(c)
 	if err != nil {
 		return 0, err
 	}
-	i := slices.IndexFunc(all, func(s sockdiag.Socket) bool { return s.Local == theirs && s.Remote == ours })
-	if i < 0 || all[i].Inode == 0 { // answered, and closed at once
-		return 0, fmt.Errorf("%w: the other end of %v is closed", errGone, ours)
+	if inode == 0 { // answered, and closed at once
+		return 0, fmt.Errorf("%w: the other end of %v is closed", errGone, c.LocalAddr())
 	}
-	for pid := range holders(all[i].Inode) {
+	for pid := range holders(inode) {
 		return pid, nil // a child rather than its parent
 	}
-	return 0, fmt.Errorf("%w: who had the other end of %v", errGone, ours)
+	return 0, fmt.Errorf("%w: who had the other end of %v", errGone, c.LocalAddr())
+}
+
+// otherEnd returns the inode of the other end of a connection of IPv4, 0 if it is closed. It asks for this socket alone
+// (struct inet_diag_req_v2 in linux/inet_diag.h): a walk over all, for each answer, would be most of a test's work.
+func otherEnd(c net.Conn) (inode uint64, err error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
+	if err != nil {
+		return 0, os.NewSyscallError("socket", err)
+	}
+	defer unix.Close(fd)
+	const question, size = 20, unix.SizeofNlMsghdr + 56 // SOCK_DIAG_BY_FAMILY
+	b := binary.NativeEndian.AppendUint32(nil, size)
+	b = binary.NativeEndian.AppendUint16(b, question)
+	b = binary.NativeEndian.AppendUint16(b, unix.NLM_F_REQUEST)
+	b = append(b, make([]byte, 8)...)
+	b = append(b, unix.AF_INET, unix.IPPROTO_TCP, 0, 0, 0xff, 0xff, 0xff, 0xff)
+	ours, theirs := c.LocalAddr().(*net.TCPAddr).AddrPort(), c.RemoteAddr().(*net.TCPAddr).AddrPort()
+	b = binary.BigEndian.AppendUint16(b, theirs.Port())
+	b = binary.BigEndian.AppendUint16(b, ours.Port())
+	for _, at := range []netip.AddrPort{theirs, ours} {
+		b = append(append(b, at.Addr().AsSlice()...), make([]byte, 12)...)
+	}
+	b = append(b, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff) // any interface, no cookie
+	if err := unix.Sendto(fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return 0, os.NewSyscallError("sendto", err)
+	}
+	b = make([]byte, 4096)
+	n, _, err := unix.Recvfrom(fd, b, 0)
+	if err != nil {
+		return 0, os.NewSyscallError("recvfrom", err)
+	}
+	const answer = 72 // struct inet_diag_msg: state at 1, inode at 68
+	if body := b[unix.SizeofNlMsghdr:n]; binary.NativeEndian.Uint16(b[4:]) == question && len(body) >= answer && body[1] != unix.BPF_TCP_LISTEN {
+		inode = uint64(binary.NativeEndian.Uint32(body[68:]))
+	}
+	return inode, nil // else there is no such socket, or only the listener
 }
 
 // holders finds the processes that have a socket open, the highest number first: those that tests

@@ -27,12 +27,12 @@ import (
 
 const (
 	slots      = 3
-	clients    = 200
+	clients    = 60
 	fewClients = 30
 	rounds     = 2
-	parallel   = 8                    // clients that ask at the same time
-	pause      = 5 * time.Millisecond // of each client under load: the CPU is to start servers, too
-	timeout    = time.Minute          // bounds what takes seconds
+	parallel   = 8                     // clients that ask at the same time
+	pause      = 20 * time.Millisecond // of each client under load: the CPU is to start servers
+	timeout    = time.Minute           // bounds what takes seconds
 	nobody     = 65534
 	// port is what files and commands here say.
 	port = "8080"
