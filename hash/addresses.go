@@ -70,10 +70,11 @@ func (s SlotAddresses) Slot(addr netip.Addr) (slot int, ok bool) {
 	return int(min(lastWord(addr)^lastWord(s.Addr()), MaxSlots)), true
 }
 
-// CoveredBy tells whether a socket that listens on an address, which is all addresses of its family or of both, gets what
-// comes to slots' addresses.
+// CoveredBy tells whether a socket that listens on an address gets what comes to slots' addresses: it is on all addresses of
+// its family or of both, or those of the loopback interface, which package sock calls by the loopback address.
 func (s SlotAddresses) CoveredBy(listener netip.Addr) bool {
-	return listener == netip.IPv6Unspecified() || listener == netip.IPv4Unspecified() && s.Addr().Is4()
+	wide := listener.IsUnspecified() || listener.IsLoopback()
+	return wide && (listener.Is4() == s.Addr().Is4() || listener == netip.IPv6Unspecified())
 }
 
 // lastWord returns the last 32 bits of an address.

@@ -86,8 +86,13 @@ func (w *elsewhere) look(ctx context.Context, e supervisor.Event) {
 // or will be ready soon.
 func (m *Master) listensOn(at netip.AddrPort) bool {
 	return slices.ContainsFunc(m.route.addresses(), func(own netip.AddrPort) bool {
-		return own == at || own.Port() == at.Port() && own.Addr() == netip.IPv6Unspecified() && at.Addr() == netip.IPv4Unspecified()
+		return own == at || own.Port() == at.Port() && (own.Addr() == netip.IPv6Unspecified() && at.Addr() == netip.IPv4Unspecified() || m.isWholeLoopback(own, at))
 	})
+}
+
+// isWholeLoopback tells whether a socket that is bound to all addresses can be ours for the loopback interface (sock.Listening).
+func (m *Master) isWholeLoopback(own, at netip.AddrPort) bool {
+	return m.balancer.Config().Clients.Hash.Slots.IsValid() && own.Addr().IsLoopback() && at.Addr().IsUnspecified() && own.Addr().Is4() == at.Addr().Is4()
 }
 
 // warnElsewhere says where a worker listens that is not ready, and what would be right.

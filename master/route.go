@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -51,7 +52,13 @@ type route interface {
 // newRoute makes the route that the configuration asks for.
 func (m *Master) newRoute(cfg *Config) (route, error) {
 	if !cfg.kernelRoutes() {
-		return &masterRoute{Table: m.balancer.Table(), slots: m.requests.Slots, balancer: m.balancer, listeners: cfg.Listeners, retired: cfg.retired, log: cfg.Logger}, nil
+		r := &masterRoute{Table: m.balancer.Table(), slots: m.requests.Slots, balancer: m.balancer, listeners: cfg.Listeners, retired: cfg.retired, log: cfg.Logger}
+		for _, ln := range r.listeners {
+			if at := balancer.Address(ln); at.IsValid() {
+				r.at = append(r.at, at)
+			}
+		}
+		return r, nil
 	}
 	kernel, err := kernelroute.New(kernelroute.Config{
 		Groups:        cfg.Groups,
@@ -75,7 +82,8 @@ type masterRoute struct {
 	slots     *mailbox.Slots // nil: workers need not know
 	balancer  *balancer.Balancer
 	listeners []net.Listener
-	retired   []net.Listener // to be accepted from for the last time
+	at        []netip.AddrPort // where they are
+	retired   []net.Listener   // to be accepted from for the last time
 	log       hclog.Logger
 }
 
@@ -92,14 +100,7 @@ func (r *masterRoute) Resize(n int) {
 // Fill implements supervisor.Slots.
 func (r *masterRoute) Fill(slot int, link supervisor.Link) { r.Table.Fill(slot, known(link).worker) }
 
-func (r *masterRoute) addresses() (all []netip.AddrPort) {
-	for _, ln := range r.listeners {
-		if tcp, ok := ln.Addr().(*net.TCPAddr); ok {
-			all = append(all, tcp.AddrPort())
-		}
-	}
-	return all
-}
+func (r *masterRoute) addresses() []netip.AddrPort { return slices.Clone(r.at) }
 
 func (r *masterRoute) open(_ supervisor.Seat, open func(*kernelroute.Lease) (*workerLink, error)) (supervisor.Link, error) {
 	return opened(open(nil))

@@ -465,9 +465,12 @@ type answer struct {
 var answerLine = regexp.MustCompile(`^slot=(\d+) pid=(\d+) generation=(\d+) client=(\S+)\n`)
 
 // dial connects to the balancer from a loopback address.
-func (b *instance) dial(from netip.Addr) (*net.TCPConn, error) {
+func (b *instance) dial(from netip.Addr) (*net.TCPConn, error) { return dialTo(from, b.addr) }
+
+// dialTo connects to an address from a loopback address.
+func dialTo(from netip.Addr, address string) (*net.TCPConn, error) {
 	d := net.Dialer{Timeout: patience, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))}
-	conn, err := d.Dial("tcp", b.addr)
+	conn, err := d.Dial("tcp", address)
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/master"
 	"github.com/handfast/handfast/master/balancer"
 	"github.com/handfast/handfast/master/reuseport"
@@ -91,6 +93,28 @@ func (o opener) open(ctx context.Context, config *master.Config, d decision, bef
 	return o.listeners(ctx, config, d.listen)
 }
 
+// socket returns where to bind a listener for an address of a plan, and what prepares its socket.
+func (o opener) socket(address string) (bind string, prepare func(fd int) error) {
+	at, whole := strings.CutPrefix(address, wholeLoopback)
+	if whole {
+		host, port, _ := net.SplitHostPort(at)
+		all := netip.IPv4Unspecified()
+		if addr, err := netip.ParseAddr(host); err == nil && addr.Is6() {
+			all = netip.IPv6Unspecified()
+		}
+		at = net.JoinHostPort(all.String(), port)
+	}
+	return at, func(fd int) (err error) {
+		if o.free {
+			err = fdpass.SetFreebind(fd)
+		}
+		if whole {
+			err = errors.Join(err, sock.BindToLoopback(fd))
+		}
+		return err
+	}
+}
+
 // isAddressError tells whether the master could not listen either.
 func isAddressError(err error) bool {
 	for _, errno := range []error{unix.EADDRINUSE, unix.EADDRNOTAVAIL, unix.EACCES, unix.EINVAL} {
@@ -105,13 +129,10 @@ func isAddressError(err error) bool {
 
 // groups opens a group of listeners for each address.
 func (o opener) groups(ctx context.Context, config *master.Config, addresses []string) error {
-	open := reuseport.Listen
-	if o.free {
-		open = reuseport.ListenFree
-	}
 	for _, address := range addresses {
+		address, prepare := o.socket(address)
 		err := whenThere(ctx, config, address, func() error {
-			g, err := open(ctx, address, config.Balancer.Clients.Hash, config.Supervisor.Workers)
+			g, err := reuseport.ListenWith(ctx, address, config.Balancer.Clients.Hash, config.Supervisor.Workers, prepare)
 			if err == nil {
 				config.Groups = append(config.Groups, g)
 			}
@@ -130,13 +151,10 @@ func (o opener) groups(ctx context.Context, config *master.Config, addresses []s
 
 // listeners opens a listener for each address.
 func (o opener) listeners(ctx context.Context, config *master.Config, addresses []string) error {
-	open := balancer.Listen
-	if o.free {
-		open = balancer.ListenFree
-	}
 	for _, address := range addresses {
+		address, prepare := o.socket(address)
 		err := whenThere(ctx, config, address, func() error {
-			ln, err := open(ctx, address)
+			ln, err := balancer.ListenWith(ctx, address, prepare)
 			if err == nil {
 				config.Listeners = append(config.Listeners, ln)
 			}

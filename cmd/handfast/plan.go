@@ -300,9 +300,16 @@ func (r intent) decideSlotAddresses(d *decision, f facts) error {
 	if !own.IsValid() {
 		return nil
 	}
-	all := ":PORT or 0.0.0.0:PORT"
+	all, loopback := ":PORT or 0.0.0.0:PORT", "127.0.0.1:PORT"
 	if own.Addr().Is6() {
-		all = ":PORT or [::]:PORT"
+		all, loopback = ":PORT or [::]:PORT", "[::1]:PORT"
+	}
+	d.listen = slices.Clone(d.listen)
+	for i, address := range d.listen {
+		if isLoopback(address, own) && !slices.ContainsFunc(r.listen, func(other string) bool { return other != address && port(other) == port(address) }) {
+			d.listen[i] = wholeLoopback + address
+			d.note("handfast listens on the whole loopback interface, for slots' own addresses", "slot_address", own.String(), "beside", address)
+		}
 	}
 	switch {
 	case f.passed:
@@ -310,19 +317,34 @@ func (r intent) decideSlotAddresses(d *decision, f facts) error {
 	case d.follow:
 		d.note("slots' addresses are listened on if the first worker listens on all addresses", "slot_address", own.String(), "change_with", "--listen "+all)
 	case !slices.ContainsFunc(d.listen, func(address string) bool { return covers(address, own) }):
-		return usagef("--slot-address %v: no --listen has the addresses of slots; use --listen %s", own, all)
+		return usagef("--slot-address %v: no --listen has the addresses of slots; use --listen %s, or %s for those who connect from this machine", own, all, loopback)
 	}
 	return f.noSlotAddress
 }
 
-// covers tells whether what is listened on at an address comes to slots' own addresses, too.
+// wholeLoopback begins what a plan says to listen on where that is not the loopback address which follows, but all
+// addresses of the loopback interface.
+const wholeLoopback = "lo/"
+
+// covers tells whether what a plan says to listen on gets what comes to slots' own addresses.
 func covers(address string, own hash.SlotAddresses) bool {
 	host, _, _ := net.SplitHostPort(address)
-	if host == "" {
-		return true
-	}
 	addr, err := netip.ParseAddr(host)
-	return err == nil && addr.Is4() == own.Addr().Is4() && own.CoveredBy(addr)
+	return host == "" || strings.HasPrefix(address, wholeLoopback) || err == nil && addr.IsUnspecified() && addr.Is4() == own.Addr().Is4()
+}
+
+// isLoopback tells whether an address is the loopback address, of the family that slots' own addresses are of.
+func isLoopback(address string, own hash.SlotAddresses) bool {
+	host, _, _ := net.SplitHostPort(address)
+	if own.Addr().Is4() {
+		return host == "127.0.0.1" || host == "localhost"
+	}
+	return host == "::1"
+}
+
+func port(address string) string {
+	_, port, _ := net.SplitHostPort(address)
+	return port
 }
 
 // configure has a master do it.

@@ -163,13 +163,14 @@ func New(cfg Config, table *Table) (*Balancer, error) {
 // connections inherit them. A listener of net.Listen may accept Multipath TCP, one
 // of Listen does not.
 func (b *Balancer) Serve(ctx context.Context, ln net.Listener) error {
+	at := Address(ln)
 	a, err := newAcceptor(b, ln)
 	if err != nil {
 		return err
 	}
 	b.serves(a, true)
 	defer b.serves(a, false)
-	b.cfg.Logger.Info("listening", "address", ln.Addr().String())
+	b.cfg.Logger.Info("listening", "address", at.String())
 	return a.run(ctx)
 }
 

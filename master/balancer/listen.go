@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"syscall"
 
 	"github.com/handfast/handfast/fdpass"
@@ -17,20 +18,24 @@ import (
 // ":80" listens on all addresses of both families, "0.0.0.0:80" on all of IPv4
 // and "[::]:80" on all of IPv6.
 func Listen(ctx context.Context, address string) (net.Listener, error) {
-	return listen(ctx, address, fdpass.ListenConfig())
+	return ListenWith(ctx, address, func(int) error { return nil })
 }
 
-// ListenFree is Listen also for an address that this machine does not have yet (IP_FREEBIND).
-func ListenFree(ctx context.Context, address string) (net.Listener, error) {
+// Address returns the address that a listener is known by (sock.Listening); the zero AddrPort if it is none of TCP.
+func Address(ln net.Listener) (at netip.AddrPort) {
+	if tcp, ok := ln.(*net.TCPListener); ok {
+		sock.Control(tcp, func(fd int) (err error) { at, err = sock.Listening(fd); return err })
+	}
+	return at
+}
+
+// ListenWith is Listen with a socket that is prepared before it is bound: by fdpass.SetFreebind, sock.BindToLoopback, or both.
+func ListenWith(ctx context.Context, address string, prepare func(fd int) error) (net.Listener, error) {
 	config := fdpass.ListenConfig()
 	options := config.Control
 	config.Control = func(network, address string, raw syscall.RawConn) error {
-		return errors.Join(sock.ControlRaw(raw, fdpass.SetFreebind), options(network, address, raw))
+		return errors.Join(sock.ControlRaw(raw, prepare), options(network, address, raw))
 	}
-	return listen(ctx, address, config)
-}
-
-func listen(ctx context.Context, address string, config net.ListenConfig) (net.Listener, error) {
 	ln, err := config.Listen(ctx, fdpass.ListenNetwork(address), address)
 	if err != nil {
 		return nil, fmt.Errorf("balancer: %w", err)

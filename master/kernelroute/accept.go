@@ -61,7 +61,7 @@ func (r *Route) loopFor(t task, g group) acceptLoop {
 	case refuseNow:
 		return r.refuser.RefuseOverdue(r.tick, func(waiting int) int { return waiting })
 	case refuseOverdue:
-		return r.refuser.RefuseOverdue(r.tick, func(int) int { return r.clock.overdue(g.Addr(), t.slot, r.patience) })
+		return r.refuser.RefuseOverdue(r.tick, func(int) int { return r.clock.overdue(g.Bound(), t.slot, r.patience) })
 	default:
 		return nil
 	}

@@ -80,8 +80,9 @@ func newFakeGroup(t *testing.T, j *journal, name, addr string, members int) *fak
 	return g
 }
 
-func (g *fakeGroup) Addr() *net.TCPAddr { return g.addr }
-func (g *fakeGroup) Members() int       { return len(g.members) }
+func (g *fakeGroup) Addr() *net.TCPAddr  { return g.addr }
+func (g *fakeGroup) Bound() *net.TCPAddr { return g.addr }
+func (g *fakeGroup) Members() int        { return len(g.members) }
 
 func (g *fakeGroup) Grow(members int) error {
 	g.mu.Lock()

@@ -18,6 +18,7 @@ import (
 // group is what a Route needs of the listeners of one address. The methods are those of *reuseport.Group.
 type group interface {
 	Addr() *net.TCPAddr
+	Bound() *net.TCPAddr
 	Members() int
 	Grow(members int) error
 	Steer(members []int) error

@@ -34,9 +34,10 @@ var (
 // member is for Steer to say. Its methods may be called at the same time.
 type Group struct {
 	config  hash.Config
-	network string // as package net has it
-	addr    *net.TCPAddr
+	network string        // as package net has it
+	addr    *net.TCPAddr  // that its sockets are bound to
 	bound   unix.Sockaddr // the same, for the kernel
+	known   *net.TCPAddr  // by which it is known (sock.Listening)
 
 	mu       sync.Mutex
 	settings settings   // of a member that no process has had
@@ -64,15 +65,12 @@ type member struct {
 // the address, even with SO_REUSEPORT, as workers do of a master that was killed, the error matches
 // syscall.EADDRINUSE and names it.
 func Listen(ctx context.Context, address string, config hash.Config, slots int) (*Group, error) {
-	return listenAlone(ctx, address, config, slots, dropPackets)
+	return ListenWith(ctx, address, config, slots, func(int) error { return nil })
 }
 
-// ListenFree is Listen also for an address that this machine does not have yet (IP_FREEBIND).
-func ListenFree(ctx context.Context, address string, config hash.Config, slots int) (*Group, error) {
-	return listenAlone(ctx, address, config, slots, func(fd int) error { return errors.Join(fdpass.SetFreebind(fd), dropPackets(fd)) })
-}
-
-func listenAlone(ctx context.Context, address string, config hash.Config, slots int, prepare func(fd int) error) (*Group, error) {
+// ListenWith is Listen with sockets that are prepared before they are bound: by fdpass.SetFreebind, sock.BindToLoopback, or both.
+// Those that are opened later are likewise.
+func ListenWith(ctx context.Context, address string, config hash.Config, slots int, prepare func(fd int) error) (*Group, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
@@ -81,7 +79,8 @@ func listenAlone(ctx context.Context, address string, config hash.Config, slots 
 	}
 	// The anchor listens for itself alone, which fails if there is any other socket, and then lets others
 	// join. Two masters that start at once both bind, but only one listens.
-	return open(ctx, fdpass.ListenNetwork(address), address, config, inOrder(slots), slots, prepare)
+	return open(ctx, fdpass.ListenNetwork(address), address, config, inOrder(slots), slots,
+		func(fd int) error { return errors.Join(prepare(fd), dropPackets(fd)) })
 }
 
 // ListenFor is Listen for slots whose clients come to these members, of so many.
@@ -177,14 +176,26 @@ func (g *Group) start(at []int, members int) error {
 // readAnchor finds out from our own listener what the members are like.
 func (g *Group) readAnchor() error {
 	return control(g.anchor.file, func(fd int) (err error) {
-		g.bound, err = unix.Getsockname(fd)
 		g.settings = readSettings(fd)
-		return os.NewSyscallError("getsockname", err)
+		if g.bound, err = unix.Getsockname(fd); err != nil {
+			return os.NewSyscallError("getsockname", err)
+		}
+		g.known = g.addr
+		if sock.IsBoundToLoopback(fd) {
+			at, err := sock.Listening(fd)
+			g.known = net.TCPAddrFromAddrPort(at)
+			return err
+		}
+		return nil
 	})
 }
 
-// Addr returns the address that the group listens on, with its port.
-func (g *Group) Addr() *net.TCPAddr { return g.addr }
+// Addr returns the address that the group listens on, with its port. It is the loopback address if that is all addresses of
+// the loopback interface (sock.BindToLoopback).
+func (g *Group) Addr() *net.TCPAddr { return g.known }
+
+// Bound returns the address that the group's sockets are bound to: Addr, or all addresses.
+func (g *Group) Bound() *net.TCPAddr { return g.addr }
 
 // Members returns how many there are.
 func (g *Group) Members() int {
@@ -209,10 +220,8 @@ func (g *Group) Grow(members int) error {
 
 // grow opens members. prepare sees their sockets before they are bound.
 func (g *Group) grow(members int, prepare func(fd int) error) error {
-	if g.settings.isFree() {
-		alone := prepare
-		prepare = func(fd int) error { return errors.Join(fdpass.SetFreebind(fd), alone(fd)) }
-	}
+	alone := prepare
+	prepare = func(fd int) error { return errors.Join(g.settings.prepare(fd), alone(fd)) }
 	for len(g.members) < members {
 		g.syncSockets() // sockets that have joined since are before the new one
 		file, _, err := listen(context.Background(), g.network, g.addr.String(), fmt.Sprintf("listener %d", len(g.members)), prepare)

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/hash"
 )
@@ -50,7 +51,7 @@ func TestListenFree(t *testing.T) {
 		}
 		t.Skipf("this machine has all addresses: %v", err)
 	}
-	g, err := ListenFree(t.Context(), address, hash.DefaultConfig(), 2)
+	g, err := ListenWith(t.Context(), address, hash.DefaultConfig(), 2, fdpass.SetFreebind)
 	fdtest.Check(t, err)
 	t.Cleanup(func() { g.Close() })
 	fdtest.Check(t, g.Clean(1, false))

@@ -5,6 +5,9 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/sock"
 )
 
 // setting is an option of a socket that is a number. Its connections inherit most of them.
@@ -107,8 +110,16 @@ func readSettings(fd int) settings {
 	return s
 }
 
-// isFree tells whether the address may be one that this machine does not have (ListenFree).
-func (s settings) isFree() bool { return s.numbers[setting{unix.IPPROTO_IP, unix.IP_FREEBIND}] != 0 }
+// prepare sets on another socket, before that is bound, what decides where it can be.
+func (s settings) prepare(fd int) (err error) {
+	if s.numbers[setting{unix.IPPROTO_IP, unix.IP_FREEBIND}] != 0 {
+		err = fdpass.SetFreebind(fd)
+	}
+	if s.texts[setting{unix.SOL_SOCKET, unix.SO_BINDTODEVICE}] != "" {
+		err = errors.Join(err, sock.BindToLoopback(fd))
+	}
+	return err
+}
 
 // restore puts the settings back that are not what they were. The error is ErrSpoiled if one of
 // them stays.

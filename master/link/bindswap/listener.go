@@ -29,7 +29,7 @@ func newListener(file *os.File) (*listener, error) {
 		if ln.inode, err = sock.InodeFD(fd); err != nil {
 			return err
 		}
-		if ln.AddrPort, err = sock.Local(fd); err != nil {
+		if ln.AddrPort, err = sock.Listening(fd); err != nil {
 			return err
 		}
 		only, _ := unix.GetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY)
