@@ -58,6 +58,7 @@ func (l *Link) handleAccept(n *seccomp.Notification, caller seccomp.Caller, flag
 
 // wait has a call for which there is no connection wait, or tells what to answer. mu is held.
 func (l *Link) wait(call *acceptCall) unix.Errno {
+	call.decoy.drains = call.decoy.drains || !call.decoy.woken
 	woken := call.decoy.clear()
 	switch {
 	case !call.decoy.blocks():

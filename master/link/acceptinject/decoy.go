@@ -35,6 +35,7 @@ type decoy struct {
 	at     unix.RawSockaddrInet4
 	waker  int  // owned: its connections to the decoy are the wake-ups
 	woken  bool // the waker is connected, or about to be
+	drains bool // a call of accept that nobody had announced anything to has found nothing: see cancelWakeups
 	watch  watch
 }
 
@@ -217,8 +218,7 @@ func (w *watch) look() {
 // one for each decoy. mu is held.
 //
 // One is enough, however many connections follow: a server that waits for readiness is told of it as long as it is there,
-// and one that waits for a change (EPOLLET) accepts until it is told that there are no more (EAGAIN), which is when
-// we take it back.
+// and one that waits for a change (EPOLLET) accepts until it is told that there are no more (EAGAIN).
 func (l *Link) wakeup() {
 	missing := min(len(l.queue)-len(l.waiting), len(l.decoys)) - l.woken()
 	for range l.decoys {
@@ -241,20 +241,25 @@ func (l *Link) wakeup() {
 // leaves the backlog before accept returns. Else a server could see the wake-up once more, and wait in accept for a
 // connection that never comes; it would not notice that it is to finish.
 //
-// Where accept does not wait they stay until a call finds nothing, which most servers make anyway. mu is held.
+// But where accept does not wait, and is called until there are no more, as most servers do, they stay until that call: a
+// handshake for each connection would cost more than all else. Others take a call that finds nothing for a
+// fault, and Prosody then accepts nothing for ten seconds. mu is held.
 func (l *Link) cancelWakeups(first *decoy) {
 	surplus := l.woken() - len(l.queue)
-	if surplus > 0 && first.woken && first.blocks() {
+	if surplus > 0 && first.isExact() {
 		first.clear()
 		surplus--
 	}
 	for _, d := range l.decoys {
-		if surplus > 0 && d.woken && d.blocks() {
+		if surplus > 0 && d.isExact() {
 			d.clear()
 			surplus--
 		}
 	}
 }
+
+// isExact tells whether a wake-up is there that must not outlast the connections.
+func (d *decoy) isExact() bool { return d.woken && (!d.drains || d.blocks()) }
 
 // woken counts decoys with wake-ups. mu is held.
 func (l *Link) woken() (n int) {

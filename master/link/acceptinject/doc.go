@@ -14,7 +14,7 @@
 //     (SECCOMP_IOCTL_NOTIF_ADDFD), whose number is the answer. If there is none, a non-blocking
 //     socket gets EAGAIN, and on a blocking one the call waits for its answer.
 //  6. A thread that waits in a poller is woken by a connection of our own to the decoy, a wake-up (decoy.go). It stays while
-//     connections are queued, and where accept does not wait until a call finds none.
+//     connections are queued, and where a server accepts until there are no more until that call.
 //  7. housekeep.go does what no call asks for. It answers calls that wait when connections come. Threads that wait in
 //     accept cannot be interrupted, so it looks whether they have signals to handle, and answers with what the
 //     kernel would; it wakes others if nobody accepts; and it notices that all decoys are closed.
@@ -31,9 +31,10 @@
 //   - Its own address (getsockname) is a private one. Connections tell the right one.
 //   - Connections do not inherit options that the server sets on it; SO_RCVTIMEO does not bound
 //     accept.
-//   - A poller may announce a connection once more after the last one on a non-blocking socket: accept fails then (EAGAIN).
-//     Of several threads of which the kernel would wake one for each connection (EPOLLEXCLUSIVE) one is woken for the
-//     first, and others up to 100 ms later if that one does not go on accepting.
+//   - A poller may announce a connection once more than there are on a non-blocking socket, where accept has failed (EAGAIN)
+//     without an announcement before.
+//   - Of several threads of which the kernel would wake one for each connection (EPOLLEXCLUSIVE) one is woken for the first,
+//     and others up to 100 ms later if that one does not go on accepting.
 //   - A thread that waits in accept handles signals up to 100 ms late. SIGSTOP does not stop it there,
 //     and it takes one connection, which is lost if the process is then killed.
 //   - On a blocking socket accept fails with ECONNABORTED when the connection that a poller has announced

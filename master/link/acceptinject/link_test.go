@@ -405,6 +405,18 @@ func TestInjectSeesNoMore(t *testing.T) {
 	}
 }
 
+// TestInjectOnlyTold: a server that accepts when it is told that there is something is never told in vain: some take that for a
+// fault.
+func TestInjectOnlyTold(t *testing.T) {
+	a := inject(t, "127.0.0.1")
+	a.listens("s = socket(); s.setblocking(False); s.bind(('127.0.0.1', port))")
+	a.Does("told = lambda seconds: len(select.select([s], [], [], seconds)[0])", "None")
+	for range 100 {
+		a.give("127.0.0.5")
+		a.Does("told(60) and s.accept() and told(0)", "0")
+	}
+}
+
 // TestInjectSignals: threads that wait handle signals all the same.
 func TestInjectSignals(t *testing.T) {
 	a := inject(t, "127.0.0.1")

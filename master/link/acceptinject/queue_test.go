@@ -137,14 +137,24 @@ func TestWakeups(t *testing.T) {
 	}
 }
 
-// TestWakeupsStay: where accept does not wait they stay until a call finds nothing.
+// TestWakeupsStay: where accept does not wait they stay until a call finds nothing, once a call has that nothing was announced to.
 func TestWakeupsStay(t *testing.T) {
 	l, _ := bare(t, 1)
 	d := l.decoys[0]
 	unix.SetNonblock(d.fd, true)
 	call := acceptCall{decoy: d}
-	for range 3 {
-		l.Deliver(handoffs(2))
+	for i := range 4 {
+		l.Deliver(handoffs(1))
+		backlog(t, d, 1)
+		if i < 2 {
+			l.pop(d)
+			backlog(t, d, 0)
+			if i == 1 {
+				l.wait(&call)
+			}
+			continue
+		}
+		l.Deliver(handoffs(1))
 		backlog(t, d, 1)
 		l.pop(d)
 		l.pop(d)
