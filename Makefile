@@ -28,8 +28,8 @@ demo: build ## run the balancer with example workers on LISTEN (127.0.0.1:8080)
 	exec bin/handfast run --listen $(LISTEN) --workers $(WORKERS) -- bin/http
 
 check: lint ## lint, and the tests that start neither handfast nor real servers: within a minute
-	$(GO) test -short ./...
-	$(GO) test -race -short ./master/balancer ./master/clientip ./master/reexec
+	$(GO) test -vet=off -short ./...
+	$(GO) test -vet=off -race -short ./master/balancer ./master/clientip ./master/reexec
 
 test: ## all tests, with the race detector (says what it skips for want of a program)
 	@PATH=$$PATH:/usr/sbin; for program in $(TESTED_WITH); do \

@@ -22,6 +22,7 @@ const (
 // programOf builds the program of a commit. The test is skipped if there is no such commit, as in a shallow clone.
 func programOf(t *testing.T, commit string) string {
 	t.Helper()
+	itself(t) // before it builds for long what -short leaves out
 	text, err := exec.Command("git", "rev-parse", "--verify", "--quiet", "--end-of-options", commit+"^{commit}").Output()
 	if err != nil {
 		t.Skipf("needs the commit %s of a clone with its history (git fetch --unshallow): %v", commit, err)
@@ -100,7 +101,6 @@ func upgradesFrom(t *testing.T, old string, start func(change func(*exec.Cmd)) *
 // old one goes on.
 func TestUpgradeFromPrevious(t *testing.T) {
 	t.Parallel()
-	itself(t) // it builds for long what -short leaves out
 	commit := previous
 	if other := os.Getenv("HANDFAST_TEST_PREVIOUS"); other != "" {
 		commit = other

@@ -2,8 +2,6 @@ package servers_test
 
 import (
 	"bufio"
-	"bytes"
-	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -20,6 +18,7 @@ import (
 	"testing"
 
 	"github.com/handfast/handfast/cmd/trial"
+	"github.com/handfast/handfast/master/link/foreigntest"
 )
 
 var (
@@ -371,45 +370,9 @@ func askRedis(c net.Conn) (string, error) {
 	return fmt.Sprintf("pid=%s client=%s", found[1], found[2]), nil
 }
 
-// askFastCGI makes one FastCGI request, which names the client: the program is told no other. The
-// address that php-fpm sees is only in its log.
+// askFastCGI names the client in its request. The address that php-fpm sees is only in its log.
 func askFastCGI(c net.Conn) (string, error) {
-	var params []byte
-	for _, p := range [][2]string{{"REQUEST_METHOD", "GET"}, {"SCRIPT_FILENAME", "who.php"}, {"REMOTE_ADDR", clientOf(c)}} {
-		params = append(params, byte(len(p[0])), byte(len(p[1])))
-		params = append(append(params, p[0]...), p[1]...)
-	}
-	record := func(kind byte, body []byte) []byte {
-		head := []byte{1, kind, 0, 1, 0, 0, 0, 0}
-		binary.BigEndian.PutUint16(head[4:], uint16(len(body)))
-		return append(head, body...)
-	}
-	const begin, end, param, stdin, stdout = 1, 3, 4, 5, 6
-	request := record(begin, []byte{0, 1, 0, 0, 0, 0, 0, 0})
-	request = append(request, record(param, params)...)
-	request = append(request, record(param, nil)...)
-	request = append(request, record(stdin, nil)...)
-	if _, err := c.Write(request); err != nil {
-		return "", err
-	}
-	var out bytes.Buffer
-	for r := bufio.NewReader(c); ; {
-		head := make([]byte, 8)
-		if _, err := io.ReadFull(r, head); err != nil {
-			return "", err
-		}
-		body := make([]byte, int(binary.BigEndian.Uint16(head[4:]))+int(head[6]))
-		if _, err := io.ReadFull(r, body); err != nil {
-			return "", err
-		}
-		switch head[1] {
-		case stdout:
-			out.Write(body[:len(body)-int(head[6])])
-		case end:
-			_, who, _ := strings.Cut(out.String(), "\r\n\r\n")
-			return who, nil
-		}
-	}
+	return foreigntest.AskFastCGI(c, "who.php", clientOf(c))
 }
 
 func TestMain(m *testing.M) { os.Exit(trial.Main(m)) }

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass/fdtest"
+	"github.com/handfast/handfast/master/link/foreigntest"
 	"github.com/handfast/handfast/master/link/launch"
 	"github.com/handfast/handfast/master/programs"
 	"github.com/handfast/handfast/master/supervisor"
@@ -88,24 +89,24 @@ func TestServers(t *testing.T) {
 	for name, command := range map[string]func(t *testing.T, dir, address string) []string{
 		"gunicorn": func(t *testing.T, dir, _ string) []string {
 			write(t, dir, "app.py", wsgiText)
-			return []string{need(t, "gunicorn"), "--chdir", dir, "app:app"}
+			return []string{foreigntest.Need(t, "gunicorn"), "--chdir", dir, "app:app"}
 		},
 		"uvicorn": func(t *testing.T, dir, _ string) []string {
 			write(t, dir, "app.py", asgiText)
-			return []string{need(t, "/usr/bin/python3", "python3"), "-m", "uvicorn", "--app-dir", dir, "--fd", "3", "app:app"}
+			return []string{foreigntest.Need(t, "/usr/bin/python3", "python3"), "-m", "uvicorn", "--app-dir", dir, "--fd", "3", "app:app"}
 		},
 		"node": func(t *testing.T, dir, _ string) []string {
-			return []string{need(t, "node"), write(t, dir, "server.js", `require('http').createServer((q, a) => a.end('here')).listen({fd: 3})`)}
+			return []string{foreigntest.Need(t, "node"), write(t, dir, "server.js", `require('http').createServer((q, a) => a.end('here')).listen({fd: 3})`)}
 		},
 		"nginx": func(t *testing.T, dir, address string) []string {
-			return []string{need(t, "nginx"), "-p", dir, "-c", write(t, dir, "nginx.conf", fmt.Sprintf(nginxText, dir, address))}
+			return []string{foreigntest.Need(t, "nginx"), "-p", dir, "-c", write(t, dir, "nginx.conf", fmt.Sprintf(nginxText, dir, address))}
 		},
 		"haproxy": func(t *testing.T, dir, _ string) []string {
-			return []string{need(t, "haproxy"), "-db", "-f", write(t, dir, "haproxy.cfg", haproxyText)}
+			return []string{foreigntest.Need(t, "haproxy"), "-db", "-f", write(t, dir, "haproxy.cfg", haproxyText)}
 		},
 		"php-fpm": func(t *testing.T, dir, address string) []string {
 			found, _ := filepath.Glob("/usr/sbin/php-fpm*")
-			return []string{need(t, append(found, "php-fpm")...), "-n", "-F", "-y", write(t, dir, "fpm.conf", fmt.Sprintf(fpmText, dir, address))}
+			return []string{foreigntest.Need(t, append(found, "php-fpm")...), "-n", "-F", "-y", write(t, dir, "fpm.conf", fmt.Sprintf(fpmText, dir, address))}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -281,19 +282,4 @@ func write(t *testing.T, dir, name, text string) string {
 	path := filepath.Join(dir, name)
 	fdtest.Check(t, os.WriteFile(path, []byte(text), 0o644))
 	return path
-}
-
-// need returns the path of a program without which a test is skipped, except in CI.
-func need(t *testing.T, names ...string) string {
-	t.Helper()
-	for _, name := range names {
-		if path, err := exec.LookPath(name); err == nil {
-			return path
-		}
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatalf("no %s here", names[0])
-	}
-	t.Skipf("no %s here", names[0])
-	return ""
 }

@@ -42,7 +42,7 @@ var servers = []*Server{
 	{name: "redis", abrupt: true, Drain: syscall.SIGTERM, command: redis, ask: askRedis},
 	{name: "haproxy", Drain: syscall.SIGUSR1, command: haproxy},
 	{name: "php", abrupt: true, Drain: syscall.SIGINT, command: phpServer},
-	{name: "php-fpm", Drain: syscall.SIGQUIT, command: fpm, ask: askFastCGI},
+	{name: "php-fpm", Drain: syscall.SIGQUIT, command: fpm, ask: askFPM},
 	{name: "java-blocking", Drain: syscall.SIGTERM, command: java("blocking")},
 	{name: "java-nio", Drain: syscall.SIGTERM, command: java("nio")},
 	{name: "java-httpserver", Drain: syscall.SIGTERM, command: java("httpserver")},
@@ -366,12 +366,15 @@ func fpm(t testing.TB, dir string, port int) []string {
 	return []string{Need(t, append(found, "php-fpm")...), "-n", "-F", "-y", write(t, dir, "fpm.conf", text)}
 }
 
-// askFastCGI makes one FastCGI request. The program there gets the client's address from us.
-func askFastCGI(st *Stage, client string, c net.Conn) (string, error) {
+func askFPM(st *Stage, client string, c net.Conn) (string, error) {
+	return AskFastCGI(c, filepath.Join(st.dir, "who.php"), client)
+}
+
+// AskFastCGI makes one FastCGI request for a script, and returns the body of the answer. The script is told the client's
+// address by the request alone.
+func AskFastCGI(c net.Conn, script, client string) (string, error) {
 	var params []byte
-	for _, p := range [][2]string{
-		{"REQUEST_METHOD", "GET"}, {"SCRIPT_FILENAME", filepath.Join(st.dir, "who.php")}, {"REMOTE_ADDR", client},
-	} {
+	for _, p := range [][2]string{{"REQUEST_METHOD", "GET"}, {"SCRIPT_FILENAME", script}, {"REMOTE_ADDR", client}} {
 		params = append(params, byte(len(p[0])), byte(len(p[1])))
 		params = append(append(params, p[0]...), p[1]...)
 	}

@@ -29,7 +29,7 @@ func TestSharing(t *testing.T) {
 			pid, goOn := start(t, test.how, file)
 			goOn()
 			var pids []int
-			for end := time.Now().Add(patience); len(pids) != test.want && time.Now().Before(end); time.Sleep(time.Millisecond) {
+			for end := time.Now().Add(patience); len(pids) != test.want && time.Now().Before(end); time.Sleep(10 * time.Millisecond) { // each looks at all processes
 				pids = Sharing(pid, all)
 			}
 			if test.want == 0 { // once it waits
