@@ -2,4 +2,10 @@
 // eventually, both ends of a TCP connection, a connection whose close would wait, and which system calls are ordinary ones.
 //
 // Its functions fail the test when they cannot do what they say. Call them from the test's goroutine.
+//
+//	leaks.go     NoLeaks
+//	wait.go      Eventually and its like
+//	tcp.go       connections
+//	ordinary.go  OrdinaryCalls, from an execution trace
+//	log.go       Log
 package fdtest

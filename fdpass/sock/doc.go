@@ -4,4 +4,8 @@
 //
 // It serves handfast's own packages and its workers. Raw descriptors are a user's last resort, so there is
 // no promise that a later version has the same functions.
+//
+//	control.go  calls with a descriptor: duplicates, inodes, lingering
+//	accept.go   the number of accept(2); accept_none.go: where there is none
+//	addr.go     addresses
 package sock

@@ -10,4 +10,8 @@
 // A look costs a walk over the kernel's table of sockets, whose answer serves all workers
 // for a moment, and a readlink for each descriptor up to the first connection. Await looks
 // less and less often, and never spends more than a fiftieth of its time on it.
+//
+//	finder.go  Finder: the two lists, matched
+//	family.go  the processes of a worker, and what their descriptors are
+//	await.go   Await: when to look again
 package openconns

@@ -11,4 +11,10 @@
 //
 // Bytes that were read and not yet written on, and the descriptors, go to the program that takes the place
 // of this one (package reexec). Nothing is lost then; a line that is being written in that very moment may come twice.
+//
+//	collector.go  Collector and its Config: the forms of lines, and where they go
+//	output.go     Output: the two files of one worker
+//	stream.go     one of them: reading lines, and passing them on
+//	terminal.go   terminals, and what is one
+//	words.go      the last lines of a worker
 package output
