@@ -62,7 +62,10 @@ var choices = map[string][]string{
 	"key":             {"address", "header:"},
 	"proxy-header":    {"X-Forwarded-For", "X-Real-IP", "CF-Connecting-IP", "Forwarded"},
 	"trusted-proxies": {"loopback", "private", "link-local"},
-	"admin":           {adminOff},
+
+	"proxy-protocol-optional": {"loopback", "private", "link-local"},
+	"proxy-protocol-mode":     proxyModeWords,
+	"admin":                   {adminOff},
 }
 
 // complete returns what the last of the words may be, nothing where it knows nothing.

@@ -63,6 +63,8 @@ func proxyFlags() []cli.Flag {
 		intFlag("trusted-hops", 0, fmt.Sprintf("`NUMBER` of HTTP proxies between clients and handfast, at most %d: the client is that address from the right in --proxy-header, whoever those between are, or the leftmost of fewer, as Express (trust proxy) and Envoy (xff_num_trusted_hops with use_remote_address) count. The nearest must be in --trusted-proxies. 0: they are not counted", forwarded.MaxHops)),
 		&cli.BoolFlag{Name: "proxy-protocol", EnvVars: env("proxy-protocol"),
 			Usage: "trusted peers must begin with a PROXY protocol header, version 1 or 2, and others must not"},
+		stringFlag("proxy-protocol-optional", "", "`LIST` of peers, as in --trusted-proxies, that may do without that header, such as health checks and hairpins inside a cluster: what begins with anything else, or with nothing within --header-timeout, is their own connection"),
+		stringFlag("proxy-protocol-mode", "consume", "`MODE`: consume the PROXY header, or leave it for workers that read it themselves (gunicorn --proxy-protocol, nginx listen … proxy_protocol, HAProxy accept-proxy)"),
 		durationFlag("header-timeout", config.HeaderTimeout, "for all headers of a connection to arrive; then 408"),
 		stringFlag("header-limit", "16KiB", "`SIZE` of a request's head, or of a PROXY header, that is looked at; beyond it 431"),
 	}

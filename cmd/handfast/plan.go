@@ -122,6 +122,7 @@ type intent struct {
 	readyWhen      nodeipc.ReadyWhen
 	header         bool // --behind-proxy
 	proxyProtocol  bool
+	leaveProxy     bool // --proxy-protocol-mode leave
 	accessLog      bool
 	nextWhenDown   bool // --when-down next
 	maxConnections int
@@ -195,6 +196,7 @@ func (r intent) decide(f facts) (decision, error) {
 		d.note(linkChosen, "link", d.link.String(), "reason", askedFor, "change_with", "--worker-link")
 	}
 	r.decideRoute(&d, notKernel)
+	r.adviseOnProxyHeaders(&d)
 	r.decideAddresses(&d, f)
 	return d, r.decideSlotAddresses(&d, f)
 }
@@ -263,6 +265,16 @@ func (r intent) decideRoute(d *decision, notKernel error) {
 		d.notKernel = errors.New("with --when-down next it would leave clients with a stalled worker")
 	default:
 		d.route, d.fallback, d.routeWhy = routeKernel, true, "clients are told apart by address, which the kernel can do"
+	}
+}
+
+// adviseOnProxyHeaders says who sees what a PROXY header names. Only the native link has room for it.
+func (r intent) adviseOnProxyHeaders(d *decision) {
+	switch native := d.link == master.LinkNative; {
+	case r.leaveProxy:
+		d.note("PROXY headers are left on connections: workers have to read them", "link", d.link.String(), "change_with", "--proxy-protocol-mode")
+	case r.proxyProtocol && !native:
+		d.note("workers see the proxy's address: the link has no room for the client's", "link", d.link.String(), "if_they_read_PROXY_headers_themselves", "--proxy-protocol-mode leave")
 	}
 }
 

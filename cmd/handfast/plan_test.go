@@ -95,6 +95,7 @@ func (r intent) flags() (all []string) {
 		{"--workers 129", r.workers > 2},
 		{"--behind-proxy", r.header},
 		{"--proxy-protocol", r.proxyProtocol},
+		{"--proxy-protocol-mode leave", r.leaveProxy},
 		{"--access-log FILE", r.accessLog},
 		{"--when-down next", r.nextWhenDown},
 		{"--max-connections-per-slot 5", r.maxConnections > 0},

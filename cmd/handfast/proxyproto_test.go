@@ -57,6 +57,29 @@ func TestProxyProtocol(t *testing.T) {
 	}
 }
 
+// TestProxyProtocolOptional: health checks of a trusted network come without a header, and proxies beside them with one. One on
+// which the server speaks first waits for the header timeout.
+func TestProxyProtocolOptional(t *testing.T) {
+	t.Parallel()
+	const slots = 16
+	b := start(t, slots, options{worker: []string{"raw"}, flags: []string{"--proxy-protocol", "--proxy-protocol-optional", proxyAt.String(), "--header-timeout", "1s"}})
+	client := proxied(3)
+	if a := b.raw(proxyAt, proxyHeader(t, 2, client)+"then this"); a.slot != slotOf(client, slots) || a.client != client.String() || a.body != "then this" {
+		t.Errorf("with a header: %+v", a)
+	}
+	if a := b.raw(proxyAt, "no header"); a.slot != slotOf(proxyAt, slots) || a.client != proxyAt.String() || a.body != "no header" {
+		t.Errorf("without: %+v", a)
+	}
+	conn := b.park(proxyAt, "PR") // may be a header yet
+	text := make([]byte, len("slot="))
+	if _, err := io.ReadFull(conn, text); err != nil || string(text) != "slot=" {
+		t.Errorf("after the header timeout: %q, %v", text, err)
+	}
+	if answer, err := io.ReadAll(b.send(source(9), "other peers need one")); len(answer) > 0 || isTimeout(err) {
+		t.Errorf("a trusted peer that must send one: %q, %v, want a closed connection", answer, err)
+	}
+}
+
 // TestProxyProtocolAndHeader: PROXY first, and if that names a trusted proxy, its header.
 func TestProxyProtocolAndHeader(t *testing.T) {
 	t.Parallel()

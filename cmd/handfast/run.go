@@ -99,6 +99,7 @@ func (a asked) intent() intent {
 		readyWhen:      c.ReadyWhen,
 		header:         c.Balancer.Clients.Rules.Header != "",
 		proxyProtocol:  c.Balancer.Clients.ProxyProtocol,
+		leaveProxy:     c.Balancer.Clients.LeaveProxy,
 		accessLog:      a.access != "",
 		nextWhenDown:   c.Balancer.WhenDown == balancer.Next,
 		maxConnections: c.MaxConnections,

@@ -164,11 +164,28 @@ func (v *values) key() forwarded.Key {
 	return key
 }
 
+// proxyModeWords are the values of --proxy-protocol-mode.
+var proxyModeWords = []string{"consume", "leave"}
+
+// proxyProtocol reads who sends PROXY headers, and who reads them.
+func (v *values) proxyProtocol(config *clientip.Config) {
+	config.ProxyProtocol = v.Bool("proxy-protocol")
+	config.LeaveProxy = v.choice("proxy-protocol-mode", proxyModeWords...) == 1
+	var err error
+	if config.ProxyOptional, err = forwarded.ParseTrust(v.String("proxy-protocol-optional")); err != nil {
+		v.fail("--proxy-protocol-optional: %v", err)
+	}
+	for _, name := range []string{"proxy-protocol-optional", "proxy-protocol-mode"} {
+		if !config.ProxyProtocol && v.String(name) != "" && v.IsSet(name) {
+			v.fail("--%s %s: needs --proxy-protocol, else no such header is looked at", name, v.String(name))
+		}
+	}
+}
+
 // clients reads how the client of a connection is found.
 func (v *values) clients() clientip.Config {
 	config := clientip.Config{
 		Hash:          v.hashing(),
-		ProxyProtocol: v.Bool("proxy-protocol"),
 		HeaderTimeout: v.duration("header-timeout", time.Millisecond),
 		HeaderLimit:   v.size("header-limit", clientip.MinHeaderLimit, clientip.MaxHeaderLimit),
 	}
@@ -176,6 +193,7 @@ func (v *values) clients() clientip.Config {
 		v.fail("--header-timeout %v: want at most %v", config.HeaderTimeout, clientip.MaxHeaderTimeout)
 	}
 	config.Hash.Slots = v.slotAddress()
+	v.proxyProtocol(&config)
 	config.Rules.Key = v.key()
 	config.Rules.Hops = v.number("trusted-hops", 0, forwarded.MaxHops)
 	var err error

@@ -3,7 +3,8 @@
 //  1. The peer's address, if nobody stands between.
 //
 //  2. proxyproto.go: a trusted proxy may have to say it in front of the connection
-//     (PROXY protocol). That header is read, to its last byte and no further.
+//     (PROXY protocol). That header is read, to its last byte and no further; or it is
+//     only peeked, if workers read it themselves.
 //
 //  3. if the address found so far is a trusted proxy's, the head of the HTTP
 //     request may say it (package forwarded, head.go). It is peeked (MSG_PEEK) and stays

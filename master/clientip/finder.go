@@ -36,6 +36,8 @@ type Config struct {
 	Hash          hash.Config     // makes keys
 	Rules         forwarded.Rules // without a Header none is looked at
 	ProxyProtocol bool            // trusted peers begin with a PROXY header, others must not
+	ProxyOptional forwarded.Trust // peers that may do without; the first bytes tell, or the header timeout if there are none
+	LeaveProxy    bool            // the PROXY header is peeked, and the worker reads it
 	HeaderTimeout time.Duration   // from accept until headers are complete
 	HeaderLimit   int             // bytes of a PROXY header, and of a request's head
 	// Sessions tells whether there are any, so that it is worth to look for one in every
@@ -148,23 +150,45 @@ func (f *Finder) Buffer() []byte {
 // A connection that is placed already, by the address to which it came, belongs to nobody else whatever its requests say:
 // of that only a PROXY header is looked at.
 func (f *Finder) Now(h *fdpass.Handoff, placed bool, buffer []byte) (Client, error) {
-	return f.find(h, placed, buffer, false)
+	return f.find(h, placed, buffer, more)
 }
 
-// find takes one step after the other. ended: what has arrived is all that will.
-func (f *Finder) find(h *fdpass.Handoff, placed bool, buffer []byte, ended bool) (Client, error) {
+// rest says what a connection that is looked at still has to come.
+type rest int
+
+const (
+	more    rest = iota // perhaps something
+	overdue             // nothing within the header timeout
+	ended               // nothing
+)
+
+// find takes one step after the other.
+func (f *Finder) find(h *fdpass.Handoff, placed bool, buffer []byte, rest rest) (Client, error) {
+	source, skip := h.Client.Addr(), 0
 	if f.cfg.ProxyProtocol && h.Flags&fdpass.FlagProxied == 0 {
-		if err := f.takeProxyHeader(h, buffer, ended); err != nil {
+		named, n, err := f.findProxyHeader(h, buffer, rest)
+		switch {
+		case err != nil:
 			return Client{}, err
+		case f.cfg.LeaveProxy:
+			skip = n
+			if named.IsValid() {
+				source = named.Addr()
+			}
+		case n > 0:
+			if err := takeProxyHeader(h, buffer[:n], named); err != nil {
+				return Client{}, err
+			}
+			source = h.Client.Addr()
 		}
 	}
-	source := h.Client.Addr()
 	if placed {
 		return f.client(source), nil
 	}
 	named := f.cfg.Rules.Believe(source)
 	if sessions := f.looksForSessions(); named || sessions {
-		return f.findInHead(h, buffer, ended, forwarded.Head{Request: f.cfg.Rules.Request(), LineOnly: !named}, sessions)
+		s := search{source, skip, rest == ended, sessions}
+		return f.findInHead(h.FD, buffer, s, forwarded.Head{Request: f.cfg.Rules.Request(), LineOnly: !named})
 	}
 	return f.client(source), nil
 }
@@ -173,60 +197,79 @@ func (f *Finder) client(addr netip.Addr) Client {
 	return Client{Addr: addr, Key: f.cfg.Hash.Key(addr)}
 }
 
-// takeProxyHeader consumes the PROXY header of a trusted proxy and writes what it says
-// into h, within the gate of package reexec. Of others it only looks whether they send one, which they must not.
-func (f *Finder) takeProxyHeader(h *fdpass.Handoff, buffer []byte, ended bool) error {
-	reexec.Lock.MustHold()
+// findProxyHeader peeks at the PROXY header of a trusted proxy, which is n bytes long and names the source of the
+// connection, unless it is none. Of others it only looks whether they send one, which they must not. Without an error
+// and with no bytes the connection is the peer's own.
+func (f *Finder) findProxyHeader(h *fdpass.Handoff, buffer []byte, rest rest) (source netip.AddrPort, n int, err error) {
 	data, err := peek(h.FD, buffer)
 	if err != nil {
-		return err
+		return source, 0, err
 	}
 	defer clear(data)
-	source, n, err := parseProxy(data, f.cfg.HeaderLimit)
-	if err == errIncomplete && !ended {
-		return ErrSilent
-	}
-	if !f.cfg.Rules.Trusted.Contains(h.Client.Addr()) {
-		if err == nil || err == ErrBadProxyHeader {
-			return ErrProxyForbidden
-		}
-		return nil // its own address
-	}
+	peer := h.Client.Addr()
+	trusted, optional := f.cfg.Rules.Trusted.Contains(peer), f.cfg.ProxyOptional.Contains(peer) && !signed(data)
+	source, n, err = parseProxy(data, f.cfg.HeaderLimit)
 	switch {
-	case err == errIncomplete && len(data) == 0:
-		return ErrGone // a health check, most likely
+	case !trusted && (err == nil || err == ErrBadProxyHeader):
+		return netip.AddrPort{}, 0, ErrProxyForbidden
+	case err == nil:
+		return source, n, nil
+	case err == errIncomplete && (rest == more || rest == overdue && !optional):
+		return source, 0, ErrSilent
+	case err == errIncomplete && trusted && rest == ended && len(data) == 0:
+		return source, 0, ErrGone // a health check, most likely
+	case !trusted, optional:
+		return source, 0, nil
 	case err == errIncomplete:
-		return ErrBadProxyHeader
-	case err != nil:
-		return err
+		return source, 0, ErrBadProxyHeader
+	default:
+		return source, 0, err
 	}
+}
+
+// takeProxyHeader consumes the PROXY header of a trusted proxy, as many bytes as buffer has, and writes what it says
+// into h, within the gate of package reexec.
+func takeProxyHeader(h *fdpass.Handoff, buffer []byte, source netip.AddrPort) error {
+	reexec.Lock.MustHold()
+	defer clear(buffer)
 	if source.IsValid() {
 		h.Client = source
 	}
 	h.Flags |= fdpass.FlagProxied
-	return discard(h.FD, buffer[:n])
+	return discard(h.FD, buffer)
+}
+
+// search is what the head of a request is looked for with.
+type search struct {
+	source   netip.Addr // where its connection is from, as far as is known
+	skip     int        // bytes before it that are no part of it
+	ended    bool       // what has arrived is all that will
+	sessions bool       // it may name one
 }
 
 // findInHead looks into the head of the request. The client is found without it if a head
 // that only might name a session does not.
-func (f *Finder) findInHead(h *fdpass.Handoff, buffer []byte, ended bool, head forwarded.Head, sessions bool) (Client, error) {
-	source := h.Client.Addr()
-	data, err := peek(h.FD, buffer)
+func (f *Finder) findInHead(fd int, buffer []byte, s search, head forwarded.Head) (Client, error) {
+	peeked, err := peek(fd, buffer)
 	if err != nil {
 		return Client{}, err
 	}
-	defer clear(data)
+	defer clear(peeked)
+	if len(peeked) < s.skip {
+		return Client{}, ErrGone // else it is still there
+	}
+	source, data := s.source, peeked[s.skip:]
 	progress := head.Scan(data)
-	full := len(data) == len(buffer)
+	full := len(peeked) == len(buffer)
 	switch {
 	case progress == forwarded.Complete:
 		named := head.Client(source, f.cfg.Hash)
 		client := Client{Addr: named.Addr, Key: named.Key}
-		if sessions {
+		if s.sessions {
 			client.Session = sessionIn(head.Line)
 		}
 		return client, nil
-	case progress == forwarded.NotHTTP, ended && !full, full && head.LineOnly:
+	case progress == forwarded.NotHTTP, s.ended && !full, full && head.LineOnly:
 		return f.client(source), nil
 	case head.LineOnly:
 		return f.client(source), ErrNoSession

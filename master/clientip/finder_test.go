@@ -233,6 +233,50 @@ func TestNowProxy(t *testing.T) {
 	})
 }
 
+// TestNowProxyOptional: who may do without a PROXY header is itself when something else comes, and a header counts as ever.
+func TestNowProxyOptional(t *testing.T) {
+	const proxied = fdpass.FlagProxied
+	optional := func(cfg *Config) {
+		cfg.ProxyProtocol, cfg.Rules.Header, cfg.ProxyOptional = true, "", trust(t, here)
+	}
+	checkMoments(t, optional, []moment{
+		{name: "header", trusted: loopback, sent: proxyV1 + request, client: "192.0.2.7", flags: proxied, taken: len(proxyV1)},
+		{name: "no header", trusted: loopback, sent: request},
+		{name: "no header, one byte", trusted: loopback, sent: "G"},
+		{name: "nearly a header", trusted: loopback, sent: "\r\n\r\nGET"},
+		{name: "a request that is believed no more than its peer", trusted: loopback, sent: xff("203.0.113.66")},
+		{name: "beginning of a header", trusted: loopback, sent: "PRO", err: ErrSilent},
+		{name: "half a header", trusted: loopback, sent: proxyV1[:9], err: ErrSilent},
+		{name: "silent", trusted: loopback, err: ErrSilent},
+		{name: "bad", trusted: loopback, sent: "PROXY x\r\n", err: ErrBadProxyHeader},
+		{name: "not trusted", trusted: elsewhere, sent: proxy2, err: ErrProxyForbidden},
+		{name: "not trusted, no header", trusted: elsewhere, sent: request},
+	})
+	checkMoments(t, func(cfg *Config) { optional(cfg); cfg.ProxyOptional = trust(t, elsewhere) }, []moment{
+		{name: "somebody else may", trusted: loopback, sent: request, err: ErrNoProxyHeader},
+	})
+}
+
+// TestNowLeave: a PROXY header that is left names the client, and so does the head behind it; nothing is consumed.
+func TestNowLeave(t *testing.T) {
+	const inner = loopback + ",192.0.2.0/24"
+	checkMoments(t, func(cfg *Config) { cfg.ProxyProtocol, cfg.LeaveProxy = true, true }, []moment{
+		{name: "version 1", trusted: loopback, sent: proxyV1 + request, client: "192.0.2.7"},
+		{name: "version 2", trusted: loopback, sent: proxy2, client: "192.0.2.7"},
+		{name: "version 2, IPv6 and a TLV", trusted: loopback, sent: proxy2b + "\x16", client: "2001:db8::7"},
+		{name: "source is a proxy", trusted: inner, sent: proxyV1 + xff("203.0.113.66, 198.51.100.9"), client: "198.51.100.9"},
+		{name: "source is a proxy, half a head", trusted: inner, sent: proxyV1 + "GET", err: ErrPartial},
+		{name: "source is a proxy, silent", trusted: inner, sent: proxyV1, err: ErrSilent},
+		{name: "source is a proxy, no HTTP", trusted: inner, sent: proxy2 + "\x16", client: "192.0.2.7"},
+		{name: "LOCAL", trusted: loopback, sent: local2 + nginxHead, client: "192.0.2.1"},
+		{name: "half", trusted: loopback, sent: proxyV1[:9], err: ErrSilent},
+		{name: "missing", trusted: loopback, sent: request, err: ErrNoProxyHeader},
+		{name: "peer is no proxy", trusted: elsewhere, sent: request},
+		{name: "forbidden", trusted: elsewhere, sent: proxyV1, err: ErrProxyForbidden},
+		{name: "both are longer than the limit", trusted: inner, sent: proxyV1 + request + "A: " + strings.Repeat("b", MinHeaderLimit), err: ErrTooLarge},
+	})
+}
+
 // TestNowProxyAndHead: the head of a request counts if the PROXY header is from a proxy of
 // proxies, and after one that names nobody.
 func TestNowProxyAndHead(t *testing.T) {
@@ -327,6 +371,10 @@ func TestNowAllocatesNothing(t *testing.T) {
 		{"PROXY protocol 1, IPv6", proxyV1b, "", "2001:db8::7", speaksProxy},
 		{"PROXY protocol 2", proxy2, "", "192.0.2.7", speaksProxy},
 		{"PROXY protocol 2, IPv6", proxy2b, "", "2001:db8::7", speaksProxy},
+		{"PROXY protocol, left", proxy2b, "", "2001:db8::7", func(cfg *Config) { cfg.ProxyProtocol, cfg.LeaveProxy = true, true }},
+		{"PROXY protocol, optional", "\x16", "", here, func(cfg *Config) {
+			cfg.ProxyProtocol, cfg.Rules.Header, cfg.ProxyOptional = true, "", cfg.Rules.Trusted
+		}},
 		{"PROXY protocol, peer is no proxy", xff("203.0.113.66"), "", here, func(cfg *Config) { cfg.ProxyProtocol, cfg.Rules.Trusted = true, cfg.Rules.Trusted[1:] }},
 	} {
 		f := finder(t, rulesOf(t, loopback, v.key), v.change)

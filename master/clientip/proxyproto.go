@@ -93,6 +93,12 @@ func parseProxy(data []byte, limit int) (source netip.AddrPort, n int, err error
 	}
 }
 
+// signed tells whether data, which is all that the peer has sent so far, begins with the signature of a version.
+func signed(data []byte) bool {
+	s := text(data)
+	return strings.HasPrefix(s, signatureV1) || strings.HasPrefix(s, signatureV2)
+}
+
 // parseV1 finds the end of the line. Until it is there no address is looked at, and
 // neither CR nor LF alone is an end (section 2.1).
 func parseV1(s string, limit int) (source netip.AddrPort, n int, err error) {

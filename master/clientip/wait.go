@@ -34,6 +34,7 @@ func (f *Finder) Wait(ctx context.Context, file *os.File, h *fdpass.Handoff, pla
 		}
 	}()
 	err = ErrSilent // if it does not even come to a look
+	pending := more
 	look := func(uintptr) (done bool) {
 		reexec.Lock.RLock() // a PROXY header is read
 		defer reexec.Lock.RUnlock()
@@ -41,12 +42,16 @@ func (f *Finder) Wait(ctx context.Context, file *os.File, h *fdpass.Handoff, pla
 		buffer := f.buffers.Get().(*[]byte)
 		defer f.buffers.Put(buffer)
 		var end bool
-		if end, err = ended(h.FD); err == nil {
-			client, err = f.find(h, placed, *buffer, end)
+		if end, err = hasEnded(h.FD); err == nil {
+			if end {
+				pending = ended
+			}
+			client, err = f.find(h, placed, *buffer, pending)
 		}
 		return err != ErrSilent && err != ErrPartial && err != ErrNoSession
 	}
 	if raw.Read(look) != nil { // the time is over: what has come since the last look?
+		pending = overdue
 		raw.Control(func(fd uintptr) { look(fd) })
 	}
 	if err == ErrNoSession {
@@ -55,11 +60,11 @@ func (f *Finder) Wait(ctx context.Context, file *os.File, h *fdpass.Handoff, pla
 	return client, err
 }
 
-// ended tells whether the peer will send no more. Whoever wants to know all that it
+// hasEnded tells whether the peer will send no more. Whoever wants to know all that it
 // sent asks before they look: a FIN hides behind unread bytes, and what comes with it may
 // come between two system calls. So does a reset, of which recv(2) tells when all has
 // been read: then the error is ErrGone.
-func ended(fd int) (bool, error) {
+func hasEnded(fd int) (bool, error) {
 	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
 	n, err := unix.Poll(poll, 0)
 	switch {

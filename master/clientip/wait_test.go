@@ -298,6 +298,48 @@ func TestWaitTimeout(t *testing.T) {
 	}
 }
 
+// TestWaitOptional: who may do without a PROXY header, and says nothing that begins one, is itself when the time is over; and if
+// it ends, it was a health check.
+func TestWaitOptional(t *testing.T) {
+	for _, v := range []struct {
+		name, trusted, sent string
+		ends                bool
+		client              string
+		err                 error
+	}{
+		{"silent", loopback, "", false, here, nil},
+		{"silent, and no proxy", elsewhere, "", false, here, nil},
+		{"no signature", loopback, "PRO", false, here, nil},
+		{"half a header", loopback, proxyV1[:9], false, "", ErrSilent},
+		{"ends", loopback, "", true, "", ErrGone},
+		{"ends after what is none", loopback, "\r\n", true, here, nil},
+		{"ends within a header", loopback, proxy2[:14], true, "", ErrBadProxyHeader},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			fdtest.NoLeaks(t)
+			const timeout = 20 * time.Millisecond
+			f := finder(t, forwarded.Rules{Trusted: trust(t, v.trusted)}, func(cfg *Config) {
+				cfg.ProxyProtocol, cfg.ProxyOptional = true, trust(t, here)
+				if !v.ends {
+					cfg.HeaderTimeout = timeout
+				}
+			})
+			p := connect(t)
+			p.send(t, v.sent)
+			if v.ends {
+				p.finish(t)
+			}
+			var want Client
+			if v.err == nil {
+				want = f.from(v.client)
+			}
+			if a := wants(t, p.wait(t.Context(), f), want, v.err); !v.ends && a.after < timeout {
+				t.Errorf("after %v, want %v", a.after, timeout)
+			}
+		})
+	}
+}
+
 // TestWaitLastLook: when the time is over, what has come counts.
 func TestWaitLastLook(t *testing.T) {
 	f := finder(t, rulesOf(t, loopback, ""), func(cfg *Config) { cfg.HeaderTimeout = time.Nanosecond })
