@@ -58,7 +58,8 @@
 //	    26     2  zero
 //
 // The details of each connection follow the records, in the same order: what else a
-// PROXY protocol header said, its TLVs as they came. A record is as long as what it has.
+// PROXY protocol header said, its TLVs as they came, which may be malformed; none if
+// they are more than 4096 bytes. A record is as long as what it has.
 //
 // The descriptors ride on the message in one SCM_RIGHTS control message, as many
 // as there are records (but for report) and in the same order. No message is empty, since recvmsg

@@ -30,11 +30,12 @@ type Conn struct {
 	remote   netip.AddrPort
 	flags    fdpass.Flags
 	closed   atomic.Bool
+	details  fdpass.Details
 	phase    atomic.Int32 // a phase; of traffic
 }
 
 func newConn(l *Listener, h fdpass.Handoff) *Conn {
-	c := &Conn{file: os.NewFile(uintptr(h.FD), "tcp"), listener: l, remote: h.Client, flags: h.Flags}
+	c := &Conn{file: os.NewFile(uintptr(h.FD), "tcp"), listener: l, remote: h.Client, flags: h.Flags, details: h.Details}
 	c.local, _ = sock.Local(h.FD)
 	if !c.remote.IsValid() {
 		c.remote, _ = sock.Peer(h.FD)

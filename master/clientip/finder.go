@@ -236,7 +236,13 @@ func takeProxyHeader(h *fdpass.Handoff, buffer []byte, source netip.AddrPort) er
 		h.Client = source
 	}
 	h.Flags |= fdpass.FlagProxied
-	return discard(h.FD, buffer)
+	if err := discard(h.FD, buffer); err != nil {
+		return err
+	}
+	if tlvs := tlvsOf(buffer); len(tlvs) <= fdpass.MaxDetails {
+		h.Details = fdpass.Details(tlvs)
+	}
+	return nil
 }
 
 // search is what the head of a request is looked for with.

@@ -21,7 +21,9 @@ const (
 	unknown1 = "PROXY UNKNOWN\r\n"
 	proxy2   = signatureV2 + "\x21\x11\x00\x0c\xc0\x00\x02\x07\xc6\x33\x64\x01\xdc\x04\x01\xbb"
 	proxy2b  = signatureV2 + "\x21\x21\x00\x29\x20\x01\x0d\xb8\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x07\x20\x01\x0d\xb8\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01\xdc\x04\x01\xbb\x04\x00\x02xy"
-	local2   = signatureV2 + "\x20\x00\x00\x00"
+	// The same without its TLV, and LOCAL.
+	without2b = signatureV2 + "\x21\x21\x00\x24\x20\x01\x0d\xb8\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x07\x20\x01\x0d\xb8\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01\xdc\x04\x01\xbb"
+	local2    = signatureV2 + "\x20\x00\x00\x00"
 )
 
 const request = "GET / HTTP/1.1\r\n"
@@ -319,6 +321,36 @@ func TestNowSource(t *testing.T) {
 	}
 }
 
+// TestNowTLVs: the handoff carries what a PROXY header says beside addresses, if it is no more than a message can.
+func TestNowTLVs(t *testing.T) {
+	header := func(command, family string, block string) string {
+		return signatureV2 + command + family + string([]byte{byte(len(block) >> 8), byte(len(block))}) + block
+	}
+	const addresses4 = "\xc0\x00\x02\x07\xc6\x33\x64\x01\xdc\x04\x01\xbb"
+	unique := "\x05\x00\x03abc"
+	longest := "\xe0" + string([]byte{byte((fdpass.MaxDetails - 3) >> 8), byte((fdpass.MaxDetails - 3) & 0xff)}) + strings.Repeat("v", fdpass.MaxDetails-3)
+	f := finder(t, forwarded.Rules{Trusted: trust(t, loopback)}, speaksProxy)
+	for name, v := range map[string]struct{ sent, want string }{
+		"version 1":   {proxyV1, ""},
+		"none":        {proxy2, ""},
+		"IPv6":        {proxy2b, "\x04\x00\x02xy"},
+		"IPv4":        {header("\x21", "\x11", addresses4+unique), unique},
+		"no family":   {header("\x21", "\x00", unique), unique},
+		"LOCAL":       {header("\x20", "\x11", addresses4+unique), ""},
+		"as they are": {header("\x21", "\x11", addresses4+"\x05\xff"), "\x05\xff"},
+		"longest":     {header("\x21", "\x11", addresses4+longest), longest},
+		"too long":    {header("\x21", "\x11", addresses4+longest+"\x04"), ""},
+	} {
+		p := connect(t)
+		p.send(t, v.sent+request)
+		_, err := findNow(f, &p.Handoff, f.Buffer())
+		if err != nil || string(p.Details) != v.want {
+			t.Errorf("%s: details %.40q (%d bytes), %v, want %.40q", name, p.Details, len(p.Details), err, v.want)
+		}
+		p.reads(t, request)
+	}
+}
+
 // TestNowEnded: a FIN alone is not looked for, that is what Wait does. A reset is found
 // out about when everything before it has been read, which we do not (man 7 tcp).
 func TestNowEnded(t *testing.T) {
@@ -370,7 +402,7 @@ func TestNowAllocatesNothing(t *testing.T) {
 		{"PROXY protocol 1", proxyV1, "", "192.0.2.7", speaksProxy},
 		{"PROXY protocol 1, IPv6", proxyV1b, "", "2001:db8::7", speaksProxy},
 		{"PROXY protocol 2", proxy2, "", "192.0.2.7", speaksProxy},
-		{"PROXY protocol 2, IPv6", proxy2b, "", "2001:db8::7", speaksProxy},
+		{"PROXY protocol 2, IPv6", without2b, "", "2001:db8::7", speaksProxy},
 		{"PROXY protocol, left", proxy2b, "", "2001:db8::7", func(cfg *Config) { cfg.ProxyProtocol, cfg.LeaveProxy = true, true }},
 		{"PROXY protocol, optional", "\x16", "", here, func(cfg *Config) {
 			cfg.ProxyProtocol, cfg.Rules.Header, cfg.ProxyOptional = true, "", cfg.Rules.Trusted

@@ -171,7 +171,7 @@ func parsePort(s string) (port uint16, ok bool) {
 }
 
 // parseV2 judges a header by its first 16 bytes, then waits for the others. What
-// follows the addresses, the TLVs, counts and is not looked at.
+// follows the addresses, the TLVs, counts, and workers look at it.
 func parseV2(data []byte, limit int) (source netip.AddrPort, n int, err error) {
 	if len(data) < minSizeV2 {
 		return source, 0, errIncomplete
@@ -185,6 +185,16 @@ func parseV2(data []byte, limit int) (source netip.AddrPort, n int, err error) {
 		return source, 0, errIncomplete
 	}
 	return parseBlock(data[minSizeV2 : minSizeV2+size]), n, nil
+}
+
+// tlvsOf returns what follows the addresses in a header that is whole (section 2.2.1 ff.). What LOCAL brings is to be
+// discarded.
+func tlvsOf(header []byte) []byte {
+	if len(header) < minSizeV2 || !strings.HasPrefix(text(header), signatureV2) || header[12] == commandLocal {
+		return nil
+	}
+	size, _ := blockSize(header[12], header[13])
+	return header[min(minSizeV2+size, len(header)):]
 }
 
 // blockSize returns the size of the addresses, 0 when there are none for us. The

@@ -463,6 +463,9 @@ func checkProxyShape(t *testing.T, data []byte, got proxyResult) {
 		if got.n <= 0 || got.n > min(len(data), proxyLimit) || addr.Is4In6() || addr.Zone() != "" {
 			t.Errorf("%q is %v", data, got)
 		}
+		if header := data[:min(got.n, len(data))]; !bytes.HasSuffix(header, tlvsOf(header)) {
+			t.Errorf("%q has the TLVs %q", header, tlvsOf(header))
+		}
 	case errIncomplete, ErrNoProxyHeader, ErrBadProxyHeader:
 		if got != (proxyResult{err: got.err}) {
 			t.Errorf("%q is %v", data, got)
