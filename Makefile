@@ -37,8 +37,9 @@ test: ## all tests, with the race detector (says what it skips for want of a pro
 	done
 	$(GO) test -race -shuffle=on -timeout 30m ./...
 
-soak: ## the trials with real processes, again and again (SOAK=20 times), and a million injected connections
+soak: ## the trials with real processes, again and again (SOAK=20 times), a million injected connections, and all servers under injection
 	HANDFAST_SOAK_CONNECTIONS=$${HANDFAST_SOAK_CONNECTIONS:-1000000} $(GO) test -timeout 2h -v -run '^TestInjectSoak$$' ./cmd/handfast
+	HANDFAST_TEST_INJECTED=all $(GO) test -timeout 2h -v -run '^TestInjected$$' ./examples/servers
 	HANDFAST_TEST_SIGNALS=$${HANDFAST_TEST_SIGNALS:-2000} $(GO) test -timeout 2h -v -run '^TestSignalsOverExec$$' ./master/reexec
 	HANDFAST_TEST_RELOADS=$${HANDFAST_TEST_RELOADS:-50} $(GO) test -race -shuffle=on -timeout 2h -count=$${SOAK:-20} ./cmd/handfast ./master/... ./worker/... ./fdpass
 
