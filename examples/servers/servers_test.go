@@ -32,7 +32,8 @@ const (
 	rounds     = 2
 	parallel   = 8                     // clients that ask at the same time
 	pause      = 20 * time.Millisecond // of each client under load: the CPU is to start servers
-	timeout    = time.Minute           // bounds what takes seconds
+	timeout    = 4 * time.Minute       // keeps a test from hanging
+	retryDelay = 100 * time.Millisecond
 	nobody     = 65534
 	// port is what files and commands here say.
 	port = "8080"
@@ -75,7 +76,8 @@ type stage struct {
 	rounds    int // of all clients
 	clients   int
 	process   *trial.Process
-	processes sync.Map // the places of those that have answered, by pid
+	took      time.Duration // until all servers were ready, which nobody asked yet
+	processes sync.Map      // the places of those that have answered, by pid
 }
 
 func TestServers(t *testing.T) {
@@ -171,7 +173,8 @@ func (s *server) start(t *testing.T, user *syscall.Credential, more ...string) *
 		s.build(t, st.dir)
 	}
 	handfast := trial.Build(t, "github.com/handfast/handfast/cmd/handfast")
-	args := []string{"run", "--admin", "off", "--workers", strconv.Itoa(slots), "--log-json", "--log-level", "debug", "--max-retries", "600"}
+	args := []string{"run", "--admin", "off", "--workers", strconv.Itoa(slots), "--log-json", "--log-level", "debug",
+		"--ready-timeout", fmt.Sprint(timeout), "--retry-delay", retryDelay.String(), "--max-retries", strconv.Itoa(int(timeout / retryDelay))}
 	args = append(args, strings.Fields(s.flags)...)
 	args = append(append(append(args, more...), "--"), strings.Fields(s.command)...)
 	for i := range args {
@@ -184,6 +187,7 @@ func (s *server) start(t *testing.T, user *syscall.Credential, more ...string) *
 		cmd.Env = append(cmd.Env, strings.ReplaceAll(v, "$DIR", st.dir))
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: user}
+	began := time.Now()
 	st.process = trial.StartCmd(t, cmd)
 	t.Cleanup(func() {
 		if st.process.ProcessState == nil { // servers do not notice the end of who has started them
@@ -191,6 +195,7 @@ func (s *server) start(t *testing.T, user *syscall.Credential, more ...string) *
 		}
 	})
 	st.process.AwaitReady(slots)
+	st.took = time.Since(began)
 	if n := st.events("worker link chosen", func(e entry) bool { return e.Link == s.link }); n != 1 {
 		t.Errorf("the link is not %s", s.link)
 	}
