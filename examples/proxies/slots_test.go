@@ -1,6 +1,7 @@
 package proxies_test
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -405,6 +406,112 @@ func tryProxyConfig(t *testing.T, program trial.Proxy, name, by string, any, clo
 	c.closeIdle()
 	front.StopWith(program.Stop)
 	h.Stop()
+}
+
+// TestProxyConfigClosedConnection: a request that meets a connection of the pool which its worker closes instead of answering
+// goes to the same slot again, if it may be repeated; if not, no worker gets it twice. Apache repeats none.
+func TestProxyConfigClosedConnection(t *testing.T) {
+	for _, p := range []struct {
+		name    string
+		program trial.Proxy
+		repeats bool
+	}{
+		{"nginx", trial.Nginx, true},
+		{"haproxy", trial.HAProxyMaster, true},
+		{"apache", trial.Apache, false},
+		{"caddy", trial.Caddy, true},
+		{"traefik", trial.Traefik, true},
+	} {
+		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
+			p.program.Need(t)
+			var s oneRequestServers
+			own, port := s.listen(t)
+			out, err := exec.Command(trial.Build(t, "github.com/handfast/handfast/cmd/handfast"), "proxy-config", p.name,
+				"--slot-address", own.String(), "--workers", strconv.Itoa(trial.Workers), "--listen", fmt.Sprintf(":%d", port)).Output()
+			if err != nil {
+				t.Fatal(err)
+			}
+			front := p.program.Run(t, fmt.Sprintf(p.program.Whole, out))
+			c := newCrowd(t, front.Address, "address")
+			posts := int64(0)
+			for i := range 30 {
+				for round := range 3 {
+					posts++
+					c.do(i, "POST", "/", "once") // leaves a connection in the pool, or fails
+					slot, status, _, err := c.do(i, "GET", "/", "")
+					if !p.repeats {
+						continue
+					}
+					if err != nil || status != http.StatusOK {
+						t.Errorf("client %d: status %d, %v", i, status, err)
+					}
+					if round == 0 {
+						c.members[i].home = slot
+					}
+					if slot != c.members[i].home {
+						t.Errorf("client %d: slot %d, want %d", i, slot, c.members[i].home)
+					}
+				}
+			}
+			if n := s.posts.Load(); n > posts {
+				t.Errorf("%d POST requests arrived of %d", n, posts)
+			}
+			if s.unanswered.Load() == 0 {
+				t.Error("no request met such a connection")
+			}
+			c.closeIdle()
+			front.StopWith(p.program.Stop)
+		})
+	}
+}
+
+// oneRequestServers are in the place of slots. They answer the first request on each connection, and close it when another one comes.
+type oneRequestServers struct {
+	posts, unanswered atomic.Int64
+}
+
+func (s *oneRequestServers) listen(t *testing.T) (own hash.SlotAddresses, port uint16) {
+	t.Helper()
+	network := netip.AddrFrom4([4]byte{127, byte(64 + rand.IntN(64)), byte(rand.IntN(256)), 0})
+	own, port = hash.SlotAddresses{Prefix: netip.PrefixFrom(network, 28)}, freePort(t)
+	for slot := range trial.Workers {
+		ln, err := net.Listen("tcp", netip.AddrPortFrom(own.Of(slot), port).String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { ln.Close() })
+		go s.serve(ln, slot)
+	}
+	return own, port
+}
+
+func (s *oneRequestServers) serve(ln net.Listener, slot int) {
+	for {
+		conn, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer conn.Close()
+			reader := bufio.NewReader(conn)
+			for n := range 2 {
+				request, err := http.ReadRequest(reader)
+				if err != nil {
+					return
+				}
+				io.Copy(io.Discard, request.Body)
+				if request.Method == http.MethodPost {
+					s.posts.Add(1)
+				}
+				if n == 1 {
+					s.unanswered.Add(1)
+					return
+				}
+				fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nSlot: %d\r\nForwarded: %s\r\nContent-Length: 0\r\n\r\n", slot, request.Header.Get("X-Forwarded-For"))
+			}
+		}()
+	}
 }
 
 // fourth returns how many clients are in the fourth slot. Those that have a cookie do not move: of them so many new ones are asked.
