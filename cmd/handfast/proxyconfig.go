@@ -165,7 +165,7 @@ func (v *values) typedValues(f cli.Flag) []string {
 }
 
 // noSlotAddresses says what is missing, and what to do.
-const noSlotAddresses = "its slots have no addresses of their own: run it with --slot-address 127.77.0.0/24, and --listen :PORT"
+const noSlotAddresses = "its slots have no addresses of their own: run it with --slot-address 127.77.0.0/24, and --listen 127.0.0.1:PORT or :PORT"
 
 // slotServers fills in the slots: of the running master, unless another one is described.
 func (v *values) slotServers(c *proxyConfig) error {
