@@ -139,14 +139,14 @@ type Front struct {
 	Address string // for clients
 
 	proxy Proxy
-	file  string // its configuration
+	file  string // its configuration; Traefik takes no name without .yaml
 }
 
 // Run runs the program with the text of a configuration, in which only the address for clients is another.
 func (p Proxy) Run(t *testing.T, text string) *Front {
 	t.Helper()
 	dir := t.TempDir()
-	f := &Front{Address: FreeAddress(t), proxy: p, file: filepath.Join(dir, "configuration")}
+	f := &Front{Address: FreeAddress(t), proxy: p, file: filepath.Join(dir, "configuration.yaml")}
 	f.write(text, t)
 	cmd := exec.Command(p.Need(t), p.args(dir, f.file, f.Address)...)
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), "XDG_CONFIG_HOME="+dir, "XDG_DATA_HOME="+dir)
