@@ -439,6 +439,7 @@ func TestProxyConfigClosedConnection(t *testing.T) {
 				for round := range 3 {
 					posts++
 					c.do(i, "POST", "/", "once") // leaves a connection in the pool, or fails
+					c.closeIdle()                // so that no client repeats it by itself
 					slot, status, _, err := c.do(i, "GET", "/", "")
 					if !p.repeats {
 						continue
