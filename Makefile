@@ -36,6 +36,7 @@ test: ## all tests, with the race detector (says what it skips for want of a pro
 		command -v $$program >/dev/null || echo "make test: skips what needs $$program; apt-get install $$program" | sed 's/install node$$/install nodejs/'; \
 	done
 	$(GO) test -race -shuffle=on -timeout 30m ./...
+	$(GO) test -run '^TestPlan$$' ./cmd/handfast # all of it: with the race detector it walks a part
 
 soak: ## the trials with real processes, again and again (SOAK=20 times), a million injected connections, and all servers under injection
 	HANDFAST_SOAK_CONNECTIONS=$${HANDFAST_SOAK_CONNECTIONS:-1000000} $(GO) test -timeout 2h -v -run '^TestInjectSoak$$' ./cmd/handfast

@@ -418,12 +418,16 @@ func (b *instance) files() (n int) {
 	return n
 }
 
-// eventually polls until f is true, and tells whether that came.
+// eventually polls until f is true, and tells whether that came. It asks ever more rarely: asking costs the time of
+// what it waits for.
 func eventually(f func() bool) bool {
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+	const most = 20 * time.Millisecond
+	pause := time.Millisecond
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(pause) {
 		if f() {
 			return true
 		}
+		pause = min(pause*5/4, most)
 	}
 	return false
 }

@@ -172,42 +172,65 @@ func TestLinkWords(t *testing.T) {
 	}
 }
 
-// TestPlan walks every combination of what the plan depends on, for each kind of command and on each
-// kind of machine: what comes of it is a link that the route has, or an error that names a flag that
-// was typed, and what to do. Rows C1, C2 and D4.
-func TestPlan(t *testing.T) {
-	t.Parallel()
-	plans := 0
-	remedied := map[string]bool{}
-	for name, command := range planCommands {
-		for machine, lacks := range machines {
-			for _, passed := range []bool{false, true} {
-				c := planCase{f: command.on(lacks, passed), name: name, machine: machine}
-				for c.r = range planIntents() {
-					if machine != "all" && !c.r.mayBind(c.f) && !c.r.mayInject(c.f) && c.r.link != linkActivation {
-						continue // as on the machine that has all: asksNoMore
-					}
-					d, err := c.r.decide(c.f)
-					if err != nil {
-						refuses(t, c, err, remedied)
-					} else {
-						fitsRoute(t, c, d)
-						c.r.listen = []string{":80"}
-						listens, _ := c.r.decide(c.f)
-						if fitsRoute(t, c, listens); listens.link != d.link || listens.route != d.route {
-							t.Errorf("%s: route %v, link %v; without --listen %v, %v", c, listens.route, listens.link, d.route, d.link)
+// planCases are all combinations for each kind of command and on each kind of machine, in an order that is always the same.
+func planCases() iter.Seq[planCase] {
+	return func(yield func(planCase) bool) {
+		for _, name := range slices.Sorted(maps.Keys(planCommands)) {
+			for _, machine := range slices.Sorted(maps.Keys(machines)) {
+				for _, passed := range []bool{false, true} {
+					c := planCase{f: planCommands[name].on(machines[machine], passed), name: name, machine: machine}
+					for c.r = range planIntents() {
+						if machine != "all" && !c.r.mayBind(c.f) && !c.r.mayInject(c.f) && c.r.link != linkActivation {
+							continue // as on the machine that has all: asksNoMore
 						}
-						c.r.listen = nil
-					}
-					asksNoMore(t, c, d, err)
-					if plans++; t.Failed() {
-						t.FailNow() // the others are alike
+						if !yield(c) {
+							return
+						}
 					}
 				}
 			}
 		}
 	}
-	t.Logf("%d plans, remedies: %q", plans, slices.Sorted(maps.Keys(remedied)))
+}
+
+// planStep is how many combinations TestPlan goes on by with the race detector, under which it would take as long as many
+// tests that start processes. It is a prime that no number of values divides, so that each value comes with each other one.
+const planStep = 29
+
+// TestPlan walks every combination of what the plan depends on, for each kind of command and on each
+// kind of machine: what comes of it is a link that the route has, or an error that names a flag that
+// was typed, and what to do. With the race detector it walks a part of them; `make test` runs it without, too.
+// Rows C1, C2 and D4.
+func TestPlan(t *testing.T) {
+	t.Parallel()
+	step := 1
+	if raceEnabled {
+		step = planStep
+	}
+	n, plans := 0, 0
+	remedied := map[string]bool{}
+	for c := range planCases() {
+		if n++; n%step != 0 {
+			continue
+		}
+		d, err := c.r.decide(c.f)
+		if err != nil {
+			refuses(t, c, err, remedied)
+		} else {
+			fitsRoute(t, c, d)
+			listening := c
+			listening.r.listen = []string{":80"}
+			listens, _ := listening.r.decide(c.f)
+			if fitsRoute(t, listening, listens); listens.link != d.link || listens.route != d.route {
+				t.Errorf("%s: route %v, link %v; without --listen %v, %v", c, listens.route, listens.link, d.route, d.link)
+			}
+		}
+		asksNoMore(t, c, d, err)
+		if plans++; t.Failed() {
+			t.FailNow() // the others are alike
+		}
+	}
+	t.Logf("%d of %d plans, remedies: %q", plans, n, slices.Sorted(maps.Keys(remedied)))
 	if len(remedied) < 8 {
 		t.Error("few remedies were tried")
 	}
