@@ -38,7 +38,7 @@ func TestOwnPort(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			address, port := trial.FreeAddress(t), portOf(t, trial.FreeAddress(t))
 			args := append([]string{"--listen", "127.0.0.1:" + portOf(t, address), "--workers", "2"}, test.flags...)
-			b := runs(t, append(args, "--", "python3", "-c", ownPort, portOf(t, address), test.network, port)...)
+			b := runs(t, append(args, "--", "/usr/bin/python3", "-c", ownPort, portOf(t, address), test.network, port)...)
 			b.says("worker cannot have an address of its own that another one has", `"network":"`+test.network+`"`, `"address":"127.0.0.1:`+port, `"other_slot":`, "{slot}")
 		})
 	}

@@ -137,7 +137,7 @@ func TestNested(t *testing.T) {
 		response.Body.Close()
 	})
 	t.Run("does not", func(t *testing.T) {
-		b := nested("--listen", "127.0.0.1:0", "--", "python3", "-m", "http.server")
+		b := nested("--listen", "127.0.0.1:0", "--", "/usr/bin/python3", "-m", "http.server")
 		if line := b.hears("handfast: servers that bind", 1)[0]; !strings.Contains(line, "by seccomp notifications already") || !strings.Contains(line, "--worker-link activation") {
 			t.Error(line)
 		}

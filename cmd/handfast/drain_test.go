@@ -170,7 +170,7 @@ http.server.ThreadingHTTPServer(('127.0.0.1', int(sys.argv[1])), Slow).serve_for
 func TestDrainNoneFollows(t *testing.T) {
 	t.Parallel()
 	port, asked := portOf(t, trial.FreeAddress(t)), filepath.Join(t.TempDir(), "asked")
-	b := runs(t, "--workers", "1", "--probation", "0s", "--", "python3", "-c", hastyServer, port, asked)
+	b := runs(t, "--workers", "1", "--probation", "0s", "--", "/usr/bin/python3", "-c", hastyServer, port, asked)
 	b.await("worker ready")
 	answered := make(chan error, 1)
 	go func() {

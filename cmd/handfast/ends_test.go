@@ -122,7 +122,7 @@ func TestWorkerThatHadEnough(t *testing.T) {
 	address := trial.FreeAddress(t)
 	b := start(t, 1, options{
 		flags:  []string{"--listen", address, "--worker-link", "any", "--route", "kernel"},
-		change: instead(trial.Need(t, "python3", "python3"), "-c", hadEnough, address),
+		change: instead(debianPython(t), "-c", hadEnough, address),
 	})
 	pids := map[int]bool{}
 	for i := range 12 {
@@ -172,7 +172,7 @@ func TestWorkerThatFinishesLast(t *testing.T) {
 	address, gate := trial.FreeAddress(t), filepath.Join(t.TempDir(), "gate")
 	b := start(t, 1, options{
 		flags:  []string{"--listen", address, "--worker-link", "any", "--route", "kernel"},
-		change: instead(trial.Need(t, "python3", "python3"), "-c", finishesLast, address, gate),
+		change: instead(debianPython(t), "-c", finishesLast, address, gate),
 	})
 	first := b.worker(0)
 	last := make(chan answer, 1)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 
@@ -11,25 +12,6 @@ import (
 
 	"github.com/handfast/handfast/cmd/trial"
 )
-
-// manyServer is a server on several addresses, HOST/PORT. One of IPv6 takes no IPv4 if it begins with
-// "only".
-const manyServer = `
-import http.server, socket, sys, threading
-class Hello(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200); self.send_header('Content-Length', '2'); self.end_headers(); self.wfile.write(b'ok')
-    def log_message(self, *args): pass
-def serve(at):
-    host, port = at.split('/')
-    class Server(http.server.ThreadingHTTPServer):
-        address_family = socket.AF_INET6 if ':' in host else socket.AF_INET
-        def server_bind(self):
-            if host.startswith('only'): self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            super().server_bind()
-    return Server((host.removeprefix('only'), int(port)), Hello)
-for server in [serve(at) for at in sys.argv[1:]]: threading.Thread(target=server.serve_forever).start()
-`
 
 // Row C4: without --listen, handfast listens where the workers do, on all their addresses and on no
 // others; through a reload, a crash and an upgrade.
@@ -58,7 +40,7 @@ func TestFollow(t *testing.T) {
 				}
 				return all
 			}
-			b := runs(t, append([]string{"--workers", "2", "--probation", "0s", "--", "python3", "-c", manyServer}, at(test.listens)...)...)
+			b := runs(t, slices.Concat([]string{"--workers", "2", "--probation", "0s", "--"}, pythonServes, at(test.listens))...)
 			b.awaitCount("worker ready", 2)
 			look := func() {
 				t.Helper()
@@ -105,7 +87,7 @@ func TestFollowRights(t *testing.T) {
 	t.Parallel()
 	wrapper := network(t, "sysctl -qw net.ipv4.ip_unprivileged_port_start=1024;")
 	for _, user := range []string{"nobody", "root"} {
-		b := runsUnder(t, wrapper, "--workers", "1", "--user", user, "--", "python3", "-c", pythonServer, "127.0.0.1", "81")
+		b := runsUnder(t, wrapper, slices.Concat([]string{"--workers", "1", "--user", user, "--"}, pythonServes, []string{"127.0.0.1/81"})...)
 		if user == "root" {
 			b.await("worker ready")
 		} else {
@@ -123,6 +105,6 @@ func TestFollowInUse(t *testing.T) {
 	}
 	defer ln.Close()
 	_, port, _ := net.SplitHostPort(ln.Addr().String())
-	b := runs(t, "--workers", "1", "--", "python3", "-c", pythonServer, "127.0.0.1", port)
+	b := runs(t, slices.Concat([]string{"--workers", "1", "--"}, pythonServes, []string{"127.0.0.1/" + port})...)
 	b.says("cannot listen where a worker does", ln.Addr().String(), "address already in use", fmt.Sprint("pid ", unix.Getpid()))
 }

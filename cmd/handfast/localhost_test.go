@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,8 +22,8 @@ var listensEverywhere = map[string]struct {
 	onlyIPv4 bool
 	command  []string
 }{
-	"python": {true, []string{"python3", "-c", pythonServer, "0.0.0.0", "PORT"}},
-	"dual": {false, []string{"python3", "-c", `
+	"python": {true, append(slices.Clone(pythonServes), "0.0.0.0/PORT")},
+	"dual": {false, []string{"/usr/bin/python3", "-c", `
 import http.server, sys
 class Server(http.server.ThreadingHTTPServer): address_family = 10
 Server(('::', int(sys.argv[1])), http.server.SimpleHTTPRequestHandler).serve_forever()`, "PORT"}},
@@ -65,7 +66,7 @@ Server(('::' if v6 else '0.0.0.0', int(sys.argv[2])), http.server.SimpleHTTPRequ
 		t.Run(first, func(t *testing.T) {
 			t.Parallel()
 			port := portOf(t, trial.FreeAddress(t))
-			b := runs(t, "--workers", "1", "--probation", "0s", "--listen", ":"+port, "--", "python3", "-c", server, first, port)
+			b := runs(t, "--workers", "1", "--probation", "0s", "--listen", ":"+port, "--", "/usr/bin/python3", "-c", server, first, port)
 			b.await("worker ready")
 			if !both {
 				b.await("not listening on IPv6 any more")
