@@ -28,7 +28,7 @@ func TestInject(t *testing.T) {
 		"Sticky":                  TestSticky,
 		"Scale":                   TestScale,
 		"BehindProxy":             TestBehindProxy,
-		"ReloadUnderLoad":         func(t *testing.T) { t.Parallel(); reloadUnderLoad(t, reloads(t, 8), 0) },
+		"ReloadUnderLoad":         func(t *testing.T) { t.Parallel(); reloadUnderLoad(t, reloads(t, 4), 0) },
 		"KillUnderLoad":           TestKillUnderLoad,
 		"StopWithRequestInFlight": TestStopWithRequestInFlight,
 		"WhenDownNext":            TestWhenDownNext,

@@ -19,7 +19,7 @@ func TestKernelRoute(t *testing.T) {
 		"Sticky":                  TestSticky,
 		"Scale":                   TestScale,
 		"Listen":                  TestListen,
-		"ReloadUnderLoad":         func(t *testing.T) { t.Parallel(); reloadUnderLoad(t, reloads(t, 20), 3) },
+		"ReloadUnderLoad":         func(t *testing.T) { t.Parallel(); reloadUnderLoad(t, reloads(t, 8), 3) },
 		"ReloadQueued":            TestReloadQueued,
 		"ReloadOfBrokenVersion":   TestReloadOfBrokenVersion,
 		"KillUnderLoad":           TestKillUnderLoad,
@@ -142,7 +142,7 @@ func TestKernelScaleUnderLoad(t *testing.T) {
 	t.Parallel()
 	b := startKernel(t, 2, options{})
 	made, stop := b.load(8, "/", "/sleep/10ms", "/", "/bytes/100000")
-	for i := range 12 {
+	for i := range 8 {
 		sig := unix.SIGTTIN
 		if i%4 >= 2 {
 			sig = unix.SIGTTOU
@@ -154,7 +154,7 @@ func TestKernelScaleUnderLoad(t *testing.T) {
 		if sig == unix.SIGTTIN {
 			b.awaitCount("worker ready", ready+1)
 		}
-		if !eventually(func() bool { return made.Load() > before+50 || t.Failed() }) {
+		if !eventually(func() bool { return made.Load() > before+20 || t.Failed() }) {
 			t.Fatal("nothing is served")
 		}
 	}

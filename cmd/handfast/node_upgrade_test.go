@@ -70,7 +70,7 @@ func TestNodeUpgradeUnderLoad(t *testing.T) {
 		script   string
 		upgrades int
 	}{
-		"server":        {counts + plain, 10},
+		"server":        {counts + plain, 5},
 		"sticky-listen": {counts + stickyListen + ready, 4},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -174,7 +174,7 @@ func TestNodeUpgradeStopped(t *testing.T) {
 // all, in order. Who has asked before is answered after.
 func TestNodeUpgradeRelay(t *testing.T) {
 	t.Parallel()
-	const upgrades = 10
+	const upgrades = 5
 	b := startNode(t, 3, chat+`
 		let n = 0, talking;
 		server.prependListener('request', (req) => {
