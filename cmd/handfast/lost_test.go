@@ -15,6 +15,8 @@ import (
 
 	"github.com/coder/websocket"
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/master/balancer"
 )
 
 // open connects n clients from one address, each with a request sent and not
@@ -381,7 +383,7 @@ func TestStopTwice(t *testing.T) {
 }
 
 // TestStopUnderLoad: whoever was connected when the balancer was told to stop is served,
-// also who sends its request only then. Later ones cannot connect.
+// also who sends its request only then, within balancer.LastGrace. Later ones cannot connect.
 func TestStopUnderLoad(t *testing.T) {
 	t.Parallel()
 	stopUnderLoad(t)
@@ -395,6 +397,7 @@ func stopUnderLoad(t *testing.T, flags ...string) {
 	for i := range 16 {
 		all.Go(func() {
 			for {
+				began := time.Now()
 				conn, err := b.dial(source(i))
 				if err != nil {
 					return // refused
@@ -403,8 +406,9 @@ func stopUnderLoad(t *testing.T, flags ...string) {
 					time.Sleep(time.Millisecond) // a slow client, not a wait for anything
 				}
 				request(conn, "/")
-				if a, err := response(conn); err != nil || a.status != http.StatusOK {
-					t.Errorf("%v: client %d: %+v, %v", flags, i, a, err)
+				took := time.Since(began) // no more is promised, and a busy machine makes clients slow
+				if a, err := response(conn); (err != nil || a.status != http.StatusOK) && took < balancer.LastGrace {
+					t.Errorf("%v: client %d, whose request took %v: %+v, %v", flags, i, took, a, err)
 				}
 				conn.Close()
 				served.Add(1)
