@@ -17,7 +17,7 @@ import (
 // peer is the client.
 func TestProxyProtocol(t *testing.T) {
 	t.Parallel()
-	const slots = 16
+	const slots = 4
 	untrusted := source(9)
 	b := start(t, slots, options{worker: []string{"raw"}, flags: []string{"--proxy-protocol", "--trusted-proxies", proxyAt.String()}})
 	for i := range 20 {
@@ -83,7 +83,7 @@ func TestProxyProtocolOptional(t *testing.T) {
 // TestProxyProtocolAndHeader: PROXY first, and if that names a trusted proxy, its header.
 func TestProxyProtocolAndHeader(t *testing.T) {
 	t.Parallel()
-	const slots = 16
+	const slots = 4
 	b := start(t, slots, options{flags: []string{"--proxy-protocol", "--behind-proxy"}})
 	inner, client := netip.MustParseAddr("10.1.2.3"), proxied(3)
 	a := b.ask(proxyAt, proxyHeader(t, 2, inner)+forwardedFor(client))
