@@ -107,7 +107,7 @@ const soakConnections = "HANDFAST_SOAK_CONNECTIONS"
 // answered by its slot's worker.
 func TestInjectSoak(t *testing.T) {
 	t.Parallel()
-	total := 2000
+	total := 800
 	if text := os.Getenv(soakConnections); text != "" {
 		n, err := strconv.Atoi(text)
 		if err != nil {

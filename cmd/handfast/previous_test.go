@@ -29,7 +29,7 @@ func programOf(t *testing.T, commit string) string {
 	}
 	dir := t.TempDir()
 	const script = `mkdir "$1/source" && git -C "$(git rev-parse --show-toplevel)" archive "$2" | tar -x -C "$1/source" &&
-		cd "$1/source" && CGO_ENABLED=0 go build -buildvcs=false -trimpath -o "$1/handfast" ./cmd/handfast` // -trimpath: what it compiles stays cached
+		cd "$1/source" && CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags=-w -o "$1/handfast" ./cmd/handfast` // -trimpath: what it compiles stays cached
 	if said, err := exec.Command("sh", "-c", script, "sh", dir, strings.TrimSpace(string(text))).CombinedOutput(); err != nil {
 		t.Fatalf("building %s: %v: %s", commit, err, said)
 	}
