@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -148,7 +149,9 @@ func obey(sig os.Signal, enter, leave func()) (ends bool) {
 	default: // end by it: the sender expects that
 		leave()
 		signal.Reset(sig)
-		unix.Kill(os.Getpid(), sig.(unix.Signal))
+		// A signal to the process may be another thread's, which gets it too late (man 2 tgkill).
+		runtime.LockOSThread()
+		unix.Tgkill(os.Getpid(), unix.Gettid(), sig.(unix.Signal))
 		return true
 	}
 	return false
