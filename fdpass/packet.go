@@ -3,6 +3,7 @@ package fdpass
 import (
 	"bytes"
 	"encoding/binary"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -132,11 +133,28 @@ func (in *incoming) recvmsg(fd uintptr) bool {
 	}
 	for in.packet.recvmsg(fd, in.flags|unix.MSG_PEEK) {
 		in.kept = in.starved() || in.whole && in.truncated()
-		if in.kept || in.err != nil || in.remove(fd) {
+		if in.kept || in.err != nil {
+			return true
+		}
+		if in.whole {
+			in.drop(fd)
+			return true
+		}
+		if in.remove(fd) {
 			return true
 		}
 	}
 	return false
+}
+
+// drop removes the message that was peeked, which nobody else can have received: without its descriptors, of which there are
+// copies already, so that the kernel closes no last one.
+func (in *incoming) drop(fd uintptr) {
+	var start [1]byte
+	errno := unix.EINTR
+	for errno == unix.EINTR || errno == unix.ECONNRESET { // which is said once
+		_, _, errno = unix.RawSyscall6(unix.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&start)), uintptr(len(start)), unix.MSG_DONTWAIT, 0, 0)
+	}
 }
 
 // remove receives the message that was peeked, again with its descriptors: if

@@ -7,11 +7,9 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"strconv"
 	"sync"
 	"sync/atomic"
 
-	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/fdpass/forwarded"
 	"github.com/handfast/handfast/hash"
 )
@@ -55,40 +53,38 @@ func peerOf(r *http.Request) netip.Addr {
 	return peer.Unmap()
 }
 
-// KeepClientsApart wraps the server's Handler, and ConnContext, for a proxy that pools its
+// KeepClientsApart wraps the server's Handler, ConnContext and ConnState for a proxy that pools its
 // connections. Such a proxy sends requests of several clients over one connection, of
-// which only the first decided about the slot. A request of another client is answered
+// which only the first decided about the slot. A connection whose next request belongs to another slot is handed back to
+// the master, which places it anew; the proxy notices nothing. Where that cannot be, because the request was read already
+// (pipelining), the master cannot do it, or TLS ends here, a request of another client is answered
 // with "Connection: close", so that the proxy sends the next one over a connection that
 // the master places anew; the first one is logged (srv.ErrorLog).
 //
-// Serve does it by itself. Without handfast run --behind-proxy it changes nothing.
+// Serve does it by itself. Without handfast run --behind-proxy it changes nothing. Servers other than package http's call
+// Conn.ExpectRequest.
 func KeepClientsApart(srv *http.Server) {
 	rules, err := rulesOfMaster()
 	if err != nil {
 		logf(srv, "handfast: the master's environment: %v; clients that share a connection are not kept apart", err)
 	}
-	keepApart(srv, rules, prefixes())
+	keepApart(srv, rules, hashOfMaster())
 }
 
-// prefixes are how many bits of an address tell clients apart, as the master says.
-func prefixes() hash.Config {
-	config := hash.DefaultConfig()
-	for name, bits := range map[string]*int{fdpass.EnvIPv4Prefix: &config.IPv4Prefix, fdpass.EnvIPv6Prefix: &config.IPv6Prefix} {
-		if n, err := strconv.Atoi(os.Getenv(name)); err == nil {
-			*bits = n
-		}
-	}
-	return config
-}
-
-// placedKey finds in a request's context the key by which its connection was placed.
+// placedKey finds a request's connection in its context, a *placed.
 type placedKey struct{}
+
+// placed is what is known of where a connection's requests belong.
+type placed struct {
+	look *look                    // nil: they are not looked at
+	key  atomic.Pointer[hash.Key] // of the first request that was not
+}
 
 func keepApart(srv *http.Server, rules forwarded.Rules, config hash.Config) {
 	if rules.Header == "" {
 		return
 	}
-	handler, connContext := srv.Handler, srv.ConnContext
+	handler, connContext, connState := srv.Handler, srv.ConnContext, srv.ConnState
 	if handler == nil {
 		handler = http.DefaultServeMux
 	}
@@ -96,23 +92,64 @@ func keepApart(srv *http.Server, rules forwarded.Rules, config hash.Config) {
 		if connContext != nil {
 			ctx = connContext(ctx, c)
 		}
-		return context.WithValue(ctx, placedKey{}, new(atomic.Pointer[hash.Key]))
+		return context.WithValue(ctx, placedKey{}, &placed{look: lookOf(c)})
+	}
+	srv.ConnState = func(c net.Conn, state http.ConnState) {
+		if l := lookOf(c); l != nil {
+			l.follow(state)
+		}
+		if connState != nil {
+			connState(c, state)
+		}
 	}
 	var logOnce sync.Once
 	srv.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if placed, ok := r.Context().Value(placedKey{}).(*atomic.Pointer[hash.Key]); ok {
-			now := clientOf(&rules, config, r).Key
-			if !placed.CompareAndSwap(nil, &now) && *placed.Load() != now {
-				w.Header().Set("Connection", "close")
-				logOnce.Do(func() {
-					logf(srv, "handfast: the proxy at %s sends requests of several clients over one connection, "+
-						"of which only the first decides about the slot; such connections are now closed, "+
-						"but better turn off the proxy's pool (README, Behind a proxy)", r.RemoteAddr)
-				})
-			}
+		if p, ok := r.Context().Value(placedKey{}).(*placed); ok && p.isElsewhere(&rules, config, r) {
+			w.Header().Set("Connection", "close")
+			logOnce.Do(func() {
+				logf(srv, "handfast: the proxy at %s sends requests of several clients over one connection, "+
+					"of which only the first decides about the slot; such connections are now closed, "+
+					"but better turn off the proxy's pool (README, Behind a proxy)", r.RemoteAddr)
+			})
 		}
 		handler.ServeHTTP(w, r)
 	})
+}
+
+// isElsewhere tells whether a request belongs to another slot, or may, since its client is another one than that of the
+// connection's first request.
+func (p *placed) isElsewhere(rules *forwarded.Rules, config hash.Config, r *http.Request) bool {
+	looked := p.look != nil && r.ProtoMajor == 1
+	if looked && p.look.begun() {
+		return false
+	}
+	key := clientOf(rules, config, r).Key
+	if looked && p.look.back.slots.Load() > 0 {
+		return p.look.back.isElsewhere(key)
+	}
+	return !p.key.CompareAndSwap(nil, &key) && *p.key.Load() != key
+}
+
+// lookOf returns how the requests of a server's connection are looked at; nil: they are not.
+func lookOf(c net.Conn) *look {
+	if conn, ok := c.(*Conn); ok { // not TLS over it
+		return conn.look
+	}
+	return nil
+}
+
+// follow does what a change of the connection's state in package http is reason for.
+func (l *look) follow(state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		l.http = true
+	case http.StateIdle:
+		if l.served.Load() { // by HTTP/1
+			l.conn.ExpectRequest()
+		}
+	case http.StateHijacked:
+		l.hijacked()
+	}
 }
 
 func logf(srv *http.Server, format string, args ...any) {

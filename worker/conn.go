@@ -31,6 +31,7 @@ type Conn struct {
 	flags    fdpass.Flags
 	closed   atomic.Bool
 	details  fdpass.Details
+	look     *look        // at its requests; nil: they belong here
 	phase    atomic.Int32 // a phase; of traffic
 }
 
@@ -40,12 +41,17 @@ func newConn(l *Listener, h fdpass.Handoff) *Conn {
 	if !c.remote.IsValid() {
 		c.remote, _ = sock.Peer(h.FD)
 	}
+	c.look = newLook(c, l.back)
 	return c
 }
 
 // Read reads from the connection, as net.Conn says.
 func (c *Conn) Read(b []byte) (int, error) {
-	n, err := c.file.Read(b)
+	read := c.file.Read
+	if c.look != nil {
+		read = c.look.read
+	}
+	n, err := read(b)
 	return n, c.wrap("read", err)
 }
 
@@ -60,6 +66,9 @@ func (c *Conn) Close() error {
 	again := c.closed.Swap(true)
 	err := c.wrap("close", c.file.Close())
 	if !again {
+		if c.look != nil {
+			c.look.back.remove(c.look)
+		}
 		c.listener.count(-1)
 	}
 	return err

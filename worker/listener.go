@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"sync"
@@ -45,6 +46,7 @@ type Listener struct {
 	open     int           // accepted connections that are not closed
 	accepted uint64        // since the start
 	reporter *reporter     // nil: nobody wants to know
+	back     *handBack     // nil: nobody takes connections back
 	draining chan struct{} // closed when no more will come
 	idle     chan struct{} // closed when, after that, open is 0
 	closed   sync.Once
@@ -60,41 +62,48 @@ func Listen(address string) (*Listener, error) {
 // Listen returns a listener. A process has one mailbox, so only its first
 // listener gets it.
 func (c Config) Listen() (*Listener, error) {
-	source, reporter, err := c.source()
+	source, reporter, back, err := c.source()
 	if err != nil {
 		return nil, err
 	}
 	return &Listener{
 		source:      source,
 		reporter:    reporter,
+		back:        back,
 		manualReady: c.ManualReady,
 		draining:    make(chan struct{}),
 		idle:        make(chan struct{}),
 	}, nil
 }
 
-func (c Config) source() (s source, r *reporter, err error) {
+func (c Config) source() (s source, r *reporter, back *handBack, err error) {
 	mailbox := c.Mailbox
 	if mailbox == nil {
 		if mailbox, err = inheritedMailbox(); err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 	}
 	switch {
 	case mailbox != nil:
 		if r, err = newReporter(mailbox); err != nil {
 			mailbox.Close()
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
-		if s, err = newMailboxSource(mailbox); err != nil {
+		if back, err = newHandBack(mailbox); err != nil {
+			mailbox.Close()
 			r.close()
+			return nil, nil, nil, err
+		}
+		if s, err = newMailboxSource(mailbox, back); err != nil {
+			r.close()
+			back.close()
 		}
 	case c.Address != "":
 		s, err = newTCPSource(c.Address)
 	default:
 		err = ErrAlone
 	}
-	return s, r, err
+	return s, r, back, err
 }
 
 // Ready tells the master to hand connections to this worker. Without it, unless
@@ -167,6 +176,9 @@ func (l *Listener) failed(err error) error {
 		return err
 	}
 	l.drain()
+	if errors.Is(err, io.EOF) {
+		l.back.drain()
+	}
 	if ended(err) {
 		return net.ErrClosed
 	}
@@ -182,6 +194,7 @@ func (l *Listener) Close() error {
 		defer l.accepting.Unlock()
 		l.drain()
 		l.closeErr = l.source.close(l.queue)
+		l.back.drain() // behind what says that we leave
 		l.queue = nil
 	})
 	return l.closeErr
@@ -264,4 +277,5 @@ func (l *Listener) lost(n int) {
 func (l *Listener) end() {
 	close(l.idle)
 	l.reporter.close()
+	l.back.close()
 }

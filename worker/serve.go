@@ -46,8 +46,8 @@ func Serve(srv *http.Server) error {
 }
 
 func serve(srv *http.Server, ln *Listener, signals <-chan os.Signal) error {
+	traffic := watch(srv, ln.Draining(), ln.back)
 	KeepClientsApart(srv)
-	traffic := watch(srv, ln.Draining())
 	served := make(chan error, 1)
 	go func() { served <- serveOn(srv, ln) }()
 	var failure error

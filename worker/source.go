@@ -42,11 +42,12 @@ const pongDelay = 100 * time.Millisecond
 type mailboxSource struct {
 	conn  *fdpass.Conn
 	pings bool // the master sends some
+	back  *handBack
 	local *net.TCPAddr
 }
 
 // newMailboxSource takes ownership of the worker's end of a mailbox.
-func newMailboxSource(file *os.File) (source, error) {
+func newMailboxSource(file *os.File, back *handBack) (source, error) {
 	file, err := pollable(file)
 	if err != nil {
 		return nil, err
@@ -57,7 +58,7 @@ func newMailboxSource(file *os.File) (source, error) {
 	}
 	// The zero address if it does not parse: a master of an earlier version does not say it.
 	first, _ := netip.ParseAddrPort(os.Getenv(fdpass.EnvAddress))
-	s := &mailboxSource{conn: conn, pings: os.Getenv(fdpass.EnvPing) == "1", local: net.TCPAddrFromAddrPort(first)}
+	s := &mailboxSource{conn: conn, pings: os.Getenv(fdpass.EnvPing) == "1", back: back, local: net.TCPAddrFromAddrPort(first)}
 	if conn.Next() != fdpass.TypeListen {
 		return s, nil
 	}
@@ -75,10 +76,15 @@ func newMailboxSource(file *os.File) (source, error) {
 
 func (s *mailboxSource) ready() error { return s.begin(fdpass.TypeReady) }
 
-// begin says by t that connections are welcome, and before that pings are answered.
+// begin says by t that connections are welcome, and before that pings are answered and connections handed back.
 func (s *mailboxSource) begin(t fdpass.Type) error {
 	if s.pings {
 		s.pong()
+	}
+	if s.back != nil {
+		if err := s.say(fdpass.TypeHandBack); err != nil {
+			return err
+		}
 	}
 	return s.say(t)
 }
@@ -106,6 +112,8 @@ func (s *mailboxSource) receive(m *fdpass.Message) error {
 			return nil
 		case m.Type == fdpass.TypeHandoff && len(m.Handoffs) > 0:
 			return nil
+		case m.Type == fdpass.TypeSlots:
+			s.back.resize(m.Slots)
 		}
 		fdpass.CloseHandoffs(m.Handoffs) // of a type that this version does not know
 	}

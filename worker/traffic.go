@@ -15,6 +15,7 @@ import (
 // may be under way.
 type traffic struct {
 	draining <-chan struct{}
+	back     *handBack
 	count    [phases]atomic.Int64
 }
 
@@ -34,19 +35,22 @@ type connKey struct{}
 
 // watch makes a server report what its connections do, and tell clients to leave
 // once draining is closed.
-func watch(srv *http.Server, draining <-chan struct{}) *traffic {
-	t := &traffic{draining: draining}
+func watch(srv *http.Server, draining <-chan struct{}, back *handBack) *traffic {
+	t := &traffic{draining: draining, back: back}
 	handler, connState, connContext := srv.Handler, srv.ConnState, srv.ConnContext
 	if handler == nil {
 		handler = http.DefaultServeMux
 	}
 	srv.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if c, ok := r.Context().Value(connKey{}).(net.Conn); ok {
+		c, _ := r.Context().Value(connKey{}).(net.Conn)
+		if c != nil {
 			t.move(c, busy)
 		}
 		select {
 		case <-t.draining:
-			w.Header().Set("Connection", "close")
+			if !lookOf(c).leaves() {
+				w.Header().Set("Connection", "close")
+			}
 		default:
 		}
 		handler.ServeHTTP(w, r)
@@ -90,6 +94,9 @@ func (t *traffic) awaitRequests(ctx context.Context) {
 	defer poll.Stop()
 	for start := time.Now(); ctx.Err() == nil; <-poll.C {
 		waited := time.Since(start)
+		if t.back.pending() {
+			continue
+		}
 		expected := t.count[arriving].Load() > 0 && waited < requestGrace
 		idling := t.count[idle].Load() > 0 && waited < idleGrace
 		if !expected && !idling {
