@@ -67,8 +67,12 @@ type Config struct {
 	// ends when its last connection has. 0: what is known of its program (programs.DrainSignal).
 	DrainSignal syscall.Signal
 	Dialect     nodeipc.Dialect // what Node workers wait for that do not listen
-	Name        string          // for people, in Status
-	Version     string          // likewise
+	// NoHandBack: workers keep the connections of proxies, whoever the client of the next request is. Node workers hand them
+	// back only by NodeModule.
+	NoHandBack bool
+	NodeModule *nodeipc.Module
+	Name       string // for people, in Status
+	Version    string // likewise
 	// Logger must not wait for its reader: package logging has what does not (Queue). nil: none.
 	Logger hclog.Logger
 
@@ -152,7 +156,7 @@ func (c *Config) bound() {
 // requests are what is asked of workers that can report.
 func (c *Config) requests() mailbox.Requests {
 	r := mailbox.Requests{MaxConnections: c.MaxConnections, Pings: c.Supervisor.Watchdog > 0}
-	if _, byKey := c.Balancer.Strategy.(balancer.ByKey); byKey && !c.kernelRoutes() {
+	if _, byKey := c.Balancer.Strategy.(balancer.ByKey); byKey && !c.kernelRoutes() && !c.NoHandBack {
 		r.Slots = new(mailbox.Slots) // workers can place clients as we do
 		r.Rules = strings.Join(placing(&c.Balancer.Clients), "\n")
 	}

@@ -210,6 +210,7 @@ var (
 	_ balancer.Returner = (*mailbox.Mailbox)(nil) // else connections that it hands back idle are closed
 	_ supervisor.Link   = (*nodeipc.Link)(nil)
 	_ balancer.Worker   = (*nodeipc.Link)(nil)
+	_ balancer.Returner = (*nodeipc.Link)(nil)
 	_ balancer.Placed   = (*nodeipc.Link)(nil) // whose connections of sessions are counted for its slot
 	_ supervisor.Link   = (*activation.Link)(nil)
 	_ supervisor.Link   = (*bindswap.Link)(nil)
@@ -339,7 +340,7 @@ func (nothing) Save(*reexec.Bundle) error    { return nil }
 func (nothing) Restore(*reexec.Bundle) error { return nil }
 
 func (m *Master) nodeConfig(cfg *Config) nodeipc.Config {
-	return nodeipc.Config{
+	config := nodeipc.Config{
 		Addresses: m.route.addresses(),
 		ReadyWhen: cfg.ReadyWhen,
 		Dialect:   cfg.Dialect,
@@ -351,6 +352,14 @@ func (m *Master) nodeConfig(cfg *Config) nodeipc.Config {
 		Open:      m.connections.Open,
 		Logger:    m.few.Named("node"),
 	}
+	// What a PROXY header said of a connection Node would not give back with it, and does not change from request to request.
+	if clients := &cfg.Balancer.Clients; cfg.NodeModule != nil && !cfg.NoHandBack && !cfg.kernelRoutes() && clients.Rules.Header != "" && !clients.ProxyProtocol {
+		config.Module = cfg.NodeModule
+		config.HandBack = func(from *nodeipc.Link, conns []fdpass.Handoff) (int, error) {
+			return m.balancer.HandBack(from.Slot(), from, conns)
+		}
+	}
+	return config
 }
 
 // mailboxRequests are what is asked of a slot's worker. Only where the master routes can a connection come back to it.

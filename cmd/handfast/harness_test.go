@@ -491,7 +491,7 @@ func request(conn net.Conn, path string) error {
 }
 
 // response reads a whole response.
-func response(conn net.Conn) (a answer, err error) {
+func response(conn io.Reader) (a answer, err error) {
 	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
 		return a, err

@@ -15,7 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/master"
+	"github.com/handfast/handfast/master/admin"
 	"github.com/handfast/handfast/master/balancer"
+	"github.com/handfast/handfast/master/link/nodeipc"
 	"github.com/handfast/handfast/master/logging"
 	"github.com/handfast/handfast/master/metrics"
 	"github.com/handfast/handfast/master/output"
@@ -121,6 +123,7 @@ func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 	}
 	config := &a.config
 	config.Supervisor.Command = command
+	config.NoHandBack = !c.Bool("hand-back")
 	config.Name, config.Version = c.String("name"), version()
 	config.Logger = logging.ForOperators(hclog.New(&hclog.LoggerOptions{
 		Name:       "handfast",
@@ -208,6 +211,10 @@ func serve(ctx context.Context, a asked, log *logging.Queue) error {
 	if next.program, err = thisProgram(); err != nil {
 		return err
 	}
+	if err := handNodeBack(&config); err != nil {
+		config.Logger.Warn("Node workers keep the connections of proxies: a further client on one is served in the first one's slot", "err", err,
+			"remedy", "turn off the proxy's pool, or let RUNTIME_DIRECTORY or XDG_RUNTIME_DIR name a directory for the module that they load")
+	}
 	if a.drop {
 		if err := dropRoot(&config, sockets, a.access); err != nil {
 			return err
@@ -228,6 +235,24 @@ func serve(ctx context.Context, a asked, log *logging.Queue) error {
 		before.bundle.Close()
 	}
 	return serveUntilStopped(ctx, next, config.Logger)
+}
+
+// handNodeBack gives Node workers behind an HTTP proxy the module by which they hand connections back.
+func handNodeBack(config *master.Config) error {
+	if config.Link != master.LinkNode || config.NoHandBack || config.Balancer.Clients.Rules.Header == "" {
+		return nil
+	}
+	directory, err := admin.Directory()
+	if err != nil {
+		return err
+	}
+	if config.Supervisor.Rights.User != nil { // who may enter it, and nothing more
+		if err := os.Chmod(directory, 0o711); err != nil {
+			return err
+		}
+	}
+	config.NodeModule, err = nodeipc.NewModule(directory)
+	return err
 }
 
 // count has what happens counted, for /metrics; from where the program before has come to.

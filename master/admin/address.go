@@ -63,11 +63,18 @@ func ByName(name string) Address { return socketIn(directories()[0], name) }
 // service manager's $RUNTIME_DIRECTORY, else /run/handfast for root, and for others a directory
 // in $XDG_RUNTIME_DIR or for want of that in the one for temporary files.
 func DefaultAddress(name string) (Address, error) {
-	dir := directories()[0]
-	if err := makePrivate(dir); err != nil {
+	dir, err := Directory()
+	if err != nil {
 		return Address{}, err
 	}
 	return socketIn(dir, name), nil
+}
+
+// Directory returns the one for what lives as long as the machine runs: DefaultAddress says which. It makes it, and nobody else
+// can put anything there.
+func Directory() (string, error) {
+	dir := directories()[0]
+	return dir, makePrivate(dir)
 }
 
 // socketIn returns the address of a master in a runtime directory.

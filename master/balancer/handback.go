@@ -21,8 +21,8 @@ var ErrForeign = errors.New("balancer: what was handed back is no connection of 
 // Returner is a Worker that may hand connections back between two requests.
 type Returner interface {
 	Worker
-	// Looks tells whether it looks at the first request of a connection with fdpass.FlagUnplaced, too, and hands it back
-	// if that is another slot's.
+	// Looks tells whether it looks at requests before it hands a connection back, also at the first one of a connection
+	// with fdpass.FlagUnplaced. One that does not hands each connection back between two requests.
 	Looks() bool
 	// Drains tells whether it is handed nothing more.
 	Drains() bool
@@ -62,7 +62,9 @@ func (b *Balancer) HandBack(slot int, from Returner, conns []fdpass.Handoff) (n 
 	}
 	b.ledger.wereHandedBack(slot, n)
 	known := b.identifyEach(r.batch, r.peek, func(c connection) { b.placeIdle(c, slot, from) })
-	r.router.from = from
+	if from.Looks() { // else it has not seen what comes next
+		r.router.from = from
+	}
 	r.router.route(known)
 	r.router.from = nil
 	clear(r.batch)

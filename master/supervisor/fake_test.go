@@ -466,8 +466,8 @@ func (f *fake) Signal(sig syscall.Signal) {
 	}
 }
 
-func (f *fake) Files() []*os.File { return []*os.File{os.Stdin} }
-func (f *fake) Env() []string     { return []string{"LINK=" + f.name} }
+func (f *fake) Files() []*os.File                { return []*os.File{os.Stdin} }
+func (f *fake) Env(func(string) string) []string { return []string{"LINK=" + f.name} }
 
 func (f *fake) Launch(command []string) []string { return append([]string{"launch"}, command...) }
 

@@ -16,9 +16,9 @@ type Link interface {
 	// itself.
 	Launch(command []string) []string
 	// Files and Env are what the process inherits: descriptors from 3 up and
-	// variables. The link goes on owning the files.
+	// variables. The link goes on owning the files. get returns the value that a variable has before.
 	Files() []*os.File
-	Env() []string
+	Env(get func(name string) string) []string
 	// Started is called with the process before anything else is asked of the link.
 	Started(Process)
 	// Ready is closed when the worker can take work.
@@ -58,7 +58,7 @@ type noLink struct{}
 
 func (noLink) Launch(command []string) []string { return command }
 func (noLink) Files() []*os.File                { return nil }
-func (noLink) Env() []string                    { return nil }
+func (noLink) Env(func(string) string) []string { return nil }
 func (noLink) Started(Process)                  {}
 func (noLink) Ready() <-chan struct{}           { return nil }
 func (noLink) Ping() bool                       { return true }

@@ -3,8 +3,10 @@ package supervisor
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -78,10 +80,12 @@ func (s *Supervisor) start(seat Seat) (r startResult) {
 		return r
 	}
 	stdout, stderr := r.output.Files()
+	env := slices.Concat(s.cfg.Rights.Env, variables, seat.env())
+	env = slices.Concat(env, r.link.Env(func(name string) string { return valueOf(env, name) }), s.cfg.Env)
 	r.process, r.err = s.cfg.Start(Spec{
 		Command:   s.command(seat, r.link),
 		Directory: s.cfg.Setting.Directory,
-		Env:       slices.Concat(s.cfg.Rights.Env, variables, seat.env(), r.link.Env(), s.cfg.Env),
+		Env:       env,
 		Files:     r.link.Files(),
 		Rights:    s.cfg.Rights,
 		Stdout:    stdout,
@@ -93,6 +97,16 @@ func (s *Supervisor) start(seat Seat) (r startResult) {
 	r.output.Started(r.process.PID())
 	r.link.Started(r.process)
 	return r
+}
+
+// valueOf returns the value of a variable that a worker is given, or else has from the master.
+func valueOf(env []string, name string) string {
+	for _, variable := range slices.Backward(env) {
+		if value, ok := strings.CutPrefix(variable, name+"="); ok {
+			return value
+		}
+	}
+	return os.Getenv(name)
 }
 
 // command returns what to run for a worker.

@@ -129,7 +129,7 @@ func (l *Link) Launch(command []string) []string { return l.control.Command(comm
 func (l *Link) Files() []*os.File { return l.control.Files() }
 
 // Env returns what the worker looks for. LISTEN_PID is the launch's to say.
-func (l *Link) Env() []string { return l.env }
+func (l *Link) Env(func(string) string) []string { return l.env }
 
 // Ready is closed when processes of the worker wait for connections on every listener, or have accepted some.
 func (l *Link) Ready() <-chan struct{} { return l.ready }

@@ -155,7 +155,7 @@ func start(t *testing.T, cfg Config, command ...string) *worker {
 	cfg.Env, cfg.NonBlocking = program.InheritedEnv, cfg.NonBlocking || program.InheritsNonBlocking()
 	l, err := Open(cfg)
 	fdtest.Check(t, err)
-	p, err := supervisor.StartProcess(supervisor.Spec{Command: l.Launch(command), Env: l.Env(), Files: l.Files()})
+	p, err := supervisor.StartProcess(supervisor.Spec{Command: l.Launch(command), Env: l.Env(os.Getenv), Files: l.Files()})
 	fdtest.Check(t, err)
 	w := &worker{Link: l, Process: p, t: t}
 	t.Cleanup(w.end)
@@ -241,7 +241,7 @@ func TestEnviron(t *testing.T) {
 		if cfg.Env != nil {
 			want = append(want, fmt.Sprint([]string{at, beside}, 3))
 		}
-		if got := l.Env(); !slices.Equal(got, want) {
+		if got := l.Env(os.Getenv); !slices.Equal(got, want) {
 			t.Errorf("%q, want %q", got, want)
 		}
 		l.Close()

@@ -74,7 +74,7 @@ func (l *Link) Launch(command []string) []string { return l.control.Command(comm
 func (l *Link) Files() []*os.File { return l.control.Files() }
 
 // Env returns nothing: the worker knows nothing of us.
-func (l *Link) Env() []string { return nil }
+func (l *Link) Env(func(string) string) []string { return nil }
 
 // Ready is closed when a process of the worker waits for connections: on every listener of
 // the slot, if that has some.

@@ -3,6 +3,7 @@ package mailbox
 import (
 	"errors"
 	"math"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -51,8 +52,8 @@ func hand(t testing.TB, m *Mailbox, w *worker, n, want int) {
 // others when it has said that some are closed.
 func TestLimit(t *testing.T) {
 	m, w := limited(t, 100)
-	if !slices.Contains(m.Env(), "HANDFAST_MAX_CONNECTIONS_PER_SLOT=100") || m.MaxConnections() != 100 {
-		t.Errorf("environment %v, limit %d", m.Env(), m.MaxConnections())
+	if !slices.Contains(m.Env(os.Getenv), "HANDFAST_MAX_CONNECTIONS_PER_SLOT=100") || m.MaxConnections() != 100 {
+		t.Errorf("environment %v, limit %d", m.Env(os.Getenv), m.MaxConnections())
 	}
 	hand(t, m, w, 70, 70)
 	hand(t, m, w, 70, 30)

@@ -137,7 +137,7 @@ func (m *Mailbox) Finished() <-chan struct{} { return nil }
 func (m *Mailbox) Files() []*os.File { return []*os.File{m.file} }
 
 // Env returns what the worker finds in its environment.
-func (m *Mailbox) Env() []string {
+func (m *Mailbox) Env(func(string) string) []string {
 	pings := "0"
 	if m.requests.Pings {
 		pings = "1"

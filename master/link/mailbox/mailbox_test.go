@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -19,7 +20,7 @@ import (
 // TestDeliver: connections arrive in order, and the master keeps no copy of them.
 func TestDeliver(t *testing.T) {
 	m, w, r := open(t)
-	if got := m.Env(); !slices.Equal(got, []string{"HANDFAST_FD=3", "HANDFAST_REPORT=1", "HANDFAST_MAX_CONNECTIONS_PER_SLOT=0", "HANDFAST_PING=0", "HANDFAST_HAND_BACK=0"}) || len(m.Files()) != 1 {
+	if got := m.Env(os.Getenv); !slices.Equal(got, []string{"HANDFAST_FD=3", "HANDFAST_REPORT=1", "HANDFAST_MAX_CONNECTIONS_PER_SLOT=0", "HANDFAST_PING=0", "HANDFAST_HAND_BACK=0"}) || len(m.Files()) != 1 {
 		t.Errorf("environment %v, %d files", got, len(m.Files()))
 	}
 	sent, clients := connect(t, 2*fdpass.MaxBatch+2)

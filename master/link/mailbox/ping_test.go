@@ -2,6 +2,7 @@ package mailbox
 
 import (
 	"errors"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -44,8 +45,8 @@ func ping(t testing.TB, m *Mailbox, want bool) {
 // TestPing: one ping at a time, and a sign of the worker is seen once.
 func TestPing(t *testing.T) {
 	m, w := watched(t)
-	if !m.Answers() || !slices.Contains(m.Env(), "HANDFAST_PING=1") {
-		t.Errorf("answers: %v, environment %v", m.Answers(), m.Env())
+	if !m.Answers() || !slices.Contains(m.Env(os.Getenv), "HANDFAST_PING=1") {
+		t.Errorf("answers: %v, environment %v", m.Answers(), m.Env(os.Getenv))
 	}
 	ping(t, m, true) // it is just ready
 	ping(t, m, false)

@@ -32,7 +32,8 @@ type channel struct {
 
 	receiving receiving
 	sending   sending
-	bin       fdpass.Bin // for descriptors that the worker sends
+	came      int        // a descriptor that the worker has sent, of whose message the end is not there yet; -1: none
+	bin       fdpass.Bin // for descriptors that nobody wants
 }
 
 // pair makes a channel. It returns the worker's end, too; the caller owns both.
@@ -61,7 +62,7 @@ func newChannel(file *os.File) (*channel, error) {
 		file.Close()
 		return nil, err
 	}
-	return &channel{file: file, raw: raw, receiving: newReceiving()}, nil
+	return &channel{file: file, raw: raw, receiving: newReceiving(), came: -1}, nil
 }
 
 // Errors of sending.
@@ -110,8 +111,7 @@ func (c *channel) whenRoom(try func() (done bool)) error {
 }
 
 // receive waits for bytes and calls handle for each line, with reexec.Lock held for reading since
-// before they left the socket. Before each look it calls look, without. Descriptors that a worker sends are closed: a program can do that, and nobody here wants
-// one. It returns io.EOF when the worker has closed its end, and errGone after interrupt.
+// before they left the socket. Before each look it calls look, without. handle may take the descriptor that came with its line. It returns io.EOF when the worker has closed its end, and errGone after interrupt.
 func (c *channel) receive(look func(), handle func(line []byte)) error {
 	var n int
 	var err error
@@ -165,8 +165,32 @@ func (c *channel) rest(handle func(line []byte)) {
 // read fills the buffer, once.
 func (c *channel) read(s uintptr) (n int, err error) {
 	n, fds, err := c.receiving.recvmsg(s)
-	c.bin.Discard(fds...)
+	if len(fds) > 0 {
+		c.discard(c.take())
+		c.came = fds[0] // Node sends one at a time, and waits for the answer
+		c.bin.Discard(fds[1:]...)
+	}
 	return n, err
+}
+
+// take returns the descriptor that came, which the caller owns; -1: none.
+func (c *channel) take() int {
+	fd := c.came
+	c.came = -1
+	return fd
+}
+
+// discard takes ownership of a descriptor, or of none.
+func (c *channel) discard(fd int) {
+	if fd >= 0 {
+		c.bin.Discard(fd)
+	}
+}
+
+// close takes the channel apart.
+func (c *channel) close() {
+	c.discard(c.take())
+	c.file.Close()
 }
 
 // split calls handle for each line that the first n bytes of the buffer complete.

@@ -27,6 +27,10 @@ func (l *Link) handle(text []byte) {
 		l.primary.relay.pass(l, &m, text)
 		return
 	}
+	if m.Cmd == cmdHandle {
+		l.receiveHandle(m.Msg.Cmd)
+		return
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch m.Type {
@@ -40,8 +44,8 @@ func (l *Link) handle(text []byte) {
 		l.handleTaken()
 	case cmdNack:
 		l.handleLost()
-	case cmdHandle:
-		l.post(packet{text: []byte(`{"cmd":"NODE_HANDLE_ACK"}` + "\n")}) // receive has closed it
+	case cmdHandBack:
+		l.beginHandBack()
 	case cmdNotifyClose: // or its server never closes
 		l.post(packet{text: line(socketsReply{Cmd: cmdAllClosed, Key: m.Key})})
 	case cmdGetCount:

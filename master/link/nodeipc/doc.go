@@ -24,6 +24,10 @@
 // exitedAfterDisconnect. Listening on the balancer's port means to take the slot's
 // connections; anything else is a socket that all workers share (primary.go).
 //
+// Behind a proxy that pools its connections a worker hands each back when it has answered a request, since the
+// next one may be another client's (handback.go): a small module does that, which Node loads before the program
+// (preload.cjs; module.go has it loaded).
+//
 // relay.go passes the messages of @socket.io/cluster-adapter from worker to worker. Messages for which there
 // is no room in a channel wait in outbox.go, within limits, and by turns with connections.
 //

@@ -185,13 +185,13 @@ func (l *Link) Ping() bool { return true }
 // Files returns the worker's end of the channel.
 func (l *Link) Files() []*os.File { return []*os.File{l.theirs} }
 
-// Env returns what Node looks for in a cluster worker.
-func (l *Link) Env() []string {
-	return []string{
-		"NODE_CHANNEL_FD=" + strconv.Itoa(firstInherited),
+// Env returns what Node looks for in a cluster worker, and what it loads.
+func (l *Link) Env(get func(string) string) []string {
+	return append(l.primary.cfg.Module.environ(get),
+		"NODE_CHANNEL_FD="+strconv.Itoa(firstInherited),
 		"NODE_CHANNEL_SERIALIZATION_MODE=json",
-		"NODE_UNIQUE_ID=" + strconv.FormatInt(l.id, 10),
-	}
+		"NODE_UNIQUE_ID="+strconv.FormatInt(l.id, 10),
+	)
 }
 
 // Ready is closed when the worker takes connections. Ask when its process has started: it
@@ -272,7 +272,7 @@ func (l *Link) Close() {
 	defer reexec.Lock.RUnlock()
 	l.channel.rest(l.handle)
 	l.primary.relay.forget(l)
-	l.channel.file.Close()
+	l.channel.close()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.outbox = outbox{}

@@ -17,6 +17,9 @@ type message struct {
 	Key      string `json:"key"`
 	Type     string `json:"type"` // a word of sticky-session or @socket.io/sticky
 	query
+	Msg struct {
+		Cmd string `json:"cmd"`
+	} `json:"msg"` // what a descriptor is sent with
 
 	Source       string `json:"source"`       // of a message to other workers (relay.go)
 	UID          string `json:"uid"`          // which of the sender's adapters speaks
@@ -46,6 +49,10 @@ const (
 	cmdAllClosed   = "NODE_SOCKET_ALL_CLOSED"
 	cmdGetCount    = "NODE_SOCKET_GET_COUNT" // how many are open?
 	cmdCount       = "NODE_SOCKET_COUNT"
+
+	// cmdHandBack is our own word, of preload.cjs. Without a descriptor it is a worker's question whether it is to hand
+	// connections back, and the master's answer that it is.
+	cmdHandBack = "NODE_HANDFAST_HAND_BACK"
 
 	cmdReady      = "ready"      // recluster's: the worker takes connections
 	cmdDisconnect = "disconnect" // recluster's: the worker wants to be replaced, or is to drain

@@ -42,6 +42,11 @@ type Config struct {
 	User   *syscall.Credential
 	Logger hclog.Logger
 
+	// Module is loaded by workers, and HandBack takes from them what they then hand back, between two requests, as
+	// balancer.HandBack does. nil: they hand nothing back, and load nothing.
+	Module   *Module
+	HandBack func(l *Link, conns []fdpass.Handoff) (n int, err error)
+
 	// Open tells whether a worker has connections open. nil: nobody knows, and a worker that does not
 	// exit by itself drains until it is late.
 	Open func(pid int) (bool, error)

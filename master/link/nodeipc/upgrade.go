@@ -86,6 +86,7 @@ type saved struct {
 	Dialect  Dialect
 	Half     []byte // received, and not a whole line yet
 	Skip     bool
+	Came     *int `json:",omitempty"` // a descriptor whose message is not whole yet; none in a dry run
 	Servers  []savedServer
 	Sessions []string
 	Joined   bool     // it takes part in what workers say to each other
@@ -183,6 +184,10 @@ func (l *Link) save(b *reexec.Bundle) (*saved, error) {
 	}
 	if b.IsDryRun() { // it would hold connections open that others close
 		return s, nil
+	}
+	if fd := l.channel.came; fd >= 0 {
+		b.Keep(fd)
+		s.Came = &fd
 	}
 	for _, w := range l.queue {
 		s.Queue = append(s.Queue, *w.save(b))
@@ -316,6 +321,12 @@ func (l *Link) restoreTraffic(b *reexec.Bundle, s *saved) error {
 			return err
 		}
 		l.outbox.addAnswer(packet{answer.Text, file})
+	}
+	if s.Came != nil {
+		if err := b.TakeFD(*s.Came); err != nil {
+			return fmt.Errorf("nodeipc: %w", err)
+		}
+		l.channel.came = *s.Came
 	}
 	for _, w := range s.Queue {
 		if err := b.TakeFD(w.FD); err != nil {
