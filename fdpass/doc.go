@@ -133,6 +133,7 @@
 //     fro without being served, whatever master and worker think of its client;
 //   - hands back what has come of a head that is not whole: the master waits for the rest,
 //     within its limits;
+//   - does not look at connections to slots' own addresses (HANDFAST_SLOT_ADDRESS), which belong where they are;
 //   - hears by slots that their number is no longer HANDFAST_SLOTS;
 //   - at end of file, or having sent leave, hands back every connection of a trusted proxy that is between two requests,
 //     whether something of the next one is there or not, unless the last slots said 0, as a master does that stops;
