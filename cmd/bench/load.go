@@ -36,6 +36,16 @@ const (
 type exchange struct {
 	requests       [][]byte // clients take turns with them, at least 1
 	prefix, suffix []byte
+	length         int // of the whole answer; 0: it varies
+}
+
+// complete tells whether that is a whole answer, with an error if it cannot become one.
+func (x *exchange) complete(answer []byte) (bool, error) {
+	begun := answer[:min(len(answer), len(x.prefix))]
+	if len(answer) >= maxAnswer || (x.length > 0 && len(answer) > x.length) || !bytes.HasPrefix(x.prefix, begun) {
+		return false, fmt.Errorf("unexpected answer %.60q", answer)
+	}
+	return len(answer) >= len(x.prefix)+len(x.suffix) && bytes.HasSuffix(answer, x.suffix), nil
 }
 
 // load says which connections to open.
@@ -56,6 +66,7 @@ type loadResult struct {
 	latencies []time.Duration // from connect to the full answer, sorted
 	inTime    int             // how many of them ended within the load's duration
 	failed    int
+	misplaced int   // answered by another worker than the same request before; of a talk
 	err       error // one of the failures
 	kept      []*loader
 }
@@ -100,6 +111,7 @@ func (r *loadResult) add(other *loadResult) {
 	r.latencies = append(r.latencies, other.latencies...)
 	r.inTime += other.inTime
 	r.failed += other.failed
+	r.misplaced += other.misplaced
 	if other.err != nil {
 		r.err = other.err
 	}
@@ -330,12 +342,10 @@ func (l *loader) advance(i int) (complete bool, err error) {
 		return false, os.NewSyscallError("read", err)
 	}
 	p.length += n
-	answer := p.answer[:p.length]
-	begun := answer[:min(len(answer), len(l.exchange.prefix))]
-	if n == 0 || p.length == maxAnswer || !bytes.HasPrefix(l.exchange.prefix, begun) {
-		return false, fmt.Errorf("unexpected answer %.60q", answer)
+	if n == 0 {
+		return false, fmt.Errorf("the connection ended after %.60q", p.answer[:p.length])
 	}
-	return len(answer) > len(begun) && bytes.HasSuffix(answer, l.exchange.suffix), nil
+	return l.exchange.complete(p.answer[:p.length])
 }
 
 // disturbed counts kept connections that have something to read: an end, a

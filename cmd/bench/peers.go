@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"slices"
@@ -116,7 +117,7 @@ var goPeers = []peer{
 		name:  theHTTPProxy,
 		what:  "nginx, `proxy_pass`, `ip_hash` of the client, also of the one that `real_ip_header X-Forwarded-For` finds",
 		files: 2,
-		lacks: func() string { return unless(program("nginx") != "", "nginx") },
+		lacks: lacksNginx,
 		about: aboutNginx,
 		start: nginxHTTP.start,
 	},
@@ -127,6 +128,38 @@ var goPeers = []peer{
 		lacks: lacksHAProxy,
 		about: aboutHAProxy,
 		start: haproxyHTTP.start,
+	},
+	{
+		name:  theHashedPool,
+		what:  fmt.Sprintf("nginx, `hash $http_x_forwarded_for consistent`, `keepalive %d`: a pool straight to workers on ports of their own", proxyPool),
+		files: 2,
+		lacks: lacksNginx,
+		about: aboutNginx,
+		start: nginxPooled.start,
+	},
+	{
+		name:  "haproxy-pool",
+		what:  "HAProxy, `balance hdr(X-Forwarded-For)`, `http-reuse always`, straight to workers on ports of their own",
+		files: 2,
+		lacks: lacksHAProxy,
+		about: aboutHAProxy,
+		start: haproxyPooled.start,
+	},
+	{
+		name:  "handfast-pool",
+		what:  fmt.Sprintf("nginx, `keepalive %d`, before `handfast run --behind-proxy`: workers hand connections back between requests", proxyPool),
+		files: 2,
+		lacks: lacksNginx,
+		about: aboutNginx,
+		start: frontedBy(nginxPool("", proxyPool), "--behind-proxy"),
+	},
+	{
+		name:  "handfast-pool-off",
+		what:  "nginx, a connection for each request, before `handfast run --behind-proxy`",
+		files: 2,
+		lacks: lacksNginx,
+		about: aboutNginx,
+		start: frontedBy(nginxPool("", 0), "--behind-proxy"),
 	},
 }
 
@@ -139,6 +172,7 @@ func unless(there bool, pkg string) string {
 	return pkg
 }
 
+func lacksNginx() string   { return unless(program("nginx") != "", "nginx") }
 func lacksHAProxy() string { return unless(program("haproxy") != "", "haproxy") }
 func lacksNginxStream() string {
 	return unless(program("nginx") != "" && nginxStreamModule() != "", "nginx libnginx-mod-stream")

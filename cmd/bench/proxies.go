@@ -53,7 +53,12 @@ func (p proxy) start(s *stage) error {
 	if err != nil {
 		return err
 	}
-	config, err := s.write("proxy.conf", p.config(s, workers))
+	return p.runBefore(s, workers...)
+}
+
+// runBefore starts the proxy itself.
+func (p proxy) runBefore(s *stage, servers ...string) error {
+	config, err := s.write("proxy.conf", p.config(s, servers))
 	if err != nil {
 		return err
 	}

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"io"
 	"net/http"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -43,7 +46,7 @@ func TestTalk(t *testing.T) {
 		}
 	})
 	for range 2 {
-		result, err := held.talk(t.Context(), 6, 100*time.Millisecond)
+		result, err := held.talk(t.Context(), messageExchange, 6, 100*time.Millisecond)
 		if err != nil || result.failed > 0 || len(result.latencies) == 0 || result.inTime > len(result.latencies) {
 			t.Fatalf("%d messages, %d in time, %d failures (%v), error %v",
 				len(result.latencies), result.inTime, result.failed, result.err, err)
@@ -74,8 +77,27 @@ func TestTalkFails(t *testing.T) {
 		message[10]++
 		conn.Write(r.Context(), kind, message)
 	})
-	result, err := held.talk(t.Context(), 4, time.Minute)
-	if err != nil || result.failed != 8 || len(result.latencies) != 0 || !strings.Contains(result.err.Error(), "unexpected message") {
+	result, err := held.talk(t.Context(), messageExchange, 4, time.Minute)
+	if err != nil || result.failed != 8 || len(result.latencies) != 0 || !strings.Contains(result.err.Error(), "unexpected answer") {
 		t.Errorf("%d messages, %d failures (%v), error %v", len(result.latencies), result.failed, result.err, err)
+	}
+}
+
+// An answer of another worker than the request had before is counted.
+func TestTalkMisplaced(t *testing.T) {
+	var answers atomic.Int64
+	address := serveHTTP(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set(headerWorker, strconv.FormatInt(100+answers.Add(1)%7/6, 10)) // the 6th is 101
+		io.WriteString(w, "ok\n")
+	})
+	open := load{to: address, exchange: shortExchange, clients: 1, concurrency: 1, duration: time.Minute, total: 1, keep: true}
+	held, err := open.run(t.Context())
+	defer held.closeKept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	result, err := held.talk(t.Context(), shortExchange, 1, 50*time.Millisecond)
+	if n := len(result.latencies); err != nil || result.failed > 0 || n < 10 || result.misplaced < n/7 || result.misplaced > n/7+1 {
+		t.Errorf("%d requests, %d in the wrong slot, %d failures (%v), error %v", n, result.misplaced, result.failed, result.err, err)
 	}
 }

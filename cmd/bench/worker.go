@@ -29,6 +29,7 @@ const (
 // The ways in which connections arrive.
 const (
 	byMailbox   = "mailbox"   // handed off
+	byServe     = "serve"     // the same, to worker.Serve
 	byReuseport = "reuseport" // from a listener that shares its port with the other workers'
 	byPort      = "port"      // from a listener of its own
 )
@@ -39,6 +40,12 @@ const headerWorker = "X-Worker"
 // serve is a worker: the same server whichever way connections arrive. When its
 // listener is closed, by handfast or for a signal, it answers what it has accepted.
 func serve(mode string) {
+	if mode == byServe {
+		if err := worker.Serve(&http.Server{Handler: handler()}); err != nil {
+			log.Fatalf("bench worker: %v", err)
+		}
+		return
+	}
 	ln, err := listen(mode, os.Getenv(envAddress))
 	if err != nil {
 		log.Fatalf("bench worker: %v", err)

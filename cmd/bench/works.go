@@ -75,6 +75,8 @@ const (
 	theStandard  = "haproxy-tcp"
 	theHTTPProxy = "nginx-http"
 
+	theHashedPool = "nginx-pool"
+
 	theNodeCluster  = "node-cluster"
 	theStickyListen = "sticky-listen"
 )
@@ -115,10 +117,16 @@ const (
 	totalByteCPU    = "total ms/GiB"
 
 	replacing = "reload s"
+
+	requestRate        = "requests/s"
+	balancerRequestCPU = "balancer µs/request"
+	workerRequestCPU   = "workers µs/request"
+	totalRequestCPU    = "total µs/request"
+	misplaced          = "wrong slot"
 )
 
 // moreIsBetter are the figures of which that is true.
-var moreIsBetter = []string{rate, messageRate, throughput, connections}
+var moreIsBetter = []string{rate, messageRate, requestRate, throughput, connections}
 
 // works is the table of works.
 var works = []work{
@@ -137,6 +145,19 @@ var works = []work{
 		}, shortFigures),
 		plots: []string{rate, balancerCPU, latency99},
 		do:    forwardedConnections,
+	},
+	{
+		name:  "pooled",
+		title: "Requests through a proxy that keeps its connections open",
+		method: fmt.Sprintf("The load keeps %d connections to a proxy open and sends requests on them, each of another client by its X-Forwarded-For. "+
+			"The proxy is nginx but for one peer, and keeps connections to what is behind it open, or does not: that is in the peer's description. "+
+			"The balancer's processor time is that of the proxy and, where it is there, of handfast's master. A request is in the wrong slot "+
+			"if another worker answered it than answered its client before.", pooledConnections),
+		peers:   []string{theHashedPool, "haproxy-pool", "handfast-pool", "handfast-pool-off"},
+		cases:   []variant{{apply: pooled}},
+		columns: pooledFigures,
+		plots:   []string{requestRate, totalRequestCPU, latency99},
+		do:      pooledRequests,
 	},
 	{
 		name:  "node",

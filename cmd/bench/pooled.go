@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// The pooled work: requests of many clients come mixed on the connections that a
+// proxy keeps open, and each has to reach its client's worker.
+
+const (
+	pooledWorkers     = 4
+	pooledConnections = 32 // between the load and the proxy
+	proxyPool         = 64 // idle connections that each process of nginx keeps
+)
+
+// pooledFigures are what is shown of requests.
+var pooledFigures = []column{
+	{of: requestRate, over: theHashedPool}, {of: totalRequestCPU, over: theHashedPool},
+	{of: requestRate}, {of: totalRequestCPU}, {of: balancerRequestCPU}, {of: workerRequestCPU},
+	{of: latency50}, {of: latency99}, {of: latency999}, {of: misplaced}, {of: failures},
+}
+
+// keptAlive is longer than any load lasts: the proxies close no connection for its age.
+const keptAlive = "keepalive_requests 100000000"
+
+// pooledRequests sends requests on connections that are kept open.
+func pooledRequests(ctx context.Context, s *stage) (sample, error) {
+	x := forwardedExchange(s.clients)
+	open := s.load(x, holdWithin)
+	open.total, open.keep = s.concurrency, true
+	held, err := open.run(ctx)
+	defer held.closeKept()
+	if err != nil {
+		return nil, err
+	}
+	if len(held.latencies) == 0 {
+		return nil, fmt.Errorf("no connection was opened: %w", held.err)
+	}
+	if _, err := held.talk(ctx, x, s.concurrency, min(warmUp, s.duration)); err != nil {
+		return nil, err
+	}
+	var result loadResult
+	used, _, err := s.metered(func() (err error) {
+		result, err = held.talk(ctx, x, s.concurrency, s.duration)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.note(errors.Join(held.err, result.err))
+	requests := float64(len(result.latencies))
+	return result.withLatencies(sample{
+		requestRate:        float64(result.inTime) / s.duration.Seconds(),
+		balancerRequestCPU: micros(used.balancer) / requests,
+		workerRequestCPU:   micros(used.workers) / requests,
+		totalRequestCPU:    micros(used.total()) / requests,
+		misplaced:          float64(result.misplaced),
+		failures:           float64(held.failed + result.failed),
+	}), nil
+}
+
+func pooled(set *settings) {
+	set.workers, set.concurrency = pooledWorkers, pooledConnections
+	set.duration = max(set.duration, 3*time.Second)
+}
+
+var (
+	haproxyPooled = haproxy("mode http", "balance hdr(X-Forwarded-For)", "hash-type consistent", "http-reuse always")
+	nginxPooled   = nginx(nginxPool("hash $http_x_forwarded_for consistent", proxyPool))
+)
+
+// frontedBy starts handfast, and nginx in front of it.
+func frontedBy(front func(address, servers string) string, flags ...string) func(*stage) error {
+	return func(s *stage) error {
+		clients := s.address
+		behind, err := freeAddress()
+		if err != nil {
+			return err
+		}
+		s.address = behind
+		if err := s.runHandfast([]string{envWorker + "=" + byServe}, flags, s.self); err != nil {
+			return err
+		}
+		if err := s.await(); err != nil {
+			return err
+		}
+		handfast := s.balancerPIDs
+		s.address = clients
+		if err := nginx(front).runBefore(s, behind.String()); err != nil {
+			return err
+		}
+		s.balancerPIDs = append(s.balancerPIDs, handfast...)
+		return nil
+	}
+}
+
+// nginxPool passes requests on by connections of a pool of that many idle ones, or
+// if it is 0 on one of their own.
+func nginxPool(balance string, size int) func(address, servers string) string {
+	if balance != "" {
+		balance += "; "
+	}
+	keepalive := ""
+	connection := "close"
+	if size > 0 {
+		keepalive, connection = fmt.Sprintf("keepalive %d; %s; ", size, keptAlive), `""`
+	}
+	return func(address, servers string) string {
+		return fmt.Sprintf(`http {
+	access_log off;
+	%s;
+	client_body_temp_path temp;
+	proxy_temp_path temp;
+	fastcgi_temp_path temp;
+	uwsgi_temp_path temp;
+	scgi_temp_path temp;
+	upstream workers { %s%s%s}
+	server {
+		listen %s;
+		location / {
+			proxy_pass http://workers;
+			proxy_http_version 1.1;
+			proxy_set_header Connection %s;
+			proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+		}
+	}
+}
+`, keptAlive, balance, servers, keepalive, address, connection)
+	}
+}
