@@ -279,7 +279,7 @@ func TestPeers(t *testing.T) {
 					t.Errorf("WebSockets: %v, error %v, failure %v", figures, err, s.failure)
 				}
 			}
-			if strings.Contains(p.name, "-pool") {
+			if strings.Contains(p.name, "-pool") || p.name == "handfast-slots" {
 				figures, err := pooledRequests(t.Context(), s)
 				if err != nil || figures[failures] != 0 || figures[misplaced] != 0 || figures[requestRate] == 0 {
 					t.Errorf("requests: %v, error %v, failure %v", figures, err, s.failure)

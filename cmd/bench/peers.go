@@ -154,6 +154,14 @@ var goPeers = []peer{
 		start: frontedBy(nginxPool("", proxyPool), "--behind-proxy"),
 	},
 	{
+		name:  "handfast-slots",
+		what:  fmt.Sprintf("nginx, `hash $http_x_forwarded_for consistent`, `keepalive %d`, before `handfast run --slot-address`: its servers are the slots", proxyPool),
+		files: 2,
+		lacks: lacksNginx,
+		about: aboutNginx,
+		start: frontedBySlots(nginxPool(byForwarded, proxyPool)),
+	},
+	{
 		name:  "handfast-pool-off",
 		what:  "nginx, a connection for each request, before `handfast run --behind-proxy`",
 		files: 2,

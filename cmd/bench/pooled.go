@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 )
 
@@ -22,6 +23,9 @@ var pooledFigures = []column{
 	{of: requestRate}, {of: totalRequestCPU}, {of: balancerRequestCPU}, {of: workerRequestCPU},
 	{of: latency50}, {of: latency99}, {of: latency999}, {of: misplaced}, {of: failures},
 }
+
+// byForwarded has nginx choose the server by the client.
+const byForwarded = "hash $http_x_forwarded_for consistent"
 
 // keptAlive is longer than any load lasts: the proxies close no connection for its age.
 const keptAlive = "keepalive_requests 100000000"
@@ -69,32 +73,53 @@ func pooled(set *settings) {
 
 var (
 	haproxyPooled = haproxy("mode http", "balance hdr(X-Forwarded-For)", "hash-type consistent", "http-reuse always")
-	nginxPooled   = nginx(nginxPool("hash $http_x_forwarded_for consistent", proxyPool))
+	nginxPooled   = nginx(nginxPool(byForwarded, proxyPool))
 )
 
-// frontedBy starts handfast, and nginx in front of it.
+// frontedBy starts handfast, and nginx in front of it, which has its address for its
+// only server.
 func frontedBy(front func(address, servers string) string, flags ...string) func(*stage) error {
 	return func(s *stage) error {
-		clients := s.address
-		behind, err := freeAddress()
-		if err != nil {
-			return err
-		}
-		s.address = behind
-		if err := s.runHandfast([]string{envWorker + "=" + byServe}, flags, s.self); err != nil {
-			return err
-		}
-		if err := s.await(); err != nil {
-			return err
-		}
-		handfast := s.balancerPIDs
-		s.address = clients
-		if err := nginx(front).runBefore(s, behind.String()); err != nil {
-			return err
-		}
-		s.balancerPIDs = append(s.balancerPIDs, handfast...)
-		return nil
+		return s.runFronted(front, netip.AddrFrom4([4]byte{127, 0, 0, 1}), flags, func(behind netip.AddrPort) []string { return []string{behind.String()} })
 	}
+}
+
+// frontedBySlots does the same, but the servers of nginx are the slots, at addresses of their own.
+func frontedBySlots(front func(address, servers string) string) func(*stage) error {
+	network := netip.MustParsePrefix("127.77.0.0/24")
+	return func(s *stage) error {
+		return s.runFronted(front, netip.IPv4Unspecified(), []string{"--slot-address", network.String()}, func(behind netip.AddrPort) (servers []string) {
+			address := network.Addr()
+			for range s.workers {
+				servers = append(servers, netip.AddrPortFrom(address, behind.Port()).String())
+				address = address.Next()
+			}
+			return servers
+		})
+	}
+}
+
+// runFronted starts handfast at an address, and nginx for clients in front of it.
+func (s *stage) runFronted(front func(address, servers string) string, listen netip.Addr, flags []string, servers func(netip.AddrPort) []string) error {
+	clients := s.address
+	behind, err := freeAddress()
+	if err != nil {
+		return err
+	}
+	s.address = netip.AddrPortFrom(listen, behind.Port())
+	if err := s.runHandfast([]string{envWorker + "=" + byServe}, flags, s.self); err != nil {
+		return err
+	}
+	if err := s.await(); err != nil {
+		return err
+	}
+	handfast := s.balancerPIDs
+	s.address = clients
+	if err := nginx(front).runBefore(s, servers(behind)...); err != nil {
+		return err
+	}
+	s.balancerPIDs = append(s.balancerPIDs, handfast...)
+	return nil
 }
 
 // nginxPool passes requests on by connections of a pool of that many idle ones, or

@@ -153,7 +153,7 @@ var works = []work{
 			"The proxy is nginx but for one peer, and keeps connections to what is behind it open, or does not: that is in the peer's description. "+
 			"The balancer's processor time is that of the proxy and, where it is there, of handfast's master. A request is in the wrong slot "+
 			"if another worker answered it than answered its client before.", pooledConnections),
-		peers:   []string{theHashedPool, "haproxy-pool", "handfast-pool", "handfast-pool-off"},
+		peers:   []string{theHashedPool, "haproxy-pool", "handfast-pool", "handfast-slots", "handfast-pool-off"},
 		cases:   []variant{{apply: pooled}},
 		columns: pooledFigures,
 		plots:   []string{requestRate, totalRequestCPU, latency99},
