@@ -80,7 +80,7 @@ var (
 // only server.
 func frontedBy(front func(address, servers string) string, flags ...string) func(*stage) error {
 	return func(s *stage) error {
-		return s.runFronted(front, netip.AddrFrom4([4]byte{127, 0, 0, 1}), flags, func(behind netip.AddrPort) []string { return []string{behind.String()} })
+		return s.runFronted(front, flags, func(behind netip.AddrPort) []string { return []string{behind.String()} })
 	}
 }
 
@@ -88,7 +88,7 @@ func frontedBy(front func(address, servers string) string, flags ...string) func
 func frontedBySlots(front func(address, servers string) string) func(*stage) error {
 	network := netip.MustParsePrefix("127.77.0.0/24")
 	return func(s *stage) error {
-		return s.runFronted(front, netip.IPv4Unspecified(), []string{"--slot-address", network.String()}, func(behind netip.AddrPort) (servers []string) {
+		return s.runFronted(front, []string{"--slot-address", network.String()}, func(behind netip.AddrPort) (servers []string) {
 			address := network.Addr()
 			for range s.workers {
 				servers = append(servers, netip.AddrPortFrom(address, behind.Port()).String())
@@ -100,13 +100,13 @@ func frontedBySlots(front func(address, servers string) string) func(*stage) err
 }
 
 // runFronted starts handfast at an address, and nginx for clients in front of it.
-func (s *stage) runFronted(front func(address, servers string) string, listen netip.Addr, flags []string, servers func(netip.AddrPort) []string) error {
+func (s *stage) runFronted(front func(address, servers string) string, flags []string, servers func(netip.AddrPort) []string) error {
 	clients := s.address
 	behind, err := freeAddress()
 	if err != nil {
 		return err
 	}
-	s.address = netip.AddrPortFrom(listen, behind.Port())
+	s.address = behind
 	if err := s.runHandfast([]string{envWorker + "=" + byServe}, flags, s.self); err != nil {
 		return err
 	}

@@ -296,10 +296,10 @@ func (s *stage) usage() (u usage, err error) {
 
 // freeAddress returns a loopback address with a port that was free a moment ago.
 func freeAddress() (netip.AddrPort, error) {
-	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	ln, err := net.Listen("tcp4", "0.0.0.0:0") // free on all addresses, also of connections that have just ended
 	if err != nil {
 		return netip.AddrPort{}, err
 	}
 	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).AddrPort(), nil
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), ln.Addr().(*net.TCPAddr).AddrPort().Port()), nil
 }
