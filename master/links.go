@@ -67,6 +67,9 @@ func (k LinkKind) Reports() bool { return rows[k].reports }
 // Clustered tells whether workers are processes of a Node cluster, each of them.
 func (k LinkKind) Clustered() bool { return rows[k].clustered }
 
+// HandsBack tells whether workers can hand connections back between two requests.
+func (k LinkKind) HandsBack() bool { return rows[k].handsBack }
+
 // Foreign tells whether workers know nothing of handfast. Their process begins as the master's program (package
 // launch), and a signal tells it to finish.
 func (k LinkKind) Foreign() bool { return rows[k].foreign }
@@ -87,6 +90,7 @@ type row struct {
 	anywhere    bool // and wait for clients at sockets that are bound to other addresses
 	reports     bool // Reports
 	clustered   bool // Clustered
+	handsBack   bool // HandsBack
 
 	open    func(*Master, supervisor.Seat, *kernelroute.Lease) (*workerLink, error)
 	restore func(*Master, supervisor.Seat, *kernelroute.Lease, *reexec.Bundle, json.RawMessage) (*workerLink, error) // nil: it cannot be kept
@@ -108,6 +112,7 @@ var rows = [...]row{
 		connections: true,
 		listeners:   true,
 		reports:     true,
+		handsBack:   true,
 		open: func(m *Master, seat supervisor.Seat, l *kernelroute.Lease) (*workerLink, error) {
 			return mailboxLink(mailbox.Open(l.Offer(), m.mailboxRequests(seat), m.balancer.Readmit))
 		},
@@ -126,6 +131,7 @@ var rows = [...]row{
 		connections: true,
 		listeners:   true,
 		clustered:   true,
+		handsBack:   true,
 		common: func(m *Master, cfg *Config) common {
 			m.node = nodeipc.NewPrimary(m.nodeConfig(cfg))
 			return m.node

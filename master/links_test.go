@@ -21,8 +21,8 @@ import (
 
 // abilities are what workers of each kind can do, as its row says it, and what their link can be asked.
 var abilities = map[LinkKind]struct{ row, link string }{
-	LinkNative:     {"connections listeners reports", "worker accepts reports"},
-	LinkNode:       {"connections listeners clustered", "worker accepts served"},
+	LinkNative:     {"connections listeners reports handsBack", "worker accepts reports"},
+	LinkNode:       {"connections listeners clustered handsBack", "worker accepts served"},
 	LinkActivation: {"listeners blocking foreign", "accepts lost"},
 	LinkAny:        {"listeners blocking follows foreign binds", "accepts served lost asked"},
 	LinkInject:     {"connections foreign binds anywhere", "worker served lost asked"},
@@ -59,7 +59,7 @@ func TestRows(t *testing.T) {
 			t.Errorf("%s can be given nothing", r.name)
 		case kind.TakesConnections() != r.connections, kind.TakesListeners() != r.listeners, kind.Follows() != r.follows, kind.Foreign() != r.foreign:
 			t.Errorf("%s is said to be another", r.name)
-		case kind.Reports() != r.reports, kind.Clustered() != r.clustered, kind.Flag() != r.flag, kind.Help() != r.help:
+		case kind.Reports() != r.reports, kind.Clustered() != r.clustered, kind.HandsBack() != r.handsBack, kind.Flag() != r.flag, kind.Help() != r.help:
 			t.Errorf("%s is said to be another", r.name)
 		case r.flag == "" || (r.help == "") != slices.Contains(flags, r.flag):
 			t.Errorf("%s: --worker-link %q, help %q", r.name, r.flag, r.help)
@@ -73,7 +73,7 @@ func TestRows(t *testing.T) {
 		names, flags = append(names, r.name), append(flags, r.flag)
 		can := namesOf(ability{"connections", r.connections}, ability{"listeners", r.listeners}, ability{"blocking", r.blocking},
 			ability{"follows", r.follows}, ability{"foreign", r.foreign}, ability{"binds", r.binds}, ability{"anywhere", r.anywhere},
-			ability{"reports", r.reports}, ability{"clustered", r.clustered})
+			ability{"reports", r.reports}, ability{"clustered", r.clustered}, ability{"handsBack", r.handsBack})
 		if want, known := abilities[kind]; !known || can != want.row {
 			t.Errorf("%s can: %s, want %s", r.name, can, want.row)
 		}

@@ -108,8 +108,8 @@ func keepApart(srv *http.Server, rules forwarded.Rules, config hash.Config) {
 			w.Header().Set("Connection", "close")
 			logOnce.Do(func() {
 				logf(srv, "handfast: the proxy at %s sends requests of several clients over one connection, "+
-					"of which only the first decides about the slot; such connections are now closed, "+
-					"but better turn off the proxy's pool (README, Behind a proxy)", r.RemoteAddr)
+					"of which only the first decides about the slot, since connections are not handed back here; such connections are now closed, "+
+					"but better turn off the proxy's pool (README, A proxy that pools its connections)", r.RemoteAddr)
 			})
 		}
 		handler.ServeHTTP(w, r)

@@ -121,6 +121,7 @@ type intent struct {
 	workers        int
 	readyWhen      nodeipc.ReadyWhen
 	header         bool // --behind-proxy
+	keep           bool // --hand-back=false
 	proxyProtocol  bool
 	leaveProxy     bool // --proxy-protocol-mode leave
 	accessLog      bool
@@ -196,7 +197,7 @@ func (r intent) decide(f facts) (decision, error) {
 		d.note(linkChosen, "link", d.link.String(), "reason", askedFor, "change_with", "--worker-link")
 	}
 	r.decideRoute(&d, notKernel)
-	r.adviseOnProxyHeaders(&d)
+	r.adviseOnProxies(&d)
 	r.decideAddresses(&d, f)
 	return d, r.decideSlotAddresses(&d, f)
 }
@@ -268,8 +269,12 @@ func (r intent) decideRoute(d *decision, notKernel error) {
 	}
 }
 
-// adviseOnProxyHeaders says who sees what a PROXY header names. Only the native link has room for it.
-func (r intent) adviseOnProxyHeaders(d *decision) {
+// adviseOnProxies says what the proxy must do, and who sees what a PROXY header names: only the native link has room for it.
+func (r intent) adviseOnProxies(d *decision) {
+	if r.header && (!d.link.HandsBack() || r.keep) {
+		d.note("the first request on a connection decides about the slot of all: the proxy has to have its pool of connections turned off", "link", d.link.String(),
+			"or_the_proxy_chooses_slots", "--slot-address")
+	}
 	switch native := d.link == master.LinkNative; {
 	case r.leaveProxy:
 		d.note("PROXY headers are left on connections: workers have to read them", "link", d.link.String(), "change_with", "--proxy-protocol-mode")

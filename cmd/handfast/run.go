@@ -100,6 +100,7 @@ func (a asked) intent() intent {
 		workers:        c.Supervisor.Workers,
 		readyWhen:      c.ReadyWhen,
 		header:         c.Balancer.Clients.Rules.Header != "",
+		keep:           c.NoHandBack,
 		proxyProtocol:  c.Balancer.Clients.ProxyProtocol,
 		leaveProxy:     c.Balancer.Clients.LeaveProxy,
 		accessLog:      a.access != "",

@@ -175,10 +175,12 @@ func (v *values) proxyProtocol(config *clientip.Config) {
 	if config.ProxyOptional, err = forwarded.ParseTrust(v.String("proxy-protocol-optional")); err != nil {
 		v.fail("--proxy-protocol-optional: %v", err)
 	}
-	for _, name := range []string{"proxy-protocol-optional", "proxy-protocol-mode"} {
-		if !config.ProxyProtocol && v.String(name) != "" && v.IsSet(name) {
-			v.fail("--%s %s: needs --proxy-protocol, else no such header is looked at", name, v.String(name))
-		}
+	switch {
+	case config.ProxyProtocol:
+	case config.LeaveProxy:
+		v.fail("--proxy-protocol-mode leave: needs --proxy-protocol, else no such header is looked at")
+	case len(config.ProxyOptional) > 0:
+		v.fail("--proxy-protocol-optional %s: needs --proxy-protocol, else no such header is looked at", v.String("proxy-protocol-optional"))
 	}
 }
 
