@@ -209,6 +209,53 @@ func TestKeyHeader(t *testing.T) {
 	}
 }
 
+// TestHiddenBehindProxy: most connections come from one address, and the operator is told what to do if it is a proxy's.
+func TestHiddenBehindProxy(t *testing.T) {
+	t.Parallel()
+	const message, most = "one client has most of the connections", 3000 // two windows of 1,000 and what a batch adds
+	b := start(t, 2, options{})
+	for i := 0; i < most && (i%100 > 0 || len(b.log(message)) == 0); i++ {
+		from := proxyAt
+		if i%4 == 0 {
+			from = source(1 + i)
+		}
+		conn, err := b.dial(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.SetLinger(0) // its port is free at once
+		conn.Close()
+	}
+	b.says(message, `"@level":"warn"`, `"client":"`+proxyAt.String()+`"`, `"share":0.7`, `"connections":1`, "--behind-proxy or --proxy-protocol")
+}
+
+// TestClientsInTrustedNetworks: who is trusted by default, and is a proxy's client, can say to be somebody else. The operator is
+// told once.
+func TestClientsInTrustedNetworks(t *testing.T) {
+	t.Parallel()
+	const slots, message = 16, "a client has an address that is trusted as a proxy's"
+	intranet, chosen := netip.MustParseAddr("192.168.7.7"), netip.MustParseAddr("203.0.113.66")
+	line := fmt.Sprintf("X-Forwarded-For: %v, %v", chosen, intranet)
+	b := start(t, slots, options{flags: []string{"--behind-proxy"}})
+	for range 3 {
+		b.ask(proxyAt, forwardedFor(intranet))
+		if a := b.ask(proxyAt, forwardedHead(line)); a.slot != slotOf(chosen, slots) {
+			t.Errorf("slot %d, want %d, which the client chooses", a.slot, slotOf(chosen, slots))
+		}
+	}
+	b.says(message, `"@level":"warn"`, `"client":"`+intranet.String()+`"`, "--trusted-proxies")
+	if n := b.count(message); n != 1 {
+		t.Errorf("it is said %d times", n)
+	}
+	b = start(t, slots, options{flags: []string{"--behind-proxy", "--trusted-proxies", proxyAt.String()}})
+	if a := b.ask(proxyAt, forwardedHead(line)); a.slot != slotOf(intranet, slots) {
+		t.Errorf("slot %d, want %d: what the client adds does not count", a.slot, slotOf(intranet, slots))
+	}
+	if n := b.count(message); n != 0 {
+		t.Error("the remedy is none")
+	}
+}
+
 // TestTakenBackBehindProxy: what a dead worker did not take from its mailbox goes to its
 // successor, not to the slot of the proxy: its head is peeked again, and a PROXY header
 // that is gone already is not asked for again.

@@ -45,6 +45,8 @@ type acceptor struct {
 	router router
 	shared bool // with workers, which may do to the listener what they like
 
+	majority majority // of its connections
+
 	// One turn: what take found.
 	batch   []connection
 	peeks   bool   // whether connections are peeked at
@@ -269,7 +271,11 @@ func (a *acceptor) flush() {
 		a.peeks, a.peek = true, a.b.clients.Buffer()
 		deferAccept(a.raw, true)
 	}
-	a.router.route(a.b.identify(a.batch, a.peek))
+	known := a.b.identify(a.batch, a.peek)
+	if !a.shared { // else workers accept, too, and who is left says nothing
+		a.b.advice.look(known, &a.majority)
+	}
+	a.router.route(known)
 	a.batch = a.batch[:0]
 }
 

@@ -103,6 +103,7 @@ type Balancer struct {
 	table   *Table
 	clients *clientip.Finder
 	ledger  *ledger
+	advice  *advice
 	refuser *refuser
 
 	waitlist    *waitlist       // connections that are parked for their head or their slot, or being refused
@@ -145,6 +146,7 @@ func New(cfg Config, table *Table) (*Balancer, error) {
 		waitlist:  newWaitlist(cfg.MaxParked, cfg.MaxClient),
 		acceptors: make(map[*acceptor]struct{}),
 	}
+	b.advice = newAdvice(cfg.Logger, &b.cfg.Clients)
 	b.refuser = &refuser{
 		ledger:   b.ledger,
 		mute:     cfg.Refuse == RefuseClose,

@@ -25,6 +25,7 @@
 //	sessions.go   the worker that keeps a session
 //	listen.go     opens listeners; handshake.go: when their connections are accepted
 //	ledger.go     counts what happens to connections, and reports it; outcome.go: as what
+//	advice.go     warns of clients who are not told apart, or are believed like proxies
 //	errors.go     why connections are refused, and the words for that
 //	upgrade.go    leaves all of it to another program (package reexec)
 //
