@@ -99,6 +99,9 @@ function handBack(socket) {
   socket._handle.readStop();
   socket.setTimeout(0); // Node's for idle connections
   socket.server = null; // or Node keeps account with the master of what became of it
+  // It may wait until the master has the one before it. The server, which closes idle connections when it
+  // is closed itself, is to leave it alone meanwhile.
+  if (socket.parser.remove) socket.parser.remove();
   process.send({ cmd: word }, socket, {}, () => socket.destroy()); // for us it is closed
 }
 
