@@ -7,7 +7,7 @@ FUZZTIME ?= 30s
 # What a run of the fuzzer may take beyond that: one that hangs is to fail.
 FUZZLIMIT ?= 5m
 RESULTS ?= cmd/bench/results/README.md
-TESTED_WITH = python3 node npm curl nginx haproxy apache2 gunicorn redis-server php javac chromium puma lighttpd caddy sshd prosody mandoc
+TESTED_WITH = python3 node npm curl nginx haproxy apache2 gunicorn redis-server php javac chromium puma lighttpd caddy h2o sshd prosody mandoc
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .DEFAULT_GOAL := help
@@ -38,9 +38,10 @@ test: ## all tests, with the race detector (says what it skips for want of a pro
 	$(GO) test -race -shuffle=on -timeout 30m ./...
 	$(GO) test -run '^TestPlan$$' ./cmd/handfast # all of it: with the race detector it walks a part
 
-soak: ## the trials with real processes, again and again (SOAK=20 times), a million injected connections, and all servers under injection
+soak: ## the trials with real processes, again and again (SOAK=20 times), a million injected connections, all servers under injection, 100,000 requests through each pool
 	HANDFAST_SOAK_CONNECTIONS=$${HANDFAST_SOAK_CONNECTIONS:-1000000} $(GO) test -timeout 2h -v -run '^TestInjectSoak$$' ./cmd/handfast
 	HANDFAST_TEST_INJECTED=all $(GO) test -timeout 2h -v -run '^TestInjected$$' ./examples/servers
+	HANDFAST_TEST_REQUESTS=$${HANDFAST_TEST_REQUESTS:-100000} $(GO) test -timeout 2h -v -run '^TestHandBack$$' ./cmd/handfast
 	HANDFAST_TEST_SIGNALS=$${HANDFAST_TEST_SIGNALS:-2000} $(GO) test -timeout 2h -v -run '^TestSignalsOverExec$$' ./master/reexec
 	HANDFAST_TEST_RELOADS=$${HANDFAST_TEST_RELOADS:-50} $(GO) test -race -shuffle=on -timeout 2h -count=$${SOAK:-20} ./cmd/handfast ./master/... ./worker/... ./fdpass
 

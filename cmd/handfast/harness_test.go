@@ -496,6 +496,11 @@ func response(conn io.Reader) (a answer, err error) {
 	if err != nil {
 		return a, err
 	}
+	return readAnswer(resp)
+}
+
+// readAnswer reads a response to its end.
+func readAnswer(resp *http.Response) (a answer, err error) {
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
 		return a, err

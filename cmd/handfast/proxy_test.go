@@ -24,7 +24,7 @@ func proxied(i int) netip.Addr {
 	if i%2 == 1 {
 		return netip.MustParseAddr(fmt.Sprintf("2001:db8:%x::1", i))
 	}
-	return netip.AddrFrom4([4]byte{203, 0, 113, byte(i)})
+	return netip.AddrFrom4([4]byte{203, 0, byte(113 + i>>8), byte(i)})
 }
 
 func slotOf(client netip.Addr, slots int) int { return hash.DefaultConfig().Key(client).Slot(slots) }

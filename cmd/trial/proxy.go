@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// Proxy is one of the programs that examples/proxies has configurations of, and handfast proxy-config prints them.
+// Proxy is one of the programs that handfast is tried behind.
 type Proxy struct {
 	Name   string                                   // of its executable
 	pkg    string                                   // of Debian; empty: it has the same name; "-": Debian has none
@@ -84,6 +84,12 @@ var (
 			cmd.Dir, cmd.Env = f.Dir, f.Env
 			return output(cmd)
 		},
+	}
+	H2O = Proxy{
+		Name:   "h2o",
+		listen: [2]string{"listen: 80\n", "listen:\n  host: %[2]s\n  port: %[3]s\n"},
+		Stop:   syscall.SIGTERM,
+		args:   func(dir, file, address string) []string { return []string{"-m", "worker", "-c", file} },
 	}
 	Traefik = Proxy{
 		Name: "traefik",

@@ -158,7 +158,11 @@ func answerWith(w http.ResponseWriter, r *http.Request) {
 	delay, _ := time.ParseDuration(path.Base(r.URL.Path))
 	size, _ := strconv.ParseUint(path.Base(r.URL.Path), 10, 30)
 	time.Sleep(delay)
+	length, _ := io.Copy(io.Discard, r.Body)
 	io.WriteString(w, lineFor(r.RemoteAddr))
+	if r.Method == http.MethodPost {
+		fmt.Fprint(w, length)
+	}
 	if r.URL.Path == "/env" {
 		fmt.Fprintln(w, strings.Join(os.Environ(), "\n"))
 	}
