@@ -120,27 +120,31 @@
 // of which the first alone has decided where it is. So a worker looks at the head of each
 // further request before it reads it (MSG_PEEK), finds the client as the master does
 // (packages forwarded and hash), and hands the connection back if that is another slot's: all
-// requests that were read are answered, and nothing of the next one has been read. The master finds the
+// requests that were read are answered, their bodies are read, and nothing of the next one has been. The master finds the
 // client again and hands the connection to its slot. The worker closes its own descriptor, and the proxy notices
 // nothing. A connection stays where it is if more than that has been read from it, or if it
 // speaks anything else than HTTP/1 in the clear.
 //
 // A master that takes them says so by HANDFAST_HAND_BACK=1, and a worker that does it by
-// hand back, empty, before ready. Such a worker:
+// hand back, empty, before ready. One that cannot read HANDFAST_PROXY_HEADER or HANDFAST_KEY as the master does
+// (Forwarded has a grammar of its own) does not say it. Such a worker:
 //
+//   - looks at connections whose record has a trusted proxy's address, which need not be the socket's peer (flag 1),
+//     and at none if HANDFAST_BEHIND_PROXY is false;
 //   - takes the head of a request for the master's word unless flag 2 says otherwise: it
 //     looks at the second request and further ones, so that a connection cannot go to and
 //     fro without being served, whatever master and worker think of its client;
 //   - hands back what has come of a head that is not whole: the master waits for the rest,
 //     within its limits;
-//   - does not look at connections to slots' own addresses (HANDFAST_SLOT_ADDRESS), which belong where they are;
-//   - hears by slots that their number is no longer HANDFAST_SLOTS;
+//   - does not look at connections to slots' own addresses (getsockname is in HANDFAST_SLOT_ADDRESS), which belong where they are;
+//   - hears by slots, which comes after ready and at each change, that their number is no longer HANDFAST_SLOTS;
 //   - at end of file, or having sent leave, hands back every connection of a trusted proxy that is between two requests,
 //     whether something of the next one is there or not, unless the last slots said 0, as a master does that stops;
-//   - understands details, in whatever message, and sends them back with the connection.
+//   - understands details, in whatever message, and sends them back with the connection, in a record of 28 bytes.
 //
-// It hands back what it was handed, each connection once, non-blocking, and not shut down. If the master is gone or does not keep up
-// it serves the request, and may close the connection afterwards.
+// It hands back what it was handed, each connection once, its socket non-blocking as it came, and not shut down. In a report it counts
+// as closed. Flag 2 means nothing in what is handed back. If the master is gone, or there is no room in the mailbox for long,
+// the worker serves the request, and may close the connection afterwards.
 //
 // The master is not told which slot the worker thinks of. A connection that in its own view belongs to the
 // worker that has handed it back waits for a retry delay.

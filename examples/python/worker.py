@@ -3,21 +3,28 @@
 
 It needs Python 3.9 or later and nothing else. The class Mailbox is all that a worker
 needs to know of handfast (fdpass/doc.go has the whole story); any server of the
-socketserver family can be fed from it as in main.
+socketserver family can be fed from it as in main. Behind a proxy that sends requests of
+several clients over one connection, HandBack has each of them served in its own slot.
 """
 import http.server
 import ipaddress
 import os
+import select
 import signal
 import socket
 import struct
 import sys
 import threading
 
-HANDOFF, READY, LEAVE, REPORT, PING, PONG = 1, 2, 3, 6, 7, 8  # types of messages
-HEADER = struct.Struct("!BBHHH")  # version, type, number of records, size of one, zero
+import clients
+
+HANDOFF, READY, LEAVE, REPORT, PING, PONG, HAND_BACK, SLOTS = 1, 2, 3, 6, 7, 8, 9, 10  # types of messages
+HEADER = struct.Struct("!BBHHH")  # version, type, number of records, size of one, bytes of details
 RECORD = struct.Struct("!BBH16sI")  # flags, family, port, address, scope
+DETAILS = struct.Struct("!HH")  # behind it, if there are details: how many bytes, zero
 COUNTS = struct.Struct("!4xQQ4x")  # the record of a report: open, accepted
+NUMBER = struct.Struct("!4xI16x")  # the record of slots: how many there are
+UNPLACED = 2  # flag: the first request may be another slot's
 
 
 class Mailbox:
@@ -29,12 +36,18 @@ class Mailbox:
         self.limited = os.getenv("HANDFAST_MAX_CONNECTIONS_PER_SLOT", "0") != "0"
         self.counting = threading.Lock()
         self.open = self.accepted = 0
+        self.back = HandBack.of(self, os.environ)
 
-    def say(self, kind, record=b""):
+    def say(self, kind, record=b"", details=b"", fds=()):
+        """Sends a message, and tells whether the master has it."""
+        message = HEADER.pack(1, kind, 1 if record else 0, len(record) or RECORD.size, len(details)) + record + details
         try:
-            self.socket.send(HEADER.pack(1, kind, 1 if record else 0, RECORD.size, 0) + record)
+            if fds and not select.select([], [self.socket], [], 1)[1]:
+                return False  # it does not keep up
+            socket.send_fds(self.socket, [message], fds, socket.MSG_DONTWAIT if fds else 0)
+            return True
         except OSError:
-            pass  # the master is gone: end of file is next
+            return False  # it is gone: end of file is next
 
     def count(self, accepted=0, closed=0):
         """Is told of connections. A master that limits them hears of those that are closed."""
@@ -44,38 +57,135 @@ class Mailbox:
             if self.limited and (closed or not accepted):
                 self.say(REPORT, COUNTS.pack(self.open, self.accepted))
 
+    def drain(self):
+        """Is told that those between two requests are to go back now."""
+        if self.back:
+            os.write(self.back.drained, b"x")
+
     def __iter__(self):
-        """Yields (socket, (address, port)) until the master wants no more served."""
+        """Yields connections until the master wants no more served."""
         self.count()  # before READY: we report
         if os.getenv("HANDFAST_PING") == "1":
             self.say(PONG)  # and answer pings
+        if self.back:
+            self.say(HAND_BACK)  # and hand back
         self.say(READY)
         while True:
-            data, fds, _, _ = socket.recv_fds(self.socket, 4096, 64, socket.MSG_CMSG_CLOEXEC)
+            data, fds, _, _ = socket.recv_fds(self.socket, 8192, 64, socket.MSG_CMSG_CLOEXEC)
             if not data:
                 return
-            connections = [socket.socket(fileno=fd) for fd in fds]
-            version, kind, count, size, _ = HEADER.unpack_from(data)
-            if version != 1 or len(data) != HEADER.size + count * size:
+            arrived = [socket.socket(fileno=fd) for fd in fds]
+            version, kind, count, size, details = HEADER.unpack_from(data)
+            if version != 1 or len(data) != HEADER.size + count * size + details:
                 raise ValueError("the master speaks another protocol")
             if kind == PING:
                 self.say(PONG)  # from here, where connections are taken
+            if kind == SLOTS and self.back:
+                (self.back.slots,) = NUMBER.unpack_from(data, HEADER.size)
             if kind == HANDOFF:
-                self.count(count, count - len(connections))  # some may have found no room
-            for i, connection in enumerate(connections):
-                if kind == HANDOFF:
-                    connection.setblocking(True)  # it comes as the master had it
-                    yield connection, self.client(data, HEADER.size + i * size)
-                else:
+                self.count(count, count - len(arrived))  # some may have found no room
+                yield from self.connections(data, arrived)
+            else:
+                for connection in arrived:
                     connection.close()  # of a later version
 
-    @staticmethod
-    def client(data, offset):
-        _, family, port, address, scope = RECORD.unpack_from(data, offset)
-        if family == 0:
-            return "", 0  # unknown
-        ip = str(ipaddress.ip_address(address if family == 6 else address[:4]))
-        return (f"{ip}%{scope}" if scope else ip), port
+    def connections(self, data, arrived):
+        """Yields those of a handoff, each with what the master says of it."""
+        _, _, count, size, details = HEADER.unpack_from(data)
+        at = HEADER.size + count * size  # details of the next one
+        for i, received in enumerate(arrived):
+            begin = HEADER.size + i * size
+            length = DETAILS.unpack_from(data, begin + RECORD.size)[0] if details else 0
+            record = data[begin:begin + RECORD.size]
+            yield Connection(received.detach(), record, data[at:at + length], self.back)
+            at += length
+
+
+class Connection(socket.socket):
+    """A connection that was handed off, and what came with it."""
+
+    def __init__(self, fd, record, details, back):
+        super().__init__(fileno=fd)
+        self.setblocking(True)  # it comes as the master had it
+        self.record, self.details = record, details
+        self.flags, family, self.port, raw, self.scope = RECORD.unpack(record)
+        self.address = clients.address(raw if family == 6 else raw[:4]) if family else None
+        self.back = back if back and back.looks_at(self) else None  # None: it stays here
+
+    @property
+    def client(self):
+        """(address, port); ("", 0) if it is unknown."""
+        text = str(self.address or "")
+        return (f"{text}%{self.scope}" if self.scope else text), self.port
+
+
+class HandBack:
+    """Hands connections of proxies back between two requests: those whose next request belongs
+    to another slot, and all when the worker drains."""
+
+    def __init__(self, mailbox, env):
+        self.mailbox = mailbox
+        self.clients = clients.Clients(env)
+        self.slot, self.slots = int(env["HANDFAST_SLOT"]), int(env["HANDFAST_SLOTS"])
+        own = env.get("HANDFAST_SLOT_ADDRESS")
+        self.own = ipaddress.ip_network(own) if own else []
+        self.drains, self.drained = os.pipe()  # something is in it when the worker drains
+
+    @classmethod
+    def of(cls, mailbox, env):
+        """None, if the master takes nothing back, no proxy is believed, or we cannot read what it says."""
+        if env.get("HANDFAST_HAND_BACK") != "1" or env.get("HANDFAST_BEHIND_PROXY") != "true":
+            return None
+        back = cls(mailbox, env)
+        return back if back.clients.known else None
+
+    def looks_at(self, connection):
+        """Tells whether requests on a connection may belong to several slots."""
+        if not connection.address or not self.clients.trusts(connection.address):
+            return False
+        return clients.address(connection.getsockname()[0]) not in self.own
+
+    def await_request(self, connection, seconds):
+        """Waits for the next request, and tells whether it is to be served here. If not, the
+        connection is the master's now, or it was silent for too long."""
+        poll = select.poll()
+        poll.register(connection, select.POLLIN)
+        poll.register(self.drains, select.POLLIN)
+        ready = [fd for fd, _ in poll.poll(1000 * seconds)]
+        if not ready:
+            return False
+        if self.slots == 0 or self.drains not in ready and self.is_ours(connection):
+            return True
+        if self.give(connection):
+            connection.close()  # not shut down
+            return False
+        connection.back = None
+        return True
+
+    def is_ours(self, connection):
+        """Peeks at a request."""
+        data = connection.recv(65536, socket.MSG_PEEK)
+        # At end of file, and when it speaks something else, the server knows what to do.
+        return not data or self.clients.belongs(connection.address, data, self.slots) in (self.slot, -1)
+
+    def give(self, connection):
+        record, details = connection.record, connection.details
+        if details:
+            record += DETAILS.pack(len(details), 0)
+        return self.mailbox.say(HAND_BACK, record, details, [connection.fileno()])
+
+
+class Reader(socket.SocketIO):
+    """Reads from a socket no more than it is asked for: the next request stays there. read may
+    return less."""
+
+    def __init__(self, connection):
+        super().__init__(connection, "r")
+        self.connection = connection
+
+    def peek(self, _):
+        """Is for readline, which would read byte by byte."""
+        return self.connection.recv(8192, socket.MSG_PEEK)
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -93,13 +203,38 @@ class Handler(http.server.BaseHTTPRequestHandler):
     timeout = 10  # seconds that a client may be silent; a drain takes as long
     draining = False
 
+    def setup(self):
+        super().setup()
+        self.rfile.close()
+        self.rfile = Reader(self.connection)
+        # The first request is the master's word, unless that has seen nothing of it.
+        self.expecting = getattr(self.connection, "flags", 0) & UNPLACED
+
+    @property
+    def back(self):
+        """None, if the connection stays here."""
+        return getattr(self.connection, "back", None)
+
+    def handle_one_request(self):
+        if self.back and self.expecting and not self.back.await_request(self.connection, self.timeout):
+            self.close_connection = True
+            return
+        self.expecting = True
+        super().handle_one_request()
+
+    def stays_open(self):
+        """Tells whether there may be another request, with us or another worker."""
+        # Nobody reads a body: it would be the next request, with any client in it.
+        has_body = "Content-Length" in self.headers or "Transfer-Encoding" in self.headers
+        return not has_body and (not self.draining or self.back and self.back.slots > 0)
+
     def do_GET(self):
         slot, generation = os.getenv("HANDFAST_SLOT", "0"), os.getenv("HANDFAST_GENERATION", "0")
         text = f"slot={slot} pid={os.getpid()} generation={generation} client={self.client_address[0]}\n"
         self.send_response(200)
         self.send_header("Content-Type", "text/plain")
         self.send_header("Content-Length", str(len(text)))
-        if self.draining:
+        if not self.stays_open():
             self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(text.encode())
@@ -116,17 +251,20 @@ def main():
         print("listening on port", server.server_port, flush=True)
         server.serve_forever()
 
+    mailbox = server.mailbox = Mailbox(int(fd))
+
     def leave(*_):  # SIGTERM: take no more than what is on its way; a second time: stop
         if Handler.draining:
             os._exit(1)
         Handler.draining = True
         mailbox.say(LEAVE)
+        mailbox.drain()
 
-    mailbox = server.mailbox = Mailbox(int(fd))
     signal.signal(signal.SIGTERM, leave)
-    for connection, client in mailbox:
-        server.process_request(connection, client)
+    for connection in mailbox:
+        server.process_request(connection, connection.client)
     Handler.draining = True
+    mailbox.drain()
     server.server_close()
 
 
