@@ -201,6 +201,7 @@ class Server(http.server.ThreadingHTTPServer):
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"  # keep-alive
     timeout = 10  # seconds that a client may be silent; a drain takes as long
+    idle = 120  # seconds that a proxy may leave a connection in its pool; a drain takes no longer for it
     draining = False
 
     def setup(self):
@@ -216,7 +217,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return getattr(self.connection, "back", None)
 
     def handle_one_request(self):
-        if self.back and self.expecting and not self.back.await_request(self.connection, self.timeout):
+        if self.back and self.expecting and not self.back.await_request(self.connection, self.idle):
             self.close_connection = True
             return
         self.expecting = True
