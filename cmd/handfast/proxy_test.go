@@ -302,12 +302,12 @@ func TestTakenBackBehindProxy(t *testing.T) {
 	}
 }
 
-// TestPooledConnection: a proxy that sends requests of two clients over one connection
+// TestPooledConnection: without hand-back, a proxy that sends requests of two clients over one connection
 // is told to close it, and the operator once.
 func TestPooledConnection(t *testing.T) {
 	t.Parallel()
 	const said = "sends requests of several clients over one connection"
-	b := start(t, 2, options{flags: []string{"--behind-proxy"}})
+	b := start(t, 2, options{flags: []string{"--behind-proxy", "--hand-back=false"}})
 	for range 3 {
 		conn := b.send(proxyAt)
 		defer conn.Close()
