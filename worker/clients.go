@@ -61,6 +61,8 @@ func peerOf(r *http.Request) netip.Addr {
 // with "Connection: close", so that the proxy sends the next one over a connection that
 // the master places anew; the first one is logged (srv.ErrorLog).
 //
+// What came to a slot's own address (handfast run --slot-address) stays in that slot, whoever its clients are.
+//
 // Serve does it by itself. Without handfast run --behind-proxy it changes nothing. Servers other than package http's call
 // Conn.ExpectRequest.
 func KeepClientsApart(srv *http.Server) {
@@ -91,6 +93,11 @@ func keepApart(srv *http.Server, rules forwarded.Rules, config hash.Config) {
 	srv.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
 		if connContext != nil {
 			ctx = connContext(ctx, c)
+		}
+		if at, ok := c.LocalAddr().(*net.TCPAddr); ok {
+			if _, addressed := config.Slots.Slot(at.AddrPort().Addr()); addressed {
+				return ctx // the address decides, not who the client is
+			}
 		}
 		return context.WithValue(ctx, placedKey{}, &placed{look: lookOf(c)})
 	}

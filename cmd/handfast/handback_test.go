@@ -261,3 +261,40 @@ func (c *keptConn) close() {
 		c.Conn = nil
 	}
 }
+
+// TestHandBackSlotAddress: a connection to a slot's own address stays with its worker, whatever its requests say, and does
+// not keep that from its end.
+func TestHandBackSlotAddress(t *testing.T) {
+	t.Parallel()
+	const slots, slot = 3, 1
+	flags := append([]string{"--behind-proxy"}, slotFlags...)
+	for name, launch := range map[string]func(t *testing.T) *instance{
+		"Go": func(t *testing.T) *instance { return start(t, slots, options{flags: flags}) },
+		"Node": func(t *testing.T) *instance {
+			return startNode(t, slots, readsBodies+`server.listen(PORT, '127.0.0.1')`, nodeOptions{flags: flags, change: onLoopback(t)})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := launch(t)
+			for generation := 1; generation <= 2; generation++ {
+				conn, err := dialTo(proxyAt, b.atSlot(slot))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				p := &pool{conn, b, bufio.NewReader(conn)}
+				for i := range 20 {
+					if a := p.asks(pooledRequest(proxied(i), strings.Repeat("x", i%3))); a.slot != slot || a.generation != generation {
+						t.Errorf("client %v: %+v, want slot %d, generation %d", proxied(i), a, slot, generation)
+					}
+				}
+				b.signal(unix.SIGUSR2)
+				b.awaitCount("reload finished", generation)
+				b.awaitCount("worker exited", generation*slots) // it closes the connection, which is idle
+			}
+			if s := b.status(); *s.Totals.HandedBack != 0 {
+				t.Errorf("totals %+v", s.Totals)
+			}
+		})
+	}
+}

@@ -28,12 +28,13 @@ function begin() {
   channel('http.server.response.finish').subscribe(({ request, response, socket }) => finishes(request, response, socket));
 }
 
-const proxies = trusted(process.env.HANDFAST_TRUSTED_PROXIES);
+const proxies = networks(process.env.HANDFAST_TRUSTED_PROXIES);
+const slots = networks(process.env.HANDFAST_SLOT_ADDRESS); // addresses of their own
 // The headers that tell clients apart.
 const names = [process.env.HANDFAST_PROXY_HEADER, (process.env.HANDFAST_KEY || '').replace(/^header:|^address$/, '')]
   .filter(Boolean).map((name) => name.toLowerCase());
 
-function trusted(list) {
+function networks(list) {
   const { BlockList, isIPv6 } = require('net');
   const all = BlockList && new BlockList();
   for (const range of (list || '').split(',').filter(Boolean)) {
@@ -43,10 +44,16 @@ function trusted(list) {
   return all;
 }
 
-function isProxy({ remoteAddress }) {
-  if (!proxies || !remoteAddress) return false;
-  const address = remoteAddress.replace(/^::ffff:(?=\d+\.)/, '').replace(/%.*/, '');
-  return proxies.check(address, address.includes(':') ? 'ipv6' : 'ipv4');
+function isIn(all, address) {
+  if (!all || !address) return false;
+  address = address.replace(/^::ffff:(?=\d+\.)/, '').replace(/%.*/, '');
+  return all.check(address, address.includes(':') ? 'ipv6' : 'ipv4');
+}
+
+// isShared tells whether requests on a connection may belong to several slots: its peer is a proxy, and it has not come
+// to a slot's own address.
+function isShared({ remoteAddress, localAddress }) {
+  return isIn(proxies, remoteAddress) && !isIn(slots, localAddress);
 }
 
 // isSecond tells whether a request is another client's than the one before it on its connection.
@@ -59,8 +66,8 @@ function isSecond(s, request) {
 
 function starts(request, response, socket) {
   let s = state.get(socket);
-  if (!s) state.set(socket, (s = { open: 0, trusted: isProxy(socket), client: undefined }));
-  if (!s.trusted) return;
+  if (!s) state.set(socket, (s = { open: 0, shared: isShared(socket), client: undefined }));
+  if (!s.shared) return;
   s.open++;
   if (!process.connected || (!canGo(socket) && isSecond(s, request))) {
     response.shouldKeepAlive = false; // the proxy opens another connection, which is placed by its first request
@@ -75,7 +82,7 @@ function starts(request, response, socket) {
 
 function finishes(request, response, socket) {
   const s = state.get(socket);
-  if (!s || !s.trusted) return;
+  if (!s || !s.shared) return;
   s.open--;
   const go = () => {
     if (s.open === 0 && response.shouldKeepAlive && isBetween(request, socket)) handBack(socket);
