@@ -18,8 +18,9 @@ func TestGolden(t *testing.T) {
 	address := netip.MustParseAddrPort("127.0.0.1:8080")
 	file := &savedFile{Shared: "key", Own: address}
 	handoff := savedWaiting{fdpass.Handoff{FD: 10, Client: netip.MustParseAddrPort("192.0.2.1:1234"), Flags: 1, Details: "\x00\xff"}, time.Date(2026, 11, 26, 12, 0, 0, 5_000_000, time.UTC)}
+	came := 11
 	reexectest.Golden(t, linkPart, saved{
-		Channel: 7, ID: 3, Seq: 4, Dialect: StickySession, Half: []byte(`{"cmd"`), Skip: true,
+		Channel: 7, Came: &came, ID: 3, Seq: 4, Dialect: StickySession, Half: []byte(`{"cmd"`), Skip: true,
 		Servers:  []savedServer{{Key: "key", Addresses: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Of: address}},
 		Sessions: []string{"session"}, Joined: true, UIDs: []string{"uid"},
 		Shut: true, Paused: true, Over: true, Drained: true, Missed: 5, Left: "it hung up",

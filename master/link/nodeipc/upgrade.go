@@ -16,7 +16,7 @@ import (
 // Where a bundle has what a Primary saves, and what a Link does.
 var (
 	part     = reexec.Part{Name: "nodeipc", Version: 1}
-	linkPart = reexec.Part{Name: "nodeipc.link", Version: 1}
+	linkPart = reexec.Part{Name: "nodeipc.link", Version: 2}
 )
 
 // errState is for a state that the program before cannot have had.
