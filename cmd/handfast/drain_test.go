@@ -50,7 +50,7 @@ func TestDrainNone(t *testing.T) {
 	for name, flags := range foreignLinks {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			const stopTimeout = 25 * time.Second // less than patience
+			const stopTimeout = 100 * time.Second // less than patience
 			b := startCareless(t, append([]string{"--stop-timeout", stopTimeout.String()}, flags...)...)
 			first := b.worker(0)
 			slow := b.askSlow(t, "/1500ms")

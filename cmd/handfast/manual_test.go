@@ -145,7 +145,7 @@ func TestChoices(t *testing.T) {
 			if strings.HasSuffix(word, ":") {
 				word += "x"
 			}
-			effective(t, "--behind-proxy", "--watchdog", "1s", "--"+name, word) // or the test has failed
+			effective(t, "--behind-proxy", "--proxy-protocol", "--watchdog", "1s", "--"+name, word) // or the test has failed
 		}
 	}
 }
