@@ -43,6 +43,8 @@ func effective(t *testing.T, args ...string) string {
 		}
 		return writeEffective(&out, c, a)
 	}
+	parsing.Lock()
+	defer parsing.Unlock()
 	if err := app.RunContext(t.Context(), args); err != nil {
 		t.Fatal(err)
 	}
