@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/master"
 )
 
 // pool is a connection of a proxy that sends requests of many clients over it.
@@ -203,5 +205,44 @@ else {
 	b.hears("child ends with 0", 1)
 	if said := b.said("child "); len(said) != 2 || said[0] != `child "served"` {
 		t.Errorf("%q", said)
+	}
+}
+
+// TestNodeSeesClientsGo: a program whose client goes away while it waits for its answer hears of that, also behind a proxy; and an
+// answer of a length that is known is over with its last byte, whenever the program ends it.
+func TestNodeSeesClientsGo(t *testing.T) {
+	t.Parallel()
+	const slots = 3
+	b := startNode(t, slots, `
+server.removeAllListeners('request');
+server.on('request', (req, res) => {
+	res.on('close', () => say('closed', req.url, res.writableFinished));
+	if (req.url === '/polls') return;
+	if (req.url === '/events') { res.write('event\n'); return; }
+	const text = line(req.socket);
+	res.setHeader('Content-Length', text.length);
+	res.write(text);
+	setTimeout(() => res.end(), 50);
+});
+`+plain, nodeOptions{flags: []string{"--behind-proxy"}})
+	p := b.openPool(proxyAt)
+	for i := range 20 {
+		if a := p.asks(pooledRequest(proxied(i), "")); a.slot != slotOf(proxied(i), slots) {
+			t.Errorf("client %v: %+v, want slot %d", proxied(i), a, slotOf(proxied(i), slots))
+		}
+	}
+	for _, path := range []string{"/polls", "/events"} {
+		p := b.openPool(proxyAt)
+		p.asks(pooledRequest(proxied(1), ""))
+		fmt.Fprintf(p, "GET %s HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: %v\r\n\r\n", path, proxied(2))
+		if path == "/events" {
+			if response, err := http.ReadResponse(p.lines, nil); err != nil || response.StatusCode != http.StatusOK {
+				t.Fatalf("%+v, %v", response, err)
+			}
+		} else {
+			b.awaitStatus("its arrival", func(s *master.Status) bool { return s.Totals.Parked == 0 && *s.Totals.HandedBack >= 21 })
+		}
+		p.Close()
+		b.hears("closed "+path+" false", 1)
 	}
 }

@@ -73,9 +73,20 @@ function starts(request, response, socket) {
     response.shouldKeepAlive = false; // the proxy opens another connection, which is placed by its first request
     return;
   }
+  // The proxy may send the next request when it has all of the answer, and not before: by the length that the head says, or
+  // else when the answer ends. Until then reading goes on, or nobody would see that a client has gone which waits for long.
+  let may = false;
+  const stop = () => { if (may && s.open === 1 && isBetween(request, socket)) socket._handle.readStop(); };
+  const now = () => { may = true; stop(); };
+  const { writeHead } = response;
+  response.writeHead = function (...args) {
+    const result = writeHead.apply(this, args);
+    if (!this.chunkedEncoding) now();
+    return result;
+  };
+  response.once('prefinish', now);
   // A request without a body is complete after this turn. The last byte of another one is there when its body
   // has been read.
-  const stop = () => { if (s.open === 1 && isBetween(request, socket)) socket._handle.readStop(); };
   process.nextTick(stop);
   request.once('end', stop);
 }
@@ -102,7 +113,10 @@ function canGo(socket) {
 }
 
 function handBack(socket) {
-  if (!process.connected || socket.writableLength > 0 || !socket.writable) return;
+  if (!process.connected || socket.writableLength > 0 || !socket.writable) {
+    socket._handle.readStart(); // the next request is served here
+    return;
+  }
   socket._handle.readStop();
   socket.setTimeout(0); // Node's for idle connections
   socket.server = null; // or Node keeps account with the master of what became of it
