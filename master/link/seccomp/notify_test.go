@@ -31,15 +31,23 @@ func filter(t *testing.T, f Filter) *filtered {
 		err error
 	}
 	c, started, ended := &filtered{t: t, does: make(chan func())}, make(chan installed, 1), make(chan struct{})
-	go func() {
+	var work func()
+	work = func() {
 		runtime.LockOSThread() // and never unlocked, so that the thread ends
+		if unix.Gettid() == unix.Getpid() {
+			go work() // on another thread than this one, the main thread, which never ends
+			<-ended
+			runtime.UnlockOSThread()
+			return
+		}
 		defer close(ended)
 		fd, err := f.Install()
 		started <- installed{fd, err}
 		for do := range c.does {
 			do()
 		}
-	}()
+	}
+	go work()
 	got := <-started
 	fdtest.Check(t, got.err)
 	fdtest.Check(t, unix.SetNonblock(got.fd, true))
