@@ -2,7 +2,6 @@ package worker
 
 import (
 	"errors"
-	"fmt"
 	"net/netip"
 	"os"
 	"strconv"
@@ -54,13 +53,9 @@ func newHandBack(mailbox *os.File) (*handBack, error) {
 }
 
 func openHandBack(mailbox *os.File, rules forwarded.Rules, config hash.Config, place Place) (*handBack, error) {
-	dup, err := sock.Duplicate(mailbox)
+	conn, err := duplicateMailbox(mailbox)
 	if err != nil {
-		return nil, fmt.Errorf("worker: %w", err)
-	}
-	conn, err := fdpass.NewConn(os.NewFile(uintptr(dup), "handfast mailbox"))
-	if err != nil {
-		return nil, fmt.Errorf("worker: %w", err)
+		return nil, err
 	}
 	conn.SendDetails()
 	h := &handBack{conn: conn, rules: rules, config: config, slot: place.Slot, looked: make(map[*look]struct{})}

@@ -2,14 +2,12 @@ package worker
 
 import (
 	"errors"
-	"fmt"
 	"math"
 	"os"
 	"strconv"
 	"time"
 
 	"github.com/handfast/handfast/fdpass"
-	"github.com/handfast/handfast/fdpass/sock"
 )
 
 const (
@@ -40,13 +38,9 @@ func newReporter(mailbox *os.File) (*reporter, error) {
 	if os.Getenv(fdpass.EnvReport) != "1" {
 		return nil, nil
 	}
-	dup, err := sock.Duplicate(mailbox)
+	conn, err := duplicateMailbox(mailbox)
 	if err != nil {
-		return nil, fmt.Errorf("worker: %w", err)
-	}
-	conn, err := fdpass.NewConn(os.NewFile(uintptr(dup), "handfast mailbox"))
-	if err != nil {
-		return nil, fmt.Errorf("worker: %w", err)
+		return nil, err
 	}
 	r := &reporter{conn: conn, interval: reportInterval, most: math.MaxUint64}
 	if limit, _ := strconv.ParseUint(os.Getenv(fdpass.EnvMaxConnections), 10, 64); limit > 0 {

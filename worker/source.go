@@ -74,6 +74,19 @@ func newMailboxSource(file *os.File, back *handBack) (source, error) {
 	return newSlotListeners(s, m.Handoffs), nil
 }
 
+// duplicateMailbox borrows the worker's end of a mailbox. What it returns is the caller's, and outlives it.
+func duplicateMailbox(mailbox *os.File) (*fdpass.Conn, error) {
+	dup, err := sock.Duplicate(mailbox)
+	if err != nil {
+		return nil, fmt.Errorf("worker: %w", err)
+	}
+	conn, err := fdpass.NewConn(os.NewFile(uintptr(dup), "handfast mailbox"))
+	if err != nil {
+		return nil, fmt.Errorf("worker: %w", err)
+	}
+	return conn, nil
+}
+
 func (s *mailboxSource) ready() error { return s.begin(fdpass.TypeReady) }
 
 // begin says by t that connections are welcome, and before that pings are answered and connections handed back.

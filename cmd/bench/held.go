@@ -18,8 +18,13 @@ const (
 
 // hold opens as many connections as can be held. Whoever calls it calls closeKept.
 func (s *stage) hold(ctx context.Context, x exchange) (loadResult, error) {
+	return s.holdSome(ctx, x, s.canHold())
+}
+
+// holdSome is hold of so many.
+func (s *stage) holdSome(ctx context.Context, x exchange, total int) (loadResult, error) {
 	hold := s.load(x, holdWithin)
-	hold.total, hold.keep = s.canHold(), true
+	hold.total, hold.keep = total, true
 	held, err := hold.run(ctx)
 	s.note(held.err)
 	return held, err

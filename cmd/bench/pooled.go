@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -33,28 +32,15 @@ const keptAlive = "keepalive_requests 100000000"
 // pooledRequests sends requests on connections that are kept open.
 func pooledRequests(ctx context.Context, s *stage) (sample, error) {
 	x := forwardedExchange(s.clients)
-	open := s.load(x, holdWithin)
-	open.total, open.keep = s.concurrency, true
-	held, err := open.run(ctx)
+	held, err := s.holdSome(ctx, x, s.concurrency)
 	defer held.closeKept()
 	if err != nil {
 		return nil, err
 	}
-	if len(held.latencies) == 0 {
-		return nil, fmt.Errorf("no connection was opened: %w", held.err)
-	}
-	if _, err := held.talk(ctx, x, s.concurrency, min(warmUp, s.duration)); err != nil {
-		return nil, err
-	}
-	var result loadResult
-	used, _, err := s.metered(func() (err error) {
-		result, err = held.talk(ctx, x, s.concurrency, s.duration)
-		return err
-	})
+	result, used, _, err := s.meteredTalk(ctx, &held, x)
 	if err != nil {
 		return nil, err
 	}
-	s.note(errors.Join(held.err, result.err))
 	requests := float64(len(result.latencies))
 	return result.withLatencies(sample{
 		requestRate:        float64(result.inTime) / s.duration.Seconds(),
@@ -137,12 +123,7 @@ func nginxPool(balance string, size int) func(address, servers string) string {
 		return fmt.Sprintf(`http {
 	access_log off;
 	%s;
-	client_body_temp_path temp;
-	proxy_temp_path temp;
-	fastcgi_temp_path temp;
-	uwsgi_temp_path temp;
-	scgi_temp_path temp;
-	upstream workers { %s%s%s}
+%s	upstream workers { %s%s%s}
 	server {
 		listen %s;
 		location / {
@@ -153,6 +134,6 @@ func nginxPool(balance string, size int) func(address, servers string) string {
 		}
 	}
 }
-`, keptAlive, balance, servers, keepalive, address, connection)
+`, keptAlive, nginxBodies, balance, servers, keepalive, address, connection)
 	}
 }

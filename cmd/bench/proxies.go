@@ -177,18 +177,19 @@ stream {
 `, nginxStreamModule(), servers, address)
 }
 
-// nginxHTTPConfig passes WebSockets on as nginx's manual has it. It names files
-// for request and answer bodies because the usual ones may not be the user's to
-// create, and keeps a large answer from them.
-func nginxHTTPConfig(address, servers string) string {
-	return fmt.Sprintf(`http {
-	access_log off;
-	client_body_temp_path temp;
+// nginxBodies names files for request and answer bodies, because the usual ones may not be the user's to create.
+const nginxBodies = `	client_body_temp_path temp;
 	proxy_temp_path temp;
 	fastcgi_temp_path temp;
 	uwsgi_temp_path temp;
 	scgi_temp_path temp;
-	proxy_max_temp_file_size 0;
+`
+
+// nginxHTTPConfig passes WebSockets on as nginx's manual has it, and keeps a large answer from files.
+func nginxHTTPConfig(address, servers string) string {
+	return fmt.Sprintf(`http {
+	access_log off;
+%s	proxy_max_temp_file_size 0;
 	set_real_ip_from 127.0.0.0/8;
 	real_ip_header X-Forwarded-For;
 	map $http_upgrade $connection_upgrade { default upgrade; '' close; }
@@ -204,5 +205,5 @@ func nginxHTTPConfig(address, servers string) string {
 		}
 	}
 }
-`, servers, address)
+`, nginxBodies, servers, address)
 }

@@ -40,6 +40,25 @@ func (r *loadResult) talk(ctx context.Context, x exchange, concurrency int, d ti
 	return sum, context.Cause(ctx)
 }
 
+// meteredTalk has exchanges on the kept connections for as long as the load lasts, and before that to warm up. It
+// returns what came of it and what all involved have used for it, and have used in the end.
+func (s *stage) meteredTalk(ctx context.Context, held *loadResult, x exchange) (result loadResult, used, after usage, err error) {
+	if len(held.latencies) == 0 {
+		return result, used, after, fmt.Errorf("no connection was opened: %w", held.err)
+	}
+	if _, err = held.talk(ctx, x, s.concurrency, min(warmUp, s.duration)); err != nil {
+		return result, used, after, err
+	}
+	used, after, err = s.metered(func() (err error) {
+		result, err = held.talk(ctx, x, s.concurrency, s.duration)
+		return err
+	})
+	if err == nil {
+		s.note(result.err)
+	}
+	return result, used, after, err
+}
+
 // talk is one thread's part of it. It borrows the connections.
 type talk struct {
 	exchange

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 )
 
 // webSocketExchange is the opening handshake with the key of RFC 6455 section
@@ -49,21 +48,10 @@ func webSockets(ctx context.Context, s *stage) (sample, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(held.latencies) == 0 {
-		return nil, fmt.Errorf("no WebSocket was opened: %w", held.err)
-	}
-	if _, err := held.talk(ctx, messageExchange, s.concurrency, min(warmUp, s.duration)); err != nil {
-		return nil, err
-	}
-	var result loadResult
-	used, after, err := s.metered(func() (err error) {
-		result, err = held.talk(ctx, messageExchange, s.concurrency, s.duration)
-		return err
-	})
+	result, used, after, err := s.meteredTalk(ctx, &held, messageExchange)
 	if err != nil {
 		return nil, err
 	}
-	s.note(result.err)
 	messages := float64(len(result.latencies))
 	return result.withLatencies(sample{
 		connections:        float64(len(held.latencies)),

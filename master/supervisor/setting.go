@@ -96,12 +96,7 @@ func (s Setting) path() (value string, ok bool) {
 	if err != nil {
 		return "", false
 	}
-	for _, variable := range variables {
-		if path, is := strings.CutPrefix(variable, "PATH="); is {
-			value, ok = path, true
-		}
-	}
-	return value, ok
+	return lastOf(variables, "PATH")
 }
 
 // Located is a command whose relative file names that are in the directory are absolute, for

@@ -101,12 +101,20 @@ func (s *Supervisor) start(seat Seat) (r startResult) {
 
 // valueOf returns the value of a variable that a worker is given, or else has from the master.
 func valueOf(env []string, name string) string {
-	for _, variable := range slices.Backward(env) {
-		if value, ok := strings.CutPrefix(variable, name+"="); ok {
-			return value
-		}
+	if value, ok := lastOf(env, name); ok {
+		return value
 	}
 	return os.Getenv(name)
+}
+
+// lastOf returns the value of a variable in a list, of which a later entry comes before an earlier one.
+func lastOf(env []string, name string) (value string, ok bool) {
+	for _, variable := range slices.Backward(env) {
+		if value, ok := strings.CutPrefix(variable, name+"="); ok {
+			return value, true
+		}
+	}
+	return "", false
 }
 
 // command returns what to run for a worker.
