@@ -11,10 +11,12 @@ import (
 	"testing"
 
 	"github.com/pires/go-proxyproto"
+
+	"github.com/handfast/handfast/worker"
 )
 
-// TestProxyProtocol: the header is consumed, what follows is left, and the worker's
-// peer is the client.
+// TestProxyProtocol: the header is consumed, what follows is left, the worker's peer is the client, and it has
+// the header's TLVs.
 func TestProxyProtocol(t *testing.T) {
 	t.Parallel()
 	const slots = 4
@@ -35,6 +37,12 @@ func TestProxyProtocol(t *testing.T) {
 	for _, own := range []string{"PROXY UNKNOWN\r\n", "\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00"} {
 		if a := b.raw(proxyAt, own+"then this"); a.slot != slotOf(proxyAt, slots) || a.client != proxyAt.String() || a.body != "then this" {
 			t.Errorf("%q: %+v", own, a)
+		}
+	}
+	header := proxyHeader(t, 2, proxied(1), proxyproto.TLV{Type: worker.TLVUniqueID, Value: []byte("c-1")}, proxyproto.TLV{Type: worker.TLVAWS, Value: []byte("\x01vpce-1")})
+	for _, cut := range []int{0, len(header) - 1} { // which waits for its last byte, too
+		if a := b.raw(proxyAt, header[:cut], header[cut:]+"then this"); a.client != proxied(1).String() || a.body != "TLV 0x5 \"c-1\"\nTLV 0xea \"\\x01vpce-1\"\nthen this" {
+			t.Errorf("with TLVs, cut at %d: %+v", cut, a)
 		}
 	}
 	if a := b.raw(untrusted, "PROX, or not"); a.slot != slotOf(untrusted, slots) || a.body != "PROX, or not" {
@@ -100,13 +108,17 @@ func TestProxyProtocolAndHeader(t *testing.T) {
 	}
 }
 
-func proxyHeader(t *testing.T, version byte, client netip.Addr) string {
+func proxyHeader(t *testing.T, version byte, client netip.Addr, tlvs ...proxyproto.TLV) string {
 	t.Helper()
 	to := net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr("192.0.2.250"), 80))
 	if client.Is6() {
 		to.IP = net.ParseIP("2001:db8::250")
 	}
 	header := proxyproto.HeaderProxyFromAddrs(version, net.TCPAddrFromAddrPort(netip.AddrPortFrom(client, 4711)), to)
+	err := header.SetTLVs(tlvs)
+	if err != nil {
+		t.Fatal(err)
+	}
 	text, err := header.Format()
 	if err != nil {
 		t.Fatal(err)

@@ -14,7 +14,7 @@
 //	activated    the same as http, on the listener that it inherits as descriptor 3
 //	burgles      the same as http, but tries what only the master's user may
 //	hostile      sends the master what must not be closed; in slot 0 the same as http
-//	raw          answers a connection's first bytes with the line of http and those bytes
+//	raw          answers a connection's first bytes with the line of http, the TLVs of its PROXY header, and those bytes
 //	careless     the same as http, but with --worker-link any or activation: SIGTERM ends it at once
 //	accepts N    the same as http, with N threads that wait in accept; for --worker-link any
 //

@@ -20,7 +20,11 @@ func playRaw() int {
 			defer conn.Close()
 			first := make([]byte, 64<<10)
 			n, _ := conn.Read(first)
-			fmt.Fprintf(conn, "%s%s", lineFor(conn.RemoteAddr().String()), first[:n])
+			answer := lineFor(conn.RemoteAddr().String())
+			for kind, value := range conn.(*worker.Conn).ProxyTLVs() {
+				answer += fmt.Sprintf("TLV %#x %q\n", kind, value)
+			}
+			fmt.Fprintf(conn, "%s%s", answer, first[:n])
 		}()
 	}
 }
