@@ -61,9 +61,9 @@ var choices = map[string][]string{
 	"drain-signal":    {"auto", "TERM", "INT", "QUIT", "WINCH", "USR1", "USR2", "HUP"},
 	"key":             {"address", "header:"},
 	"proxy-header":    {"X-Forwarded-For", "X-Real-IP", "CF-Connecting-IP", "Forwarded"},
-	"trusted-proxies": {"loopback", "private", "link-local"},
+	"trusted-proxies": {"loopback", "private", "link-local", "@"},
 
-	"proxy-protocol-optional": {"loopback", "private", "link-local"},
+	"proxy-protocol-optional": {"loopback", "private", "link-local", "@"},
 	"proxy-protocol-mode":     proxyModeWords,
 	"admin":                   {adminOff},
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 
@@ -13,7 +12,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// maxConfigFile bounds a configuration file, in bytes.
+// maxConfigFile bounds a file with configuration, in bytes.
 const maxConfigFile = 1 << 20
 
 // commandSetting is the one name in a configuration file that is no flag.
@@ -38,17 +37,9 @@ func readConfigFile(path string) ([]setting, error) {
 	if path == "" {
 		return nil, nil
 	}
-	file, err := os.Open(path)
+	text, err := readSmall(path)
 	if err != nil {
 		return nil, usagef("--config: %w", err)
-	}
-	defer file.Close()
-	text, err := io.ReadAll(io.LimitReader(file, maxConfigFile+1))
-	switch {
-	case err != nil:
-		return nil, usagef("--config: %w", err)
-	case len(text) > maxConfigFile:
-		return nil, usagef("--config %s: larger than %d bytes", path, maxConfigFile)
 	}
 	settings, err := parseConfig(text)
 	if err != nil {

@@ -59,7 +59,7 @@ func proxyFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "behind-proxy", EnvVars: env("behind-proxy"),
 			Usage: "trusted peers are HTTP proxies: the client is the rightmost address in --proxy-header that is not a trusted proxy's"},
 		stringFlag("proxy-header", forwarded.DefaultHeader, "`NAME` of the header with the client's address, such as X-Real-IP, CF-Connecting-IP or Forwarded"),
-		stringFlag("trusted-proxies", forwarded.DefaultTrust, "`LIST` of CIDR ranges, addresses, and the words loopback, private and link-local; others are not believed"),
+		stringFlag("trusted-proxies", forwarded.DefaultTrust, "`LIST` of CIDR ranges, addresses, and the words loopback, private and link-local, or @FILE with one a line and # comments, which an upgrade reads again; others are not believed"),
 		intFlag("trusted-hops", 0, fmt.Sprintf("`NUMBER` of HTTP proxies between clients and handfast, at most %d: the client is that address from the right in --proxy-header, whoever those between are, or the leftmost of fewer, as Express (trust proxy) and Envoy (xff_num_trusted_hops with use_remote_address) count. The nearest must be in --trusted-proxies. 0: they are not counted", forwarded.MaxHops)),
 		&cli.BoolFlag{Name: "hand-back", EnvVars: env("hand-back"), Value: true,
 			Usage: "workers hand the connections of HTTP proxies back between requests, since a proxy that pools them sends requests of many clients over each; =false: the first request decides for all"},

@@ -137,13 +137,20 @@ func TestComplete(t *testing.T) {
 // Row C10: TestChoices: what completion offers is what the flags take.
 func TestChoices(t *testing.T) {
 	t.Parallel()
+	list := filepath.Join(t.TempDir(), "trusted")
+	if err := os.WriteFile(list, []byte("loopback"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for name, words := range choices {
 		if flagOf(runFlags(), name) == nil {
 			t.Errorf("no flag --%s", name)
 		}
 		for _, word := range words {
-			if strings.HasSuffix(word, ":") {
+			switch word[len(word)-1] {
+			case ':':
 				word += "x"
+			case '@':
+				word += list
 			}
 			effective(t, "--behind-proxy", "--proxy-protocol", "--watchdog", "1s", "--"+name, word) // or the test has failed
 		}

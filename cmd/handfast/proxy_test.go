@@ -188,6 +188,59 @@ func TestTrust(t *testing.T) {
 	}
 }
 
+// TestTrustedProxiesFile: a list of trusted proxies is a file, which an upgrade reads again. A file with a mistake stops an
+// upgrade, and the error names its line.
+func TestTrustedProxiesFile(t *testing.T) {
+	t.Parallel()
+	const slots = 8
+	file := filepath.Join(t.TempDir(), "proxies")
+	write := func(text string) {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("# Nobody of ours.\n\n192.0.2.0/24 # documentation\n")
+	b := start(t, slots, options{flags: []string{"--behind-proxy", "--trusted-proxies", "link-local, @" + file}})
+	client := proxied(2)
+	if a := b.ask(proxyAt, forwardedFor(client)); a.slot != slotOf(proxyAt, slots) {
+		t.Errorf("slot %d of who is in no line, want that of its own address", a.slot)
+	}
+	write("192.0.2.0/24\n" + proxyAt.String() + "\n10.0.0.0/33\n")
+	if out := b.begin("upgrade").ends(exitFailure); !strings.Contains(out, file+":3: ") {
+		t.Errorf("an upgrade with a mistake in the file does not name its line: %s", out)
+	}
+	write("192.0.2.0/24\n" + proxyAt.String())
+	b.tell("upgrade")
+	if a := b.ask(proxyAt, forwardedFor(client)); a.slot != slotOf(client, slots) {
+		t.Errorf("slot %d of who is in a line since the upgrade, want that of its client", a.slot)
+	}
+}
+
+// TestTrustedProxiesFileErrors: each names the file, and the line if there is one.
+func TestTrustedProxiesFileErrors(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for text, says := range map[string]string{
+		"10.0.0.0/8\nproxy.example\n":                `/list:2: "proxy.example" is no address`,
+		"@" + dir + "/list":                          `/list:1: "@`, // no file names another
+		"# only\n":                                   "name at least one",
+		strings.Repeat("10.0.0.0/8\n", maxTrusted+1): "2001 ranges, want at most 2000",
+		strings.Repeat("#", maxConfigFile+1):         "/list: larger than",
+	} {
+		if err := os.WriteFile(dir+"/list", []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var out bytes.Buffer
+		if status := run(t.Context(), []string{"handfast", "check", "--behind-proxy", "--trusted-proxies", "@" + dir + "/list", "--", "true"}, &out, &out); status != exitUsage || !strings.Contains(out.String(), says) {
+			t.Errorf("%.40q: exit status %d, does not say %s: %s", text, status, says, &out)
+		}
+	}
+	var out bytes.Buffer
+	if status := run(t.Context(), []string{"handfast", "check", "--behind-proxy", "--trusted-proxies", "@" + dir + "/none", "--", "true"}, &out, &out); status != exitUsage || !strings.Contains(out.String(), dir+"/none: no such file") {
+		t.Errorf("no file: exit status %d, %s", status, &out)
+	}
+}
+
 // TestKeyHeader: the key is the header's value; without one it is the client's address.
 func TestKeyHeader(t *testing.T) {
 	t.Parallel()

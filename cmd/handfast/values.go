@@ -171,10 +171,7 @@ var proxyModeWords = []string{"consume", "leave"}
 func (v *values) proxyProtocol(config *clientip.Config) {
 	config.ProxyProtocol = v.Bool("proxy-protocol")
 	config.LeaveProxy = v.choice("proxy-protocol-mode", proxyModeWords...) == 1
-	var err error
-	if config.ProxyOptional, err = forwarded.ParseTrust(v.String("proxy-protocol-optional")); err != nil {
-		v.fail("--proxy-protocol-optional: %v", err)
-	}
+	config.ProxyOptional = v.trusted("proxy-protocol-optional")
 	switch {
 	case config.ProxyProtocol:
 	case config.LeaveProxy:
@@ -198,10 +195,7 @@ func (v *values) clients() clientip.Config {
 	v.proxyProtocol(&config)
 	config.Rules.Key = v.key()
 	config.Rules.Hops = v.number("trusted-hops", 0, forwarded.MaxHops)
-	var err error
-	if config.Rules.Trusted, err = forwarded.ParseTrust(v.String("trusted-proxies")); err != nil {
-		v.fail("--trusted-proxies: %v", err)
-	}
+	config.Rules.Trusted = v.trusted("trusted-proxies")
 	if v.Bool("behind-proxy") {
 		config.Rules.Header = v.String("proxy-header")
 		if !forwarded.IsToken(config.Rules.Header) {
