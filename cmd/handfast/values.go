@@ -195,6 +195,7 @@ func (v *values) clients() clientip.Config {
 	v.proxyProtocol(&config)
 	config.Rules.Key = v.key()
 	config.Rules.Hops = v.number("trusted-hops", 0, forwarded.MaxHops)
+	failed := v.err
 	config.Rules.Trusted = v.trusted("trusted-proxies")
 	if v.Bool("behind-proxy") {
 		config.Rules.Header = v.String("proxy-header")
@@ -211,7 +212,7 @@ func (v *values) clients() clientip.Config {
 		v.fail("--trusted-hops %d: needs --behind-proxy, else no header is looked at", config.Rules.Hops)
 	case !proxied && v.IsSet("trusted-proxies"):
 		v.fail("--trusted-proxies %s: needs --behind-proxy or --proxy-protocol, else nobody is asked", v.String("trusted-proxies"))
-	case proxied && len(config.Rules.Trusted) == 0:
+	case proxied && len(config.Rules.Trusted) == 0 && v.err == failed:
 		v.fail("--trusted-proxies %q: name at least one, else no proxy is believed", v.String("trusted-proxies"))
 	}
 	return config
