@@ -34,7 +34,17 @@ type Status struct {
 	Draining []WorkerStatus `json:"draining"` // workers that are in no slot any more, in the order of their generations
 	Reload   *ReloadStatus  `json:"reload"`   // the one in progress, else the last one; null: there was none
 	Totals   Totals         `json:"totals"`
+	Largest  *LargestClient `json:"largest_client"` // null: not known, since the kernel routes, or hardly anybody comes
 	Upgrade  UpgradeStatus  `json:"upgrade"`
+}
+
+// LargestClient is the client that has more than half of the connections which the master accepted lately: most likely others are
+// behind it.
+type LargestClient struct {
+	Client string    `json:"client"` // empty: no client has more than half
+	Share  float64   `json:"share"`  // more than 0.5, or 0 for no client
+	Of     int       `json:"of"`     // of so many connections
+	At     time.Time `json:"at"`     // when the last of them came
 }
 
 // UpgradeStatus is the latest try to replace the master's program.
@@ -184,6 +194,12 @@ func (m *Master) count(s *Status) {
 		}
 		if waiting, ok := m.route.queue(i); ok {
 			sl.Queue = &waiting
+		}
+	}
+	if l, known := m.balancer.Largest(); known && m.route.acceptsAll() {
+		s.Largest = &LargestClient{Share: l.Share(), Of: l.Of, At: l.At.UTC()}
+		if l.Client.IsValid() {
+			s.Largest.Client = l.Client.String()
 		}
 	}
 	stats := m.Stats()

@@ -262,7 +262,8 @@ func TestKeyHeader(t *testing.T) {
 	}
 }
 
-// TestHiddenBehindProxy: most connections come from one address, and the operator is told what to do if it is a proxy's.
+// TestHiddenBehindProxy: most connections come from one address, and the operator is told what to do if it is a proxy's. Status and
+// metrics go on to say so.
 func TestHiddenBehindProxy(t *testing.T) {
 	t.Parallel()
 	const message, most = "one client has most of the connections", 3000 // two windows of 1,000 and what a batch adds
@@ -280,6 +281,15 @@ func TestHiddenBehindProxy(t *testing.T) {
 		conn.Close()
 	}
 	b.says(message, `"@level":"warn"`, `"client":"`+proxyAt.String()+`"`, `"share":0.7`, `"connections":1`, "--behind-proxy or --proxy-protocol")
+	if l := b.status().Largest; l == nil || l.Client != proxyAt.String() || l.Share < 0.7 || l.Share > 0.8 || l.Of < 1000 {
+		t.Errorf("the status has %+v", l)
+	}
+	if text, want := b.tell("status"), fmt.Sprintf("\nclient %v has 7", proxyAt); !strings.Contains(text, want) {
+		t.Errorf("%s does not say %s", text, want)
+	}
+	if text := b.metrics(); !strings.Contains(text, "\nhandfast_largest_client_share 0.7") {
+		t.Error(text)
+	}
 }
 
 // TestClientsInTrustedNetworks: who is trusted by default, and is a proxy's client, can say to be somebody else. The operator is

@@ -91,7 +91,11 @@ func statusTextIn(s *master.Status, padding int) string {
 	}
 	fmt.Fprintf(&b, "%s %s, pid %d, up %s, %s\n", s.Name, s.Version, s.PID, age(s, s.Started), state)
 	fmt.Fprintf(&b, "%s, route %s, link %s, by %s\n", strings.Join(s.Addresses, " "), s.Route, s.Link, s.Key)
-	fmt.Fprintf(&b, "%s%s%s\n\n", generationText(s), reloadText(s), upgradeText(s))
+	fmt.Fprintf(&b, "%s%s%s\n", generationText(s), reloadText(s), upgradeText(s))
+	if l := s.Largest; l != nil && l.Client != "" {
+		fmt.Fprintf(&b, "client %s has %.0f%% of the connections (of the last %d, %s ago)\n", l.Client, 100*l.Share, l.Of, age(s, l.At))
+	}
+	b.WriteString("\n")
 	printTable(&b, slotTable(s), padding)
 	b.WriteString(lastWordsText(s))
 	return printable(b.String())

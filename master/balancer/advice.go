@@ -2,7 +2,9 @@ package balancer
 
 import (
 	"math"
+	"net/netip"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -19,14 +21,42 @@ const (
 	windowTime = 10 * time.Minute
 )
 
-// advice warns, once each, of two things that clients show of a configuration: most of them are hidden behind one address, and
-// they come from networks whose word counts. It may be used by several goroutines.
+// advice warns, once each, of two things that clients show of a configuration: most of them are hidden behind one address (which
+// Balancer.Largest goes on to tell), and they come from networks whose word counts. It may be used by several goroutines.
 type advice struct {
 	log     hclog.Logger
 	clients *clientip.Config
 	inside  forwarded.Trust // networks that are trusted by default, if that decides who the client is
 
 	crowdTold, insideTold atomic.Bool
+
+	mu      sync.Mutex
+	largest Largest // of the last window of a listener
+}
+
+// Largest is a client that has more than half of the connections that lately came to a listener.
+type Largest struct {
+	Client      netip.Addr // not valid: there is no such client
+	Connections int        // it has these
+	Of          int        // of so many, which came within ten minutes
+	At          time.Time  // of the last of them
+}
+
+// Share is that of the client, between a half and 1, or 0 if there is none.
+func (l Largest) Share() float64 {
+	if !l.Client.IsValid() {
+		return 0
+	}
+	return float64(l.Connections) / float64(l.Of)
+}
+
+// Largest returns the client that has more than half of the connections, if there is one, and false while that is not known: two
+// times in a row it takes 1,000 connections that came within ten minutes.
+func (b *Balancer) Largest() (l Largest, known bool) {
+	v := b.advice
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.largest, v.largest.Of > 0 && time.Since(v.largest.At) <= windowTime
 }
 
 func newAdvice(log hclog.Logger, clients *clientip.Config) *advice {
@@ -43,11 +73,8 @@ func newAdvice(log hclog.Logger, clients *clientip.Config) *advice {
 
 // look looks at a batch whose clients are known. It allocates nothing, unless it warns. The majority is the caller's alone.
 func (v *advice) look(batch []connection, m *majority) {
-	if !v.crowdTold.Load() {
-		if client, hits, of := m.count(batch); 2*hits > of && !v.crowdTold.Swap(true) {
-			v.log.Warn("one client has most of the connections", "client", client.Addr.String(), "share", math.Round(100*float64(hits)/float64(of))/100,
-				"connections", of, "note", "all of its connections are for one slot", "remedy", v.remedyCrowd(client))
-		}
+	if client, hits, of := m.count(batch); of > 0 {
+		v.note(client, hits, of)
 	}
 	if len(v.inside) == 0 || v.insideTold.Load() {
 		return
@@ -57,6 +84,21 @@ func (v *advice) look(batch []connection, m *majority) {
 			v.log.Warn("a client has an address that is trusted as a proxy's", "client", c.client.Addr.String(), "peer", c.Client.Addr().String(),
 				"note", "clients in trusted networks can choose the address that counts", "remedy", "--trusted-proxies with the addresses of the proxies alone")
 		}
+	}
+}
+
+// note keeps what a window has shown.
+func (v *advice) note(client clientip.Client, hits, of int) {
+	l := Largest{Of: of, At: time.Now()}
+	if 2*hits > of {
+		l.Client, l.Connections = client.Addr, hits
+	}
+	v.mu.Lock()
+	v.largest = l
+	v.mu.Unlock()
+	if l.Client.IsValid() && !v.crowdTold.Swap(true) {
+		v.log.Warn("one client has most of the connections", "client", client.Addr.String(), "share", math.Round(100*l.Share())/100,
+			"connections", of, "note", "all of its connections are for one slot", "remedy", v.remedyCrowd(client))
 	}
 }
 

@@ -2,6 +2,7 @@ package balancer
 
 import (
 	"bytes"
+	"math"
 	"net/netip"
 	"strings"
 	"sync"
@@ -105,6 +106,29 @@ func TestMajority(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestLargest: the share of a client with more than half is told, also long after the warning, as long as connections come.
+func TestLargest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v, _ := advises(noProxy)
+		b := &Balancer{advice: v}
+		var m majority
+		for i, c := range []struct {
+			hits  int
+			share float64
+		}{{900, -1}, {900, 0.9}, {600, 0.6}, {100, 0}, {900, 0}, {900, 0.9}} {
+			lookAt(v, &m, arrivals(c.hits))
+			l, known := b.Largest()
+			if known != (c.share >= 0) || known && (math.Abs(l.Share()-c.share) > 0.02 || l.Client.IsValid() != (c.share > 0) || l.Client.IsValid() && l.Client != gateway || l.Of < windowLen) {
+				t.Errorf("window %d, %d of %d: %+v, %v, want %v", i, c.hits, windowLen, l, known, c.share)
+			}
+		}
+		time.Sleep(windowTime + time.Second)
+		if l, known := b.Largest(); known {
+			t.Errorf("after a pause: %+v", l)
+		}
+	})
 }
 
 // TestMajoritySlotAddress: what comes to slots' own addresses is a proxy's, which chooses the slot.

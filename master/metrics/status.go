@@ -24,6 +24,7 @@ var (
 	accepted  = desc("accepted_connections_total", "Connections that the master has accepted.")
 	takenBack = desc("taken_back_connections_total", "Connections that the worker which they were given to did not take.")
 	parked    = desc("parked_connections", "Connections that wait in the master now.")
+	largest   = desc("largest_client_share", "Share of the connections that the client with more than half of them has lately; 0 if no client has so many.")
 	slots     = desc("slots", "The number of slots.")
 	draining  = desc("draining_workers", "Workers that are in no slot any more and finish what they have.")
 	latest    = desc("generation", "That the slots run, or the latest of them; 1 before the first reload.")
@@ -61,6 +62,9 @@ func (status collector) Collect(out chan<- prometheus.Metric) {
 	gauge(ready, truth(s.Ready))
 	gauge(started, float64(s.Started.Unix()))
 	gauge(parked, float64(s.Totals.Parked))
+	if s.Largest != nil {
+		gauge(largest, s.Largest.Share)
+	}
 	gauge(slots, float64(len(s.Slots)))
 	gauge(draining, float64(len(s.Draining)))
 	gauge(latest, float64(s.Generation))
