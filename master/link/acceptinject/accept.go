@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"unsafe"
 
@@ -43,8 +44,7 @@ func (l *Link) handleAccept(n *seccomp.Notification, caller seccomp.Caller, flag
 	l.MarkReady()
 	l.mu.Lock()
 	l.accepted = true
-	if len(l.queue) > 0 {
-		conn := l.pop(call.decoy)
+	if conn, ok := l.pop(call.decoy); ok {
 		l.mu.Unlock()
 		l.answer(&call, conn)
 		return
@@ -80,25 +80,14 @@ func (l *Link) wait(call *acceptCall) unix.Errno {
 func (l *Link) answerWaiting() {
 	for {
 		l.mu.Lock()
-		if len(l.queue) == 0 || len(l.waiting) == 0 {
-			l.mu.Unlock()
+		call, conn, ok := l.popWaiting()
+		l.accepted = l.accepted || ok
+		l.mu.Unlock()
+		if !ok {
 			return
 		}
-		call := l.waiting[0]
-		l.waiting = append(l.waiting[:0], l.waiting[1:]...)
-		conn := l.pop(call.decoy)
-		l.accepted = true
-		l.mu.Unlock()
 		l.answer(&call, conn)
 	}
-}
-
-// pop takes the oldest connection, for a call at a decoy. mu is held.
-func (l *Link) pop(at *decoy) fdpass.Handoff {
-	conn := l.queue[0]
-	l.queue = append(l.queue[:0], l.queue[1:]...)
-	l.cancelWakeups(at)
-	return conn
 }
 
 // answer answers a call with a connection, of which it takes ownership. Until the call has
@@ -107,7 +96,7 @@ func (l *Link) answer(call *acceptCall, conn fdpass.Handoff) {
 	errno := l.tryAnswer(call, conn)
 	l.mu.Lock()
 	if errno != 0 {
-		l.queue = append([]fdpass.Handoff{conn}, l.queue...)
+		l.queue = slices.Insert(l.queue, 0, queued{conn, familyOf(conn.FD)})
 		l.wakeup()
 		l.keepHouse()
 	}

@@ -220,21 +220,31 @@ func (w *watch) look() {
 // One is enough, however many connections follow: a server that waits for readiness is told of it as long as it is there,
 // and one that waits for a change (EPOLLET) accepts until it is told that there are no more (EAGAIN).
 func (l *Link) wakeup() {
-	missing := min(len(l.queue)-len(l.waiting), len(l.decoys)) - l.woken()
+	for _, family := range l.families() {
+		n, woken := l.decoysFor(family)
+		if !l.wakeSome(family, min(l.queuedFor(family)-l.waitingFor(family), n)-woken) {
+			return // again at the next tick
+		}
+	}
+}
+
+// wakeSome adds wake-ups to decoys that have none. It fails for want of ports. mu is held.
+func (l *Link) wakeSome(family uint16, missing int) bool {
 	for range l.decoys {
 		if missing <= 0 {
-			return
+			break
 		}
 		l.lastWoken = (l.lastWoken + 1) % len(l.decoys)
 		d := l.decoys[l.lastWoken]
-		if d.woken {
+		if d.woken || !isOf(d.family, family) {
 			continue
 		}
 		if !d.wake() {
-			return // again at the next tick
+			return false
 		}
 		missing--
 	}
+	return true
 }
 
 // cancelWakeups takes back wake-ups for which no connection is queued, before a call is answered at a decoy: as a connection
@@ -245,13 +255,15 @@ func (l *Link) wakeup() {
 // handshake for each connection would cost more than all else. Others take a call that finds nothing for a
 // fault, and Prosody then accepts nothing for ten seconds. mu is held.
 func (l *Link) cancelWakeups(first *decoy) {
-	surplus := l.woken() - len(l.queue)
+	family := l.familyAt(first)
+	_, woken := l.decoysFor(family)
+	surplus := woken - l.queuedFor(family)
 	if surplus > 0 && first.isExact() {
 		first.clear()
 		surplus--
 	}
 	for _, d := range l.decoys {
-		if surplus > 0 && d.isExact() {
+		if surplus > 0 && d.isExact() && isOf(d.family, family) {
 			d.clear()
 			surplus--
 		}
@@ -260,13 +272,3 @@ func (l *Link) cancelWakeups(first *decoy) {
 
 // isExact tells whether a wake-up is there that must not outlast the connections.
 func (d *decoy) isExact() bool { return d.woken && (!d.drains || d.blocks()) }
-
-// woken counts decoys with wake-ups. mu is held.
-func (l *Link) woken() (n int) {
-	for _, d := range l.decoys {
-		if d.woken {
-			n++
-		}
-	}
-	return n
-}

@@ -83,7 +83,9 @@ func (l *Link) runTick() {
 func (l *Link) wakeAll() {
 	if l.idleTicks&(l.idleTicks-1) == 0 {
 		for _, d := range l.decoys {
-			d.wakeAnew()
+			if l.queuedFor(l.familyAt(d)) > 0 {
+				d.wakeAnew()
+			}
 		}
 	}
 }

@@ -52,13 +52,13 @@ type Link struct {
 
 	mu        sync.Mutex
 	decoys    []*decoy
-	lastWoken int              // the decoy that got the last wake-up
-	queue     []fdpass.Handoff // not accepted yet, the oldest first
-	waiting   []acceptCall     // calls that wait, the oldest first
-	stopped   bool             // no more is taken
-	accepted  bool             // a call has come, or was answered, since the last tick
-	idleTicks int              // ticks since then with connections queued
-	ticking   bool             // there will be a tick
+	lastWoken int          // the decoy that got the last wake-up
+	queue     []queued     // the oldest first
+	waiting   []acceptCall // calls that wait, the oldest first
+	stopped   bool         // no more is taken
+	accepted  bool         // a call has come, or was answered, since the last tick
+	idleTicks int          // ticks since then with connections queued
+	ticking   bool         // there will be a tick
 }
 
 // Open makes a link for a worker that is not yet started.
@@ -92,7 +92,9 @@ func (l *Link) Deliver(conns []fdpass.Handoff) (n int, err error) {
 	if n == 0 {
 		return 0, err
 	}
-	l.queue = append(l.queue, conns[:n]...)
+	for _, conn := range conns[:n] {
+		l.queue = append(l.queue, queued{conn, familyOf(conn.FD)})
+	}
 	l.wakeup()
 	if len(l.waiting) > 0 || !l.ticking {
 		l.keepHouse()
@@ -149,7 +151,10 @@ func (l *Link) stop() {
 
 func (l *Link) returnQueue() {
 	l.mu.Lock()
-	queue := l.queue
+	var queue []fdpass.Handoff
+	for _, q := range l.queue {
+		queue = append(queue, q.Handoff)
+	}
 	l.queue = nil
 	// Wake-ups stay: a thread that was woken by one may be about to call accept.
 	l.mu.Unlock()

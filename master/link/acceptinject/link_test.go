@@ -305,14 +305,18 @@ func TestInjectOthersPass(t *testing.T) {
 func TestInjectFamilies(t *testing.T) {
 	a := inject(t, "::")
 	a.Does("s = socket(AF_INET6); s.setblocking(False); s.bind(('::', port)); s.listen()", "None")
-	a.Does("f = socket(); f.setblocking(False); f.bind(('0.0.0.0', port)); f.listen()", "None")
 	a.give("127.0.0.9")
 	a.Does("(c, at) = s.accept(); at[0], c.getpeername()[0]", "None")
 	a.Does("at[0], c.getpeername()[0]", "('::ffff:127.0.0.9', '::ffff:127.0.0.9')")
-	a.give("127.0.0.9")
+	a.Does("f = socket(); f.setblocking(False); f.bind(('0.0.0.0', port)); f.listen()", "None")
+	a.give("127.0.0.9") // belongs to f from now on
+	a.Does("s.accept()", "Resource temporarily unavailable")
+	a.Does("select.select([f, s], [], [])[0] == [f]", "True")
 	a.Does("(c, at) = f.accept()", "None")
 	a.Does("at[0], c.getpeername()[0], c.getsockname()[0]", "('127.0.0.9', '127.0.0.9', '127.0.0.1')")
 	a.give("::1")
+	a.Does("f.accept()", "Resource temporarily unavailable")
+	a.Does("select.select([f, s], [], [])[0] == [s]", "True")
 	a.Does("(c, at) = s.accept()", "None")
 	a.Does("at[0], c.getpeername()[0]", "('::1', '::1')")
 

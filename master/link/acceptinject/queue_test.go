@@ -109,7 +109,7 @@ func TestWakeups(t *testing.T) {
 	backlog(t, first, 1)
 	backlog(t, second, 1)
 	for i, want := range [][2]bool{{true, true}, {true, true}, {false, true}, {false, false}} {
-		if conn := l.pop(first); int(conn.Client.Port()) != i {
+		if conn, _ := l.pop(first); int(conn.Client.Port()) != i {
 			t.Errorf("connection %d came at %d", conn.Client.Port(), i)
 		}
 		if got := [2]bool{first.woken, second.woken}; got != want {
@@ -280,4 +280,10 @@ func TestAddresses(t *testing.T) {
 			t.Errorf("%s: %v", bound, fits)
 		}
 	}
+}
+
+// woken counts decoys with wake-ups.
+func (l *Link) woken() int {
+	_, n := l.decoysFor(anyFamily)
+	return n
 }
