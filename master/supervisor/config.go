@@ -35,6 +35,12 @@ type Config struct {
 	StopTimeout  time.Duration // the same after Stop
 	KillTimeout  time.Duration // from SIGTERM to SIGKILL; 0: at once
 
+	// LingerUntil says until when a worker that was replaced for good, at that time, is to be left as it is, in no slot,
+	// since its clients may come back to it. It is asked then, and again at each time that it returns; at one that is not in
+	// the future the worker drains. It does so in any case when DrainTimeout is over, which begins with the replacement and
+	// has no time for more then. LingerUntil is called in the loop, and must not wait. nil: nobody lingers.
+	LingerUntil func(link Link, replaced time.Time) time.Time
+
 	// Watchdog is how long a worker that serves may leave pings unanswered (Link.Ping);
 	// then that is told, and with ReplaceHung the worker is killed and replaced. 0: nobody is asked.
 	// The time is counted in quarters, and what is left of the one that has begun is added.

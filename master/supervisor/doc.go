@@ -14,17 +14,18 @@
 //
 // One worker's life:
 //
-//	starting ──ready──► serving ──left──► draining ──deadline, finished──► stopping ──deadline──► killed
-//	    │                │   ▲               ▲                                ▲
-//	    │        replaced▼   │successor fails│                                │
-//	    │                standby ────────────┘ successor lasts                │
-//	    └──────ready timeout, left, not needed────────────────────────────────┘
+//	starting ──ready──► serving ──left─────────────► draining ──deadline, finished──► stopping ──deadline──► killed
+//	    │                │   ▲                           ▲                                ▲
+//	    │        replaced▼   │successor fails            │nobody comes back, deadline     │
+//	    │                standby ──successor lasts──► lingering                           │
+//	    └──────ready timeout, left, not needed────────────────────────────────────────────┘
 //
-// from serving to killed, if it does not answer the watchdog (watchdog.go), and from any
-// state to exited, when the process has ended, and with it all of its process group: what the first
-// process leaves behind has its listeners. If that one was serving, the rest is stopping; else
-// nothing changes. Until nobody is left the first process is not reaped, so that its number, which is
-// the group's, stays ours.
+// A worker that was replaced for good lingers only if clients may come back to it (linger.go), else it drains at once. One
+// deadline, which begins with the replacement, then holds for lingering and draining together. Workers also go from serving
+// or lingering to killed, if they do not answer the watchdog (watchdog.go), and from any state to exited, when the process has
+// ended, and with it all of its process group: what the first process leaves behind has its listeners. If that one was
+// serving, standby or lingering, the rest is stopping; else nothing changes. Until nobody is left the first process is not
+// reaped, so that its number, which is the group's, stays ours.
 //
 // # One loop, which waits for nothing
 //
@@ -44,11 +45,11 @@
 //	supervisor.go            the loop and its time; Stop, Ping
 //	config.go                what to run, and how patient to be
 //	link.go                  Link: what connects a worker to its work
-//	request.go               what others ask for: Reload, Replace; in scale.go: Scale
+//	request.go               what others ask for: Reload, Replace; in scale.go: Scale; in linger.go: DrainLingering
 //	start.go, process.go     a worker's start; how a process is made. setting.go, envfile.go: where, and with which variables
 //	watch.go, watchdog.go    a worker's life: what its process and its link tell; pings
 //	end.go                   a worker's end, and when its slot gets the next one
-//	reload.go                slot by slot, with probation
+//	reload.go                slot by slot, with probation; linger.go: after it, for the clients of those that were replaced
 //	worker.go, state.go      a worker, a slot; the states and the moves between them
 //	report.go, reporter.go   log lines and events; event.go: the kinds of these
 //	snapshot.go              what can be seen from outside

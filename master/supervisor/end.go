@@ -20,10 +20,10 @@ var ErrFinishing = errors.New("it has closed its listeners, and finishes")
 func (s *Supervisor) Finishing(link Link) {
 	s.post(func() {
 		for w := range s.workers {
-			if w.link == link && (w.state == Serving || w.state == Standby) {
+			if w.link == link && (w.state == Serving || w.state == Standby || w.state == Lingering) {
 				w.selfDraining = true
 				s.leaveSlot(w, ErrFinishing)
-				w.enter(Draining, max(s.cfg.DrainTimeout, 1))
+				w.enter(Draining, max(w.timeLeft(s.cfg.DrainTimeout), 1))
 			}
 		}
 	})
@@ -31,7 +31,9 @@ func (s *Supervisor) Finishing(link Link) {
 
 // linkLeft: the link reports that the worker takes no more work, although it lives.
 func (s *Supervisor) linkLeft(w *worker) {
-	if w.state != Starting && w.state != Serving && w.state != Standby {
+	switch w.state {
+	case Starting, Serving, Standby, Lingering:
+	default:
 		return
 	}
 	s.leaveSlot(w, w.link.Err())
@@ -83,7 +85,7 @@ func (s *Supervisor) ended(w *worker, exit Exit, rest []int, words string) {
 	case len(rest) == 0:
 	case e.Was == Starting, e.Was == Draining && !w.link.DrainsGroup():
 		s.terminate(w)
-	case e.Was == Serving || e.Was == Standby:
+	case e.Was == Serving || e.Was == Standby || e.Was == Lingering:
 		w.enter(Stopping, s.killTimeout())
 		w.link.Drain()
 	}
@@ -150,6 +152,8 @@ func (s *Supervisor) overdue(w *worker) {
 	case Standby:
 		s.endProbation(w.slot)
 		s.stepReload()
+	case Lingering:
+		s.endLinger(w, lingerTimeout)
 	case Draining:
 		s.terminate(w)
 	case Stopping:
@@ -167,6 +171,7 @@ func (s *Supervisor) overdue(w *worker) {
 
 // drain tells a worker to finish, and gives it time.
 func (s *Supervisor) drain(w *worker, timeout time.Duration) {
+	timeout = w.timeLeft(timeout)
 	if timeout <= 0 {
 		s.terminate(w)
 		return

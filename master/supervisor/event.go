@@ -29,6 +29,7 @@ const (
 	WorkerStandby                      // another one has taken its slot over, and is on probation
 	WorkerRestored                     // that one has failed, and it is in its slot again
 	WorkerGone                         // the processes that it left behind have ended, too
+	WorkerLingering                    // it was replaced, and goes on for clients that come back: Until
 )
 
 // Event is one change. Slot is -1 in events that are not about one worker.
@@ -38,7 +39,7 @@ type Event struct {
 	PID  int
 	Link Link // the worker's; not to be used for anything but questions
 	Exit Exit
-	Was  State // Starting or Serving when the end was nobody's wish
+	Was  State // Starting, Serving or Lingering when the end was nobody's wish
 	Rest []int // processes of its group that go on
 	Err  error
 
@@ -48,6 +49,8 @@ type Event struct {
 
 	Silent   time.Time // when it was heard last
 	Replaced bool      // it is killed for that, and gets a successor
+
+	Until time.Time // it lingers, if its clients do not come back
 }
 
 // Failed tells, of WorkerExited and WorkerLeft, whether that was nobody's wish. It was the worker's own
@@ -55,7 +58,7 @@ type Event struct {
 // and no more.
 func (e *Event) Failed() bool {
 	if e.Kind == WorkerLeft {
-		return !errors.Is(e.Err, ErrFinishing)
+		return !errors.Is(e.Err, ErrFinishing) && e.Was != Lingering // whose slot has another
 	}
 	return e.Was == Starting || e.Was == Serving && e.Exit != Exit{}
 }

@@ -73,7 +73,7 @@ func (s *Supervisor) replyWaiting(w *worker, why error) {
 // roomForOne tells whether another process may run.
 func (s *Supervisor) roomForOne() error {
 	if most := s.cfg.MaxProcesses; most > 0 && len(s.workers) >= most {
-		return fmt.Errorf("%d worker processes run, and no more may, of which some still drain; wait for them, or shorten the drain timeout", most)
+		return s.errNoRoom()
 	}
 	return nil
 }
@@ -140,7 +140,7 @@ func (s *Supervisor) noRoom(sl *slot, why error) {
 // standBy has a worker that was replaced wait while its successor is on probation.
 func (s *Supervisor) standBy(w *worker, probation time.Duration) {
 	if probation <= 0 {
-		s.drain(w, s.cfg.DrainTimeout)
+		s.linger(w)
 		return
 	}
 	w.enter(Standby, probation)
@@ -148,11 +148,11 @@ func (s *Supervisor) standBy(w *worker, probation time.Duration) {
 	s.emit(w.event(WorkerStandby))
 }
 
-// endProbation: the worker in a slot has lasted for its probation, or need not. The one before it drains.
+// endProbation: the worker in a slot has lasted for its probation, or need not. The one before it is not needed for that any more.
 func (s *Supervisor) endProbation(sl *slot) {
 	if w := sl.standby; w != nil {
 		sl.standby = nil
-		s.drain(w, s.cfg.DrainTimeout)
+		s.linger(w)
 		s.replyWaiting(sl.current, nil)
 	}
 }
@@ -186,7 +186,8 @@ func (s *Supervisor) reloadStopped() {
 }
 
 // failReload leaves those slots that were not reached to their old workers, and gives them back those
-// whose new ones are on probation. Where these have lasted they stay.
+// whose new ones are on probation. Where these have lasted they stay. Those that give a slot back do not linger: a version
+// that has failed is to keep no clients.
 func (s *Supervisor) failReload(slot int, why error) {
 	r := s.reload
 	var kept []int

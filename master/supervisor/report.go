@@ -55,18 +55,20 @@ func (s *Supervisor) logEvent(e Event) {
 	case WorkerKilled:
 		s.log.Warn("worker sent SIGKILL", where...)
 	case WorkerExited:
-		level := hclog.Info
-		if e.Failed() {
+		level, bad := hclog.Info, e.Failed() || e.Was == Lingering && e.Exit != Exit{} // with what its clients came back to
+		if bad {
 			level = hclog.Warn
 		}
 		fields := append(slices.Clone(where), "exit", e.Exit.String())
-		if e.Failed() {
+		if bad {
 			fields = withWords(fields, e)
 		}
 		s.log.Log(level, "worker exited", fields...)
 		s.logRest(e, where)
 	case WorkerStandby:
 		s.log.Debug("worker stands by, while its successor is on probation", where...)
+	case WorkerLingering:
+		s.log.Info("worker lingers: it was replaced, and clients may come back to it", append(where, "until", e.Until.UTC().Format(time.RFC3339Nano), "at_most", s.cfg.DrainTimeout.String(), "change_with", lingerFlags)...)
 	case WorkerRestored:
 		s.log.Info("worker is back in its slot, since its successor has failed on probation", where...)
 	case WorkerGone:
@@ -95,7 +97,7 @@ func (s *Supervisor) logRest(e Event, where []any) {
 	where = append(where, "pids", e.Rest)
 	switch {
 	case len(e.Rest) == 0:
-	case e.Was == Starting || e.Was == Serving:
+	case e.Was == Starting || e.Was == Serving || e.Was == Lingering:
 		s.log.Warn("worker has left processes behind, which are told to finish, and then killed", append(where, "timeout", s.cfg.KillTimeout.String())...)
 	default:
 		s.log.Info("worker has left processes behind, which finish", where...)

@@ -65,10 +65,18 @@ func restored(b *reexec.Bundle) (*Supervisor, error) {
 	return New(cfg)
 }
 
+// lingering is a worker that lingers, which earlier programs of the same form do not know, and refuse.
+func lingering() savedWorker {
+	w := leftBehind().Workers[1]
+	w.PID, w.Standby, w.State, w.Generation = 4194299, false, Lingering, 1
+	return w
+}
+
 // TestSaveRestore: what is restored is saved again as it was.
 func TestSaveRestore(t *testing.T) {
-	b := reexec.NewBundle("before")
-	if err := b.Put(part, leftBehind()); err != nil {
+	b, want := reexec.NewBundle("before"), leftBehind()
+	want.Workers = append(want.Workers, lingering())
+	if err := b.Put(part, want); err != nil {
 		t.Fatal(err)
 	}
 	s, err := restored(b)
@@ -84,7 +92,7 @@ func TestSaveRestore(t *testing.T) {
 		t.Fatal(err)
 	}
 	slices.SortFunc(got.Workers, func(a, b savedWorker) int { return b.PID - a.PID })
-	if want := leftBehind(); !reflect.DeepEqual(got, want) {
+	if !reflect.DeepEqual(got, want) {
 		t.Errorf("saved again\n%+v\nwant\n%+v", got, want)
 	}
 }
@@ -108,10 +116,16 @@ func TestRestoreImpossible(t *testing.T) {
 		"without a link":    func(s *saved) { s.Workers[0].Link = nil },
 		"in a removed slot": func(s *saved) { s.Workers[0].Removed = true },
 		"in no slot":        func(s *saved) { s.Workers[0].Slot = -1 },
-		"starting":          func(s *saved) { s.Workers[0].State = Starting },
-		"too many slots":    func(s *saved) { s.Slots = make([]savedSlot, 1<<12) },
+		"lingering in its slot": func(s *saved) {
+			s.Workers[0].State = Lingering
+		},
+		"lingering for ever": func(s *saved) { s.Workers[4].Deadline = time.Time{} },
+		"lingering, no link": func(s *saved) { s.Workers[4].Link = nil },
+		"starting":           func(s *saved) { s.Workers[0].State = Starting },
+		"too many slots":     func(s *saved) { s.Slots = make([]savedSlot, 1<<12) },
 	} {
 		state, b := leftBehind(), reexec.NewBundle("before")
+		state.Workers = append(state.Workers, lingering())
 		change(&state)
 		if err := b.Put(part, state); err != nil {
 			t.Fatal(err)

@@ -7,7 +7,7 @@ import (
 
 // Scale changes the number of slots. Slots are added when their workers are
 // ready, and in order; removed slots lose their clients at once and their
-// workers drain. Scale does not wait for either.
+// workers linger or drain. Scale does not wait for either.
 func (s *Supervisor) Scale(n int) error {
 	return s.do(func() error { return s.scale(func(int) int { return n }) })
 }
@@ -61,7 +61,7 @@ func (s *Supervisor) shrink(n int) {
 	removed := s.slots[n:]
 	s.slots = s.slots[:n:n]
 	for _, sl := range removed {
-		s.drainSlot(sl, s.cfg.DrainTimeout, errRemoved)
+		s.clearSlot(sl, s.linger, errRemoved)
 		s.cancelNext(sl, errRemoved)
 	}
 	s.stepReload() // which may have waited for a slot that is gone
@@ -76,16 +76,16 @@ func (s *Supervisor) cancelNext(sl *slot, why error) {
 	}
 }
 
-// drainSlot drains the workers of a slot that is not needed any more. Requests that wait for them are answered with why.
-func (s *Supervisor) drainSlot(sl *slot, timeout time.Duration, why error) {
+// clearSlot lets the workers of a slot go that is not needed any more. Requests that wait for them are answered with why.
+func (s *Supervisor) clearSlot(sl *slot, letGo func(*worker), why error) {
 	if w := sl.current; w != nil {
 		sl.current = nil
-		s.drain(w, timeout)
+		letGo(w)
 		s.replyWaiting(w, why)
 	}
 	if w := sl.standby; w != nil {
 		sl.standby = nil
-		s.drain(w, timeout)
+		letGo(w)
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 type Snapshot struct {
 	Slots      []SlotStatus    // by number
 	InUse      int             // of them have clients; those behind wait for their first worker
-	Draining   []*WorkerStatus // workers that are in no slot any more, in the order of their generations
+	Draining   []*WorkerStatus // workers that are in no slot any more, also those that linger, in the order of their generations
 	Generation int             // that the slots run, or the latest of them; 1 before the first reload
 	Reload     *ReloadStatus   // the one in progress, else the last one; nil: there was none
 	Queued     bool            // another reload follows the one in progress
@@ -36,6 +36,7 @@ type WorkerStatus struct {
 	Started  time.Time // when its process was
 	Since    time.Time // it is in this state
 	Deadline time.Time // when the state has lasted too long; zero: never
+	Until    time.Time // it lingers, if its clients do not come back; zero: it does not linger
 	Silent   time.Time // since when it has not answered the watchdog; zero: it does, or is not asked
 	Link     Link      // not to be used for anything but questions
 }
@@ -118,7 +119,7 @@ func (s *Supervisor) takeSnapshot() Snapshot {
 // status is nil for no worker. It is made anew after each change only.
 func (w *worker) status() *WorkerStatus {
 	if w != nil && w.cached == nil {
-		w.cached = &WorkerStatus{w.seat, w.pid(), w.state, w.started, w.since, w.deadline, w.silentSince(), w.link}
+		w.cached = &WorkerStatus{w.seat, w.pid(), w.state, w.started, w.since, w.deadline, w.until, w.silentSince(), w.link}
 	}
 	if w == nil {
 		return nil

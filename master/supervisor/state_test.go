@@ -7,11 +7,12 @@ import (
 )
 
 func TestStateTable(t *testing.T) {
-	all := []State{Starting, Serving, Draining, Stopping, Killed, Exited, Standby}
+	all := []State{Starting, Serving, Draining, Stopping, Killed, Exited, Standby, Lingering}
 	allowed := []string{
 		"starting → serving", "starting → stopping", "starting → exited",
-		"serving → standby", "serving → draining", "serving → stopping", "serving → killed", "serving → exited",
-		"standby → serving", "standby → draining", "standby → stopping", "standby → killed", "standby → exited",
+		"serving → standby", "serving → lingering", "serving → draining", "serving → stopping", "serving → killed", "serving → exited",
+		"standby → serving", "standby → lingering", "standby → draining", "standby → stopping", "standby → killed", "standby → exited",
+		"lingering → draining", "lingering → stopping", "lingering → killed", "lingering → exited",
 		"draining → stopping", "draining → killed", "draining → exited",
 		"stopping → killed", "stopping → exited",
 		"killed → exited",

@@ -178,6 +178,9 @@ func (s *Supervisor) tick() time.Duration {
 		if !w.beat.IsZero() && !now.Before(w.beat) {
 			s.ping(w)
 		}
+		if w.state == Lingering && !now.Before(w.until) {
+			s.stillLingers(w)
+		}
 	}
 	for _, sl := range s.slots {
 		if s.waitsForStart(sl) && !now.Before(sl.respawnAt) {
@@ -192,6 +195,9 @@ func (s *Supervisor) tick() time.Duration {
 		}
 		if !w.beat.IsZero() {
 			next = min(next, w.beat.Sub(now))
+		}
+		if w.state == Lingering {
+			next = min(next, w.until.Sub(now))
 		}
 	}
 	for _, sl := range s.slots {
@@ -274,16 +280,20 @@ func (s *Supervisor) stop() {
 	}
 	s.stopping = true
 	s.reloadStopped()
+	drain := func(w *worker) { s.drain(w, s.cfg.StopTimeout) }
 	for _, sl := range s.slots {
 		sl.respawnAt = time.Time{}
 		s.cancelNext(sl, ErrStopped)
 		if sl.current != nil && sl.number < s.published {
 			s.cfg.Slots.Empty(sl.number)
 		}
-		s.drainSlot(sl, s.cfg.StopTimeout, ErrStopped)
+		s.clearSlot(sl, drain, ErrStopped)
 	}
 	limit := time.Now().Add(s.cfg.StopTimeout)
 	for w := range s.workers {
+		if w.state == Lingering {
+			drain(w)
+		}
 		if w.state == Draining && w.deadline.After(limit) {
 			w.setDeadline(limit)
 		}

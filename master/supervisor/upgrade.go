@@ -268,6 +268,8 @@ func (w *savedWorker) check(slots int) error {
 		return fmt.Errorf("supervisor: worker %d is %v: %w", w.PID, w.State, errState)
 	case w.Slot < 0 || w.Slots < 1 || w.Generation < 1:
 		return fmt.Errorf("supervisor: worker %d is in slot %d of %d, of generation %d: %w", w.PID, w.Slot, w.Slots, w.Generation, errState)
+	case w.State == Lingering && (hasPlace || !hasLink || w.Deadline.IsZero()):
+		return fmt.Errorf("supervisor: worker %d lingers, and cannot: %w", w.PID, errState)
 	case hasPlace && (w.Removed || w.Slot >= slots || !hasLink || w.Current && w.Standby):
 		return fmt.Errorf("supervisor: worker %d has a place in slot %d, and cannot have it: %w", w.PID, w.Slot, errState)
 	}
@@ -312,7 +314,7 @@ func (s *Supervisor) resume() {
 	for w := range s.workers {
 		w.link.Resume()
 		w.output.Resume()
-		if w.state == Serving {
+		if w.state == Serving || w.state == Lingering {
 			s.startPinging(w)
 		}
 		if w.state == Draining && !w.selfDraining {

@@ -40,12 +40,15 @@ func (s *Supervisor) ping(w *worker) {
 }
 
 // hung: the worker has not answered for the time of the watchdog. It cannot drain: if it is to be replaced, it is
-// treated as one that has died. On probation it fails in any case.
+// treated as one that has died. On probation it fails in any case. One that lingers is killed instead of being replaced.
 func (s *Supervisor) hung(w *worker) {
 	e := w.event(WorkerHung)
 	onProbation := w.slot.standby != nil
-	e.Silent, e.Replaced, e.LastWords = w.heard, s.cfg.ReplaceHung || onProbation, w.output.LastWords(0)
+	e.Silent, e.Replaced, e.LastWords = w.heard, w.state == Serving && (s.cfg.ReplaceHung || onProbation), w.output.LastWords(0)
 	s.emit(e)
+	if w.state == Lingering && s.cfg.ReplaceHung {
+		s.kill(w)
+	}
 	if !e.Replaced {
 		return
 	}

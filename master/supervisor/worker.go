@@ -31,6 +31,7 @@ type worker struct {
 	started      time.Time
 	readyAt      time.Time
 	deadline     time.Time     // when the state has lasted too long; zero: never
+	until        time.Time     // it lingers at least; then Config.LingerUntil is asked again
 	exited       chan struct{} // closed when the first process has ended
 	ended        bool          // likewise; its link and number are kept until all of its group have
 	finished     bool          // it was ready, and has ended by itself with status 0
@@ -50,7 +51,7 @@ func (w *worker) enter(next State, timeout time.Duration) {
 		panic(fmt.Sprintf("supervisor: worker of slot %d cannot go from %v to %v", w.seat.Slot, w.state, next))
 	}
 	w.state, w.since = next, time.Now()
-	w.beat, w.missed = time.Time{}, 0
+	w.beat, w.missed, w.until = time.Time{}, 0, time.Time{}
 	w.setDeadline(time.Time{})
 	if timeout > 0 {
 		w.setDeadline(w.since.Add(timeout))
