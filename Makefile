@@ -31,11 +31,12 @@ check: lint ## lint, and the tests that start neither handfast nor real servers:
 	$(GO) test -vet=off -short ./...
 	$(GO) test -vet=off -race -short ./master/balancer ./master/clientip ./master/reexec
 
-test: ## all tests, with the race detector (says what it skips for want of a program)
+test: ## all tests, those of our packages with the race detector (says what it skips for want of a program)
 	@PATH=$$PATH:/usr/sbin; for program in $(TESTED_WITH); do \
 		command -v $$program >/dev/null || echo "make test: skips what needs $$program; apt-get install $$program" | sed 's/install node$$/install nodejs/'; \
 	done
-	$(GO) test -race -shuffle=on -timeout 30m ./...
+	$(GO) test -race -shuffle=on -timeout 30m $$($(GO) list ./... | grep -v /examples/)
+	$(GO) test -shuffle=on -timeout 30m ./examples/... # only clients run in their processes
 	$(GO) test -run '^TestPlan$$' ./cmd/handfast # all of it: with the race detector it walks a part
 
 soak: ## the trials with real processes, again and again (SOAK=20 times), a million injected connections, all servers under injection, 100,000 requests through each pool

@@ -136,18 +136,19 @@ func TestInjectServers(t *testing.T) {
 				const clients = 40
 				used := map[int]bool{}
 				for i := range clients {
-					client := source(i)
-					want := slotOf(client, trial.Workers)
+					client := trial.ClientAt(source(i))
+					want := slotOf(source(i), trial.Workers)
 					used[want] = true
-					response, err := trial.ClientAt(client).Get("http://" + address)
+					response, err := client.Get("http://" + address)
 					if err != nil {
 						t.Fatal(err)
 					}
 					body, err := io.ReadAll(response.Body)
 					response.Body.Close()
+					client.CloseIdleConnections()
 					slot, _, _ := strings.Cut(strings.TrimPrefix(string(body), "slot="), " ")
 					if err != nil || response.StatusCode != http.StatusOK || slot != fmt.Sprint(want) {
-						t.Fatalf("client %v: %s %q, error %v; want slot %d", client, response.Status, body, err, want)
+						t.Fatalf("client %v: %s %q, error %v; want slot %d", source(i), response.Status, body, err, want)
 					}
 				}
 				if len(used) != trial.Workers {

@@ -18,6 +18,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/coder/websocket"
 
@@ -297,7 +298,10 @@ func wantEcho(t *testing.T, conns []*websocket.Conn) {
 	}
 }
 
-// load sends requests without a pause until stop, which returns how many there were.
+// breath is what a client under load takes between two requests: proxy and workers are to start meanwhile.
+const breath = 10 * time.Millisecond
+
+// load sends requests until stop, which returns how many there were.
 func (c *crowd) load(other int) (stop func() int64) {
 	ctx, cancel := context.WithCancel(c.t.Context())
 	var requests atomic.Int64
@@ -311,6 +315,7 @@ func (c *crowd) load(other int) (stop func() int64) {
 					return
 				}
 				requests.Add(1)
+				time.Sleep(breath)
 			}
 		})
 	}
