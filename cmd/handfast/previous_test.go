@@ -27,13 +27,7 @@ func programOf(t *testing.T, commit string) string {
 	if err != nil {
 		t.Skipf("needs the commit %s of a clone with its history (git fetch --unshallow): %v", commit, err)
 	}
-	dir := t.TempDir()
-	const script = `mkdir "$1/source" && git -C "$(git rev-parse --show-toplevel)" archive "$2" | tar -x -C "$1/source" &&
-		cd "$1/source" && CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags=-w -o "$1/handfast" ./cmd/handfast` // -trimpath: what it compiles stays cached
-	if said, err := exec.Command("sh", "-c", script, "sh", dir, strings.TrimSpace(string(text))).CombinedOutput(); err != nil {
-		t.Fatalf("building %s: %v: %s", commit, err, said)
-	}
-	return filepath.Join(dir, "handfast")
+	return trial.BuildAt(t, strings.TrimSpace(string(text)), "github.com/handfast/handfast/cmd/handfast")
 }
 
 // isDeliberate tells whether a program that was tried has refused what another one left, by its version. Whatever else

@@ -125,6 +125,19 @@ func goBuild(t *testing.T, pkg, env string, flags ...string) (program string) {
 	}), "program")
 }
 
+// BuildAt is Build as of a commit of this clone. All are built in one folder: what did not change in between, and what
+// other modules have, is compiled once.
+func BuildAt(t *testing.T, commit, pkg string) (program string) {
+	t.Helper()
+	const script = `rm -rf "$1" && mkdir "$1" && git -C "$(git rev-parse --show-toplevel)" archive "$2" | tar -x -C "$1" &&
+		cd "$1" && CGO_ENABLED=0 go build -buildvcs=false -o "$3" "$4"`
+	return filepath.Join(once(t, pkg+" of "+commit, func(dir string) error {
+		return kept(func(folder string) error {
+			return output(exec.Command("sh", "-c", script, "sh", filepath.Join(folder, "source"), commit, filepath.Join(dir, "program"), pkg))
+		}, "source of a commit")
+	}), "program")
+}
+
 // LightJava is an environment in which Java starts with less work. It changes nothing for clients.
 const LightJava = "JAVA_TOOL_OPTIONS=-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
