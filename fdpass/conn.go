@@ -224,6 +224,7 @@ type Message struct {
 	Handoffs []Handoff
 	Report   Report // of TypeReport
 	Slots    int    // of TypeSlots
+	Replaced bool   // likewise
 	// Lost counts descriptors that did not arrive because this process came to its
 	// limit of open files since the last message, from afar (MSG_CTRUNC). Their
 	// connections are closed; Handoffs holds those that arrived. Near the limit
@@ -324,7 +325,7 @@ func (in *incoming) parse(m *Message) error {
 		if p.t == TypeReport {
 			m.Report = parseReport(p.record(0))
 		} else {
-			m.Slots = parseSlots(p.record(0))
+			m.Slots, m.Replaced = parseSlots(p.record(0))
 		}
 		return nil
 	case number, len(in.fds) > p.count, len(in.fds) < p.count && !in.truncated():

@@ -21,10 +21,17 @@
 // and whom to believe of what a request says of its client: HANDFAST_BEHIND_PROXY is
 // true or false, and if it is true HANDFAST_PROXY_HEADER names the header,
 // HANDFAST_TRUSTED_PROXIES lists the CIDR ranges of those who may write it, with
-// commas, HANDFAST_TRUSTED_HOPS is 0, or how many proxies' entries in that header
-// count, and HANDFAST_KEY is "address" or "header:NAME" (package forwarded).
+// commas, and HANDFAST_TRUSTED_HOPS is 0, or how many proxies' entries in that header
+// count. HANDFAST_KEY is "address", which is meant if it is not there, or a list with commas such as
+// "cookie:NAME,query:NAME": the first of these that a request has is what its client is recognised by, else its address (package
+// forwarded).
 // HANDFAST_IPV4_PREFIX and HANDFAST_IPV6_PREFIX are how many bits of an address tell
 // clients apart, and HANDFAST_SEED is what package hash is seeded with.
+//
+// HANDFAST_SESSION lists, with commas, where requests have ids of sessions, if the master looks there. Then HANDFAST_ROUTE is a token that
+// names this worker: 26 characters of a–z and 2–7. An id that ends in a dot and the token, or that is the token, takes its requests to this
+// worker while it lives, also when it was replaced, and then to the worker that is in its slot. Nobody but the master can make a
+// token.
 //
 // SOCK_SEQPACKET keeps messages apart: each recvmsg(2) returns one message, with
 // the descriptors that ride on it and no others. The descriptor is blocking and
@@ -86,7 +93,9 @@
 //	                       just come, with the records that they came with; before ready
 //	                       none: the worker does that
 //	  10  slots    master  one, without a descriptor: how many slots there are now
-//	                       (offset 4, 4 bytes), or 0: hand nothing back; the rest is zero
+//	                       (offset 4, 4 bytes), or 0: hand nothing back; and whether another
+//	                       worker has taken the slot over (offset 8, 4 bytes, 1 or 0); the rest
+//	                       is zero
 //
 // # What a worker can do
 //
@@ -127,17 +136,21 @@
 //
 // A master that takes them says so by HANDFAST_HAND_BACK=1, and a worker that does it by
 // hand back, empty, before ready. One that cannot read HANDFAST_PROXY_HEADER or HANDFAST_KEY as the master does
-// (Forwarded has a grammar of its own) does not say it. Such a worker:
+// (Forwarded has a grammar of its own), or knows nothing of HANDFAST_SESSION where that is there, does not say it. Such a worker:
 //
 //   - looks at connections whose record has a trusted proxy's address, which need not be the socket's peer (flag 1),
-//     and at none if HANDFAST_BEHIND_PROXY is false;
+//     and at none if HANDFAST_BEHIND_PROXY is false; but at all of them if HANDFAST_SESSION is there, or a key of HANDFAST_KEY that is not
+//     a header's value or the address;
+//   - takes a request whose session's id has the worker's own token for its own, and if it has another one for another worker's; but
+//     those that the master has brought back with the connection belong to who is no more, and are its own as well;
 //   - takes the head of a request for the master's word unless flag 2 says otherwise: it
 //     looks at the second request and further ones, so that a connection cannot go to and
 //     fro without being served, whatever master and worker think of its client;
 //   - hands back what has come of a head that is not whole: the master waits for the rest,
 //     within its limits;
 //   - does not look at connections to slots' own addresses (getsockname is in HANDFAST_SLOT_ADDRESS), which belong where they are;
-//   - hears by slots, which comes after ready and at each change, that their number is no longer HANDFAST_SLOTS;
+//   - hears by slots, which comes after ready and at each change, that their number is no longer HANDFAST_SLOTS, and whether it was
+//     replaced: then only requests that name it are its own;
 //   - at end of file, or having sent leave, hands back every connection of a trusted proxy that is between two requests,
 //     whether something of the next one is there or not, unless the last slots said 0, as a master does that stops;
 //   - understands details, in whatever message, and sends them back with the connection, in a record of 28 bytes.

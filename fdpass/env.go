@@ -14,6 +14,7 @@ const (
 	EnvPing           = "HANDFAST_PING"
 	EnvHandBack       = "HANDFAST_HAND_BACK"
 	EnvSeed           = "HANDFAST_SEED"
+	EnvRoute          = "HANDFAST_ROUTE"
 	EnvMaxConnections = "HANDFAST_MAX_CONNECTIONS_PER_SLOT"
 
 	// Package forwarded writes and reads these.
@@ -22,6 +23,7 @@ const (
 	EnvTrustedProxies = "HANDFAST_TRUSTED_PROXIES"
 	EnvTrustedHops    = "HANDFAST_TRUSTED_HOPS"
 	EnvKey            = "HANDFAST_KEY"
+	EnvSession        = "HANDFAST_SESSION"
 
 	EnvIPv4Prefix = "HANDFAST_IPV4_PREFIX"
 	EnvIPv6Prefix = "HANDFAST_IPV6_PREFIX"

@@ -179,21 +179,21 @@ func TestFit(t *testing.T) {
 // TestSlots: the bytes that doc.go promises, and that the number arrives.
 func TestSlots(t *testing.T) {
 	fdtest.NoLeaks(t)
-	const want = "010a000100180000" + "00000000" + "00000400" + "00000000000000000000000000000000"
-	if got := hex.EncodeToString(appendSlots(nil, 1024)); got != want {
+	const want = "010a000100180000" + "00000000" + "00000400" + "00000001" + "000000000000000000000000"
+	if got := hex.EncodeToString(appendSlots(nil, 1024, true)); got != want {
 		t.Errorf("slots are\n%s, want\n%s", got, want)
 	}
 	master, worker := pair(t)
-	fdtest.Check(t, master.TrySendSlots(1024))
+	fdtest.Check(t, master.TrySendSlots(1024, true))
 	var m Message
-	if err := worker.Receive(&m); err != nil || m.Type != TypeSlots || m.Slots != 1024 || len(m.Handoffs) > 0 {
+	if err := worker.Receive(&m); err != nil || m.Type != TypeSlots || m.Slots != 1024 || !m.Replaced || len(m.Handoffs) > 0 {
 		t.Errorf("received %+v, error %v", m, err)
 	}
 	send(t, master, TypeSlots, nil)
 	wantError(t, worker, ErrMalformed)
 	send(t, master, TypeSlots, handoffs(sockets(t, 1)...))
 	wantError(t, worker, ErrMalformed)
-	for full := false; !full; full = master.TrySendSlots(1) == ErrFull {
+	for full := false; !full; full = master.TrySendSlots(1, false) == ErrFull {
 	}
 }
 
@@ -309,7 +309,7 @@ func messages() [][]byte {
 		appendMessage(nil, TypeReady, nil, false), appendMessage(nil, TypePing, nil, false), appendMessage(nil, TypePong, nil, false),
 		appendMessage(nil, TypePing, clients[:1], false), appendMessage(nil, TypePong, clients[:1], false), appendMessage(nil, 200, clients[:1], false),
 		edit(good, 0, 2), edit(good, 3, 0xff), edit(good, 5, 1), edit(good, headerSize+1, 5),
-		appendSlots(nil, 1024), appendMessage(nil, TypeHandBack, nil, false),
+		appendSlots(nil, 1024, true), appendMessage(nil, TypeHandBack, nil, false),
 		detailed, detailed[:len(detailed)-1], edit(detailed, 7, 1), edit(detailed, headerSize+recordSize+1, 0), edit(detailed, 6, 0xff),
 		append(full, good...),
 	}

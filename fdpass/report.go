@@ -39,23 +39,33 @@ func parseReport(record []byte) Report {
 	}
 }
 
-// slotsAt is where the number is in the record of slots. The rest is zero.
-const slotsAt = 4
+// Where the record of slots has their number, and whether the worker was replaced. The rest is zero.
+const (
+	slotsAt    = 4
+	replacedAt = 8
+)
 
-// TrySendSlots queues, without waiting, how many slots there are, or 0: connections are not to be handed back. The
+// TrySendSlots queues, without waiting, how many slots there are, or 0: connections are not to be handed back; and whether another worker
+// has taken the worker's slot over, so that only requests whose session names it are still its own. The
 // error is ErrFull when the worker does not keep up.
-func (c *Conn) TrySendSlots(n int) error {
+func (c *Conn) TrySendSlots(n int, replaced bool) error {
 	c.sending.Lock()
 	defer c.sending.Unlock()
-	c.out.body = appendSlots(c.out.body[:0], n)
+	c.out.body = appendSlots(c.out.body[:0], n, replaced)
 	return c.transmit(nil, false)
 }
 
-func appendSlots(b []byte, n int) []byte {
+func appendSlots(b []byte, n int, replaced bool) []byte {
 	b = appendMessage(b, TypeSlots, []Handoff{{}}, false)
-	binary.BigEndian.PutUint32(b[len(b)-recordSize+slotsAt:], uint32(n))
+	record := b[len(b)-recordSize:]
+	binary.BigEndian.PutUint32(record[slotsAt:], uint32(n))
+	if replaced {
+		binary.BigEndian.PutUint32(record[replacedAt:], 1)
+	}
 	return b
 }
 
 // parseSlots reads the record of slots, of at least recordSize bytes.
-func parseSlots(record []byte) int { return int(binary.BigEndian.Uint32(record[slotsAt:])) }
+func parseSlots(record []byte) (n int, replaced bool) {
+	return int(binary.BigEndian.Uint32(record[slotsAt:])), binary.BigEndian.Uint32(record[replacedAt:]) != 0
+}

@@ -85,6 +85,7 @@ type Config struct {
 	OnEvent func(supervisor.Event)
 
 	resume  *saved         // what the program before has left (Adopt); nil: nothing
+	names   *savedNames    // likewise; nil: it had none
 	retired []net.Listener // of it, that are not wanted any more (Retire)
 }
 
@@ -97,6 +98,11 @@ func (c *Config) groups() int {
 		return max(len(c.Groups), 2)
 	}
 	return len(c.Groups)
+}
+
+// namesWorkers tells whether workers get tokens by which sessions name them.
+func (c *Config) namesWorkers() bool {
+	return len(c.Balancer.Clients.Rules.Sessions) > 0 && !c.kernelRoutes()
 }
 
 // Files is how many descriptors the master needs, without those of connections that are

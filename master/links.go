@@ -217,7 +217,6 @@ var (
 	_ supervisor.Link   = (*nodeipc.Link)(nil)
 	_ balancer.Worker   = (*nodeipc.Link)(nil)
 	_ balancer.Returner = (*nodeipc.Link)(nil)
-	_ balancer.Placed   = (*nodeipc.Link)(nil) // whose connections of sessions are counted for its slot
 	_ supervisor.Link   = (*activation.Link)(nil)
 	_ supervisor.Link   = (*bindswap.Link)(nil)
 	_ supervisor.Link   = (*acceptinject.Link)(nil)
@@ -235,6 +234,10 @@ type workerLink struct {
 	lost    func(supervisor.Exit) bool  // whether its drain signal has ended it at once, although it was busy
 	asked   func() []foreign.OwnAddress // addresses that it has asked for and are not the balancer's
 	reports reporter
+
+	names *names // nil: no session names the worker
+	name  clientip.Name
+	pid   int
 }
 
 // reporter is a worker that may say something of itself.
@@ -359,8 +362,11 @@ func (m *Master) nodeConfig(cfg *Config) nodeipc.Config {
 		Logger:    m.few.Named("node"),
 	}
 	// What a PROXY header said of a connection Node would not give back with it, and does not change from request to request.
-	if clients := &cfg.Balancer.Clients; cfg.NodeModule != nil && !cfg.NoHandBack && !cfg.kernelRoutes() && clients.Rules.Header != "" && !clients.ProxyProtocol {
-		config.Module = cfg.NodeModule
+	if cfg.kernelRoutes() {
+		return config
+	}
+	config.Module = cfg.NodeModule
+	if clients := &cfg.Balancer.Clients; cfg.NodeModule != nil && !cfg.NoHandBack && !clients.ProxyProtocol {
 		config.HandBack = func(from *nodeipc.Link, conns []fdpass.Handoff) (int, error) {
 			return m.balancer.HandBack(from.Slot(), from, conns)
 		}
@@ -382,8 +388,10 @@ func (m *Master) mailboxRequests(seat supervisor.Seat) mailbox.Requests {
 // sessions shows Node workers the table's sessions.
 type sessions struct{ *balancer.Table }
 
-func (s sessions) Claim(id clientip.Session, l *nodeipc.Link) bool { return s.Table.Claim(id, l) }
-func (s sessions) Release(id clientip.Session, l *nodeipc.Link)    { s.Table.Release(id, l) }
+func (s sessions) Claim(id clientip.Session, l *nodeipc.Link) bool {
+	return s.Table.Claim(id, l, l.Slot())
+}
+func (s sessions) Release(id clientip.Session, l *nodeipc.Link) { s.Table.Release(id, l) }
 
 // own returns by which listener a Node worker gets an address's connections; nil: the master hands
 // them to it.

@@ -27,6 +27,7 @@ type Master struct {
 	balancer   *balancer.Balancer
 	route      route
 	kind       *row   // of workers' links
+	names      *names // of workers; nil: no session names them
 	common     common // to them
 	supervisor *supervisor.Supervisor
 	node       *nodeipc.Primary // common, of LinkNode
@@ -110,8 +111,15 @@ func (m *Master) balance(cfg *Config) (err error) {
 		cfg.Balancer.LogOutcomes(m.logOutcome)
 	}
 	cfg.Balancer.Logger = cfg.Logger.Named("balancer")
+	if cfg.namesWorkers() {
+		m.names = newNames(cfg.names)
+		cfg.Balancer.Clients.Names = m.names.reader
+	}
 	if m.balancer, err = balancer.New(cfg.Balancer, balancer.NewTable(1)); err != nil {
 		return err
+	}
+	if m.names != nil {
+		m.names.table = m.balancer.Table()
 	}
 	m.patience = min(m.balancer.Patience()+time.Second, cfg.Supervisor.StopTimeout)
 	if m.route, err = m.newRoute(cfg); err != nil {
@@ -153,7 +161,13 @@ func (m *Master) supervise(cfg *Config) (err error) {
 
 // openLink makes the link of a worker that is about to be started.
 func (m *Master) openLink(seat supervisor.Seat) (supervisor.Link, error) {
-	return m.route.open(seat, func(l *kernelroute.Lease) (*workerLink, error) { return m.kind.made(m.kind.open(m, seat, l)) })
+	return m.route.open(seat, func(l *kernelroute.Lease) (*workerLink, error) {
+		link, err := m.kind.made(m.kind.open(m, seat, l))
+		if err == nil {
+			m.names.open(link, seat)
+		}
+		return link, err
+	})
 }
 
 // handleEvent is told what happens to workers, in order.

@@ -91,14 +91,28 @@ func (r *masterRoute) String() string { return "master" }
 
 // Resize implements supervisor.Slots.
 func (r *masterRoute) Resize(n int) {
-	r.Table.Resize(n)
+	for _, w := range r.Table.Resize(n) {
+		r.setReplaced(w, true)
+	}
 	if r.slots != nil {
 		r.slots.Set(n)
 	}
 }
 
 // Fill implements supervisor.Slots.
-func (r *masterRoute) Fill(slot int, link supervisor.Link) { r.Table.Fill(slot, known(link).worker) }
+func (r *masterRoute) Fill(slot int, link supervisor.Link) {
+	worker := known(link).worker
+	before := r.Table.Fill(slot, worker)
+	r.setReplaced(before, true)
+	r.setReplaced(worker, false)
+}
+
+// setReplaced tells a worker that hands connections back whether its slot has another one.
+func (r *masterRoute) setReplaced(w balancer.Worker, replaced bool) {
+	if m, ok := w.(*mailbox.Mailbox); ok && r.slots != nil {
+		r.slots.SetReplaced(m, replaced)
+	}
+}
 
 func (r *masterRoute) addresses() []netip.AddrPort { return slices.Clone(r.at) }
 

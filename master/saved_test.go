@@ -8,6 +8,7 @@ import (
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/master/balancer"
+	"github.com/handfast/handfast/master/clientip"
 	"github.com/handfast/handfast/master/kernelroute"
 	"github.com/handfast/handfast/master/reexec"
 	"github.com/handfast/handfast/master/reexec/reexectest"
@@ -32,6 +33,11 @@ func TestGolden(t *testing.T) {
 		Listeners:   []balancer.SavedListener{{FD: 11}},
 		KernelRoute: kernel,
 	})
+}
+
+// TestGoldenNames: what is left of workers that sessions name.
+func TestGoldenNames(t *testing.T) {
+	reexectest.Golden(t, namesPart, savedNames{Secret: [clientip.SecretSize]byte{1, 2, 255}, Starts: 3, ByPID: map[int]clientip.Name{101: {Slot: 1, Generation: 2, Start: 3}}})
 }
 
 // TestLinkWords: a link is a word in a bundle, and nothing else is one.

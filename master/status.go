@@ -139,7 +139,7 @@ func (m *Master) Status() Status {
 		Stopping:   snapshot.Stopping || m.isStopping(),
 		Route:      m.route.String(),
 		Link:       m.kind.name,
-		Key:        m.balancer.Config().Clients.Rules.Key.String(),
+		Key:        m.balancer.Config().Clients.Rules.Keys.String(),
 		Generation: snapshot.Generation,
 		Slots:      make([]SlotStatus, len(snapshot.Slots)),
 		Draining:   []WorkerStatus{},
@@ -324,7 +324,7 @@ type Placement struct {
 // by: an address, or the value of a header.
 func (m *Master) Place(client string) (Placement, error) {
 	cfg := m.balancer.Config()
-	p := Placement{Client: client, Key: cfg.Clients.Rules.Key.String(), Slots: m.balancer.Table().Len()}
+	p := Placement{Client: client, Key: cfg.Clients.Rules.Keys.String(), Slots: m.balancer.Table().Len()}
 	key, err := cfg.Clients.KeyOf(client)
 	if err != nil {
 		return p, fmt.Errorf("master: %w", err)

@@ -133,6 +133,9 @@ func (m *Master) save(save func(*reexec.Bundle) error, final bool) (*reexec.Bund
 	if err == nil {
 		err = b.Put(part, state)
 	}
+	if err == nil && m.names != nil {
+		err = b.Put(namesPart, m.names.save())
+	}
 	if err == nil {
 		err = save(b)
 	}
@@ -145,6 +148,12 @@ func (c *Config) Adopt(b *reexec.Bundle) (err error) {
 	c.resume = new(saved)
 	if err := b.Get(part, c.resume); err != nil {
 		return err
+	}
+	if b.Has(namesPart) { // also if no session is to name a worker any more
+		c.names = new(savedNames)
+		if err := b.Get(namesPart, c.names); err != nil {
+			return err
+		}
 	}
 	c.Supervisor.Resume = b
 	for _, ln := range c.resume.Listeners {
@@ -190,7 +199,11 @@ func (m *Master) restoreLink(b *reexec.Bundle) func(supervisor.Seat, int, json.R
 			return nil, fmt.Errorf("master: workers of link %v cannot be kept", m.link)
 		}
 		return m.route.reopen(pid, func(l *kernelroute.Lease) (*workerLink, error) {
-			return m.kind.made(m.kind.restore(m, seat, l, b, state))
+			link, err := m.kind.made(m.kind.restore(m, seat, l, b, state))
+			if err == nil {
+				m.names.reopen(link, pid)
+			}
+			return link, err
 		})
 	}
 }

@@ -32,6 +32,23 @@ var examples = map[string][]string{
 		"GET / HTTP/1.1\r\nHost: a\r\nX-Users: \xff\r\nX-User: \xff\r\n\r\n",
 		"POST /?X-User=you HTTP/1.0\nX-User: me\n\nX-User: you\n",
 	},
+	"cookie:id": {
+		"GET / HTTP/1.1\r\nHost: a\r\nCookie: a=b; id=me\r\n\r\n",
+		"GET / HTTP/1.1\r\nHost: a\r\nCookie: a=b\r\nX-Forwarded-For: 192.0.2.1\r\ncookie: id=\"me\";id=you\r\n\r\n",
+		"GET / HTTP/1.1\r\nHost: a\r\nCookie: id\r\nCookie:\r\n\r\n",
+	},
+	"query:id": {
+		"GET /?a=b&id=me HTTP/1.1\r\nHost: a\r\n\r\n",
+		"GET http://a/?i%64=m%65+1 HTTP/1.1\r\nHost: a\r\n\r\n",
+		"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
+	},
+	"path:/echo/*/{id}": {
+		"GET /echo/1/me/xhr HTTP/1.1\r\nHost: a\r\n\r\n",
+		"GET /echo/%2F/m%65?a HTTP/1.1\r\nHost: a\r\n\r\n",
+	},
+	"header:X-User,cookie:id,query:id": {
+		"GET /?id=you HTTP/1.1\r\nHost: a\r\nX-User: me\r\nCookie: id=you\r\n\r\n",
+	},
 	"header:host": {
 		"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
 		"GET / HTTP/1.1\r\nHost:\r\n\r\n",
@@ -67,7 +84,7 @@ func FuzzAgree(f *testing.F) {
 		cfg := cfg
 		cfg.Rules = forwarded.Rules{Header: header, Trusted: trusted, Hops: int(hops) % (forwarded.MaxHops + 1)}
 		var keyErr error
-		cfg.Rules.Key, keyErr = forwarded.ParseKey(key)
+		cfg.Rules.Keys, keyErr = forwarded.ParseKeys(key)
 		from, err := netip.ParseAddr(peer)
 		if err != nil || keyErr != nil || cfg.Validate() != nil || header == "" {
 			t.Skip()
@@ -107,7 +124,11 @@ func bothRead(t *testing.T, rules *forwarded.Rules, head string) *http.Request {
 	if err != nil || scanned.Scan([]byte(head)) != forwarded.Complete {
 		t.Skip("no request")
 	}
-	for _, name := range []string{rules.Header, rules.Key.Name} {
+	names := []string{rules.Header, "Cookie"}
+	for _, key := range rules.Keys {
+		names = append(names, key.Name)
+	}
+	for _, name := range names {
 		switch http.CanonicalHeaderKey(name) {
 		case "Transfer-Encoding", "Trailer", "Content-Length", "Cache-Control":
 			t.Skip("http.Request has other fields for it")

@@ -30,17 +30,23 @@ var rulesOfMaster = sync.OnceValues(func() (forwarded.Rules, error) {
 	return forwarded.FromEnviron(os.Getenv)
 })
 
-// clientOf returns the client of a request, by the rule by which the master places its connection. Package http has
-// read the head, and has moved one of its lines.
+// clientOf returns the client of a request, by the rule by which the master places its connection.
 func clientOf(rules *forwarded.Rules, config hash.Config, r *http.Request) forwarded.Client {
+	request := requestOf(rules, r)
+	return request.Client(peerOf(r), config)
+}
+
+// requestOf returns what the head of a request says. Package http has read it, and has moved one of its lines.
+func requestOf(rules *forwarded.Rules, r *http.Request) forwarded.Request {
 	request := rules.Request()
+	request.Target(r.RequestURI)
 	for name, values := range r.Header {
 		for _, value := range values {
 			request.Header(name, value)
 		}
 	}
 	request.Header("Host", r.Host)
-	return request.Client(peerOf(r), config)
+	return request
 }
 
 // peerOf returns where a request came from.
@@ -83,7 +89,7 @@ type placed struct {
 }
 
 func keepApart(srv *http.Server, rules forwarded.Rules, config hash.Config) {
-	if rules.Header == "" {
+	if !rules.Looks() {
 		return
 	}
 	handler, connContext, connState := srv.Handler, srv.ConnContext, srv.ConnState
@@ -128,12 +134,17 @@ func keepApart(srv *http.Server, rules forwarded.Rules, config hash.Config) {
 func (p *placed) isElsewhere(rules *forwarded.Rules, config hash.Config, r *http.Request) bool {
 	looked := p.look != nil && r.ProtoMajor == 1
 	if looked && p.look.begun() {
+		if len(rules.Sessions) > 0 {
+			request := requestOf(rules, r)
+			p.look.back.adopted.add(&request, p.look.back.route)
+		}
 		return false
 	}
-	key := clientOf(rules, config, r).Key
+	request := requestOf(rules, r)
 	if looked && p.look.back.slots.Load() > 0 {
-		return p.look.back.isElsewhere(key)
+		return p.look.back.isElsewhere(&request, peerOf(r))
 	}
+	key := request.Client(peerOf(r), config).Key
 	return !p.key.CompareAndSwap(nil, &key) && *p.key.Load() != key
 }
 

@@ -98,7 +98,7 @@ func TestKeepClientsApart(t *testing.T) {
 	const one, other = "X-Forwarded-For: 203.0.113.1\r\n", "X-Forwarded-For: 203.0.113.2\r\n"
 	byAddress := testRules(t)
 	byKey := testRules(t)
-	byKey.Key = forwarded.Key{Kind: forwarded.ByHeader, Name: "X-Session"}
+	byKey.Keys = forwarded.Keys{{Kind: forwarded.ByHeader, Name: "X-Session"}}
 	for _, c := range []struct {
 		what     string
 		rules    forwarded.Rules

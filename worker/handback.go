@@ -32,7 +32,11 @@ type handBack struct {
 	rules  forwarded.Rules // that the master places by
 	config hash.Config
 	slot   int
-	slots  atomic.Int32 // how many there are; 0: nothing is to be handed back
+	route  forwarded.Token // by which sessions name us; zero: by none
+	slots  atomic.Int32    // how many there are; 0: nothing is to be handed back
+
+	replaced atomic.Bool // another worker is in our slot: only requests that name us belong here
+	adopted  adopted
 
 	mu       sync.Mutex
 	draining atomic.Bool        // all are to be handed back; written under mu
@@ -58,7 +62,7 @@ func openHandBack(mailbox *os.File, rules forwarded.Rules, config hash.Config, p
 		return nil, err
 	}
 	conn.SendDetails()
-	h := &handBack{conn: conn, rules: rules, config: config, slot: place.Slot, looked: make(map[*look]struct{})}
+	h := &handBack{conn: conn, rules: rules, config: config, slot: place.Slot, route: forwarded.ParseToken(Route()), looked: make(map[*look]struct{})}
 	h.slots.Store(int32(place.Slots))
 	return h, nil
 }
@@ -80,27 +84,84 @@ func hashOfMaster() hash.Config {
 	return config
 }
 
-// resize says how many slots there are.
-func (h *handBack) resize(slots int) {
+// resize says how many slots there are, and whether another worker is in ours.
+func (h *handBack) resize(slots int, replaced bool) {
 	if h != nil && slots >= 0 && slots <= hash.MaxSlots {
+		h.adopted.forget() // they may be another slot's now
+		h.replaced.Store(replaced)
 		h.slots.Store(int32(slots))
 	}
 }
 
-// looksAt tells whether requests on a connection may belong to several slots: its peer is a trusted proxy, and it has not come to
-// a slot's own address.
+// looksAt tells whether requests on a connection may belong to several slots: their heads matter, since its peer is a trusted proxy or
+// clients say themselves what they are recognised by, and it has not come to a slot's own address.
 func (h *handBack) looksAt(local, remote netip.AddrPort) bool {
-	if h == nil || !h.rules.Believe(remote.Addr()) {
+	if h == nil || h.rules.Look(remote.Addr()) == forwarded.Nowhere {
 		return false
 	}
 	_, addressed := h.config.Slots.Slot(local.Addr())
 	return !addressed
 }
 
-// isElsewhere tells whether a client belongs to another slot.
-func (h *handBack) isElsewhere(key hash.Key) bool {
+// isElsewhere tells whether a request from source belongs to another worker: to the one that it names, or else to the one in its
+// client's slot.
+func (h *handBack) isElsewhere(r *forwarded.Request, source netip.Addr) bool {
 	slots := int(h.slots.Load())
-	return slots > 0 && key.Slot(slots) != h.slot
+	if slots == 0 {
+		return false
+	}
+	ours := false
+	for token := range r.Tokens {
+		switch {
+		case token == h.route:
+			return false
+		case !h.adopted.has(token):
+			return true
+		}
+		ours = true
+	}
+	if h.replaced.Load() {
+		return true
+	}
+	return !ours && r.Client(source, h.config).Key.Slot(slots) != h.slot
+}
+
+// maxAdopted bounds the tokens that a worker remembers to have adopted. Those that are forgotten cost their next requests the way by
+// the master once more.
+const maxAdopted = 4096
+
+// adopted are tokens of workers that are no more, whose sessions the master brings here.
+type adopted struct {
+	mu     sync.Mutex
+	tokens map[forwarded.Token]struct{}
+}
+
+// add notes those of a request that the master has brought.
+func (a *adopted) add(r *forwarded.Request, own forwarded.Token) {
+	for token := range r.Tokens {
+		if token == own {
+			return
+		}
+		a.mu.Lock()
+		if a.tokens == nil || len(a.tokens) >= maxAdopted {
+			a.tokens = make(map[forwarded.Token]struct{})
+		}
+		a.tokens[token] = struct{}{}
+		a.mu.Unlock()
+	}
+}
+
+func (a *adopted) has(token forwarded.Token) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	_, has := a.tokens[token]
+	return has
+}
+
+func (a *adopted) forget() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.tokens = nil
 }
 
 // drains tells whether all connections are to be handed back.

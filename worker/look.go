@@ -257,7 +257,7 @@ func (l *look) belongs(data []byte, more bool) where {
 	head := forwarded.Head{Request: l.back.rules.Request()}
 	switch head.Scan(data) {
 	case forwarded.Complete:
-		if l.back.isElsewhere(head.Client(l.conn.remote.Addr(), l.back.config).Key) {
+		if l.back.isElsewhere(&head.Request, l.conn.remote.Addr()) {
 			return elsewhere
 		}
 		return here

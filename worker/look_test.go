@@ -305,7 +305,7 @@ func TestLookStays(t *testing.T) {
 	})
 	t.Run("no slots", func(t *testing.T) {
 		p := newPool(t, &http.Server{Handler: http.HandlerFunc(answer)})
-		fdtest.Check(t, p.master.TrySendSlots(0))
+		fdtest.Check(t, p.master.TrySendSlots(0, false))
 		fdtest.Eventually(t, "the number", func() bool { return p.ln.back.slots.Load() == 0 })
 		proxy := p.dial(0)
 		r := bufio.NewReader(proxy)
@@ -339,7 +339,7 @@ func TestLookUnplaced(t *testing.T) {
 // TestLookResized: a request belongs where the number of slots says, which may change.
 func TestLookResized(t *testing.T) {
 	p := newPool(t, &http.Server{Handler: http.HandlerFunc(answer)})
-	fdtest.Check(t, p.master.TrySendSlots(1))
+	fdtest.Check(t, p.master.TrySendSlots(1, false))
 	fdtest.Eventually(t, "the number", func() bool { return p.ln.back.slots.Load() == 1 })
 	proxy := p.dial(0)
 	r := bufio.NewReader(proxy)
@@ -347,7 +347,7 @@ func TestLookResized(t *testing.T) {
 	reads(t, r, `/ "" <nil>`)
 	io.WriteString(proxy, request(1, "/", ""))
 	reads(t, r, `/ "" <nil>`)
-	fdtest.Check(t, p.master.TrySendSlots(2))
+	fdtest.Check(t, p.master.TrySendSlots(2, false))
 	fdtest.Eventually(t, "the number", func() bool { return p.ln.back.slots.Load() == 2 })
 	io.WriteString(proxy, request(1, "/", ""))
 	unread(t, fdtest.Receive(t, "what is handed back", p.back), proxy, request(1, "/", ""))

@@ -126,7 +126,7 @@ func (s *mailboxSource) receive(m *fdpass.Message) error {
 		case m.Type == fdpass.TypeHandoff && len(m.Handoffs) > 0:
 			return nil
 		case m.Type == fdpass.TypeSlots:
-			s.back.resize(m.Slots)
+			s.back.resize(m.Slots, m.Replaced)
 		}
 		fdpass.CloseHandoffs(m.Handoffs) // of a type that this version does not know
 	}

@@ -59,7 +59,8 @@ var choices = map[string][]string{
 	"when-hung":       {"report", "replace"},
 	"log-level":       {"trace", "debug", "info", "warn", "error"},
 	"drain-signal":    {"auto", "TERM", "INT", "QUIT", "WINCH", "USR1", "USR2", "HUP"},
-	"key":             {"address", "header:"},
+	"key":             {"address", "cookie:", "query:", "path:", "header:"},
+	"session":         {"engine.io", "cookie:", "query:", "path:", "header:"},
 	"proxy-header":    {"X-Forwarded-For", "X-Real-IP", "CF-Connecting-IP", "Forwarded"},
 	"trusted-proxies": {"loopback", "private", "link-local", "@"},
 

@@ -48,7 +48,15 @@ func hashFlags() []cli.Flag {
 			Usage: "`NUMBER`, 0 to 4294967295; machines with the same one place clients alike, and who knows it can compute which clients share a slot"},
 		intFlag("ipv4-prefix", config.IPv4Prefix, "`BITS` of an IPv4 address that tell clients apart"),
 		intFlag("ipv6-prefix", config.IPv6Prefix, "`BITS` of an IPv6 address that tell clients apart"),
-		stringFlag("key", forwarded.Key{}.String(), "`WHAT` clients are recognised by: address, or header:NAME for the value of a header that the proxy sets, with --behind-proxy"),
+		stringFlag("key", forwarded.Key{}.String(), fmt.Sprintf("`LIST` of what clients are recognised by, at most %d with commas between them: the first that a request has counts, else the client's address. cookie:NAME, query:NAME, path:TEMPLATE (the segment of the path that has braces around it in a template such as /echo/*/{session}), or header:NAME, which a proxy sets, with --behind-proxy. Not for ids that workers make: see --session. Other than address they need --route master, which auto takes then", forwarded.MaxKeys)),
+	}
+}
+
+// sessionFlags say how sessions find their workers.
+func sessionFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringSliceFlag{Name: "session", EnvVars: env("session"),
+			Usage: fmt.Sprintf("`WHERE` requests have the id of their session, repeatable, at most %d: header:NAME, cookie:NAME, query:NAME, path:TEMPLATE, or engine.io (Socket.IO's sid, with nothing to change in Node programs). An id that ends in a dot and the value of the worker's HANDFAST_ROUTE brings its requests to that worker, from whatever address, and also while a reload replaces it. Needs --route master, which auto takes then", forwarded.MaxSessions)},
 	}
 }
 
@@ -86,6 +94,7 @@ func runFlags() []cli.Flag {
 		configFlag(),
 	}
 	flags = append(flags, hashFlags()...)
+	flags = append(flags, sessionFlags()...)
 	flags = append(flags, proxyFlags()...)
 	return append(flags,
 		durationFlag("retry-delay", placing.RetryDelay, "between two tries to deliver to an empty slot or a full mailbox"),

@@ -121,6 +121,7 @@ type intent struct {
 	workers        int
 	readyWhen      nodeipc.ReadyWhen
 	header         bool // --behind-proxy
+	brought        bool // --session, or a --key that clients bring
 	keep           bool // --hand-back=false
 	proxyProtocol  bool
 	leaveProxy     bool // --proxy-protocol-mode leave
@@ -207,6 +208,8 @@ func (r intent) notKernel(f facts) error {
 	switch {
 	case r.header:
 		return errors.New("with --behind-proxy clients are named by headers, which come too late for it")
+	case r.brought:
+		return errors.New("with --session, or a --key other than address, clients are recognised by what they send, which comes too late for it")
 	case r.proxyProtocol:
 		return errors.New("with --proxy-protocol clients are named by what they send, which comes too late for it")
 	case r.accessLog:
@@ -274,6 +277,9 @@ func (r intent) adviseOnProxies(d *decision) {
 	if r.header && (!d.link.HandsBack() || r.keep) {
 		d.note("the first request on a connection decides about the slot of all: the proxy has to have its pool of connections turned off", "link", d.link.String(),
 			"or_the_proxy_chooses_slots", "--slot-address")
+	}
+	if r.brought && !r.header && (!d.link.HandsBack() || r.keep) {
+		d.note("the first request on a connection decides about the slot of all: clients that send several sessions' over one are served where the first one belongs", "link", d.link.String())
 	}
 	switch native := d.link == master.LinkNative; {
 	case r.leaveProxy:

@@ -100,6 +100,7 @@ func (a asked) intent() intent {
 		workers:        c.Supervisor.Workers,
 		readyWhen:      c.ReadyWhen,
 		header:         c.Balancer.Clients.Rules.Header != "",
+		brought:        c.Balancer.Clients.Rules.LooksAtAll(),
 		keep:           c.NoHandBack,
 		proxyProtocol:  c.Balancer.Clients.ProxyProtocol,
 		leaveProxy:     c.Balancer.Clients.LeaveProxy,
@@ -238,9 +239,10 @@ func serve(ctx context.Context, a asked, log *logging.Queue) error {
 	return serveUntilStopped(ctx, next, config.Logger)
 }
 
-// handNodeBack gives Node workers behind an HTTP proxy the module by which they hand connections back.
+// handNodeBack gives Node workers the module by which they hand connections back, and name themselves in ids of Engine.IO's sessions.
 func handNodeBack(config *master.Config) error {
-	if config.Link != master.LinkNode || config.NoHandBack || config.Balancer.Clients.Rules.Header == "" {
+	rules := &config.Balancer.Clients.Rules
+	if config.Link != master.LinkNode || !rules.Looks() || config.NoHandBack && len(rules.Sessions) == 0 {
 		return nil
 	}
 	directory, err := admin.Directory()

@@ -53,7 +53,7 @@ func (v *values) computes() bool {
 // keyOf returns the key of a client, named by what clients are recognised by.
 func (v *values) keyOf(client string) hash.Key {
 	config := clientip.Config{Hash: v.hashing()}
-	config.Rules.Key = v.key()
+	config.Rules.Keys = v.keys()
 	key, err := config.KeyOf(client)
 	if err != nil {
 		v.fail("slot: %w", err)

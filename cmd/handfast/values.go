@@ -155,13 +155,23 @@ func (v *values) watchdog(s *supervisor.Config) {
 // minWatchdog leaves a worker that is well, on a machine that is busy, the time to answer.
 const minWatchdog = 100 * time.Millisecond
 
-// key returns what clients are recognised by.
-func (v *values) key() forwarded.Key {
-	key, err := forwarded.ParseKey(v.String("key"))
+// keys returns what clients are recognised by.
+func (v *values) keys() forwarded.Keys {
+	keys, err := forwarded.ParseKeys(v.String("key"))
 	if err != nil {
-		v.fail("--key %q: want %s", v.String("key"), forwarded.KeyForms())
+		v.fail("--key %s: %s", v.String("key"), logging.WithoutPackages(err.Error()))
 	}
-	return key
+	return keys
+}
+
+// sessions returns where ids of sessions come back that name their workers.
+func (v *values) sessions() forwarded.Sessions {
+	list := strings.Join(v.StringSlice("session"), ",")
+	all, err := forwarded.ParseSessions(list)
+	if err != nil {
+		v.fail("--session %s: %s", list, logging.WithoutPackages(err.Error()))
+	}
+	return all
 }
 
 // proxyModeWords are the values of --proxy-protocol-mode.
@@ -193,7 +203,7 @@ func (v *values) clients() clientip.Config {
 	}
 	config.Hash.Slots = v.slotAddress()
 	v.proxyProtocol(&config)
-	config.Rules.Key = v.key()
+	config.Rules.Keys, config.Rules.Sessions = v.keys(), v.sessions()
 	config.Rules.Hops = v.number("trusted-hops", 0, forwarded.MaxHops)
 	failed := v.err
 	config.Rules.Trusted = v.trusted("trusted-proxies")
@@ -206,8 +216,8 @@ func (v *values) clients() clientip.Config {
 	switch proxied := v.Bool("behind-proxy") || config.ProxyProtocol; {
 	case !v.Bool("behind-proxy") && v.IsSet("proxy-header"):
 		v.fail("--proxy-header %s: needs --behind-proxy, else no header is looked at", v.String("proxy-header"))
-	case !v.Bool("behind-proxy") && config.Rules.Key.Kind != forwarded.ByAddress:
-		v.fail("--key %s: needs --behind-proxy, since only a trusted proxy's headers are believed", v.String("key"))
+	case !v.Bool("behind-proxy") && slices.ContainsFunc(config.Rules.Keys, func(k forwarded.Key) bool { return k.Kind == forwarded.ByHeader }):
+		v.fail("--key %s: needs --behind-proxy, since only a trusted proxy's headers are believed; for an id that workers make: --session %[1]s", v.String("key"))
 	case !v.Bool("behind-proxy") && config.Rules.Hops > 0:
 		v.fail("--trusted-hops %d: needs --behind-proxy, else no header is looked at", config.Rules.Hops)
 	case !proxied && v.IsSet("trusted-proxies"):

@@ -208,7 +208,7 @@ func ask(t *testing.T) (q question, slot string) {
 	}
 	rules := forwarded.Rules{Header: oneOf("X-Forwarded-For", "X-Real-IP"), Trusted: trusted, Hops: max(rand.IntN(8)-4, 0)}
 	if rand.IntN(3) == 0 {
-		rules.Key = forwarded.Key{Kind: forwarded.ByHeader, Name: "X-User"}
+		rules.Keys = forwarded.Keys{{Kind: forwarded.ByHeader, Name: "X-User"}}
 	}
 	config := hash.Config{Seed: oneOf(0, rand.Uint32()), IPv4Prefix: oneOf(32, rand.IntN(33)), IPv6Prefix: oneOf(64, rand.IntN(129))}
 	q = question{Env: map[string]string{}, Source: "127.0.0.1", Slots: 1 + rand.IntN(oneOf(4, hash.MaxSlots)), Head: randomHead()}

@@ -41,6 +41,9 @@ func (h *Head) Scan(data []byte) Progress {
 		return found
 	}
 	h.Line = line
+	_, target, _ := bytes.Cut(line, []byte(" "))
+	target, _, _ = bytes.Cut(target, []byte(" "))
+	h.Target(text(target))
 	if h.LineOnly {
 		return Complete
 	}

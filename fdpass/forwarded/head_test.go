@@ -19,7 +19,7 @@ import (
 const proxy = "10.0.0.1"
 
 func headRules(t testing.TB, header string) *Rules {
-	return &Rules{Header: header, Key: byHeader("X-Session"), Trusted: trust(t, "10.0.0.0/8")}
+	return &Rules{Header: header, Keys: byHeader("X-Session"), Trusted: trust(t, "10.0.0.0/8")}
 }
 
 // found is all that a scan says.
@@ -35,7 +35,7 @@ func scan(rules *Rules, data string) found {
 	if progress != Complete {
 		return found{progress: progress}
 	}
-	return found{progress, h.chain.client(), strings.Clone(h.key)}
+	return found{progress, h.chain.client(), strings.Clone(h.keys[0])}
 }
 
 func (p Progress) String() string {
@@ -148,7 +148,7 @@ func TestHeadRules(t *testing.T) {
 		{"x-real-ip", "x-real-ip", "192.0.2.3", "192.0.2.3"},
 		{"X-Other", "X-Session", "", "a"},
 	} {
-		rules := &Rules{Header: v.header, Key: byHeader(v.key), Trusted: trust(t, "10.0.0.0/8")}
+		rules := &Rules{Header: v.header, Keys: byHeader(v.key), Trusted: trust(t, "10.0.0.0/8")}
 		if got, want := scan(rules, good), (found{Complete, addr(v.client), v.want}); got != want {
 			t.Errorf("header %q, key %q: %v, want %v", v.header, v.key, got, want)
 		}
@@ -436,7 +436,7 @@ func checkHTTP(t *testing.T, rules *Rules, data []byte) {
 		}
 	default:
 		want := found{progress: Complete, client: clientOf(rules.Header, rules.Trusted, r.Header.Values(rules.Header)...)}
-		if keys := r.Header.Values(rules.Key.Name); len(keys) > 0 {
+		if keys := r.Header.Values(rules.Keys[0].Name); len(keys) > 0 {
 			want.key = keys[len(keys)-1]
 		}
 		if got != want {

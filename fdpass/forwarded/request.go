@@ -11,44 +11,78 @@ import (
 type Client struct {
 	Addr netip.Addr // the zero Addr when it is not known
 	Key  hash.Key   // what it is recognised by
+	Told bool       // Key is of what the request brought, not of Addr
 }
 
 // Request collects what the head of one request says of its client. The master, which reads bytes, and a worker, for which
-// package http has read them, add each header line, those of one name in their order.
+// package http has read them, add the target, and each header line, those of one name in their order.
 // Start from Rules.Request.
 type Request struct {
 	rules *Rules
-	chain chain  // of all lines with the client's address
-	key   string // borrowed
+	chain chain // of all lines with the client's address
+	keys  [MaxKeys]string
+	ids   [MaxSessions]string // both are borrowed, of what Rules has, in its order
 }
 
 // Request returns a request of which nothing is known. It borrows r.
 func (r *Rules) Request() Request { return Request{rules: r} }
 
-// Header adds a header line. It borrows value until Client has returned.
+// Target adds the target of the request line. It borrows it until Client and Tokens have returned.
+func (r *Request) Target(target string) {
+	find := func(sources []Key, found []string) {
+		for i, k := range sources {
+			if in := kinds[k.Kind].target; in != nil {
+				found[i] = in(k.Name, target)
+			}
+		}
+	}
+	find(r.rules.Keys, r.keys[:])
+	find(r.rules.Sessions, r.ids[:])
+}
+
+// Header adds a header line. It borrows value until Client and Tokens have returned.
 func (r *Request) Header(name, value string) {
 	if isHeader(name, r.rules.Header) {
 		r.rules.add(&r.chain, value)
 	}
-	if line := kinds[r.rules.Key.Kind].line; line != nil {
-		if key, found := line(r.rules.Key.Name, name, trim(value)); found {
-			r.key = key
+	find(r.rules.Keys, r.keys[:], name, value)
+	find(r.rules.Sessions, r.ids[:], name, value)
+}
+
+func find(sources []Key, found []string, name, value string) {
+	for i, k := range sources {
+		row := &kinds[k.Kind]
+		if row.line == nil || row.first && found[i] != "" {
+			continue
+		}
+		if id, has := row.line(k.Name, name, trim(value)); has {
+			found[i] = id
 		}
 	}
 }
 
 // Client returns the client of the request if that came from source: source itself, unless it is a trusted proxy.
 func (r *Request) Client(source netip.Addr, config hash.Config) Client {
-	if !r.rules.Believe(source) {
-		return Client{source, config.Key(source)}
-	}
-	if named := r.chain.client(); named.IsValid() {
+	believed := r.rules.Believe(source)
+	if named := r.chain.client(); believed && named.IsValid() {
 		source = named
 	}
-	if r.key != "" {
-		return Client{source, config.Text(r.key)}
+	for i, k := range r.rules.Keys {
+		if r.keys[i] != "" && (believed || !kinds[k.Kind].byProxy) {
+			return Client{source, config.Text(r.keys[i]), true}
+		}
 	}
-	return Client{source, config.Key(source)}
+	return Client{Addr: source, Key: config.Key(source)}
+}
+
+// Tokens calls yield with each token that an id of the request's session has, in the order of Rules.Sessions. It is an
+// iterator.
+func (r *Request) Tokens(yield func(Token) bool) {
+	for i := range r.rules.Sessions {
+		if t, found := TokenIn(r.ids[i]); found && !yield(t) {
+			return
+		}
+	}
 }
 
 // isHeader compares the names of headers.

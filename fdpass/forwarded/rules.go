@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -16,10 +17,11 @@ const DefaultHeader = "X-Forwarded-For"
 // Rules say which header names the client, and whose word counts.
 type Rules struct {
 	Header string // that names the client's address; empty: headers are not believed
-	// Key is what clients are recognised by. A proxy must set or remove it, if it is not the address, or clients
-	// choose their key themselves.
-	Key     Key
-	Trusted Trust
+	// Keys are what clients are recognised by. A header as a key has to be set or removed by a proxy, and counts only from one. The
+	// other keys are the client's own: it chooses its slot by them, as far as it knows how they are hashed (hash.Config.Seed).
+	Keys     Keys
+	Sessions Sessions // where requests have ids by which workers know their sessions
+	Trusted  Trust
 	// Hops is how many proxies there are between clients and us; 0: Trusted decides; at most MaxHops. The nearest has to be
 	// trusted, and the client is the Hops-th address from the right, whatever those between are: nobody has to list them. There
 	// must be no way to us with fewer proxies: whoever comes by it chooses the address.
@@ -31,8 +33,10 @@ func (r *Rules) Validate() error {
 	switch {
 	case r.Header != "" && !IsToken(r.Header):
 		return fmt.Errorf("forwarded: %q is not the name of a header", r.Header)
-	case r.Key.Kind != ByAddress && r.Header == "":
-		return fmt.Errorf("forwarded: the key is %s, but no header is believed", r.Key)
+	case r.Header == "" && slices.ContainsFunc(r.Keys, func(k Key) bool { return k.Kind == ByHeader }):
+		return fmt.Errorf("forwarded: the key is %s, but no header is believed", r.Keys)
+	case len(r.Keys) > MaxKeys || len(r.Sessions) > MaxSessions:
+		return fmt.Errorf("forwarded: %d keys and %d places of a session's id, want at most %d and %d", len(r.Keys), len(r.Sessions), MaxKeys, MaxSessions)
 	case r.Hops < 0 || r.Hops > MaxHops:
 		return fmt.Errorf("forwarded: %d hops, want 0 to %d", r.Hops, MaxHops)
 	case r.Hops > 0 && r.Header == "":
@@ -40,11 +44,68 @@ func (r *Rules) Validate() error {
 	case r.Header != "" && len(r.Trusted) == 0:
 		return errors.New("forwarded: a header names the client, but no proxy is trusted")
 	}
-	return r.Key.validate()
+	for _, k := range r.Keys {
+		if err := k.validate(func(row *kind) bool { return row.key && row.word != "address" }); err != nil {
+			return err
+		}
+	}
+	for _, k := range r.Sessions {
+		if err := k.validate(func(row *kind) bool { return row.session }); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Believe tells whether what a request says of its client counts, if it came from source.
 func (r *Rules) Believe(source netip.Addr) bool { return r.Header != "" && r.Trusted.Contains(source) }
+
+// Look is how much of a request's head can matter.
+type Look int
+
+// What can matter of it.
+const (
+	Nowhere   Look = iota
+	AtTarget       // the request line, of which the target
+	AtHeaders      // all of it
+)
+
+// Look tells how much of the head matters of requests from source.
+func (r *Rules) Look(source netip.Addr) Look {
+	if r.Believe(source) {
+		return AtHeaders
+	}
+	return r.lookAtAll()
+}
+
+// LooksAtAll tells whether something of the head matters of requests from anybody, and not only from proxies.
+func (r *Rules) LooksAtAll() bool { return r.lookAtAll() > Nowhere }
+
+// Looks tells whether anything of any head matters.
+func (r *Rules) Looks() bool { return r.Header != "" || r.LooksAtAll() }
+
+// lookAtAll is Look for those who are not believed.
+func (r *Rules) lookAtAll() (look Look) {
+	for _, k := range r.Keys {
+		if row := &kinds[k.Kind]; !row.byProxy {
+			look = max(look, row.look())
+		}
+	}
+	for _, k := range r.Sessions {
+		look = max(look, kinds[k.Kind].look())
+	}
+	return look
+}
+
+func (row *kind) look() Look {
+	switch {
+	case row.line != nil:
+		return AtHeaders
+	case row.target != nil:
+		return AtTarget
+	}
+	return Nowhere
+}
 
 // add adds one line of the header that names the client's address. It keeps nothing of line.
 func (r *Rules) add(c *chain, line string) {
@@ -62,34 +123,41 @@ func (r *Rules) add(c *chain, line string) {
 
 // Environ returns the rules as environment variables, by which the master tells its workers.
 func (r *Rules) Environ() []string {
-	if r.Header == "" {
-		return []string{fdpass.EnvBehindProxy + "=false"}
+	env := []string{fdpass.EnvBehindProxy + "=" + strconv.FormatBool(r.Header != "")}
+	if r.Header != "" {
+		env = append(env,
+			fdpass.EnvProxyHeader+"="+r.Header,
+			fdpass.EnvTrustedProxies+"="+r.Trusted.String(),
+			fdpass.EnvTrustedHops+"="+strconv.Itoa(r.Hops))
 	}
-	return []string{
-		fdpass.EnvBehindProxy + "=true",
-		fdpass.EnvProxyHeader + "=" + r.Header,
-		fdpass.EnvTrustedProxies + "=" + r.Trusted.String(),
-		fdpass.EnvTrustedHops + "=" + strconv.Itoa(r.Hops),
-		fdpass.EnvKey + "=" + r.Key.String(),
+	if r.Header != "" || len(r.Keys) > 0 {
+		env = append(env, fdpass.EnvKey+"="+r.Keys.String())
 	}
+	if len(r.Sessions) > 0 {
+		env = append(env, fdpass.EnvSession+"="+r.Sessions.String())
+	}
+	return env
 }
 
-// FromEnviron returns the rules that Environ has written, and rules that believe no
-// header when there are none.
+// FromEnviron returns the rules that Environ has written, and rules by which no head matters when there are none.
 func FromEnviron(getenv func(string) string) (r Rules, err error) {
-	if getenv(fdpass.EnvBehindProxy) != "true" {
-		return Rules{}, nil
-	}
-	r.Header = getenv(fdpass.EnvProxyHeader)
-	if r.Trusted, err = ParseTrust(getenv(fdpass.EnvTrustedProxies)); err != nil {
-		return Rules{}, err
-	}
-	if hops := getenv(fdpass.EnvTrustedHops); hops != "" { // an earlier master does not count
-		if r.Hops, err = strconv.Atoi(hops); err != nil {
-			return Rules{}, fmt.Errorf("forwarded: %s: %w", fdpass.EnvTrustedHops, err)
+	if getenv(fdpass.EnvBehindProxy) == "true" {
+		r.Header = getenv(fdpass.EnvProxyHeader)
+		if r.Trusted, err = ParseTrust(getenv(fdpass.EnvTrustedProxies)); err != nil {
+			return Rules{}, err
+		}
+		if hops := getenv(fdpass.EnvTrustedHops); hops != "" { // an earlier master does not count
+			if r.Hops, err = strconv.Atoi(hops); err != nil {
+				return Rules{}, fmt.Errorf("forwarded: %s: %w", fdpass.EnvTrustedHops, err)
+			}
 		}
 	}
-	if r.Key, err = ParseKey(getenv(fdpass.EnvKey)); err != nil {
+	if keys := getenv(fdpass.EnvKey); keys != "" || r.Header != "" {
+		if r.Keys, err = ParseKeys(keys); err != nil {
+			return Rules{}, err
+		}
+	}
+	if r.Sessions, err = ParseSessions(getenv(fdpass.EnvSession)); err != nil {
 		return Rules{}, err
 	}
 	return r, r.Validate()

@@ -53,11 +53,21 @@ func TestValidate(t *testing.T) {
 		{Rules{}, ""},
 		{Rules{Trusted: trusted}, ""},
 		{Rules{Header: "Forwarded", Trusted: trusted}, ""},
-		{Rules{Header: DefaultHeader, Key: byHeader("X-User"), Trusted: trusted}, ""},
+		{Rules{Header: DefaultHeader, Keys: byHeader("X-User"), Trusted: trusted}, ""},
 		{Rules{Header: "X Forwarded", Trusted: trusted}, `"X Forwarded"`},
 		{Rules{Header: "Forwarded:", Trusted: trusted}, `"Forwarded:"`},
-		{Rules{Header: "Forwarded", Key: byHeader("X-User\r\n"), Trusted: trusted}, `"X-User\r\n"`},
-		{Rules{Key: byHeader("X-User"), Trusted: trusted}, "no header is believed"},
+		{Rules{Header: "Forwarded", Keys: byHeader("X-User\r\n"), Trusted: trusted}, `"X-User\r\n"`},
+		{Rules{Keys: byHeader("X-User"), Trusted: trusted}, "no header is believed"},
+		{Rules{Keys: Keys{{ByCookie, "id"}, {ByQuery, "id"}, {ByPath, "/{id}"}}, Sessions: Sessions{{ByHeader, "Id"}, {Kind: ByEngineIO}}}, ""},
+		{Rules{Keys: Keys{{ByCookie, "i d"}}}, `"i d"`},
+		{Rules{Keys: Keys{{ByQuery, "i,d"}}}, `"i,d"`},
+		{Rules{Keys: Keys{{ByPath, "/id"}}}, `"/id"`},
+		{Rules{Keys: Keys{{}}}, "address"},
+		{Rules{Keys: Keys{{Kind: ByEngineIO}}}, "engine.io"},
+		{Rules{Keys: Keys{{Kind: 99}}}, "99"},
+		{Rules{Keys: make(Keys, MaxKeys+1)}, "5 keys"},
+		{Rules{Sessions: Sessions{{}}}, "address"},
+		{Rules{Sessions: make(Sessions, MaxSessions+1)}, "5 places"},
 		{Rules{Header: "Forwarded"}, "no proxy is trusted"},
 		{Rules{Header: "Forwarded", Trusted: trusted, Hops: MaxHops}, ""},
 		{Rules{Header: "Forwarded", Trusted: trusted, Hops: MaxHops + 1}, "9 hops, want 0 to 8"},
@@ -82,11 +92,14 @@ func TestEnviron(t *testing.T) {
 		{Rules{Header: "Forwarded", Trusted: trust(t, "192.0.2.1,::ffff:10.0.0.0/104")}, []string{
 			"HANDFAST_BEHIND_PROXY=true", "HANDFAST_PROXY_HEADER=Forwarded", "HANDFAST_TRUSTED_PROXIES=192.0.2.1/32,10.0.0.0/8", "HANDFAST_TRUSTED_HOPS=0", "HANDFAST_KEY=address",
 		}},
-		{Rules{Header: "X-Real-IP", Key: byHeader("X-User"), Trusted: trust(t, "loopback")}, []string{
+		{Rules{Header: "X-Real-IP", Keys: byHeader("X-User"), Trusted: trust(t, "loopback")}, []string{
 			"HANDFAST_BEHIND_PROXY=true", "HANDFAST_PROXY_HEADER=X-Real-IP", "HANDFAST_TRUSTED_PROXIES=127.0.0.0/8,::1/128", "HANDFAST_TRUSTED_HOPS=0", "HANDFAST_KEY=header:X-User",
 		}},
-		{Rules{Header: DefaultHeader, Key: byHeader("address"), Trusted: trust(t, "::/0")}, []string{
+		{Rules{Header: DefaultHeader, Keys: byHeader("address"), Trusted: trust(t, "::/0")}, []string{
 			"HANDFAST_BEHIND_PROXY=true", "HANDFAST_PROXY_HEADER=X-Forwarded-For", "HANDFAST_TRUSTED_PROXIES=::/0", "HANDFAST_TRUSTED_HOPS=0", "HANDFAST_KEY=header:address",
+		}},
+		{Rules{Keys: Keys{{ByCookie, "id"}, {ByPath, "/*/{id}"}}, Sessions: Sessions{{Kind: ByEngineIO}, {ByHeader, "Mcp-Session-Id"}}}, []string{
+			"HANDFAST_BEHIND_PROXY=false", "HANDFAST_KEY=cookie:id,path:/*/{id}", "HANDFAST_SESSION=engine.io,header:Mcp-Session-Id",
 		}},
 	} {
 		environ := v.rules.Environ()
@@ -94,7 +107,7 @@ func TestEnviron(t *testing.T) {
 			t.Errorf("%+v is %q, want %q", v.rules, environ, v.want)
 		}
 		got, err := FromEnviron(getenv(environ))
-		if err != nil || got.Header != v.rules.Header || got.Key != v.rules.Key || !slices.Equal(got.Trusted, v.rules.Trusted) {
+		if err != nil || got.Header != v.rules.Header || !slices.Equal(got.Keys, v.rules.Keys) || !slices.Equal(got.Sessions, v.rules.Sessions) || !slices.Equal(got.Trusted, v.rules.Trusted) {
 			t.Errorf("%q is %+v, error %v, want %+v", environ, got, err, v.rules)
 		}
 	}

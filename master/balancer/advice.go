@@ -117,8 +117,8 @@ func (v *advice) remedyCrowd(client clientip.Client) string {
 		return "if that is a proxy: --behind-proxy or --proxy-protocol"
 	case rules.Header == "":
 		return "if that is a proxy in front of another one: --behind-proxy, too, and --trusted-proxies with the addresses of both"
-	case rules.Key.Kind != forwarded.ByAddress:
-		return "see that clients do not share what --key names: " + rules.Key.String()
+	case len(rules.Keys) > 0:
+		return "see that clients do not share what --key names: " + rules.Keys.String()
 	case rules.Hops > 0:
 		return "if that is a proxy: --trusted-hops with the number of all proxies"
 	case rules.Trusted.Contains(client.Addr):

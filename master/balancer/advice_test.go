@@ -155,7 +155,7 @@ func TestMajorityRemedy(t *testing.T) {
 		"--behind-proxy, too":                func(c *clientip.Config) { c.ProxyProtocol = true },
 		"add it to --trusted-proxies":        header,
 		"--trusted-hops with the number":     func(c *clientip.Config) { header(c); c.Rules.Hops = 2 },
-		"header:X-Session":                   func(c *clientip.Config) { header(c); c.Rules.Key, _ = forwarded.ParseKey("header:X-Session") },
+		"header:X-Session":                   func(c *clientip.Config) { header(c); c.Rules.Keys, _ = forwarded.ParseKeys("header:X-Session") },
 		"have it send X-Forwarded-For": func(c *clientip.Config) {
 			header(c)
 			c.Rules.Trusted, _ = forwarded.ParseTrust(gateway.String())

@@ -129,9 +129,13 @@ func New(cfg Config, table *Table) (*Balancer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if clients.Peeks() {
-		cfg.Logger.Info("clients are named by proxies", "header", cfg.Clients.Rules.Header, "key", cfg.Clients.Rules.Key.String(),
-			"proxy_protocol", cfg.Clients.ProxyProtocol, "trusted", cfg.Clients.Rules.Trusted.String())
+	rules := &cfg.Clients.Rules
+	if rules.Header != "" || cfg.Clients.ProxyProtocol {
+		cfg.Logger.Info("clients are named by proxies", "header", rules.Header, "key", rules.Keys.String(),
+			"proxy_protocol", cfg.Clients.ProxyProtocol, "trusted", rules.Trusted.String())
+	}
+	if rules.LooksAtAll() {
+		cfg.Logger.Info("clients bring what they are recognised by", "key", rules.Keys.String(), "session", rules.Sessions.String())
 	}
 	b := &Balancer{
 		cfg:     cfg,

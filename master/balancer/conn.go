@@ -39,6 +39,12 @@ func (c *connection) place(s Strategy, slots, rank int) int {
 	if c.addressed {
 		return c.slot
 	}
+	if name := &c.client.Name; name.Start != 0 && name.Slot < slots {
+		if rank == 0 {
+			return name.Slot // its worker's successor is there
+		}
+		rank--
+	}
 	return s.Slot(c.client, slots, rank)
 }
 

@@ -236,7 +236,7 @@ func TestStrangersBesideProxies(t *testing.T) {
 				c.Clients.Rules.Trusted, _ = forwarded.ParseTrust("127.0.0.200")
 			})
 			if v.sessions {
-				table.Claim(sessionA, busyWorker("owner"))
+				table.Claim(sessionA, busyWorker("owner"), 0)
 			}
 			for i := range strangers {
 				io.WriteString(dial(byte(1+i)), "P")

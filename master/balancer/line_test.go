@@ -43,7 +43,7 @@ func BenchmarkOwner(b *testing.B) {
 	ids := make([]clientip.Session, sessions)
 	for i := range ids {
 		ids[i] = clientip.NameSession(fmt.Append(nil, "session-", i))
-		s.Claim(ids[i], new(sink))
+		s.Claim(ids[i], new(sink), 0)
 	}
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {

@@ -141,8 +141,8 @@ func (b *Balancer) deliver(c *connection, rank int) (changed <-chan struct{}, er
 		return nil, errNoSlot
 	}
 	seat := seats[slot]
-	if owner := b.table.ownerOf(c); owner != nil && rank == 0 {
-		if err := b.deliverTo(owner, slotOf(owner), c); err != fdpass.ErrClosed {
+	if owner := b.table.ownerOf(c); owner.worker != nil && rank == 0 {
+		if err := b.deliverTo(owner.worker, owner.slot, c); err != fdpass.ErrClosed {
 			return seat.changed, err
 		}
 	}

@@ -170,7 +170,7 @@ func TestSessionOwnerFirst(t *testing.T) {
 		home := &scripted{says: func(time.Duration) error { return nil }}
 		b.Table().Fill(0, home)
 		id := clientip.NameSession([]byte("a session"))
-		b.Table().Claim(id, owner)
+		b.Table().Claim(id, owner, 0)
 		reexec.Lock.RLock()
 		_, failed := b.deliver(&connection{Handoff: fdpass.Handoff{FD: -1}, client: clientip.Client{Session: id}}, 0)
 		reexec.Lock.RUnlock()

@@ -60,21 +60,21 @@ func (r *router) route(batch []connection) {
 // toOwners delivers those connections whose session a worker keeps, and returns the
 // others.
 func (r *router) toOwners(batch []connection) (others []connection) {
-	if !r.table.Any() {
+	if !r.table.any.Load() {
 		return batch
 	}
 	others = batch[:0]
 	for _, c := range batch {
 		owner := r.table.ownerOf(&c)
-		if owner == nil {
+		if owner.worker == nil {
 			others = append(others, c)
 			continue
 		}
 		r.group = append(r.group[:0], c.Handoff)
-		if r.deliver(owner, r.table.countsOf(owner)) == 0 {
-			r.wait(c, owner) // the others cannot serve it
+		if r.deliver(owner.worker, r.table.counts(owner.slot)) == 0 {
+			r.wait(c, owner.worker) // the others cannot serve it
 		} else if r.ledger.every {
-			r.ledger.hasWorker(&c, slotOf(owner), owner)
+			r.ledger.hasWorker(&c, owner.slot, owner.worker)
 		}
 	}
 	return others

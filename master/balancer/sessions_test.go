@@ -25,8 +25,8 @@ func TestSessions(t *testing.T) {
 	if s.Any() || s.Owner(sessionA) != nil {
 		t.Error("sessions at the start")
 	}
-	s.Claim(sessionA, a)
-	s.Claim(sessionA, b) // which is a's
+	s.Claim(sessionA, a, 0)
+	s.Claim(sessionA, b, 0) // which is a's
 	s.Release(sessionA, b)
 	if s.Owner(sessionA) != a || s.Owner(0) != nil || !s.Any() {
 		t.Error("a does not keep its session")
@@ -47,7 +47,7 @@ func TestSessionOwner(t *testing.T) {
 	conn := dial(1)
 	reads(t, conn, "one") // before there is a session nobody looks
 	owner := busyWorker("owner")
-	table.Claim(sessionA, owner)
+	table.Claim(sessionA, owner, 0)
 	conn = dial(2) // the last one that is not looked at, perhaps
 	io.WriteString(conn, tlsHello)
 	begins(t, conn, "zero")
@@ -80,14 +80,14 @@ func TestSessionOwnerGone(t *testing.T) {
 	table := NewTable(1)
 	table.Fill(0, busyWorker("slot"))
 	b, dial, _ := serveTest(t, table, func(c *Config) { c.RetryDelay = time.Millisecond })
-	table.Claim(sessionA, closedWorker{})
+	table.Claim(sessionA, closedWorker{}, 0)
 	conn := dial(1)
 	fmt.Fprint(conn, "GET /?sid=a HTTP/1.1\r\n\r\n")
 	begins(t, conn, "slot")
 
 	full := &fakeWorker{name: "owner"}
 	sessionB := clientip.NameSession([]byte("b"))
-	table.Claim(sessionB, full)
+	table.Claim(sessionB, full, 0)
 	conn = dial(1)
 	fmt.Fprint(conn, "GET /?sid=b HTTP/1.1\r\n\r\n")
 	if !fdtest.Poll(func() bool { return b.Stats().Parked == 1 }) {
@@ -105,7 +105,7 @@ func TestSilentCrowd(t *testing.T) {
 	table := NewTable(1)
 	table.Fill(0, busyWorker("slot"))
 	b, dial, _ := serveTest(t, table, func(c *Config) { c.MaxParked = 4; c.Clients.HeaderTimeout = 100 * time.Millisecond })
-	table.Claim(sessionA, busyWorker("owner"))
+	table.Claim(sessionA, busyWorker("owner"), 0)
 	for range 12 {
 		dial(1)
 	}
@@ -143,7 +143,7 @@ func TestReadmitUnderLock(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	table.Claim(sessionA, w)
+	table.Claim(sessionA, w, 0)
 	ours, theirs := fdtest.TCPPair(t)
 	defer ours.Close()
 	defer theirs.Close()

@@ -42,14 +42,16 @@ func NewTable(n int) *Table {
 // Len returns the number of slots.
 func (t *Table) Len() int { return len(t.load()) }
 
-// Fill puts a worker into a slot, in place of the one that was there. The slot
+// Fill puts a worker into a slot, in place of the one that was there, which it returns; nil: none was. The slot
 // must exist. What was delivered to the other worker stays with it.
-func (t *Table) Fill(slot int, w Worker) {
+func (t *Table) Fill(slot int, w Worker) (before Worker) {
 	t.change(func(seats []seat) ([]seat, []seat) {
 		old := seats[slot]
+		before = old.worker
 		seats[slot] = seat{worker: w, changed: make(chan struct{}), counts: old.counts}
 		return seats, []seat{old}
 	})
+	return before
 }
 
 // Empty takes the worker out of a slot: its clients wait for the next one.
@@ -61,8 +63,8 @@ func (t *Table) Empty(slot int) {
 }
 
 // Resize adds empty slots at the end or removes the last ones, with their
-// workers. About as many clients move as slots were added or removed.
-func (t *Table) Resize(n int) {
+// workers, which it returns. About as many clients move as slots were added or removed.
+func (t *Table) Resize(n int) (removed []Worker) {
 	if n < 1 || n > hash.MaxSlots {
 		panic(fmt.Sprintf("balancer: table of %d slots, want 1 to %d", n, hash.MaxSlots))
 	}
@@ -71,8 +73,14 @@ func (t *Table) Resize(n int) {
 		for len(seats) < n {
 			seats = append(seats, seat{changed: make(chan struct{}), counts: new(counts)})
 		}
+		for _, s := range gone {
+			if s.worker != nil {
+				removed = append(removed, s.worker)
+			}
+		}
 		return seats[:n:n], gone
 	})
+	return removed
 }
 
 // change replaces the seats by what f makes of a copy, and then wakes the connections that
@@ -96,17 +104,6 @@ func (t *Table) counts(slot int) *counts {
 		return seats[slot].counts
 	}
 	return new(counts)
-}
-
-// countsOf returns those of a worker's slot, if it can tell that.
-func (t *Table) countsOf(w Worker) *counts { return t.counts(slotOf(w)) }
-
-// slotOf returns a worker's slot, if it can tell that, else NoSlot.
-func slotOf(w Worker) int {
-	if placed, ok := w.(Placed); ok {
-		return placed.Slot()
-	}
-	return NoSlot
 }
 
 // Counts are what happened to the connections of one slot since it is there.

@@ -45,22 +45,3 @@ func TestCounts(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 }
-
-// TestCountsBySession: a connection that goes to the worker that keeps its session counts
-// for that one's slot.
-func TestCountsBySession(t *testing.T) {
-	table := NewTable(2)
-	table.countsOf(placedWorker{slot: 1}).handedOff.Add(1)
-	table.countsOf(placedWorker{slot: 2}).handedOff.Add(1) // was removed
-	table.countsOf(busyWorker("")).handedOff.Add(1)        // cannot tell
-	if n := table.counts(0).handedOff.Load() + 2*table.counts(1).handedOff.Load(); n != 2 {
-		t.Error(n)
-	}
-}
-
-type placedWorker struct {
-	Worker
-	slot int
-}
-
-func (w placedWorker) Slot() int { return w.slot }

@@ -12,13 +12,6 @@ type Worker interface {
 	Deliver(conns []fdpass.Handoff) (n int, err error)
 }
 
-// Placed is a Worker that can tell its slot. Connections that it is handed since it keeps their session are counted for
-// that.
-type Placed interface {
-	Worker
-	Slot() int
-}
-
 // Copier is a Worker whose connections are sent to it, as copies. Then the straight line closes
 // its own of a whole batch at once.
 type Copier interface {

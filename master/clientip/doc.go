@@ -8,9 +8,12 @@
 //
 //  3. if the address found so far is a trusted proxy's, the head of the HTTP
 //     request may say it (package forwarded, head.go). It is peeked (MSG_PEEK) and stays
-//     where it is, so that the worker reads it and the same can be asked again.
+//     where it is, so that the worker reads it and the same can be asked again. It may also bring what else the client is
+//     recognised by.
 //
-//  4. session.go: where workers say which sessions they keep, the request line may name
+//  4. names.go: the id of its session may say which worker has made it, by a token that nobody else can make.
+//
+//  5. session.go: where workers say which sessions they keep, the request line may name
 //     one of them. Whose session it is does not depend on its client's address.
 //
 // finder.go takes these steps with what has arrived, without waiting; wait.go is

@@ -17,7 +17,9 @@ import (
 type Client struct {
 	Addr netip.Addr // the zero Addr when it is not known
 	Key  hash.Key   // what the client is recognised by
+	Told bool       // Key is of what its request brought, not of Addr
 
+	Name    Name    // of the worker that its request's session is with, if ids name workers (Config.Names)
 	Session Session // to which its request belongs, if sessions are looked for; else 0
 }
 
@@ -34,12 +36,13 @@ const (
 // Config says how clients are found. Start from DefaultConfig.
 type Config struct {
 	Hash          hash.Config     // makes keys
-	Rules         forwarded.Rules // without a Header none is looked at
+	Rules         forwarded.Rules // what of a request's head matters, and whose
 	ProxyProtocol bool            // trusted peers begin with a PROXY header, others must not
 	ProxyOptional forwarded.Trust // peers that may do without; the first bytes tell, or the header timeout if there are none
 	LeaveProxy    bool            // the PROXY header is peeked, and the worker reads it
 	HeaderTimeout time.Duration   // from accept until headers are complete
 	HeaderLimit   int             // bytes of a PROXY header, and of a request's head
+	Names         *Names          // reads what ids of sessions (Rules.Sessions) say; nil: nobody does
 	// Sessions tells whether there are any, so that it is worth to look for one in every
 	// request. It must not wait. nil: never.
 	Sessions func() bool
@@ -71,7 +74,7 @@ func (c *Config) Validate() error {
 
 // KeyOf returns the key of a client that is named by what clients are recognised by.
 func (c *Config) KeyOf(client string) (key hash.Key, err error) {
-	return c.Rules.Key.Hash(client, c.Hash)
+	return c.Rules.Keys.Hash(client, c.Hash)
 }
 
 // Why a client is not found. While more may come these are not final: ErrSilent,
@@ -111,15 +114,15 @@ func New(cfg Config) (*Finder, error) {
 // Peeks tells whether anything else than the peer's address can matter. It may become
 // true.
 func (f *Finder) Peeks() bool {
-	return f.cfg.ProxyProtocol || f.cfg.Rules.Header != "" || f.looksForSessions()
+	return f.cfg.ProxyProtocol || f.cfg.Rules.Looks() || f.looksForSessions()
 }
 
 func (f *Finder) looksForSessions() bool { return f.cfg.Sessions != nil && f.cfg.Sessions() }
 
 // IsStranger tells whether a connection whose client is not known yet is of a peer that is no trusted
-// proxy, although clients are named by such.
+// proxy, although clients are named by such alone.
 func (f *Finder) IsStranger(h *fdpass.Handoff) bool {
-	byProxies := f.cfg.ProxyProtocol || f.cfg.Rules.Header != ""
+	byProxies := f.cfg.ProxyProtocol || f.cfg.Rules.Header != "" && !f.cfg.Rules.LooksAtAll()
 	return byProxies && h.Flags&fdpass.FlagProxied == 0 && !f.cfg.Rules.Trusted.Contains(h.Client.Addr())
 }
 
@@ -185,10 +188,10 @@ func (f *Finder) find(h *fdpass.Handoff, placed bool, buffer []byte, rest rest) 
 	if placed {
 		return f.client(source), nil
 	}
-	named := f.cfg.Rules.Believe(source)
-	if sessions := f.looksForSessions(); named || sessions {
-		s := search{source, skip, rest == ended, sessions}
-		return f.findInHead(h.FD, buffer, s, forwarded.Head{Request: f.cfg.Rules.Request(), LineOnly: !named})
+	look := f.cfg.Rules.Look(source)
+	if sessions := f.looksForSessions(); look > forwarded.Nowhere || sessions {
+		s := search{source, skip, rest == ended, look > forwarded.Nowhere, sessions}
+		return f.findInHead(h.FD, buffer, s, forwarded.Head{Request: f.cfg.Rules.Request(), LineOnly: look < forwarded.AtHeaders})
 	}
 	return f.client(source), nil
 }
@@ -250,11 +253,12 @@ type search struct {
 	source   netip.Addr // where its connection is from, as far as is known
 	skip     int        // bytes before it that are no part of it
 	ended    bool       // what has arrived is all that will
+	needed   bool       // the client is not known without it
 	sessions bool       // it may name one
 }
 
-// findInHead looks into the head of the request. The client is found without it if a head
-// that only might name a session does not.
+// findInHead looks into the head of the request. The client is found without it if that is not needed and
+// might only name a session.
 func (f *Finder) findInHead(fd int, buffer []byte, s search, head forwarded.Head) (Client, error) {
 	peeked, err := peek(fd, buffer)
 	if err != nil {
@@ -270,14 +274,14 @@ func (f *Finder) findInHead(fd int, buffer []byte, s search, head forwarded.Head
 	switch {
 	case progress == forwarded.Complete:
 		named := head.Client(source, f.cfg.Hash)
-		client := Client{Addr: named.Addr, Key: named.Key}
+		client := Client{Addr: named.Addr, Key: named.Key, Told: named.Told, Name: f.nameIn(&head)}
 		if s.sessions {
 			client.Session = sessionIn(head.Line)
 		}
 		return client, nil
 	case progress == forwarded.NotHTTP, s.ended && !full, full && head.LineOnly:
 		return f.client(source), nil
-	case head.LineOnly:
+	case !s.needed:
 		return f.client(source), ErrNoSession
 	case full:
 		return Client{}, ErrTooLarge
@@ -286,4 +290,16 @@ func (f *Finder) findInHead(fd int, buffer []byte, s search, head forwarded.Head
 	default:
 		return Client{}, ErrPartial
 	}
+}
+
+// nameIn returns the worker that a request's session is with, which is none if no id of it names one.
+func (f *Finder) nameIn(head *forwarded.Head) Name {
+	if f.cfg.Names != nil {
+		for token := range head.Tokens {
+			if name, found := f.cfg.Names.Name(token); found {
+				return name
+			}
+		}
+	}
+	return Name{}
 }

@@ -50,7 +50,7 @@ func xff(client string, more ...string) string {
 func rulesOf(t testing.TB, trusted, key string) forwarded.Rules {
 	rules := forwarded.Rules{Header: forwarded.DefaultHeader, Trusted: trust(t, trusted)}
 	if key != "" {
-		rules.Key = forwarded.Key{Kind: forwarded.ByHeader, Name: key}
+		rules.Keys = forwarded.Keys{{Kind: forwarded.ByHeader, Name: key}}
 	}
 	return rules
 }
@@ -124,7 +124,7 @@ func checkMoments(t *testing.T, change func(*Config), moments []moment) {
 					want = f.from(v.client)
 				}
 				if v.text != "" {
-					want.Key = f.cfg.Hash.Text(v.text)
+					want.Key, want.Told = f.cfg.Hash.Text(v.text), true
 				}
 			}
 			buffer := f.Buffer()
@@ -455,7 +455,7 @@ func TestNowGone(t *testing.T) {
 }
 
 func TestValidate(t *testing.T) {
-	session := forwarded.Key{Kind: forwarded.ByHeader, Name: "X-Session"}
+	session := forwarded.Keys{{Kind: forwarded.ByHeader, Name: "X-Session"}}
 	for _, v := range []struct {
 		name   string
 		change func(*Config)
@@ -463,7 +463,7 @@ func TestValidate(t *testing.T) {
 	}{
 		{"default", func(*Config) {}, ""},
 		{"header", func(c *Config) { c.Rules.Header = "Forwarded" }, ""},
-		{"key", func(c *Config) { c.Rules.Header, c.Rules.Key = "Forwarded", session }, ""},
+		{"key", func(c *Config) { c.Rules.Header, c.Rules.Keys = "Forwarded", session }, ""},
 		{"PROXY protocol", speaksProxy, ""},
 		{"nobody is trusted, nobody is believed", func(c *Config) { c.Rules.Trusted = nil }, ""},
 		{"lowest limit", func(c *Config) { c.HeaderLimit = 1024 }, ""},
@@ -476,8 +476,8 @@ func TestValidate(t *testing.T) {
 		{"high limit", func(c *Config) { c.HeaderLimit = 65537 }, "header limit 65537"},
 		{"PROXY protocol of nobody", func(c *Config) { c.ProxyProtocol, c.Rules.Trusted = true, nil }, "without a trusted proxy"},
 		{"hash", func(c *Config) { c.Hash.IPv4Prefix = 33 }, "IPv4 prefix length 33"},
-		{"rules", func(c *Config) { c.Rules.Key = session }, "no header is believed"},
-		{"hash and rules", func(c *Config) { c.Hash.IPv6Prefix, c.Rules.Key = -1, session }, "no header is believed"},
+		{"rules", func(c *Config) { c.Rules.Keys = session }, "no header is believed"},
+		{"hash and rules", func(c *Config) { c.Hash.IPv6Prefix, c.Rules.Keys = -1, session }, "no header is believed"},
 	} {
 		cfg := DefaultConfig()
 		v.change(&cfg)

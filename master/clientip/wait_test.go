@@ -109,7 +109,7 @@ func (v *late) arrives(t *testing.T, f *Finder, send func(*pair, <-chan answer))
 	send(p, answers)
 	want := f.from(v.client)
 	if v.text != "" {
-		want.Key = f.cfg.Hash.Text(v.text)
+		want.Key, want.Told = f.cfg.Hash.Text(v.text), true
 	}
 	wants(t, answers, want, nil)
 	if (p.Flags == fdpass.FlagProxied) != (v.taken > 0) {
@@ -458,7 +458,7 @@ func TestWaitMany(t *testing.T) {
 	}
 	for i := range many {
 		want := f.from("192.0.2.1")
-		want.Key = f.cfg.Hash.Text(name(i))
+		want.Key, want.Told = f.cfg.Hash.Text(name(i)), true
 		wants(t, answers[i], want, nil)
 	}
 }

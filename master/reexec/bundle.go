@@ -114,6 +114,12 @@ func (b *Bundle) Put(part Part, state any) error {
 	return nil
 }
 
+// Has tells whether something was put under the part's name.
+func (b *Bundle) Has(part Part) bool {
+	_, has := b.parts[part.Name]
+	return has
+}
+
 // Get fills state with what was put under the part's name. It fails if nothing was, or in another version.
 func (b *Bundle) Get(part Part, state any) error {
 	s, ok := b.parts[part.Name]

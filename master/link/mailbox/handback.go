@@ -30,6 +30,19 @@ func (s *Slots) Set(n int) {
 	}
 }
 
+// SetReplaced says whether another worker has taken a worker's slot over. It does not wait.
+func (s *Slots) SetReplaced(m *Mailbox, replaced bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if m.replaced == replaced {
+		return
+	}
+	m.replaced = replaced
+	if _, wants := s.boxes[m]; wants {
+		s.tell(m)
+	}
+}
+
 func (s *Slots) add(m *Mailbox) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -52,7 +65,7 @@ func (s *Slots) tell(m *Mailbox) {
 	if m.rulesChanged {
 		n = 0
 	}
-	if errors.Is(m.ours.TrySendSlots(n), fdpass.ErrFull) {
+	if errors.Is(m.ours.TrySendSlots(n, m.replaced), fdpass.ErrFull) {
 		time.AfterFunc(slotsDelay, func() {
 			s.mu.Lock()
 			defer s.mu.Unlock()

@@ -149,7 +149,7 @@ func TestHandBackHostile(t *testing.T) {
 	})
 	t.Run("slots of its own", func(t *testing.T) {
 		m, w, _, _ := openBack(t, true, 1)
-		fdtest.Check(t, w.TrySendSlots(1))
+		fdtest.Check(t, w.TrySendSlots(1, false))
 		fdtest.Receive(t, "its end", m.Left())
 	})
 }

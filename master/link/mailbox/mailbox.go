@@ -67,6 +67,7 @@ type Mailbox struct {
 
 	offersBack   bool         // the worker has said that it hands connections back; of receive
 	handsBack    bool         // and the master takes them; written before ready is closed
+	replaced     bool         // another worker has taken the slot over; of requests.Slots
 	rulesChanged bool         // since the worker was told how clients are recognised; written before receive
 	has          atomic.Int64 // connections that were handed off and not handed back: at least as many as it has
 

@@ -90,6 +90,7 @@ func Restore(b *reexec.Bundle, state json.RawMessage, requests Requests, readmit
 	m.answers = s.Answers && requests.Pings
 	m.owes.Store(s.Owes)
 	m.handsBack = s.HandsBack && requests.HandBack != nil
+	m.replaced = requests.Slots != nil // until it is in a slot again
 	m.rulesChanged = s.Rules != requests.Rules
 	m.has.Store(s.Has)
 	m.alive.Store(true)

@@ -1,0 +1,119 @@
+package master
+
+import (
+	"crypto/rand"
+	"sync"
+
+	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/master/balancer"
+	"github.com/handfast/handfast/master/clientip"
+	"github.com/handfast/handfast/master/reexec"
+	"github.com/handfast/handfast/master/supervisor"
+)
+
+// names gives each worker the token by which sessions name it (HANDFAST_ROUTE), and says to the balancer whom tokens name. Upgrades keep
+// the secret, and so the tokens.
+type names struct {
+	table  *balancer.Table
+	secret [clientip.SecretSize]byte
+	reader *clientip.Names
+
+	mu     sync.Mutex
+	starts uint32
+	byPID  map[int]clientip.Name // of the processes that there are
+}
+
+// namesPart is where a bundle has them, if there are any.
+var namesPart = reexec.Part{Name: "names", Version: 1}
+
+// savedNames is what the next program needs for the same tokens.
+type savedNames struct {
+	Secret [clientip.SecretSize]byte
+	Starts uint32
+	ByPID  map[int]clientip.Name
+}
+
+// newNames goes on with those that the program before has left, if any.
+func newNames(before *savedNames) *names {
+	n := &names{byPID: make(map[int]clientip.Name)}
+	if before != nil {
+		n.secret, n.starts = before.Secret, before.Starts
+		for pid, name := range before.ByPID {
+			n.byPID[pid] = name
+		}
+	} else {
+		rand.Read(n.secret[:]) // never fails
+	}
+	n.reader = clientip.NewNames(n.secret)
+	return n
+}
+
+func (n *names) save() *savedNames {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := &savedNames{n.secret, n.starts, make(map[int]clientip.Name)}
+	for pid, name := range n.byPID {
+		s.ByPID[pid] = name
+	}
+	return s
+}
+
+// open gives a name to a worker that is about to be started.
+func (n *names) open(l *workerLink, seat supervisor.Seat) {
+	if n == nil || l.worker == nil {
+		return
+	}
+	n.mu.Lock()
+	n.starts++
+	l.name = clientip.Name{Slot: seat.Slot, Generation: seat.Generation, Start: n.starts}
+	n.mu.Unlock()
+	l.names = n
+	n.table.Name(l.name, l.worker)
+}
+
+// reopen gives a worker of the program before the name that it has, if it has one.
+func (n *names) reopen(l *workerLink, pid int) {
+	if n == nil || l.worker == nil {
+		return
+	}
+	n.mu.Lock()
+	name, found := n.byPID[pid]
+	n.mu.Unlock()
+	if found {
+		l.names, l.name, l.pid = n, name, pid
+		n.table.Name(name, l.worker)
+	}
+}
+
+// Env implements supervisor.Link.
+func (l *workerLink) Env(get func(string) string) []string {
+	env := l.Link.Env(get)
+	if l.names != nil {
+		env = append(env[:len(env):len(env)], fdpass.EnvRoute+"="+l.names.reader.Token(l.name).String())
+	}
+	return env
+}
+
+// Started implements supervisor.Link.
+func (l *workerLink) Started(p supervisor.Process) {
+	if n := l.names; n != nil {
+		l.pid = p.PID()
+		n.mu.Lock()
+		n.byPID[l.pid] = l.name
+		n.mu.Unlock()
+	}
+	l.Link.Started(p)
+}
+
+// Close implements supervisor.Link.
+func (l *workerLink) Close() {
+	if n := l.names; n != nil {
+		n.table.Unname(l.name)
+		n.mu.Lock()
+		if n.byPID[l.pid] == l.name { // the number may be another worker's by now
+			delete(n.byPID, l.pid)
+		}
+		n.mu.Unlock()
+	}
+	l.Link.Close()
+}
