@@ -1,7 +1,10 @@
 package main
 
 import (
+	"bufio"
+	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -39,6 +42,56 @@ func TestHostileDescriptors(t *testing.T) {
 			b.signal(unix.SIGTERM)
 			b.exit()
 		})
+	}
+}
+
+// TestHostileHandBack: a worker that hands back what it was not handed loses its own link, and is replaced. Connections of other
+// slots go on, and the master keeps none of what it was sent.
+func TestHostileHandBack(t *testing.T) {
+	t.Parallel()
+	const ofNobody = "what was handed back is no connection of ours"
+	want := map[int]string{ // of whose worker's end the log says what
+		1: ofNobody, 2: ofNobody, 3: ofNobody, 4: ofNobody,
+		5: "more connections are handed back than were handed off",
+		6: "bytes of details",
+	}
+	slots := 1 + len(want) // the worker of slot 0 is good
+	b := start(t, slots, options{
+		worker: []string{"returns", t.TempDir()},
+		flags:  []string{"--drain-timeout", "500ms", "--kill-timeout", "100ms", "--ready-timeout", "30s"},
+	})
+	good := b.socketFor(sourceIn(0, slots, 0))
+	files := b.files()
+	conns := map[int]net.Conn{}
+	for slot := range want {
+		conns[slot] = b.send(sourceIn(slot, slots, 0), "GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+		defer conns[slot].Close()
+	}
+	for _, left := range b.awaitCount("worker takes no more connections", len(want)) {
+		var of struct{ Slot int }
+		if err := json.Unmarshal([]byte(left.text), &of); err != nil || want[of.Slot] == "" || !strings.Contains(left.text, want[of.Slot]) {
+			t.Errorf("%v, %s, want %v", err, left.text, want)
+		}
+		delete(want, of.Slot)
+	}
+	if resp, err := http.ReadResponse(bufio.NewReader(conns[5]), nil); err != nil || resp.StatusCode != http.StatusOK {
+		t.Errorf("the connection that was handed back too often: %+v, %v", resp, err)
+	}
+	b.awaitCount("worker ready", slots+slots-1)
+	b.awaitCount("worker exited", slots-1)
+	for slot := range slots {
+		if a := b.mustGet(sourceIn(slot, slots, 0), "/"); a.slot != slot {
+			t.Errorf("slot %d: %+v", slot, a)
+		}
+	}
+	if err := exchange(t.Context(), good, "still there"); err != nil {
+		t.Errorf("a connection of slot 0: %v", err)
+	}
+	if s := b.status(); s.Slots[0].Restarts != 0 || s.Totals.Refused != 0 {
+		t.Errorf("%d restarts of slot 0, %d refused", s.Slots[0].Restarts, s.Totals.Refused)
+	}
+	if !eventually(func() bool { return b.files() <= files }) {
+		t.Errorf("%d files are open, at the start %d", b.files(), files)
 	}
 }
 

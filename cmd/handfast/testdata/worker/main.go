@@ -15,6 +15,7 @@
 //	burgles      the same as http, but tries what only the master's user may
 //	hostile      sends the master what must not be closed; in slot 0 the same as http
 //	raw          answers a connection's first bytes with the line of http, the TLVs of its PROXY header, and those bytes
+//	returns DIR  the same as http, but the first in each slot but 0 hands back what it was not handed; DIR is empty at the start
 //	careless     the same as http, but with --worker-link any or activation: SIGTERM ends it at once
 //	accepts N    the same as http, with N threads that wait in accept; for --worker-link any
 //
@@ -92,6 +93,10 @@ func play(args []string) int {
 		os.Unsetenv("HANDFAST_PING")
 	case "raw":
 		return playRaw()
+	case "returns":
+		if !playReturns(args[1]) {
+			return 1
+		}
 	case "burgles":
 		burgle()
 	case "hostile":
