@@ -167,7 +167,7 @@ var rows = [...]row{
 	LinkAny: {
 		name:      "any",
 		flag:      "any",
-		help:      "a server that listens by itself; experimental with --behind-proxy, --proxy-protocol, --route master and --when-down next",
+		help:      "a server that listens by itself; with --behind-proxy, --proxy-protocol, --route master and --when-down next a connection costs the master more",
 		listeners: true,
 		blocking:  true,
 		follows:   true,

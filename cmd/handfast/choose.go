@@ -66,17 +66,17 @@ func (r intent) decideInjection(d *decision, f facts, noListeners error) error {
 		return usagef("--when-down next: with --route kernel workers of --worker-link any cannot be handed the clients of another slot; use --worker-link native or node, or --when-down wait")
 	}
 	d.link = master.LinkInject
-	d.warn("--worker-link any where the master gives clients to slots is experimental: connections are handed to workers in answer to accept",
+	d.warn("--worker-link any where the master gives clients to slots: connections are handed to workers in answer to accept",
 		"when_the_master_dies", "workers cannot accept any more", "cost", "more of the master's CPU time for each connection than with other links")
 	return f.noInjection
 }
 
-// experimental is what is chosen for nobody, where workers cannot be given listeners and it would do.
-func (r intent) experimental(noListeners error) string {
+// injection is what is chosen for nobody, where workers cannot be given listeners and it would do.
+func (r intent) injection(noListeners error) string {
 	if _, tooMany := errors.AsType[tooManySlots](noListeners); noListeners == nil || r.route == routeKernel || tooMany && r.route == routeAuto {
 		return ""
 	}
-	return "--worker-link any (experimental)"
+	return "--worker-link any"
 }
 
 // remedies are what to ask for so that workers can be served that cannot be given listeners now.
@@ -90,8 +90,8 @@ func (r intent) remedies(f facts) (all []string) {
 	if r.nextWhenDown && noListeners(wait) == nil {
 		all = append(all, "--when-down wait")
 	}
-	if experimental := r.experimental(noListeners(r)); experimental != "" {
-		all = append(all, experimental)
+	if injection := r.injection(noListeners(r)); injection != "" {
+		all = append(all, injection)
 	}
 	return all
 }
@@ -176,7 +176,7 @@ func (r intent) chooseWithoutListeners(f facts, noListeners error) (choice, erro
 	case isTooMany:
 		return choice{}, usagef("--workers %d: %w; if the command knows handfast use --worker-link native", tooMany.slots, tooMany)
 	case !f.known:
-		return choice{master.LinkNative, "the command has to know handfast, since " + noListeners.Error(), r.experimental(noListeners)}, nil
+		return choice{master.LinkNative, "the command has to know handfast, since " + noListeners.Error(), r.injection(noListeners)}, nil
 	}
 	if err := r.fits(master.LinkAny); err != nil {
 		return choice{}, err

@@ -43,7 +43,7 @@ func startInjected(t *testing.T, n int, o options) *instance {
 	t.Helper()
 	o.link = "any"
 	b := start(t, n, o)
-	if len(b.log("--worker-link any where the master gives clients to slots is experimental: connections are handed to workers in answer to accept")) != 1 {
+	if len(b.log("--worker-link any where the master gives clients to slots: connections are handed to workers in answer to accept")) != 1 {
 		t.Error("it does not warn")
 	}
 	return b

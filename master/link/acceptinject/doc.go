@@ -1,6 +1,6 @@
 // Package acceptinject hands connections, one by one, to workers that know nothing of handfast: any
 // program that binds the balancer's port itself. The master routes, since it finds clients by headers,
-// say; each call of accept is answered with a connection. This is experimental.
+// say; each call of accept is answered with a connection.
 //
 //  1. Package foreign starts the worker under a filter that asks about bind, listen, accept, accept4
 //     and shutdown (seccomp.BindAccept), and waits for its hello.
