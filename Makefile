@@ -7,7 +7,7 @@ FUZZTIME ?= 30s
 # What a run of the fuzzer may take beyond that: one that hangs is to fail.
 FUZZLIMIT ?= 5m
 RESULTS ?= cmd/bench/results/README.md
-TESTED_WITH = python3 node npm curl nginx haproxy apache2 gunicorn redis-server php javac chromium puma lighttpd caddy h2o sshd prosody mandoc
+TESTED_WITH = python3 node npm curl nginx haproxy apache2 gunicorn redis-server php javac chromium puma lighttpd caddy h2o varnishd sshd prosody mandoc
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .DEFAULT_GOAL := help
@@ -33,7 +33,7 @@ check: lint ## lint, and the tests that start neither handfast nor real servers:
 
 test: ## all tests, those of our packages with the race detector (says what it skips for want of a program)
 	@PATH=$$PATH:/usr/sbin; for program in $(TESTED_WITH); do \
-		command -v $$program >/dev/null || echo "make test: skips what needs $$program; apt-get install $$program" | sed 's/install node$$/install nodejs/'; \
+		command -v $$program >/dev/null || echo "make test: skips what needs $$program; apt-get install $$program" | sed 's/install node$$/install nodejs/; s/install varnishd$$/install varnish/'; \
 	done
 	$(GO) test -race -shuffle=on -timeout 30m $$($(GO) list ./... | grep -v /examples/)
 	$(GO) test -shuffle=on -timeout 30m ./examples/... # only clients run in their processes

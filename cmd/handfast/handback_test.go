@@ -22,7 +22,7 @@ import (
 )
 
 // pooling is a proxy that keeps its connections to handfast, and lends each to whoever comes. None tries a request
-// again: so what fails shows.
+// again, so what fails shows; Varnish alone does, if it has no body.
 type pooling struct {
 	trial.Proxy
 	conf string // with a place for handfast's address
@@ -75,6 +75,10 @@ hosts:
         proxy.reverse.url: "http://%s/"
         proxy.timeout.keepalive: 60000
 `},
+	"Varnish": {trial.Varnish, `vcl 4.1;
+backend handfast { .host = "%s"; }
+sub vcl_recv { return (pass); }
+`},
 }
 
 // poolClients is how many clients a proxy has at the same time, in front of its pool.
@@ -111,6 +115,7 @@ func TestHandBack(t *testing.T) {
 		{"Apache", false, 300},
 		{"Caddy", false, 300},
 		{"h2o", false, 300},
+		{"Varnish", false, 300},
 	} {
 		workers := "Go"
 		if tt.node {

@@ -91,6 +91,14 @@ var (
 		Stop:   syscall.SIGTERM,
 		args:   func(dir, file, address string) []string { return []string{"-m", "worker", "-c", file} },
 	}
+	Varnish = Proxy{
+		Name: "varnishd",
+		pkg:  "varnish",
+		Stop: syscall.SIGTERM,
+		args: func(dir, file, address string) []string {
+			return []string{"-F", "-n", filepath.Join(dir, "varnish"), "-j", "none", "-T", "none", "-s", "malloc,16m", "-p", "thread_pool_min=20", "-a", address, "-f", file}
+		},
+	}
 	Traefik = Proxy{
 		Name: "traefik",
 		pkg:  "-",
