@@ -24,9 +24,10 @@
 // exitedAfterDisconnect. Listening on the balancer's port means to take the slot's
 // connections; anything else is a socket that all workers share (primary.go).
 //
-// Behind a proxy that pools its connections a worker hands each back when it has answered a request, since the
-// next one may be another client's (handback.go): a small module does that, which Node loads before the program
-// (preload.cjs; module.go has it loaded).
+// A small module does what the program, which knows nothing of handfast, does not (preload.cjs). Node loads it before the program
+// (module.go). Where requests of several clients or sessions may follow each other on a connection, as in a proxy's pool, it hands
+// the connection back when a request is answered (handback.go). And it has the sessions of Engine.IO name their worker, if
+// HANDFAST_SESSION has the word engine.io.
 //
 // relay.go passes the messages of @socket.io/cluster-adapter from worker to worker. Messages for which there
 // is no room in a channel wait in outbox.go, within limits, and by turns with connections.

@@ -5,10 +5,16 @@ import "github.com/handfast/handfast/fdpass"
 // nackLine has Node send a descriptor again, and give up after three times.
 var nackLine = []byte(`{"cmd":"NODE_HANDLE_NACK"}`)
 
+// handBackAnswer answers a worker that asks whether it is to hand connections back.
+type handBackAnswer struct {
+	Cmd       string `json:"cmd"`
+	Everybody bool   `json:"everybody"` // those of every peer
+}
+
 // beginHandBack answers a worker that asks whether it is to hand connections back.
 func (l *Link) beginHandBack() {
 	if l.primary.cfg.HandBack != nil {
-		l.post(packet{text: []byte(`{"cmd":"` + cmdHandBack + `"}` + "\n")})
+		l.post(packet{text: line(handBackAnswer{cmdHandBack, l.primary.cfg.Everybody})})
 	}
 }
 

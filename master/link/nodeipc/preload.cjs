@@ -1,28 +1,100 @@
 'use strict';
-// handfast loads this into its Node workers (NODE_OPTIONS=--require). A proxy that pools its
-// connections sends requests of several clients over one of them, so after each response the connection
-// goes back to the master, which looks at the next request and chooses the worker anew.
+// handfast loads this into its Node workers (NODE_OPTIONS=--require), before the program, which knows nothing of it.
+// It has two parts: sessions of Engine.IO name their worker, and connections are handed back between two requests.
+
+function main() {
+  // Processes and threads that a worker starts load this too, and are none of ours.
+  if (!process.send || !process.channel || !require('cluster').isWorker) return;
+  if (token && split(process.env.HANDFAST_SESSION).includes('engine.io')) nameSessions();
+  askToHandBack();
+}
+
+const split = (list) => (list || '').split(',').filter(Boolean);
+
+// ---- Sessions of Engine.IO, and so of Socket.IO, name their worker.
+//
+// An Engine.IO server makes the id of a session in handshake(), by generateId(), which a program may set on its
+// server at any time. Whatever that returns ends in the worker's token then, by which the master knows the worker.
+
+const token = process.env.HANDFAST_ROUTE;
+
+const named = new WeakSet(); // prototypes that have our handshake(), and our generateId()s
+
+function nameSessions() {
+  const Module = require('module');
+  const { _load } = Module; // which both module systems call for a CommonJS module
+  Module._load = function (request) {
+    const exports = _load.apply(this, arguments);
+    // It is asked for by its name, or by its path if by an ES module. Its main module has the class.
+    if (/(^|[\\/])engine\.io($|[\\/])/.test(request)) nameSessionsOf(exports && exports.Server);
+    return exports;
+  };
+  warnOfOthers();
+}
+
+function nameSessionsOf(Server) {
+  let owner = Server && Server.prototype; // since version 6 a prototype of that has it
+  while (owner && !Object.prototype.hasOwnProperty.call(owner, 'handshake')) owner = Object.getPrototypeOf(owner);
+  if (!owner || named.has(owner)) return;
+  const { handshake } = owner;
+  owner.handshake = function () {
+    if (!named.has(this.generateId)) this.generateId = naming(this.generateId);
+    return handshake.apply(this, arguments);
+  };
+  named.add(owner);
+  found = true;
+}
+
+// naming returns a generateId() whose ids end in the token, once.
+function naming(generateId) {
+  const name = (id) => (String(id).endsWith(`.${token}`) ? id : `${id}.${token}`);
+  function generate() {
+    const id = generateId.apply(this, arguments);
+    return id && typeof id.then === 'function' ? id.then(name) : name(id);
+  }
+  named.add(generate);
+  return generate;
+}
+
+let found = false; // an Engine.IO server whose sessions we name
+
+// warnOfOthers says once that there are sessions of a server that was not found, such as one in a bundle.
+function warnOfOthers() {
+  let over = false; // Node 18 does not survive that the last subscriber leaves while it is told
+  require('diagnostics_channel').channel('http.server.request.start').subscribe(({ request: { url } }) => {
+    if (over || found || !/[?&]EIO=/.test(url) || !/[?&]sid=(?![^&]*\.[a-z2-7]{26}(&|$))/.test(url)) return;
+    over = true;
+    console.error('handfast: sessions of Engine.IO do not name their worker, since the module engine.io was not loaded as one (is it part of a bundle?): ' +
+      "keep it out of the bundle, or have generateId of io.engine return an id that ends in '.' + process.env.HANDFAST_ROUTE");
+  });
+}
+
+// ---- Connections are handed back.
+//
+// Requests of several clients, or of several sessions, may follow each other on one connection: a proxy's pool, a browser
+// or an agent that keeps it. So after each response it goes back to the master, which looks at the next request
+// and chooses the worker anew.
 //
 // Nothing of the next request has been read then: reading stops with a request's last byte. What cannot be
 // handed back (a WebSocket, a request that was sent before the last one was answered, TLS) stays here.
 
 const word = 'NODE_HANDFAST_HAND_BACK'; // Node keeps messages with this prefix from programs
 
-function main() {
-  if (!process.send || !process.channel) return; // in a child of a worker, say
-  // The master answers, and no other parent does: so a worker's own children are left alone.
+function askToHandBack() {
   process.on('internalMessage', function listen(message) {
     if (message && message.cmd === word) {
       process.removeListener('internalMessage', listen);
-      begin();
+      begin(message.everybody === true);
     }
   });
   process.send({ cmd: word });
 }
 
 const state = new WeakMap(); // by socket
+let everybody = false; // connections of every peer are handed back; false: of the trusted proxies
 
-function begin() {
+function begin(ofEverybody) {
+  everybody = ofEverybody;
   const { channel } = require('diagnostics_channel');
   channel('http.server.request.start').subscribe(({ request, response, socket }) => starts(request, response, socket));
   channel('http.server.response.finish').subscribe(({ request, response, socket }) => finishes(request, response, socket));
@@ -30,14 +102,11 @@ function begin() {
 
 const proxies = networks(process.env.HANDFAST_TRUSTED_PROXIES);
 const slots = networks(process.env.HANDFAST_SLOT_ADDRESS); // addresses of their own
-// The headers that tell clients apart.
-const names = [process.env.HANDFAST_PROXY_HEADER, (process.env.HANDFAST_KEY || '').replace(/^header:|^address$/, '')]
-  .filter(Boolean).map((name) => name.toLowerCase());
 
 function networks(list) {
   const { BlockList, isIPv6 } = require('net');
   const all = BlockList && new BlockList();
-  for (const range of (list || '').split(',').filter(Boolean)) {
+  for (const range of split(list)) {
     const [address, bits] = range.split('/');
     if (all) all.addSubnet(address, Number(bits), isIPv6(address) ? 'ipv6' : 'ipv4');
   }
@@ -50,15 +119,27 @@ function isIn(all, address) {
   return all.check(address, address.includes(':') ? 'ipv6' : 'ipv4');
 }
 
-// isShared tells whether requests on a connection may belong to several slots: its peer is a proxy, and it has not come
-// to a slot's own address.
-function isShared({ remoteAddress, localAddress }) {
-  return isIn(proxies, remoteAddress) && !isIn(slots, localAddress);
+// isShared tells whether requests on a connection may belong to several slots: its peer is a proxy, or any peer's requests
+// may, and it has not come to a slot's own address. Under TLS the master sees none of that.
+function isShared({ remoteAddress, localAddress, encrypted }) {
+  return (everybody && !encrypted || isIn(proxies, remoteAddress)) && !isIn(slots, localAddress);
 }
 
-// isSecond tells whether a request is another client's than the one before it on its connection.
+// What tells clients and sessions apart: functions of a request.
+const sources = [`header:${process.env.HANDFAST_PROXY_HEADER || ''}`, ...split(process.env.HANDFAST_KEY), ...split(process.env.HANDFAST_SESSION)].map((source) => {
+  const [, kind, name] = /^(\w+):(.*)$/.exec(source.replace(/^engine\.io$/, 'query:sid')) || [];
+  switch (kind) {
+    case 'header': return ({ headers }) => headers[name.toLowerCase()];
+    case 'cookie': return ({ headers }) => headers.cookie; // with the others, which change seldom
+    case 'query': return ({ url }) => new URLSearchParams(url.replace(/^[^?]*/, '')).get(name);
+    case 'path': return ({ url }) => url.replace(/\?.*/, '');
+    default: return () => ''; // the peer's address
+  }
+});
+
+// isSecond tells whether a request is another client's, or session's, than the one before it on its connection.
 function isSecond(s, request) {
-  const client = names.map((name) => request.headers[name]).join('\n');
+  const client = sources.map((of) => of(request)).join('\n');
   const second = s.client !== undefined && s.client !== client;
   s.client = client;
   return second;

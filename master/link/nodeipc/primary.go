@@ -43,9 +43,12 @@ type Config struct {
 	Logger hclog.Logger
 
 	// Module is loaded by workers, and HandBack takes from them what they then hand back, between two requests, as
-	// balancer.HandBack does. nil: they hand nothing back, and load nothing.
+	// balancer.HandBack does. nil: they load nothing, or hand nothing back.
 	Module   *Module
 	HandBack func(l *Link, conns []fdpass.Handoff) (n int, err error)
+	// Everybody tells whether that is done with the connections of every peer, since requests say themselves where they belong;
+	// false: with those of trusted proxies.
+	Everybody bool
 
 	// Open tells whether a worker has connections open. nil: nobody knows, and a worker that does not
 	// exit by itself drains until it is late.
