@@ -31,7 +31,8 @@
 // HANDFAST_SESSION lists, with commas, where requests have ids of sessions, if the master looks there. Then HANDFAST_ROUTE is a token that
 // names this worker: 26 characters of a–z and 2–7. An id that ends in a dot and the token, or that is the token, takes its requests to this
 // worker while it lives, also when it was replaced, and then to the worker that is in its slot. Nobody but the master can make a
-// token.
+// token. If HANDFAST_NEW_SESSIONS is "anywhere", requests that have no token and none of the keys but the address belong to whatever worker
+// they come to.
 //
 // SOCK_SEQPACKET keeps messages apart: each recvmsg(2) returns one message, with
 // the descriptors that ride on it and no others. The descriptor is blocking and

@@ -24,6 +24,7 @@ const (
 	EnvTrustedHops    = "HANDFAST_TRUSTED_HOPS"
 	EnvKey            = "HANDFAST_KEY"
 	EnvSession        = "HANDFAST_SESSION"
+	EnvNewSessions    = "HANDFAST_NEW_SESSIONS"
 
 	EnvIPv4Prefix = "HANDFAST_IPV4_PREFIX"
 	EnvIPv6Prefix = "HANDFAST_IPV6_PREFIX"

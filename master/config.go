@@ -71,8 +71,11 @@ type Config struct {
 	// back only by NodeModule.
 	NoHandBack bool
 	NodeModule *nodeipc.Module
-	Name       string // for people, in Status
-	Version    string // likewise
+	// DrainAffinity is within how long clients that were served lately go back to their worker although it was replaced, as
+	// long as it lingers, each by what it is recognised by. It needs Listeners. 0: they go to their slot at once.
+	DrainAffinity time.Duration
+	Name          string // for people, in Status
+	Version       string // likewise
 	// Logger must not wait for its reader: package logging has what does not (Queue). nil: none.
 	Logger hclog.Logger
 
@@ -100,9 +103,9 @@ func (c *Config) groups() int {
 	return len(c.Groups)
 }
 
-// namesWorkers tells whether workers get tokens by which sessions name them.
+// namesWorkers tells whether workers have names, by which sessions come back to them, or clients.
 func (c *Config) namesWorkers() bool {
-	return len(c.Balancer.Clients.Rules.Sessions) > 0 && !c.kernelRoutes()
+	return (len(c.Balancer.Clients.Rules.Sessions) > 0 || c.DrainAffinity > 0) && !c.kernelRoutes()
 }
 
 // Files is how many descriptors the master needs, without those of connections that are

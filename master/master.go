@@ -113,13 +113,18 @@ func (m *Master) balance(cfg *Config) (err error) {
 	cfg.Balancer.Logger = cfg.Logger.Named("balancer")
 	if cfg.namesWorkers() {
 		m.names = newNames(cfg.names)
-		cfg.Balancer.Clients.Names = m.names.reader
+		if m.names.told = len(cfg.Balancer.Clients.Rules.Sessions) > 0; m.names.told {
+			cfg.Balancer.Clients.Names = m.names.reader
+		}
 	}
 	if m.balancer, err = balancer.New(cfg.Balancer, balancer.NewTable(1)); err != nil {
 		return err
 	}
 	if m.names != nil {
 		m.names.table = m.balancer.Table()
+		if cfg.DrainAffinity > 0 {
+			m.names.table.KeepClients(cfg.DrainAffinity)
+		}
 	}
 	m.patience = min(m.balancer.Patience()+time.Second, cfg.Supervisor.StopTimeout)
 	if m.route, err = m.newRoute(cfg); err != nil {

@@ -17,6 +17,7 @@ type names struct {
 	table  *balancer.Table
 	secret [clientip.SecretSize]byte
 	reader *clientip.Names
+	told   bool // to workers, too
 
 	mu     sync.Mutex
 	starts uint32
@@ -88,7 +89,7 @@ func (n *names) reopen(l *workerLink, pid int) {
 // Env implements supervisor.Link.
 func (l *workerLink) Env(get func(string) string) []string {
 	env := l.Link.Env(get)
-	if l.names != nil {
+	if l.names != nil && l.names.told {
 		env = append(env[:len(env):len(env)], fdpass.EnvRoute+"="+l.names.reader.Token(l.name).String())
 	}
 	return env

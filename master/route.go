@@ -52,7 +52,7 @@ type route interface {
 // newRoute makes the route that the configuration asks for.
 func (m *Master) newRoute(cfg *Config) (route, error) {
 	if !cfg.kernelRoutes() {
-		r := &masterRoute{Table: m.balancer.Table(), slots: m.requests.Slots, balancer: m.balancer, listeners: cfg.Listeners, retired: cfg.retired, log: cfg.Logger}
+		r := &masterRoute{Table: m.balancer.Table(), slots: m.requests.Slots, keeps: cfg.DrainAffinity > 0, balancer: m.balancer, listeners: cfg.Listeners, retired: cfg.retired, log: cfg.Logger}
 		for _, ln := range r.listeners {
 			if at := balancer.Address(ln); at.IsValid() {
 				r.at = append(r.at, at)
@@ -80,6 +80,7 @@ func (m *Master) newRoute(cfg *Config) (route, error) {
 type masterRoute struct {
 	*balancer.Table
 	slots     *mailbox.Slots // nil: workers need not know
+	keeps     bool           // clients go back to a worker that was replaced (Config.DrainAffinity)
 	balancer  *balancer.Balancer
 	listeners []net.Listener
 	at        []netip.AddrPort // where they are
@@ -109,7 +110,7 @@ func (r *masterRoute) Fill(slot int, link supervisor.Link) {
 
 // setReplaced tells a worker that hands connections back whether its slot has another one.
 func (r *masterRoute) setReplaced(w balancer.Worker, replaced bool) {
-	if m, ok := w.(*mailbox.Mailbox); ok && r.slots != nil {
+	if m, ok := w.(*mailbox.Mailbox); ok && r.slots != nil && !r.keeps {
 		r.slots.SetReplaced(m, replaced)
 	}
 }

@@ -123,7 +123,8 @@ func (h *handBack) isElsewhere(r *forwarded.Request, source netip.Addr) bool {
 	if h.replaced.Load() {
 		return true
 	}
-	return !ours && r.Client(source, h.config).Key.Slot(slots) != h.slot
+	client := r.Client(source, h.config)
+	return !ours && (client.Told || !h.rules.Anywhere) && client.Key.Slot(slots) != h.slot
 }
 
 // maxAdopted bounds the tokens that a worker remembers to have adopted. Those that are forgotten cost their next requests the way by

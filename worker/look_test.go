@@ -17,6 +17,7 @@ import (
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/fdpass/fdtest"
+	"github.com/handfast/handfast/fdpass/forwarded"
 	"github.com/handfast/handfast/hash"
 )
 
@@ -39,11 +40,16 @@ func answer(w http.ResponseWriter, r *http.Request) {
 
 func newPool(t *testing.T, srv *http.Server) *pool {
 	t.Helper()
+	return newPoolOf(t, srv, testRules(t))
+}
+
+func newPoolOf(t *testing.T, srv *http.Server, rules forwarded.Rules) *pool {
+	t.Helper()
 	fdtest.NoLeaks(t)
 	master, file, err := fdpass.Pair()
 	fdtest.Check(t, err)
 	master.SendDetails()
-	back, err := openHandBack(file, testRules(t), hash.DefaultConfig(), Place{Slot: 0, Slots: 2})
+	back, err := openHandBack(file, rules, hash.DefaultConfig(), Place{Slot: 0, Slots: 2})
 	fdtest.Check(t, err)
 	source, err := newMailboxSource(file, back)
 	fdtest.Check(t, err)
@@ -62,7 +68,7 @@ func newPool(t *testing.T, srv *http.Server) *pool {
 		}
 		return ctx
 	}
-	keepApart(srv, testRules(t), hash.DefaultConfig())
+	keepApart(srv, rules, hash.DefaultConfig())
 	go func() { p.served <- serve(srv, p.ln, p.signals) }()
 	received := make(chan struct{})
 	go func() {
@@ -146,7 +152,12 @@ func reads(t *testing.T, r *bufio.Reader, want string) *http.Response {
 // the proxy sees its end: nobody else has it.
 func unread(t *testing.T, h fdpass.Handoff, proxy net.Conn, want string) {
 	t.Helper()
-	if h.Details != "details" || h.Client.String() != proxy.LocalAddr().String() || h.Flags != 0 {
+	unreadOf(t, h, proxy.LocalAddr().String(), proxy, want)
+}
+
+func unreadOf(t *testing.T, h fdpass.Handoff, client string, proxy net.Conn, want string) {
+	t.Helper()
+	if h.Details != "details" || h.Client.String() != client || h.Flags != 0 {
 		t.Errorf("handed back %+v", h)
 	}
 	file := os.NewFile(uintptr(h.FD), "handed back")
@@ -408,6 +419,68 @@ func TestLookMasterGone(t *testing.T) {
 	fdtest.Receive(t, "end of the mailbox", p.ln.Draining())
 	io.WriteString(proxy, request(1, "/", ""))
 	reads(t, r, `/ "" <nil>`)
+}
+
+// TestLookAtSessions: of a client that is no proxy, requests that name this worker stay, and so do those that name one which is
+// no more, when the master has brought one; those that name another one go back. When another worker has taken the slot over, only those stay that
+// name this one.
+func TestLookAtSessions(t *testing.T) {
+	own, gone, other := strings.Repeat("a", forwarded.TokenSize), strings.Repeat("b", forwarded.TokenSize), strings.Repeat("c", forwarded.TokenSize)
+	t.Setenv(fdpass.EnvRoute, own)
+	rules := forwarded.Rules{}
+	var err error
+	rules.Sessions, err = forwarded.ParseSessions("query:sid")
+	fdtest.Check(t, err)
+	config := hash.DefaultConfig()
+	home, abroad := netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("198.51.100.1")
+	for config.Key(home).Slot(2) != 0 {
+		home = home.Next()
+	}
+	for config.Key(abroad).Slot(2) != 1 {
+		abroad = abroad.Next()
+	}
+	p := newPoolOf(t, &http.Server{Handler: http.HandlerFunc(answer)}, rules)
+	from := func(client netip.Addr, sid string) (ask func(sid string, stays bool)) {
+		at := netip.AddrPortFrom(client, 1)
+		conn := p.dialFrom(at, 0)
+		r := bufio.NewReader(conn)
+		n := 0
+		ask = func(sid string, stays bool) {
+			t.Helper()
+			n++
+			path := fmt.Sprintf("/%d", n)
+			head := "GET " + path + "?sid=" + sid + " HTTP/1.1\r\nHost: a\r\n\r\n"
+			io.WriteString(conn, head)
+			if stays {
+				reads(t, r, path+` "" <nil>`)
+				return
+			}
+			unreadOf(t, fdtest.Receive(t, "what is handed back", p.back), at.String(), conn, head)
+		}
+		ask(sid, true) // the master has placed it
+		return ask
+	}
+	ask := from(home, "")
+	ask("", true)
+	ask("x."+own, true)
+	ask("x."+gone, false)
+	ask = from(home, "x."+gone)
+	ask("y."+gone, true)
+	ask("x."+other, false)
+	ask = from(abroad, "x."+own)
+	ask("x."+own, true)
+	ask("", false)
+
+	fdtest.Check(t, p.master.TrySendSlots(2, true))
+	ask = from(home, "x."+own)
+	ask("x."+own, true)
+	ask("", false)
+	ask = from(home, "x."+own)
+	ask("x."+gone, false)
+	fdtest.Check(t, p.master.TrySendSlots(2, false))
+	ask = from(home, "x."+own)
+	ask("", true)
+	ask("x."+gone, false) // the master may have another view of it now
 }
 
 // TestLookAllocatesNothing: a request that stays costs a peek, and no allocation.

@@ -65,6 +65,7 @@ var choices = map[string][]string{
 	"trusted-proxies": {"loopback", "private", "link-local", "@"},
 
 	"proxy-protocol-optional": {"loopback", "private", "link-local", "@"},
+	"new-sessions":            newSessionsWords,
 	"proxy-protocol-mode":     proxyModeWords,
 	"admin":                   {adminOff},
 }

@@ -122,6 +122,7 @@ type intent struct {
 	readyWhen      nodeipc.ReadyWhen
 	header         bool // --behind-proxy
 	brought        bool // --session, or a --key that clients bring
+	affinity       bool // --drain-affinity
 	keep           bool // --hand-back=false
 	proxyProtocol  bool
 	leaveProxy     bool // --proxy-protocol-mode leave
@@ -210,6 +211,8 @@ func (r intent) notKernel(f facts) error {
 		return errors.New("with --behind-proxy clients are named by headers, which come too late for it")
 	case r.brought:
 		return errors.New("with --session, or a --key other than address, clients are recognised by what they send, which comes too late for it")
+	case r.affinity:
+		return errors.New("with --drain-affinity clients go to workers that are in no slot any more, of which it knows nothing")
 	case r.proxyProtocol:
 		return errors.New("with --proxy-protocol clients are named by what they send, which comes too late for it")
 	case r.accessLog:

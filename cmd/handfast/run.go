@@ -100,6 +100,7 @@ func (a asked) intent() intent {
 		workers:        c.Supervisor.Workers,
 		readyWhen:      c.ReadyWhen,
 		header:         c.Balancer.Clients.Rules.Header != "",
+		affinity:       c.DrainAffinity > 0,
 		brought:        c.Balancer.Clients.Rules.LooksAtAll(),
 		keep:           c.NoHandBack,
 		proxyProtocol:  c.Balancer.Clients.ProxyProtocol,
@@ -136,6 +137,7 @@ func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 	v.waiting(&config.Balancer)
 	config.Balancer.Clients = v.clients()
 	v.lifetimes(&config.Supervisor)
+	config.DrainAffinity = v.duration("drain-affinity", 0)
 	config.MaxConnections = v.number("max-connections-per-slot", 0, math.MaxInt32)
 	v.rights(&config.Supervisor)
 	v.setting(&config.Supervisor.Setting)

@@ -164,6 +164,9 @@ func (v *values) keys() forwarded.Keys {
 	return keys
 }
 
+// newSessionsWords are the values of --new-sessions.
+var newSessionsWords = []string{"key", "least"}
+
 // sessions returns where ids of sessions come back that name their workers.
 func (v *values) sessions() forwarded.Sessions {
 	list := strings.Join(v.StringSlice("session"), ",")
@@ -204,6 +207,10 @@ func (v *values) clients() clientip.Config {
 	config.Hash.Slots = v.slotAddress()
 	v.proxyProtocol(&config)
 	config.Rules.Keys, config.Rules.Sessions = v.keys(), v.sessions()
+	config.Rules.Anywhere = v.choice("new-sessions", newSessionsWords...) == 1
+	if config.Rules.Anywhere && len(config.Rules.Sessions) == 0 {
+		v.fail("--new-sessions least: needs --session, else no request of a session comes back to its worker")
+	}
 	config.Rules.Hops = v.number("trusted-hops", 0, forwarded.MaxHops)
 	failed := v.err
 	config.Rules.Trusted = v.trusted("trusted-proxies")

@@ -21,6 +21,8 @@ type Rules struct {
 	// other keys are the client's own: it chooses its slot by them, as far as it knows how they are hashed (hash.Config.Seed).
 	Keys     Keys
 	Sessions Sessions // where requests have ids by which workers know their sessions
+	// Anywhere: a request that names no session and brings no key belongs to any slot, since it can only begin a session.
+	Anywhere bool
 	Trusted  Trust
 	// Hops is how many proxies there are between clients and us; 0: Trusted decides; at most MaxHops. The nearest has to be
 	// trusted, and the client is the Hops-th address from the right, whatever those between are: nobody has to list them. There
@@ -37,6 +39,8 @@ func (r *Rules) Validate() error {
 		return fmt.Errorf("forwarded: the key is %s, but no header is believed", r.Keys)
 	case len(r.Keys) > MaxKeys || len(r.Sessions) > MaxSessions:
 		return fmt.Errorf("forwarded: %d keys and %d places of a session's id, want at most %d and %d", len(r.Keys), len(r.Sessions), MaxKeys, MaxSessions)
+	case r.Anywhere && len(r.Sessions) == 0:
+		return errors.New("forwarded: new sessions may go anywhere, but no session comes back to its worker")
 	case r.Hops < 0 || r.Hops > MaxHops:
 		return fmt.Errorf("forwarded: %d hops, want 0 to %d", r.Hops, MaxHops)
 	case r.Hops > 0 && r.Header == "":
@@ -135,9 +139,15 @@ func (r *Rules) Environ() []string {
 	}
 	if len(r.Sessions) > 0 {
 		env = append(env, fdpass.EnvSession+"="+r.Sessions.String())
+		if r.Anywhere {
+			env = append(env, fdpass.EnvNewSessions+"="+anywhere)
+		}
 	}
 	return env
 }
+
+// anywhere is what the environment says of Rules.Anywhere.
+const anywhere = "anywhere"
 
 // FromEnviron returns the rules that Environ has written, and rules by which no head matters when there are none.
 func FromEnviron(getenv func(string) string) (r Rules, err error) {
@@ -160,6 +170,7 @@ func FromEnviron(getenv func(string) string) (r Rules, err error) {
 	if r.Sessions, err = ParseSessions(getenv(fdpass.EnvSession)); err != nil {
 		return Rules{}, err
 	}
+	r.Anywhere = len(r.Sessions) > 0 && getenv(fdpass.EnvNewSessions) == anywhere
 	return r, r.Validate()
 }
 

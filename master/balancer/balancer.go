@@ -110,6 +110,8 @@ type Balancer struct {
 	draining    context.Context // ended when nothing may be parked any longer
 	stopWaiting context.CancelFunc
 
+	turn atomic.Uint32 // of spread
+
 	serving   sync.Mutex
 	acceptors map[*acceptor]struct{}           // of Serve
 	addresses atomic.Pointer[[]netip.AddrPort] // that connections may have come to; never changed, only replaced

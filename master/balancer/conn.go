@@ -21,6 +21,7 @@ type connection struct {
 	idle   bool      // it was served before, and may end without another request
 
 	addressed bool // to a slot's own address (hash.SlotAddresses): to slot, which may not be there
+	assigned  bool // to slot, since it belongs to any
 	slot      int
 }
 
@@ -39,9 +40,13 @@ func (c *connection) place(s Strategy, slots, rank int) int {
 	if c.addressed {
 		return c.slot
 	}
-	if name := &c.client.Name; name.Start != 0 && name.Slot < slots {
+	at, decided := c.slot, c.assigned
+	if name := &c.client.Name; name.Start != 0 { // of a session whose worker's successor is there
+		at, decided = name.Slot, true
+	}
+	if decided && at < slots {
 		if rank == 0 {
-			return name.Slot // its worker's successor is there
+			return at
 		}
 		rank--
 	}

@@ -27,6 +27,7 @@ func (b *Balancer) identifyEach(batch []connection, buffer []byte, silent func(c
 		switch {
 		case err == clientip.ErrNoSession && b.waitForSession(*c):
 		case err == nil, err == clientip.ErrNoSession:
+			b.spread(c)
 			known = append(known, *c)
 		case err == clientip.ErrSilent && silent != nil:
 			silent(*c)
@@ -112,6 +113,7 @@ func (b *Balancer) place(p *parked, file *os.File, client clientip.Client) (stay
 		return true, errNoFile
 	}
 	p.FD, p.client = fd, client
+	b.spread(&p.connection)
 	file.Close()
 	if _, err := b.deliver(&p.connection, 0); err == nil {
 		b.waitlist.leave(p)

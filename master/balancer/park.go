@@ -149,7 +149,10 @@ func (b *Balancer) deliver(c *connection, rank int) (changed <-chan struct{}, er
 	if seat.worker == nil {
 		return seat.changed, errEmpty
 	}
-	return seat.changed, b.deliverTo(seat.worker, slot, c)
+	if err = b.deliverTo(seat.worker, slot, c); err == nil {
+		b.table.served(c, seat.worker)
+	}
+	return seat.changed, err
 }
 
 func (b *Balancer) deliverTo(w Worker, slot int, c *connection) error {

@@ -44,6 +44,11 @@ func (r *router) route(batch []connection) {
 		}
 		r.first[slot] = -1
 		n := r.deliver(seats[slot].worker, seats[slot].counts)
+		if r.table.affinity != nil {
+			for _, i := range r.index[:n] {
+				r.table.served(&batch[i], seats[slot].worker)
+			}
+		}
 		if r.ledger.every {
 			for _, i := range r.index[:n] {
 				r.ledger.hasWorker(&batch[i], slot, seats[slot].worker)

@@ -16,7 +16,10 @@ type Sessions struct {
 	ever   atomic.Bool // workers say which they keep: from then on every request line is looked at
 	mu     sync.RWMutex
 	owners map[clientip.Session]owner
-	named  map[clientip.Name]*namedWorker
+	named  map[uint32]*namedWorker // by the start in its name
+	names  map[Worker]*namedWorker
+
+	affinity *affinity // nil: clients go to their slots at once, also while their worker lingers
 }
 
 // owner is a worker, and the slot that what it is handed is counted for.
@@ -27,9 +30,15 @@ type owner struct {
 
 // namedWorker is one that ids of sessions name.
 type namedWorker struct {
-	worker Worker
-	last   atomic.Int64 // when a request named it, in nanoseconds since 1970; 0: none has
+	name     clientip.Name
+	worker   Worker
+	replaced atomic.Bool  // it is in no slot any more
+	last     atomic.Int64 // when a request came back to it, in nanoseconds since 1970; 0: none has
 }
+
+// KeepClients has clients that were served lately, by their keys, go back to their worker while it lingers, as long as they come
+// within that time. Call it before anything else.
+func (s *Sessions) KeepClients(within time.Duration) { s.affinity = newAffinity(within) }
 
 // Any tells whether any worker has ever claimed a session.
 func (s *Sessions) Any() bool { return s.ever.Load() }
@@ -65,9 +74,10 @@ func (s *Sessions) Name(name clientip.Name, w Worker) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.named == nil {
-		s.named = make(map[clientip.Name]*namedWorker)
+		s.named, s.names = make(map[uint32]*namedWorker), make(map[Worker]*namedWorker)
 	}
-	s.named[name] = &namedWorker{worker: w}
+	named := &namedWorker{name: name, worker: w}
+	s.named[name.Start], s.names[w] = named, named
 	s.any.Store(true)
 }
 
@@ -75,14 +85,39 @@ func (s *Sessions) Name(name clientip.Name, w Worker) {
 func (s *Sessions) Unname(name clientip.Name) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.named, name)
+	if named := s.named[name.Start]; named != nil {
+		delete(s.named, name.Start)
+		delete(s.names, named.worker)
+	}
 }
 
-// LastNamed returns when a request named a worker last; the zero time: none has.
+// setReplaced says whether a worker is in no slot any more.
+func (s *Sessions) setReplaced(w Worker, replaced bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if named := s.names[w]; named != nil {
+		named.replaced.Store(replaced)
+	}
+}
+
+// served notes that a slot's worker was handed a client's connection.
+func (s *Sessions) served(c *connection, w Worker) {
+	if s.affinity == nil || c.addressed {
+		return
+	}
+	s.mu.RLock()
+	named := s.names[w]
+	s.mu.RUnlock()
+	if named != nil {
+		s.affinity.served(c.client.Key, named.name)
+	}
+}
+
+// LastNamed returns when a request last came back to a worker that was named by its session, or that lingers; the zero time: none has.
 func (s *Sessions) LastNamed(name clientip.Name) (last time.Time) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if w := s.named[name]; w != nil && w.last.Load() != 0 {
+	if w := s.named[name.Start]; w != nil && w.last.Load() != 0 {
 		last = time.Unix(0, w.last.Load())
 	}
 	return last
@@ -90,19 +125,28 @@ func (s *Sessions) LastNamed(name clientip.Name) (last time.Time) {
 
 // ownerOf returns the worker that keeps a connection's session, if there is one.
 func (s *Sessions) ownerOf(c *connection) owner {
-	if c.addressed || c.client.Name == (clientip.Name{}) && c.client.Session == 0 {
+	byName := c.client.Name.Start != 0
+	if c.addressed || !byName && c.client.Session == 0 && s.affinity == nil {
 		return owner{}
 	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if named := s.named[c.client.Name]; named != nil {
-		named.last.Store(time.Now().UnixNano())
-		return owner{named.worker, c.client.Name.Slot}
+	if named := s.named[c.client.Name.Start]; named != nil {
+		return named.comesBack()
 	}
-	if c.client.Session == 0 {
-		return owner{}
+	if found := s.owners[c.client.Session]; found.worker != nil || byName || s.affinity == nil {
+		return found
 	}
-	return s.owners[c.client.Session]
+	if named := s.named[s.affinity.servedBy(c.client.Key)]; named != nil && named.replaced.Load() {
+		s.affinity.served(c.client.Key, named.name)
+		return named.comesBack()
+	}
+	return owner{}
+}
+
+func (w *namedWorker) comesBack() owner {
+	w.last.Store(time.Now().UnixNano())
+	return owner{w.worker, w.name.Slot}
 }
 
 // Owner returns the worker that has claimed a session, or nil.

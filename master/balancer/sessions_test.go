@@ -7,11 +7,15 @@ import (
 	"net/netip"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/fdpass/fdtest"
+	"github.com/handfast/handfast/fdpass/forwarded"
+	"github.com/handfast/handfast/hash"
 	"github.com/handfast/handfast/master/clientip"
+	"github.com/handfast/handfast/master/reexec"
 )
 
 var sessionA = clientip.NameSession([]byte("a"))
@@ -161,4 +165,165 @@ func TestReadmitUnderLock(t *testing.T) {
 	w.Unlock()
 	ours.Close()
 	b.Shutdown(t.Context())
+}
+
+// tokenHead is a request of a session whose id ends in a name's token.
+func tokenHead(names *clientip.Names, name clientip.Name) string {
+	return "GET /?sid=x." + names.Token(name).String() + " HTTP/1.1\r\nHost: a\r\n\r\n"
+}
+
+// bySid has ids of sessions name workers.
+func bySid(names *clientip.Names) func(*Config) {
+	return func(c *Config) {
+		c.Clients.Rules.Sessions, _ = forwarded.ParseSessions("engine.io")
+		c.Clients.Names = names
+	}
+}
+
+// TestNamed: a request goes to the worker that its session's id names, from whatever address, also when that is in no slot any
+// more; then to the one in the slot that the id names; and by its client, if there is no such slot, or the id is nobody's.
+func TestNamed(t *testing.T) {
+	names := clientip.NewNames([clientip.SecretSize]byte{1})
+	zero, one, gone := clientip.Name{Slot: 0, Generation: 1, Start: 1}, clientip.Name{Slot: 1, Generation: 1, Start: 2}, clientip.Name{Slot: 7, Generation: 1, Start: 3}
+	table := NewTable(2)
+	first := busyWorker("zero")
+	table.Fill(0, first)
+	table.Fill(1, busyWorker("one"))
+	table.Name(zero, first)
+	_, dial, _ := serveTest(t, table, bySid(names))
+	asks := func(last byte, head, want string) {
+		t.Helper()
+		conn := dial(last)
+		io.WriteString(conn, head)
+		begins(t, conn, want)
+	}
+	if !table.LastNamed(zero).IsZero() {
+		t.Error("it was named before")
+	}
+	asks(3, tokenHead(names, zero), "zero")
+	if since := time.Since(table.LastNamed(zero)); since < 0 || since > testPatience {
+		t.Errorf("it was named last %v ago", since)
+	}
+	asks(3, "GET / HTTP/1.1\r\n\r\n", "one")
+	asks(3, tokenHead(clientip.NewNames([clientip.SecretSize]byte{2}), zero), "one")
+	asks(3, tokenHead(names, gone), "one")
+	asks(2, tokenHead(names, one), "one") // of a worker that is no more
+
+	if before := table.Fill(0, busyWorker("next")); before != Worker(first) {
+		t.Errorf("%v was there before", before)
+	}
+	asks(3, tokenHead(names, zero), "zero")
+	asks(2, "GET / HTTP/1.1\r\n\r\n", "next")
+	table.Unname(zero)
+	asks(3, tokenHead(names, zero), "next")
+	if !table.LastNamed(zero).IsZero() {
+		t.Error("it is still there")
+	}
+	table.Resize(1)
+	asks(2, tokenHead(names, one), "next")
+}
+
+// TestKeepClients: a client goes back to the worker that has served it, although that was replaced, as long as it comes in time; a new client
+// goes to the new worker.
+func TestKeepClients(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table := NewTable(1)
+		table.KeepClients(time.Minute)
+		old, young := new(sink), new(sink)
+		name, next := clientip.Name{Slot: 0, Generation: 1, Start: 1}, clientip.Name{Slot: 0, Generation: 2, Start: 2}
+		table.Name(name, old)
+		table.Name(next, young)
+		table.Fill(0, old)
+		b, _ := New(DefaultConfig(), table)
+		r := b.newRouter()
+		comes := func(key hash.Key, want *sink) {
+			t.Helper()
+			before := want.taken
+			reexec.Lock.RLock()
+			defer reexec.Lock.RUnlock()
+			r.route([]connection{{Handoff: fdpass.Handoff{FD: -1}, client: clientip.Client{Key: key}}})
+			if want.taken != before+1 {
+				t.Errorf("client %d has gone to the other worker", key)
+			}
+		}
+		comes(1, old)
+		comes(2, old)
+		table.Fill(0, young)
+		for range 3 {
+			time.Sleep(50 * time.Second)
+			comes(1, old)
+		}
+		comes(2, young) // forgotten
+		comes(3, young)
+		comes(1+affinitySize, young) // which takes the place of the first
+		comes(1, young)
+		if time.Since(table.LastNamed(name)) != 0 {
+			t.Error("nobody has come back to the old one now")
+		}
+		table.Fill(0, old) // the new one has failed on probation
+		table.Unname(next)
+		comes(2, old)
+		table.Unname(name)
+		table.Fill(0, young)
+		comes(2, young)
+	})
+}
+
+// teller is a worker that says how many connections it has open.
+type teller struct {
+	sink
+	open int
+	ok   bool
+}
+
+func (w *teller) OpenConnections() (int, bool) { return w.open, w.ok }
+
+// TestSpread: what begins a session goes to the worker that has the fewest connections; a client that brings a key stays in its slot.
+func TestSpread(t *testing.T) {
+	cfg := DefaultConfig()
+	bySid(clientip.NewNames([clientip.SecretSize]byte{1}))(&cfg)
+	cfg.Clients.Rules.Anywhere = true
+	b, err := New(cfg, NewTable(3))
+	if err != nil {
+		t.Fatal(err)
+	}
+	goes := func(client clientip.Client) int {
+		c := connection{client: client}
+		b.spread(&c)
+		return c.place(cfg.Strategy, 3, 0)
+	}
+	spread := func(n int) (taken [3]int) {
+		for range n {
+			taken[goes(clientip.Client{Key: 5})]++
+		}
+		return taken
+	}
+	told := clientip.Client{Key: 5, Told: true}
+	home := goes(told)
+	for slot, workers := range [][3]Worker{
+		{&teller{open: 1, ok: true}, &teller{open: 5, ok: true}, &teller{open: 5, ok: true}},
+		{&teller{open: 5, ok: true}, &teller{ok: true}, &teller{open: 1, ok: true}},
+		{&teller{open: 5, ok: true}, nil, &teller{open: 1, ok: true}},
+	} {
+		for i, w := range workers {
+			b.table.Fill(i, w)
+		}
+		if taken := spread(30); taken[slot] != 30 {
+			t.Errorf("%d: %v", slot, taken)
+		}
+		if goes(told) != home || goes(clientip.Client{Name: clientip.Name{Slot: 1, Start: 9}}) != 1 {
+			t.Error("a client that has a slot goes elsewhere")
+		}
+	}
+	for i := range 3 {
+		b.table.Fill(i, &teller{ok: i == 0}) // nobody knows how many
+	}
+	b.table.Fill(0, new(sink))
+	if taken := spread(30); taken != [3]int{10, 10, 10} {
+		t.Errorf("one after the other is %v", taken)
+	}
+	b.table.Empty(1)
+	if taken := spread(30); taken[1] != 0 {
+		t.Errorf("an empty slot is given %d", taken[1])
+	}
 }

@@ -51,6 +51,8 @@ func (t *Table) Fill(slot int, w Worker) (before Worker) {
 		seats[slot] = seat{worker: w, changed: make(chan struct{}), counts: old.counts}
 		return seats, []seat{old}
 	})
+	t.setReplaced(before, true)
+	t.setReplaced(w, false)
 	return before
 }
 
@@ -80,6 +82,9 @@ func (t *Table) Resize(n int) (removed []Worker) {
 		}
 		return seats[:n:n], gone
 	})
+	for _, w := range removed {
+		t.setReplaced(w, true)
+	}
 	return removed
 }
 

@@ -12,6 +12,12 @@ type Worker interface {
 	Deliver(conns []fdpass.Handoff) (n int, err error)
 }
 
+// Opener is a Worker that may be able to tell how many connections it has open.
+type Opener interface {
+	Worker
+	OpenConnections() (n int, ok bool)
+}
+
 // Copier is a Worker whose connections are sent to it, as copies. Then the straight line closes
 // its own of a whole batch at once.
 type Copier interface {

@@ -42,6 +42,7 @@ func (m *Mailbox) isKnown() bool {
 // however many come between two reports.
 func (m *Mailbox) charge(n int) int {
 	if !m.limited {
+		m.given.Add(int64(n))
 		return n
 	}
 	for {
@@ -55,10 +56,16 @@ func (m *Mailbox) charge(n int) int {
 }
 
 // refund takes back what charge has counted.
-func (m *Mailbox) refund(n int) {
-	if m.limited {
-		m.given.Add(-int64(n))
+func (m *Mailbox) refund(n int) { m.given.Add(-int64(n)) }
+
+// OpenConnections returns how many connections the worker has open, with those that it is about to receive, as far as it has said; ok
+// is false if it says nothing.
+func (m *Mailbox) OpenConnections() (n int, ok bool) {
+	if _, ok := m.Report(); !ok {
+		return 0, false
 	}
+	given := m.given.Load()
+	return int(given - m.reportedClosed(given)), true
 }
 
 // reportedClosed returns how many of the given connections the worker says are closed.

@@ -63,7 +63,7 @@ type Mailbox struct {
 
 	requests Requests
 	limited  bool         // the worker is held to requests.MaxConnections; written before ready is closed
-	given    atomic.Int64 // connections that were handed off; only if limited
+	given    atomic.Int64 // connections that were handed off
 
 	offersBack   bool         // the worker has said that it hands connections back; of receive
 	handsBack    bool         // and the master takes them; written before ready is closed

@@ -1,0 +1,48 @@
+package balancer
+
+import (
+	"sync"
+	"time"
+
+	"github.com/handfast/handfast/hash"
+	"github.com/handfast/handfast/master/clientip"
+)
+
+// affinity remembers which worker has served a client last, by its key, so that it can go back there while the worker lingers after a
+// reload. A client that is forgotten, since another one has its place, goes to its slot as without.
+type affinity struct {
+	within time.Duration // for which a client that does not come is remembered
+
+	mu      sync.Mutex
+	clients []remembered // by key modulo their number
+}
+
+// affinitySize is how many clients are remembered at most, a power of two. Each takes 16 bytes.
+const affinitySize = 1 << 16
+
+type remembered struct {
+	key   hash.Key
+	start uint32 // of the worker's Name; 0: nobody is remembered
+	at    int64  // when it was served, in nanoseconds since 1970
+}
+
+func newAffinity(within time.Duration) *affinity {
+	return &affinity{within: within, clients: make([]remembered, affinitySize)}
+}
+
+// served says that a worker was handed a client's connection.
+func (a *affinity) served(key hash.Key, by clientip.Name) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.clients[key%affinitySize] = remembered{key, by.Start, time.Now().UnixNano()}
+}
+
+// servedBy returns which start of a worker has served a client, if it was lately; else 0.
+func (a *affinity) servedBy(key hash.Key) (start uint32) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if r := &a.clients[key%affinitySize]; r.key == key && time.Now().UnixNano()-r.at < int64(a.within) {
+		return r.start
+	}
+	return 0
+}
