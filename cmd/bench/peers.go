@@ -72,6 +72,13 @@ var goPeers = []peer{
 		start: startHandfast("--behind-proxy"),
 	},
 	{
+		name:  "handfast-sessions",
+		what:  "`handfast run --behind-proxy --key cookie:id,query:id --session engine.io --session header:Mcp-Session-Id`",
+		lacks: nothing,
+		about: revision,
+		start: startHandfast("--behind-proxy", "--key", "cookie:id,query:id", "--session", "engine.io", "--session", "header:Mcp-Session-Id"),
+	},
+	{
 		name:   theInjected,
 		what:   "`handfast run --route master --worker-link any`: a server that knows nothing of handfast, its calls of accept are answered",
 		lacks:  nothing,

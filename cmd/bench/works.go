@@ -86,7 +86,7 @@ var (
 	// transparent peers do not look into what passes.
 	transparent = []string{theLimit, theSteered, theHandoff, theInjected, theStandard, "nginx-stream", tcpproxyName}
 	all         = append(slices.Clone(transparent), theHTTPProxy, "haproxy-http")
-	forwarding  = []string{theLimit, theHandoff, "handfast-behind-proxy", theInjected + "-behind-proxy", theHTTPProxy, "haproxy-http"}
+	forwarding  = []string{theLimit, theHandoff, "handfast-behind-proxy", "handfast-sessions", theInjected + "-behind-proxy", theHTTPProxy, "haproxy-http"}
 )
 
 // The names of figures.

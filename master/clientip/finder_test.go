@@ -555,6 +555,21 @@ func BenchmarkNow(b *testing.B) {
 		}
 	})
 	b.Run("peek and scan, key", now(finder(b, rulesOf(b, loopback, "X-Session"), nil)))
+	b.Run("peek and scan, keys and a session that names its worker", func(b *testing.B) {
+		names := NewNames([SecretSize]byte{1})
+		rules := rulesOf(b, loopback, "")
+		rules.Keys, _ = forwarded.ParseKeys("cookie:id,query:id,path:/*/{id}")
+		rules.Sessions, _ = forwarded.ParseSessions("engine.io,header:Mcp-Session-Id")
+		f, p := finder(b, rules, func(c *Config) { c.Names = names }), connect(b)
+		p.send(b, strings.Replace(nginxHead, "\r\n\r\n", "\r\nMcp-Session-Id: x."+names.Token(Name{1, 1, 1}).String()+"\r\n\r\n", 1))
+		buffer := f.Buffer()
+		b.ReportAllocs()
+		for b.Loop() {
+			if client, err := findNow(f, &p.Handoff, buffer); err != nil || client.Name.Start != 1 {
+				b.Fatal(client, err)
+			}
+		}
+	})
 	b.Run("no HTTP", func(b *testing.B) {
 		p := connect(b)
 		p.send(b, "\x16\x03\x01")
