@@ -290,6 +290,11 @@ func (m *Master) StartReplace(slot int) (result <-chan error, err error) {
 	return m.supervisor.StartReplace(slot)
 }
 
+// DrainLingering has workers that linger drain now, as Supervisor.DrainLingering does.
+func (m *Master) DrainLingering(asked func(supervisor.Seat) bool) (int, error) {
+	return m.supervisor.DrainLingering(asked)
+}
+
 // Scale changes the number of slots, as Supervisor.Scale does.
 func (m *Master) Scale(n int) error { return m.supervisor.Scale(n) }
 

@@ -31,7 +31,7 @@ type Status struct {
 	Generation int       `json:"generation"` // that the slots run, or the latest of them; 1 before the first reload
 
 	Slots    []SlotStatus   `json:"slots"`    // by number
-	Draining []WorkerStatus `json:"draining"` // workers that are in no slot any more, in the order of their generations
+	Draining []WorkerStatus `json:"draining"` // workers that are in no slot any more, also those that linger, in the order of their generations
 	Reload   *ReloadStatus  `json:"reload"`   // the one in progress, else the last one; null: there was none
 	Totals   Totals         `json:"totals"`
 	Largest  *LargestClient `json:"largest_client"` // null: not known, since the kernel routes, or hardly anybody comes
@@ -81,10 +81,11 @@ type WorkerStatus struct {
 	Slot       int        `json:"slot"`
 	PID        int        `json:"pid"` // 0: its process is being started
 	Generation int        `json:"generation"`
-	State      string     `json:"state"` // starting, serving, hung (does not answer --watchdog), standby, draining, stopping (was sent SIGTERM) or killed
+	State      string     `json:"state"` // starting, serving, hung (does not answer --watchdog), standby, lingering, draining, stopping (was sent SIGTERM) or killed
 	Started    time.Time  `json:"started"`
 	Since      time.Time  `json:"since"`    // it is in this state
 	Deadline   *time.Time `json:"deadline"` // when the state has lasted too long; null: never
+	Until      *time.Time `json:"until"`    // it lingers, if no client comes back; null: it does not linger
 	Open       *uint64    `json:"open"`     // connections, as the worker says, a second ago at most
 	MaxOpen    *int       `json:"max_open"` // beyond them new ones are refused; null: never
 	Accepted   *uint64    `json:"accepted"` // likewise, since it was started
@@ -267,6 +268,7 @@ func workerStatus(w *supervisor.WorkerStatus) *WorkerStatus {
 		Started:    w.Started.UTC(),
 		Since:      w.Since.UTC(),
 		Deadline:   timeStatus(w.Deadline),
+		Until:      timeStatus(w.Until),
 	}
 	if !w.Silent.IsZero() {
 		s.State, s.Since = Hung, w.Silent.UTC()

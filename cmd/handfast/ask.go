@@ -193,13 +193,13 @@ func (v *values) master() (*admin.Client, error) {
 // askCommand makes a command that asks a running master.
 func askCommand(command cli.Command, do func(c *cli.Context, m *admin.Client) error) *cli.Command {
 	command.Flags = askFlags(command.Flags...)
-	operands := 0
-	if command.ArgsUsage != "" {
-		operands = 1
-	}
 	command.Action = func(c *cli.Context) error {
+		operands, want := 0, "no arguments"
+		if command.ArgsUsage != "" && !c.Bool("now") { // with which drain is of no slot
+			operands, want = 1, "one "+command.ArgsUsage
+		}
 		if c.NArg() != operands {
-			return usagef("%s: want %s, got %d arguments", command.Name, orNothing(command.ArgsUsage), c.NArg())
+			return usagef("%s: want %s, got %d arguments", command.Name, want, c.NArg())
 		}
 		v := values{Context: c}
 		m, err := v.master()
@@ -209,13 +209,6 @@ func askCommand(command cli.Command, do func(c *cli.Context, m *admin.Client) er
 		return do(c, m)
 	}
 	return &command
-}
-
-func orNothing(operand string) string {
-	if operand == "" {
-		return "no arguments"
-	}
-	return "one " + operand
 }
 
 func reloadCommand() *cli.Command {
@@ -239,19 +232,49 @@ func reloadCommand() *cli.Command {
 func drainCommand() *cli.Command {
 	return askCommand(cli.Command{
 		Name:      "drain",
-		Usage:     "give a slot of the running master a fresh worker",
+		Usage:     "give a slot of the running master a fresh worker, or have workers drain that linger",
 		ArgsUsage: "SLOT",
 		Description: "Starts a worker of the same generation. When it is ready it takes the slot over; from then\n" +
 			"on the old one gets no new connections, and when the fresh one has lasted for --probation it\n" +
 			"finishes those that it has, and exits. The slot's clients stay in it. If the fresh worker\n" +
-			"does not come up, or last, the old one goes on, and the exit status is 1.",
+			"does not come up, or last, the old one goes on, and the exit status is 1.\n\n" +
+			"With --now, and no SLOT, workers that were replaced and linger for their sessions\n" +
+			"(--session-idle) finish now, in all slots and of all generations, or of those that are\n" +
+			"given. status shows who lingers. Their clients get new sessions in their slots.",
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "now", Usage: "workers that linger drain now"},
+			&cli.IntFlag{Name: "slot", DefaultText: "all", Usage: "`NUMBER` of the slot that they were in, with --now"},
+			&cli.IntFlag{Name: "generation", DefaultText: "all", Usage: "`NUMBER` of the reload that started them, with --now"},
+		},
 	}, func(c *cli.Context, m *admin.Client) error {
+		if c.Bool("now") {
+			return drainNow(c, m)
+		}
+		if c.IsSet("slot") || c.IsSet("generation") {
+			return usagef("drain: --slot and --generation say who is to drain --now; a slot's fresh worker is asked for by handfast drain SLOT")
+		}
 		slot, err := strconv.Atoi(c.Args().First())
 		if err != nil {
 			return usagef("drain: %q is not the number of a slot", c.Args().First())
 		}
 		return m.Drain(c.Context, slot, func(p admin.Progress) { printStep(c, p) })
 	})
+}
+
+// drainNow is drain --now.
+func drainNow(c *cli.Context, m *admin.Client) error {
+	var of admin.Drain
+	if c.IsSet("slot") {
+		of.Slot = new(c.Int("slot"))
+	}
+	if c.IsSet("generation") {
+		of.Generation = new(c.Int("generation"))
+	}
+	drained, err := m.DrainNow(c.Context, of)
+	if err == nil {
+		fmt.Fprintf(c.App.Writer, "workers that lingered and drain now: %d\n", drained.Workers)
+	}
+	return err
 }
 
 func stopCommand() *cli.Command {

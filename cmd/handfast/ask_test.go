@@ -650,6 +650,8 @@ func TestAskingUsage(t *testing.T) {
 		{"scale", exitUsage, "one N"},
 		{"scale --admin /nowhere/x.sock many", exitUsage, `"many"`},
 		{"drain --admin /nowhere/x.sock first", exitUsage, `"first"`},
+		{"drain --now 1 --admin /nowhere/x.sock", exitUsage, "no arguments"},
+		{"drain 1 --slot 1 --admin /nowhere/x.sock", exitUsage, "--now"},
 		{"run --admin off --admin /x/y -- true", exitUsage, "--admin off"},
 		{"run --admin x -- true", exitUsage, "--admin"},
 		{"run --name a/b -- true", exitUsage, "--name"},

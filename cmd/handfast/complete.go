@@ -107,6 +107,8 @@ func complete(ctx context.Context, app *cli.App, words []string) []string {
 	}
 	line := readCommandLine(command, before)
 	switch operands := len(line.operands); {
+	case strings.TrimLeft(line.pending, "-") == "slot":
+		return slotNames(ctx, line)
 	case line.pending != "":
 		return valuesOf(ctx, command, line.pending)
 	case line.ended, runsCommand(command) && operands > 0:
@@ -123,7 +125,7 @@ func complete(ctx context.Context, app *cli.App, words []string) []string {
 		return []string{"bash", "zsh", "fish"}
 	case command.Name == "proxy-config" && operands == 0:
 		return proxyNames()
-	case command.Name == "drain" && operands == 0:
+	case command.Name == "drain" && operands == 0 && !line.typed(command)["now"]:
 		return slotNames(ctx, line)
 	}
 	return nil

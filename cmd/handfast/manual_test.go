@@ -115,6 +115,8 @@ func TestComplete(t *testing.T) {
 		{"drain ", "0 1 2"},
 		{"drain --name shop ", "0 1 2"},
 		{"drain 1 ", ""},
+		{"drain --now --slot ", "0 1 2"},
+		{"drain --now ", ""},
 		{"drain --name none ", ""},
 		{"completion ", "bash zsh fish"},
 		{"proxy-config ", "nginx haproxy apache caddy traefik"},

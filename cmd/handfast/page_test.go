@@ -183,7 +183,7 @@ func TestPage(t *testing.T) {
 	pids := func() (both []string) { return []string{fmt.Sprint(m.worker(0)), fmt.Sprint(m.worker(1))} }
 	old := pids()
 	text := page.shows(append(old, "serving", "/ 4,321", "<b>shop", "ready", fmt.Sprint(m.cmd.Process.Pid))...)
-	if strings.Contains(text, "Draining") || strings.Contains(text, "Reload") {
+	if strings.Contains(text, "Replaced") || strings.Contains(text, "Reload") {
 		t.Errorf("nobody drains, and nothing is reloaded:\n%s", text)
 	}
 	held := m.socketFor(sourceIn(1, 2, 0)) // so that one drains
@@ -194,7 +194,7 @@ func TestPage(t *testing.T) {
 	open()
 	reload.ends(exitOK)
 	m.awaitCount("worker ready", 4)
-	text = page.shows(append(pids(), old[1], "draining", "Draining")...)
+	text = page.shows(append(pids(), old[1], "draining", "Replaced", "at most")...)
 	if strings.Contains(text, old[0]) || strings.Contains(text, "Reload") {
 		t.Errorf("the reload is over:\n%s", text)
 	}

@@ -19,8 +19,8 @@ func statusCommand() *cli.Command {
 	return askCommand(cli.Command{
 		Name:  "status",
 		Usage: "show what the running master is doing",
-		Description: "One line for each slot, and one for each worker that starts, drains, or stands by while\n" +
-			"another one is on probation. What nobody can know is left out: workers that accept for\n" +
+		Description: "One line for each slot, and one for each worker that starts, lingers, drains, or stands by\n" +
+			"while another one is on probation. What nobody can know is left out: workers that accept for\n" +
 			"themselves are handed nothing off, and few workers say what they have open. A worker that is\n" +
 			"hung serves, but does not answer --watchdog.\n\n" +
 			"Exit status: 0 it runs; 1 it does not answer, or with --ready a slot has no worker that is\n" +
@@ -95,7 +95,7 @@ func statusTextIn(s *master.Status, padding int) string {
 	if l := s.Largest; l != nil && l.Client != "" {
 		fmt.Fprintf(&b, "client %s has %.0f%% of the connections (of the last %d, %s ago)\n", l.Client, 100*l.Share, l.Of, age(s, l.At))
 	}
-	b.WriteString("\n")
+	b.WriteString(lingerText(s) + "\n")
 	printTable(&b, slotTable(s), padding)
 	b.WriteString(lastWordsText(s))
 	return printable(b.String())
@@ -135,6 +135,35 @@ func lastWordsText(s *master.Status) string {
 	}
 	if left := len(all) - maxLastWriters; left > 0 {
 		text += fmt.Sprintf("\nand %d more: handfast status --json\n", left)
+	}
+	return text
+}
+
+// lingerText is a line for each generation of which workers linger.
+func lingerText(s *master.Status) (text string) {
+	for i := 0; i < len(s.Draining); {
+		generation, workers := s.Draining[i].Generation, 0
+		var since, until, deadline time.Time // first, last and last
+		for ; i < len(s.Draining) && s.Draining[i].Generation == generation; i++ {
+			w := &s.Draining[i]
+			if w.Until == nil || w.Deadline == nil {
+				continue
+			}
+			workers++
+			if since.IsZero() || w.Since.Before(since) {
+				since = w.Since
+			}
+			if w.Until.After(until) {
+				until = *w.Until
+			}
+			if w.Deadline.After(deadline) {
+				deadline = *w.Deadline
+			}
+		}
+		if workers > 0 {
+			text += fmt.Sprintf("generation %d: %d lingering for its clients since %s, %s more if none comes back, %s more at most (handfast drain --now ends that)\n",
+				generation, workers, age(s, since), span(until.Sub(s.Now)), span(deadline.Sub(s.Now)))
+		}
 	}
 	return text
 }

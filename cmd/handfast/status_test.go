@@ -41,6 +41,14 @@ SLOT  STATE     PID  GEN  UPTIME  HANDED OFF  ACCEPTED  OPEN  PARKED  REFUSED  F
 	if got := statusText(&s); got != want {
 		t.Errorf("\n%s\nwant\n%s", got, want)
 	}
+	for _, slot := range []int{0, 2} {
+		s.Draining = append(s.Draining, master.WorkerStatus{Slot: slot, PID: 97 - slot, Generation: 2, State: "lingering", Started: ago(time.Hour),
+			Since: ago(time.Duration(3-slot) * time.Second), Until: at(time.Duration(-9-slot) * time.Second), Deadline: at(time.Duration(slot) * -time.Minute)})
+	}
+	if got := statusText(&s); !strings.Contains(got, "follows\ngeneration 2: 2 lingering for its clients since 3s, 11s more if none comes back, 2m0s more at most (handfast drain --now ends that)\n\nSLOT") ||
+		!strings.Contains(got, "\n2     lingering  95 ") {
+		t.Error(got)
+	}
 	s.Reload.Ended, s.Reload.Error = at(4*time.Second), "supervisor: reload failed: slot 1: why"
 	if got := statusText(&s); !strings.Contains(got, "generation 3, 4s ago reload failed: slot 1: why\n") {
 		t.Error(got)

@@ -188,7 +188,13 @@ func (c *Client) Reload(ctx context.Context, step func(Progress)) error {
 // Drain replaces the worker of a slot, and returns when the new one has taken the slot over, or why
 // it has not.
 func (c *Client) Drain(ctx context.Context, slot int, step func(Progress)) error {
-	return c.follow(ctx, "/v1/drain", map[string]int{"slot": slot}, step)
+	return c.follow(ctx, "/v1/drain", Drain{Slot: &slot}, step)
+}
+
+// DrainNow has workers that linger drain; d says which.
+func (c *Client) DrainNow(ctx context.Context, d Drain) (drained Drained, err error) {
+	d.Now = true
+	return drained, c.ask(ctx, http.MethodPost, "/v1/drain", d, &drained)
 }
 
 const (

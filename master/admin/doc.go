@@ -7,13 +7,14 @@
 //	POST /v1/reload               replace all workers
 //	POST /v1/scale {"slots": N}   change the number of slots
 //	POST /v1/drain {"slot": N}    give a slot a fresh worker; the old one finishes what it has
+//	POST /v1/drain {"now": true}  workers that linger drain; Drain has more
 //	POST /v1/upgrade              another program in place of the master's; see Upgrading
 //	POST /v1/stop                 stop; the answer ends when the master has
 //	GET  /healthz                 200: the master runs, and its supervisor's loop turns
 //	GET  /readyz                  200: each slot has a worker; else 503, and why not
 //	GET  /                        a page that shows all this as it changes
 //
-// Reload, drain and stop answer at once, and then with a line of JSON (Progress) for each step;
+// Reload, drain of a slot, and stop answer at once, and then with a line of JSON (Progress) for each step;
 // the last one says how it ended. What is begun goes on when the client leaves. Errors are
 // {"error": "why"} with a status of 400 or above.
 //

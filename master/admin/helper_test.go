@@ -28,6 +28,7 @@ type fake struct {
 	err     error      // of all that is asked for
 	did     []any
 	stopped bool
+	linger  []supervisor.Seat // of workers that do
 }
 
 var errFake = errors.New("because")
@@ -91,6 +92,15 @@ func (f *fake) Ping(context.Context) error              { return f.hangs }
 func (f *fake) Stop()                                   { f.do("stop") }
 
 func (f *fake) StartReplace(slot int) (<-chan error, error) { return f.result, f.do(slot) }
+
+func (f *fake) DrainLingering(asked func(supervisor.Seat) bool) (n int, err error) {
+	for _, seat := range f.linger {
+		if asked(seat) {
+			n++
+		}
+	}
+	return n, f.do(n)
+}
 
 func (f *fake) deeds() []any {
 	f.mu.Lock()

@@ -147,15 +147,41 @@ func (f *follower) see(snapshot *supervisor.Snapshot) {
 	}
 }
 
-func (s *Server) drain(w http.ResponseWriter, r *http.Request) {
-	var body struct {
-		Slot *int `json:"slot"`
+// Drain is what a drain asks for: a fresh worker in a slot, or now, that workers drain which linger.
+type Drain struct {
+	Now        bool `json:"now,omitempty"`
+	Slot       *int `json:"slot,omitempty"`       // with Now only those that were in it; nil: in any
+	Generation *int `json:"generation,omitempty"` // with Now only those of it; nil: of any
+}
+
+// Drained is the answer to a drain now.
+type Drained struct {
+	Workers int `json:"workers"` // that lingered, and drain
+}
+
+func (s *Server) drainNow(w http.ResponseWriter, d Drain) {
+	n, err := s.master.DrainLingering(func(seat supervisor.Seat) bool {
+		return (d.Slot == nil || seat.Slot == *d.Slot) && (d.Generation == nil || seat.Generation == *d.Generation)
+	})
+	if err != nil {
+		fail(w, statusOf(err), err)
+		return
 	}
+	s.log.Info("drain of workers that linger asked for by the admin socket", "workers", n)
+	answer(w, http.StatusOK, Drained{n})
+}
+
+func (s *Server) drain(w http.ResponseWriter, r *http.Request) {
+	var body Drain
 	if !read(w, r, &body) {
 		return
 	}
-	if body.Slot == nil {
-		fail(w, http.StatusBadRequest, errors.New(`want {"slot": N}`))
+	if body.Now {
+		s.drainNow(w, body)
+		return
+	}
+	if body.Slot == nil || body.Generation != nil {
+		fail(w, http.StatusBadRequest, errors.New(`want {"slot": N}, or {"now": true}`))
 		return
 	}
 	slot := *body.Slot

@@ -41,6 +41,7 @@ type Master interface {
 	Snapshot() (*supervisor.Snapshot, <-chan struct{})
 	StartReload() (generation int, result <-chan error, err error)
 	StartReplace(slot int) (result <-chan error, err error)
+	DrainLingering(asked func(supervisor.Seat) bool) (int, error)
 	Scale(slots int) error
 	Stop()
 	Ping(context.Context) error // returns when its supervisor has been seen alive, or ctx ends

@@ -265,6 +265,7 @@ func TestRequests(t *testing.T) {
 		{"other JSON", "POST", "/v1/scale", `{"workers": 1}`, isJSON, 400},
 		{"more JSON", "POST", "/v1/scale", `{"slots": 1}{"slots": 2}`, isJSON, 400},
 		{"no slot", "POST", "/v1/drain", `{}`, isJSON, 400},
+		{"a generation of a slot", "POST", "/v1/drain", `{"slot": 1, "generation": 2}`, isJSON, 400},
 		{"too much", "POST", "/v1/scale", `{"slots": ` + strings.Repeat(" ", maxBody) + `1}`, isJSON, 400},
 	} {
 		status, text, header := ask(t, ln, c.method, c.path, c.body, c.header)
@@ -323,6 +324,25 @@ func TestErrors(t *testing.T) {
 	f.hangs = context.DeadlineExceeded
 	if status, text, _ := ask(t, ln, "GET", "/healthz", "", nil); status != 503 {
 		t.Errorf("a master that hangs is healthy: status %d: %s", status, text)
+	}
+}
+
+// TestDrainNow: workers that linger are told to drain, all of them, or those of a slot and of a generation.
+func TestDrainNow(t *testing.T) {
+	f := newFake(1)
+	f.linger = []supervisor.Seat{{Slot: 0, Generation: 1}, {Slot: 0, Generation: 2}, {Slot: 1, Generation: 2}}
+	c, zero, two := client(t, f), 0, 2
+	for _, tt := range []struct {
+		of   Drain
+		want int
+	}{{Drain{}, 3}, {Drain{Slot: &zero}, 2}, {Drain{Generation: &two}, 2}, {Drain{Slot: &zero, Generation: &two}, 1}, {Drain{Slot: &two}, 0}} {
+		if drained, err := c.DrainNow(t.Context(), tt.of); err != nil || drained.Workers != tt.want {
+			t.Errorf("%+v: %+v, %v", tt.of, drained, err)
+		}
+	}
+	f.err = supervisor.ErrStopped
+	if _, err := c.DrainNow(t.Context(), Drain{}); err == nil || !strings.Contains(err.Error(), "stopped") {
+		t.Error(err)
 	}
 }
 

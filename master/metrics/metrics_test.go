@@ -83,16 +83,17 @@ func TestStatus(t *testing.T) {
 		Version: "v1", Ready: true, Generation: 4, Started: time.Unix(1000, 0),
 		Reload: &master.ReloadStatus{},
 		Slots: []master.SlotStatus{
-			{Slot: 0, State: "serving", Worker: &master.WorkerStatus{Generation: 4, Started: time.Unix(2000, 0), Open: &nine}, HandedOff: &seven, Restarts: 2, Parked: 5},
+			{Slot: 0, State: "serving", Worker: &master.WorkerStatus{Generation: 4, State: "serving", Started: time.Unix(2000, 0), Open: &nine}, HandedOff: &seven, Restarts: 2, Parked: 5},
 			{Slot: 1, State: "empty", Queue: &waiting, Refused: 6},
 		},
-		Draining: make([]master.WorkerStatus, 2),
+		Draining: []master.WorkerStatus{{Generation: 2, State: "lingering"}, {Generation: 3, State: "lingering"}, {Generation: 2, State: "lingering"}, {Generation: 3, State: "draining"}, {State: "stopping"}},
 		Totals:   master.Totals{Accepted: &nine},
 	})
 	for _, want := range []string{
 		`handfast_build_info{goversion="go`, `version="v1"} 1`,
 		"handfast_ready 1\n", "handfast_start_time_seconds 1000\n", "handfast_accepted_connections_total 9\n",
 		"handfast_slots 2\n", "handfast_draining_workers 2\n", "handfast_generation 4\n", "handfast_reload_in_progress 1\n",
+		`handfast_workers{generation="2",state="lingering"} 2` + "\n", `handfast_workers{generation="3",state="lingering"} 1` + "\n", `handfast_workers{generation="4",state="serving"} 1` + "\n",
 		`handfast_worker_state{slot="0",state="serving"} 1` + "\n", `handfast_worker_state{slot="0",state="empty"} 0` + "\n",
 		`handfast_worker_state{slot="1",state="empty"} 1` + "\n",
 		`handfast_worker_generation{slot="0"} 4` + "\n", `handfast_worker_start_time_seconds{slot="0"} 2000` + "\n",

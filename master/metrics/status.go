@@ -27,6 +27,7 @@ var (
 	largest   = desc("largest_client_share", "Share of the connections that the client with more than half of them has lately; 0 if no client has so many.")
 	slots     = desc("slots", "The number of slots.")
 	draining  = desc("draining_workers", "Workers that are in no slot any more and finish what they have.")
+	workers   = desc("workers", "Workers of a generation that are in a state, in a slot or not.", "generation", "state")
 	latest    = desc("generation", "That the slots run, or the latest of them; 1 before the first reload.")
 	reloading = desc("reload_in_progress", "1 while workers are being replaced.")
 
@@ -66,7 +67,15 @@ func (status collector) Collect(out chan<- prometheus.Metric) {
 		gauge(largest, s.Largest.Share)
 	}
 	gauge(slots, float64(len(s.Slots)))
-	gauge(draining, float64(len(s.Draining)))
+	of := count(&s)
+	finishing := len(s.Draining)
+	for in, n := range of {
+		gauge(workers, float64(n), strconv.Itoa(in.generation), in.state)
+		if in.state == supervisor.Lingering.String() {
+			finishing -= n
+		}
+	}
+	gauge(draining, float64(finishing))
 	gauge(latest, float64(s.Generation))
 	gauge(reloading, truth(s.Reload != nil && s.Reload.Ended == nil))
 	counter(accepted, s.Totals.Accepted)
@@ -97,6 +106,31 @@ func (status collector) Collect(out chan<- prometheus.Metric) {
 		counter(handedBack, sl.HandedBack, slot)
 		counter(full, sl.MailboxFull, slot)
 	}
+}
+
+// whereabouts are a generation, and a state of its workers.
+type whereabouts struct {
+	generation int
+	state      string
+}
+
+// count returns how many workers there are in which state, of which generation.
+func count(s *master.Status) map[whereabouts]int {
+	of := make(map[whereabouts]int)
+	add := func(w *master.WorkerStatus) {
+		if w != nil {
+			of[whereabouts{w.Generation, w.State}]++
+		}
+	}
+	for i := range s.Slots {
+		add(s.Slots[i].Worker)
+		add(s.Slots[i].Next)
+		add(s.Slots[i].Standby)
+	}
+	for i := range s.Draining {
+		add(&s.Draining[i])
+	}
+	return of
 }
 
 // states are those that the worker in a slot can be in.
