@@ -71,6 +71,9 @@ type Config struct {
 	// back only by NodeModule.
 	NoHandBack bool
 	NodeModule *nodeipc.Module
+	// SessionIdle is for how long, since a request last named it, a worker that was replaced goes on taking requests that do, if sessions
+	// name workers (Balancer.Clients.Rules.Sessions); DrainTimeout bounds that. 0: it drains at once.
+	SessionIdle time.Duration
 	// DrainAffinity is within how long clients that were served lately go back to their worker although it was replaced, as
 	// long as it lingers, each by what it is recognised by. It needs Listeners. 0: they go to their slot at once.
 	DrainAffinity time.Duration
@@ -106,6 +109,14 @@ func (c *Config) groups() int {
 // namesWorkers tells whether workers have names, by which sessions come back to them, or clients.
 func (c *Config) namesWorkers() bool {
 	return (len(c.Balancer.Clients.Rules.Sessions) > 0 || c.DrainAffinity > 0) && !c.kernelRoutes()
+}
+
+// lingers is how long a worker that was replaced waits for what may come back to it.
+func (c *Config) lingers() time.Duration {
+	if len(c.Balancer.Clients.Rules.Sessions) == 0 {
+		return c.DrainAffinity
+	}
+	return max(c.SessionIdle, c.DrainAffinity)
 }
 
 // Files is how many descriptors the master needs, without those of connections that are

@@ -145,6 +145,11 @@ func (m *Master) supervise(cfg *Config) (err error) {
 	s.Slots, s.NewLink = m.route, m.openLink
 	s.LogNotReady = []any{"link", m.kind.name, "change_with", "--ready-timeout"}
 	s.OnEventInLoop = m.route.handleEvent
+	if m.names != nil {
+		s.LingerUntil = func(link supervisor.Link, replaced time.Time) time.Time {
+			return m.names.lastCall(link, replaced).Add(cfg.lingers())
+		}
+	}
 	s.OnEvent = func(e supervisor.Event) {
 		m.handleEvent(e)
 		if cfg.OnEvent != nil {

@@ -3,6 +3,7 @@ package master
 import (
 	"crypto/rand"
 	"sync"
+	"time"
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/master/balancer"
@@ -84,6 +85,19 @@ func (n *names) reopen(l *workerLink, pid int) {
 		l.names, l.name, l.pid = n, name, pid
 		n.table.Name(name, l.worker)
 	}
+}
+
+// lastCall returns when a request came back to a worker last, or when it was replaced, if that is later. A worker without a name drains
+// at once.
+func (n *names) lastCall(link supervisor.Link, replaced time.Time) time.Time {
+	l := known(link)
+	if l.names == nil {
+		return time.Time{}
+	}
+	if last := n.table.LastNamed(l.name); last.After(replaced) {
+		return last
+	}
+	return replaced
 }
 
 // Env implements supervisor.Link.

@@ -22,7 +22,7 @@ type group struct {
 // groups are the flags of run, in the order in which somebody may look for them.
 var groups = []group{
 	{"Addresses and slots", []string{"listen", "freebind", "slot-address", "workers", "name", "config"}},
-	{"Which slot a client belongs to", []string{"hash-seed", "ipv4-prefix", "ipv6-prefix", "key", "session", "new-sessions", "drain-affinity"}},
+	{"Which slot a client belongs to", []string{"hash-seed", "ipv4-prefix", "ipv6-prefix", "key", "session", "new-sessions", "session-idle", "drain-affinity"}},
 	{"Behind a proxy", []string{"behind-proxy", "proxy-header", "trusted-proxies", "trusted-hops", "hand-back", "proxy-protocol", "proxy-protocol-optional", "proxy-protocol-mode", "header-timeout", "header-limit"}},
 	{"How workers get connections", []string{"route", "worker-link"}},
 	{"Waiting and refusing", []string{"retry-delay", "max-retries", "max-parked", "max-per-client", "max-connections-per-slot", "when-down", "refuse"}},

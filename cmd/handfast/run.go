@@ -137,6 +137,7 @@ func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 	v.waiting(&config.Balancer)
 	config.Balancer.Clients = v.clients()
 	v.lifetimes(&config.Supervisor)
+	config.SessionIdle = v.duration("session-idle", 0)
 	config.DrainAffinity = v.duration("drain-affinity", 0)
 	config.MaxConnections = v.number("max-connections-per-slot", 0, math.MaxInt32)
 	v.rights(&config.Supervisor)

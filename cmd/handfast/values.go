@@ -164,6 +164,17 @@ func (v *values) keys() forwarded.Keys {
 	return keys
 }
 
+// checkSessions says what has no effect without --session.
+func (v *values) checkSessions(rules *forwarded.Rules) {
+	switch {
+	case len(rules.Sessions) > 0:
+	case rules.Anywhere:
+		v.fail("--new-sessions least: needs --session, else no request of a session comes back to its worker")
+	case v.IsSet("session-idle"):
+		v.fail("--session-idle %v: needs --session, else no request names a worker; for clients by address or key: --drain-affinity", v.Duration("session-idle"))
+	}
+}
+
 // newSessionsWords are the values of --new-sessions.
 var newSessionsWords = []string{"key", "least"}
 
@@ -208,9 +219,7 @@ func (v *values) clients() clientip.Config {
 	v.proxyProtocol(&config)
 	config.Rules.Keys, config.Rules.Sessions = v.keys(), v.sessions()
 	config.Rules.Anywhere = v.choice("new-sessions", newSessionsWords...) == 1
-	if config.Rules.Anywhere && len(config.Rules.Sessions) == 0 {
-		v.fail("--new-sessions least: needs --session, else no request of a session comes back to its worker")
-	}
+	v.checkSessions(&config.Rules)
 	config.Rules.Hops = v.number("trusted-hops", 0, forwarded.MaxHops)
 	failed := v.err
 	config.Rules.Trusted = v.trusted("trusted-proxies")

@@ -1,4 +1,5 @@
 // An HTTP server that runs alone, or as several workers: handfast run -- ./http
+// With --session cookie:route a browser stays with its worker, whatever address it comes from.
 package main
 
 import (
@@ -31,7 +32,7 @@ func main() {
 			err = c.Write(r.Context(), kind, msg)
 		}
 	})
-	if err := worker.Serve(&http.Server{Addr: ":8080"}); err != nil {
+	if err := worker.Serve(&http.Server{Addr: ":8080", Handler: worker.StickyCookie("route", http.DefaultServeMux)}); err != nil {
 		log.Fatal(err)
 	}
 }

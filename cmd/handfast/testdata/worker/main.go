@@ -123,7 +123,7 @@ func play(args []string) int {
 		}
 		return playListens(address)
 	}
-	if err := worker.Serve(new(http.Server)); err != nil {
+	if err := worker.Serve(&http.Server{Handler: worker.StickyCookie("route", http.DefaultServeMux)}); err != nil {
 		fmt.Fprintln(os.Stderr, "worker:", err)
 		return 1
 	}

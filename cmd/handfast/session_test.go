@@ -1,0 +1,140 @@
+package main
+
+import (
+	"bufio"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/netip"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// visitor is a client with a cookie that names its worker, which may change its address at any time.
+type visitor struct {
+	b      *instance
+	cookie string
+	conn   *keptConn // it may share it with others
+	seen   answer    // the last one
+}
+
+// anywhere is a random address to connect from.
+func anywhere() netip.Addr {
+	return netip.AddrFrom4([4]byte{127, 1 + byte(rand.IntN(200)), byte(rand.IntN(256)), 1 + byte(rand.IntN(250))})
+}
+
+// visit makes a request, by the open connection or by another one from another address.
+func (v *visitor) visit(anew bool) answer {
+	t := v.b.t
+	t.Helper()
+	if anew || v.conn.Conn == nil {
+		v.conn.close()
+		conn, err := v.b.dial(anywhere())
+		if err != nil {
+			t.Fatal(err)
+		}
+		v.conn.Conn, v.conn.lines = conn, bufio.NewReader(conn)
+	}
+	v.conn.SetDeadline(time.Now().Add(patience))
+	io.WriteString(v.conn, "GET / HTTP/1.1\r\nHost: test\r\nCookie: route="+v.cookie+"\r\n\r\n")
+	resp, err := http.ReadResponse(v.conn.lines, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range resp.Cookies() {
+		v.cookie = c.Value
+	}
+	if v.seen, err = readAnswer(resp); err != nil || v.seen.status != http.StatusOK {
+		t.Fatalf("%+v, %v", v.seen, err)
+	}
+	if resp.Close {
+		v.conn.close()
+	}
+	return v.seen
+}
+
+// stays makes requests, which the same worker has to answer as before.
+func (v *visitor) stays(requests int) {
+	v.b.t.Helper()
+	want := v.seen
+	for i := range requests {
+		if got := v.visit(i%2 == 0); got.pid != want.pid {
+			v.b.t.Fatalf("a session of worker %d, slot %d, generation %d is with %d, slot %d, generation %d", want.pid, want.slot, want.generation, got.pid, got.slot, got.generation)
+		}
+	}
+}
+
+// TestSessions: each request of a session finds the worker that its id names, from whatever address and on whatever connection, also while
+// a reload replaces it, and over an upgrade. New clients go to new workers. Without requests the old ones end, and the sessions of a worker that is
+// no more are with the one in its slot.
+func TestSessions(t *testing.T) {
+	t.Parallel()
+	const slots, visitors, idle = 3, 9, 2 * time.Second
+	b := start(t, slots, options{flags: []string{"--session", "cookie:route", "--session-idle", idle.String()}})
+	var all []*visitor
+	shared := new(keptConn)
+	defer shared.close()
+	for range visitors {
+		v := &visitor{b: b, conn: new(keptConn)}
+		defer v.conn.close()
+		v.visit(true)
+		all = append(all, v)
+	}
+	stay := func() {
+		t.Helper()
+		for _, v := range all {
+			v.stays(4)
+		}
+		for range 2 {
+			for _, v := range all { // over one connection, as a proxy's pool or an agent's
+				(&visitor{b, v.cookie, shared, v.seen}).stays(1)
+			}
+		}
+	}
+	stay()
+
+	b.signal(unix.SIGUSR2)
+	for len(b.log("reload finished")) == 0 {
+		stay()
+	}
+	stay()
+	young := &visitor{b: b, conn: shared} // by the connection that old workers have had
+	if got := young.visit(false); got.generation != 2 {
+		t.Errorf("a new client is with generation %d", got.generation)
+	}
+	for _, w := range b.status().Draining {
+		if w.State != "lingering" || w.Generation != 1 {
+			t.Errorf("%+v, want workers of generation 1 that linger", w)
+		}
+	}
+	stay()
+	b.upgrades(1)
+	stay()
+	for _, v := range all { // or they would have to be told to
+		v.conn.close()
+	}
+	shared.close()
+	b.awaitCount("worker exited", slots)
+	for _, v := range all {
+		before := v.seen
+		if got := v.visit(true); got.slot != before.slot || got.generation != 2 {
+			t.Errorf("a session of slot %d is with %+v", before.slot, got)
+		}
+	}
+	stay()
+
+	kill(t, b.worker(0))
+	b.awaitCount("worker ready", 2*slots+1)
+	for _, v := range all {
+		before := v.seen
+		if got := v.visit(true); got.slot != before.slot || got.slot != 0 && got.pid != before.pid {
+			t.Errorf("a session of worker %d, slot %d, is with %+v", before.pid, before.slot, got)
+		}
+	}
+	stay()
+	if s := b.status(); s.Totals.Refused > 0 {
+		t.Errorf("totals %+v", s.Totals)
+	}
+}
