@@ -152,6 +152,8 @@ func (c *Config) check() error {
 		return fmt.Errorf("master: workers of link %v take connections: Listeners are required", c.Link)
 	case (c.MaxConnections > 0 || c.Supervisor.Watchdog > 0) && !kind.reports:
 		return fmt.Errorf("master: workers of link %v neither report their connections nor answer a watchdog: MaxConnections and Watchdog need link %s", c.Link, kindsThat(LinkKind.Reports))
+	case c.SessionIdle < 0 || c.DrainAffinity < 0:
+		return fmt.Errorf("master: SessionIdle %v, DrainAffinity %v: want 0 or more", c.SessionIdle, c.DrainAffinity)
 	case c.MaxConnections < 0 || c.MaxConnections > 0 && kernel:
 		return fmt.Errorf("master: at most %d connections of a worker: want 0 or more, and Listeners, since the master has to hand them off", c.MaxConnections)
 	case c.resume != nil && kernel != (c.resume.KernelRoute != nil):

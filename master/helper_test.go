@@ -76,6 +76,7 @@ type fakeWorker struct {
 	crew    *crew
 	name    string
 	pid     int
+	route   string // the token by which sessions name it
 	mailbox *fdpass.Conn
 	exit    chan supervisor.Exit
 	once    sync.Once
@@ -99,6 +100,9 @@ func (c *crew) start(spec supervisor.Spec) (supervisor.Process, error) {
 	for _, v := range spec.Env {
 		if slot, is := strings.CutPrefix(v, "HANDFAST_SLOT="); is {
 			w.name = fmt.Sprintf("%s#%d", slot, len(c.all))
+		}
+		if token, is := strings.CutPrefix(v, fdpass.EnvRoute+"="); is {
+			w.route = token
 		}
 	}
 	fd, err := unix.FcntlInt(spec.Files[0].Fd(), unix.F_DUPFD_CLOEXEC, 0)

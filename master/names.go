@@ -18,7 +18,8 @@ type names struct {
 	table  *balancer.Table
 	secret [clientip.SecretSize]byte
 	reader *clientip.Names
-	told   bool // to workers, too
+	told   bool      // to workers, too
+	since  time.Time // the table knows when requests came back
 
 	mu     sync.Mutex
 	starts uint32
@@ -37,7 +38,7 @@ type savedNames struct {
 
 // newNames goes on with those that the program before has left, if any.
 func newNames(before *savedNames) *names {
-	n := &names{byPID: make(map[int]clientip.Name)}
+	n := &names{since: time.Now(), byPID: make(map[int]clientip.Name)}
 	if before != nil {
 		n.secret, n.starts = before.Secret, before.Starts
 		for pid, name := range before.ByPID {
@@ -87,17 +88,20 @@ func (n *names) reopen(l *workerLink, pid int) {
 	}
 }
 
-// lastCall returns when a request came back to a worker last, or when it was replaced, if that is later. A worker without a name drains
-// at once.
+// lastCall returns when a request came back to a worker last, or when it was replaced, if that is later; after an upgrade, when nobody
+// knows whether one has, not before that. A worker without a name drains at once.
 func (n *names) lastCall(link supervisor.Link, replaced time.Time) time.Time {
 	l := known(link)
 	if l.names == nil {
 		return time.Time{}
 	}
-	if last := n.table.LastNamed(l.name); last.After(replaced) {
-		return last
+	last := replaced
+	for _, t := range []time.Time{n.since, n.table.LastNamed(l.name)} {
+		if t.After(last) {
+			last = t
+		}
 	}
-	return replaced
+	return last
 }
 
 // Env implements supervisor.Link.

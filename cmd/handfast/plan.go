@@ -123,6 +123,8 @@ type intent struct {
 	header         bool // --behind-proxy
 	brought        bool // --session, or a --key that clients bring
 	affinity       bool // --drain-affinity
+	sessions       bool // --session
+	sessionIdle    bool // --session-idle is given
 	keep           bool // --hand-back=false
 	proxyProtocol  bool
 	leaveProxy     bool // --proxy-protocol-mode leave
@@ -200,6 +202,9 @@ func (r intent) decide(f facts) (decision, error) {
 	}
 	r.decideRoute(&d, notKernel)
 	r.adviseOnProxies(&d)
+	if r.sessionIdle && !r.sessions {
+		d.note("--session-idle has no effect: no request names a worker", "needs", "--session")
+	}
 	r.decideAddresses(&d, f)
 	return d, r.decideSlotAddresses(&d, f)
 }

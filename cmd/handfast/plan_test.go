@@ -501,3 +501,25 @@ func TestGather(t *testing.T) {
 		}
 	}
 }
+
+// TestSessionIdleAlone: a flag without effect is said to have none.
+func TestSessionIdleAlone(t *testing.T) {
+	for _, c := range []struct {
+		flags intent
+		want  bool
+	}{
+		{intent{sessionIdle: true}, true},
+		{intent{sessionIdle: true, sessions: true, brought: true}, false},
+		{intent{sessions: true, brought: true}, false},
+		{intent{}, false},
+	} {
+		c.flags.workers = 1
+		d, err := c.flags.decide(planCommands["native"].on(machines["all"], false))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if said := slices.ContainsFunc(d.remarks, func(r remark) bool { return strings.HasPrefix(r.message, "--session-idle has no effect") }); said != c.want {
+			t.Errorf("%+v: %v, want %v", c.flags, said, c.want)
+		}
+	}
+}

@@ -71,6 +71,7 @@ type asked struct {
 	link   link
 	listen []string // addresses; none: what a service manager passes, or the default
 	opens  opener
+	idle   bool   // --session-idle is given
 	access string // file of the access log; empty: none
 	output string // one of outputWords
 	json   bool   // logs are
@@ -101,6 +102,8 @@ func (a asked) intent() intent {
 		readyWhen:      c.ReadyWhen,
 		header:         c.Balancer.Clients.Rules.Header != "",
 		affinity:       c.DrainAffinity > 0,
+		sessions:       len(c.Balancer.Clients.Rules.Sessions) > 0,
+		sessionIdle:    a.idle,
 		brought:        c.Balancer.Clients.Rules.LooksAtAll(),
 		keep:           c.NoHandBack,
 		proxyProtocol:  c.Balancer.Clients.ProxyProtocol,
@@ -138,6 +141,7 @@ func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 	config.Balancer.Clients = v.clients()
 	v.lifetimes(&config.Supervisor)
 	config.SessionIdle = v.duration("session-idle", 0)
+	a.idle = v.IsSet("session-idle")
 	config.DrainAffinity = v.duration("drain-affinity", 0)
 	config.MaxConnections = v.number("max-connections-per-slot", 0, math.MaxInt32)
 	v.rights(&config.Supervisor)

@@ -63,7 +63,7 @@ func (s *Supervisor) endLinger(w *worker, why string) {
 }
 
 // lingerFlags are those that say how long workers linger.
-const lingerFlags = "--session-idle, --drain-timeout"
+const lingerFlags = "--session-idle, --drain-affinity, --drain-timeout"
 
 // timeLeft returns how much of a timeout a worker has. That of one that lingers began when it was replaced.
 func (w *worker) timeLeft(timeout time.Duration) time.Duration {

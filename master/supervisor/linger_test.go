@@ -75,8 +75,8 @@ func TestLinger(t *testing.T) {
 		w.after(w.cfg.KillTimeout, "0a KILL")
 		w.saw("ready 0b", "lingering 0a", "reloaded 2", "draining 0a", "terminated 0a", "killed 0a")
 		for _, line := range []string{
-			"[INFO]  worker lingers: it was replaced, and clients may come back to it: slot=0 pid=1 generation=1 until=" + replaced.Add(idle).UTC().Format(time.RFC3339Nano) + " at_most=1h0m0s change_with=\"--session-idle, --drain-timeout\"\n",
-			"[INFO]  worker lingers no longer, and drains: slot=0 pid=1 generation=1 lingered=1m50s reason=\"no request has named it for so long\" change_with=\"--session-idle, --drain-timeout\"\n",
+			"[INFO]  worker lingers: it was replaced, and clients may come back to it: slot=0 pid=1 generation=1 until=" + replaced.Add(idle).UTC().Format(time.RFC3339Nano) + " at_most=1h0m0s change_with=\"--session-idle, --drain-affinity, --drain-timeout\"\n",
+			"[INFO]  worker lingers no longer, and drains: slot=0 pid=1 generation=1 lingered=1m50s reason=\"no request has named it for so long\" change_with=\"--session-idle, --drain-affinity, --drain-timeout\"\n",
 		} {
 			if strings.Count(log.String(), line) != 1 {
 				t.Errorf("log\n%s\nwant %s", log.String(), line)
