@@ -66,9 +66,14 @@ func (r intent) decideInjection(d *decision, f facts, noListeners error) error {
 		return usagef("--when-down next: with --route kernel workers of --worker-link any cannot be handed the clients of another slot; use --worker-link native or node, or --when-down wait")
 	}
 	d.link = master.LinkInject
-	d.warn("--worker-link any where the master gives clients to slots: connections are handed to workers in answer to accept",
-		"when_the_master_dies", "workers cannot accept any more", "cost", "more of the master's CPU time for each connection than with other links")
+	d.noteInjection()
 	return f.noInjection
+}
+
+// noteInjection says what it means that workers are handed connections in answer to accept.
+func (d *decision) noteInjection() {
+	d.note("connections are handed to workers in answer to accept, since the master gives clients to slots",
+		"when_the_master_dies", "workers cannot accept any more", "cost", "more of the master's CPU time for each connection than with other links")
 }
 
 // injection is what is chosen for nobody, where workers cannot be given listeners and it would do.
@@ -111,6 +116,9 @@ func (r intent) chooseLink(f facts, noListeners error) (d decision, err error) {
 		fields = append(fields, "otherwise", c.otherwise)
 	}
 	d.note(linkChosen, fields...)
+	if d.link == master.LinkInject {
+		d.noteInjection()
+	}
 	if f.program.Kind == programs.Node {
 		d.followProject(f)
 	}
@@ -175,11 +183,18 @@ func (r intent) chooseWithoutListeners(f facts, noListeners error) (choice, erro
 	switch {
 	case isTooMany:
 		return choice{}, usagef("--workers %d: %w; if the command knows handfast use --worker-link native", tooMany.slots, tooMany)
-	case !f.known:
-		return choice{master.LinkNative, "the command has to know handfast, since " + noListeners.Error(), r.injection(noListeners)}, nil
 	}
-	if err := r.fits(master.LinkAny); err != nil {
-		return choice{}, err
+	unfit := r.fits(master.LinkAny)
+	if unfit == nil && r.injection(noListeners) != "" {
+		unfit = f.noInjection
+	}
+	switch {
+	case unfit == nil && r.injection(noListeners) != "":
+		return choice{link: master.LinkInject, why: "the command neither is Node nor names HANDFAST_FD, and " + noListeners.Error()}, nil
+	case !f.known:
+		return choice{link: master.LinkNative, why: "the command has to know handfast, since " + cmp.Or(unfit, noListeners).Error()}, nil
+	case unfit != nil:
+		return choice{}, unfit
 	}
 	return choice{}, usagef("%s knows nothing of handfast, and cannot be given listeners (%w); use %s", f.server.Name, noListeners, or(r.remedies(f)))
 }

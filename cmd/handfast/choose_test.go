@@ -28,9 +28,12 @@ func TestChoose(t *testing.T) {
 		mailbox bool
 		asked   intent
 		filter  error
-		want    master.LinkKind
-		says    string // in the reason, or in the error
-		fails   bool
+
+		injection error
+
+		want  master.LinkKind
+		says  string // in the reason, or in the error
+		fails bool
 	}{
 		{kind: programs.Node, want: master.LinkNode, says: starts},
 		{kind: programs.Node, mailbox: true, asked: proxy, filter: busy, want: master.LinkNode},
@@ -45,9 +48,11 @@ func TestChoose(t *testing.T) {
 		{mailbox: true, want: master.LinkNative, says: "HANDFAST_FD"},
 		{mailbox: true, asked: proxy, filter: busy, want: master.LinkNative, says: "HANDFAST_FD"},
 		{want: master.LinkAny, says: "neither is Node nor names HANDFAST_FD"},
-		{asked: proxy, want: master.LinkNative, says: "behind-proxy"},
+		{asked: proxy, want: master.LinkInject, says: "behind-proxy"},
+		{asked: proxy, args: "gunicorn", want: master.LinkInject, says: "neither is Node nor names HANDFAST_FD"},
+		{asked: proxy, injection: busy, want: master.LinkNative, says: "has to know handfast, since EBUSY"},
+		{asked: proxy, injection: busy, args: "gunicorn", fails: true, says: "EBUSY"},
 
-		{asked: proxy, args: "gunicorn", fails: true, says: "gunicorn knows nothing of handfast"},
 		{asked: many, fails: true, says: "--workers 200: 200 slots are more than the 128"},
 		{asked: many, args: "gunicorn", fails: true, says: "use --workers 128 or fewer"},
 		{asked: many, mailbox: true, want: master.LinkNative},
@@ -63,6 +68,8 @@ func TestChoose(t *testing.T) {
 			program: programs.Command{Kind: test.kind, Instead: test.instead, Why: starts, Args: strings.Fields(test.args)},
 			mailbox: test.mailbox,
 			noBind:  test.filter,
+
+			noInjection: test.injection,
 		}
 		f.server, f.known = f.program.Server()
 		noListeners := test.asked.noListeners(test.asked.notKernel(f))
@@ -70,7 +77,7 @@ func TestChoose(t *testing.T) {
 		says := got.why + " " + got.otherwise
 		if err != nil {
 			says = err.Error()
-			if usage := (usageError{}); noListeners != nil && !errors.As(err, &usage) {
+			if usage := (usageError{}); noListeners != nil && !errors.Is(err, test.injection) && !errors.As(err, &usage) {
 				t.Errorf("%+v: %v is no usage error", test, err)
 			}
 		}

@@ -72,15 +72,17 @@ func (r intent) gather(setting supervisor.Setting, command []string, passed bool
 
 // mayBind tells whether a worker may be given a listener when it binds.
 func (r intent) mayBind(f facts) bool {
-	if r.noListeners(r.notKernel(f)) != nil {
-		return false
-	}
+	return r.noListeners(r.notKernel(f)) == nil && r.mayListen(f)
+}
+
+// mayListen tells whether a worker may be one that listens by itself.
+func (r intent) mayListen(f facts) bool {
 	return r.link == linkAny || r.link == linkAuto && !f.mailbox && f.program.Kind != programs.Node && f.program.Kind != programs.NodeWithoutScript
 }
 
 // mayInject tells whether a worker may be given connections when it accepts.
 func (r intent) mayInject(f facts) bool {
-	return r.link == linkAny && r.route != routeKernel && r.noListeners(r.notKernel(f)) != nil
+	return r.route != routeKernel && r.noListeners(r.notKernel(f)) != nil && r.mayListen(f)
 }
 
 // errNoProc: workers of links any and activation cannot be started, nor seen to be ready.
