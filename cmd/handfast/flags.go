@@ -58,7 +58,7 @@ func sessionFlags() []cli.Flag {
 		&cli.StringSliceFlag{Name: "session", EnvVars: env("session"),
 			Usage: fmt.Sprintf("`WHERE` requests have the id of their session, repeatable, at most %d: header:NAME, cookie:NAME, query:NAME, path:TEMPLATE, or engine.io (Socket.IO's sid, with nothing to change in Node programs). An id that ends in a dot and the value of the worker's HANDFAST_ROUTE brings its requests to that worker, from whatever address, and also while a reload replaces it. Needs --route master, which auto takes then", forwarded.MaxSessions)},
 		stringFlag("new-sessions", "key", "`WHERE` requests go that neither name their session nor bring a --key: key (by their client's address) or least (to the slot whose worker has the fewest connections open, if workers report them, else to one slot after the other), since behind one address there may be many clients. Needs --session"),
-		durationFlag("session-idle", time.Minute, "how long, since a request last named it, a worker that a reload has replaced goes on taking requests that name it; then it drains, at the latest after --drain-timeout. 0: at once. With --session"),
+		durationFlag("session-idle", sessionIdle, "how long, since a request last named it, a worker that a reload has replaced goes on taking requests that name it; then it drains, at the latest after --drain-timeout. 0: at once. With --session"),
 		durationFlag("drain-affinity", 0, "how long clients that come back, by address or --key, go to the worker that has served them although a reload has replaced it; without a request for so long they are forgotten, and at most 65536 are remembered. Needs --route master, which auto takes then. 0: they go to the new worker at once"),
 	}
 }

@@ -189,7 +189,7 @@ func TestUsageBehindProxy(t *testing.T) {
 		"--proxy-header X-Real-IP":                           "--proxy-header X-Real-IP: needs --behind-proxy",
 		"--behind-proxy --proxy-header X:Y":                  `--proxy-header "X:Y"`,
 		"--key header:X-Session":                             "--key header:X-Session: needs --behind-proxy",
-		"--behind-proxy --key cookie":                        `--key "cookie": want address or header:NAME`,
+		"--behind-proxy --key cookie":                        `--key cookie: key "cookie": want address or header:NAME or cookie:NAME`,
 		"--trusted-proxies 10.0.0.0/8":                       "--trusted-proxies 10.0.0.0/8: needs --behind-proxy or --proxy-protocol",
 		"--behind-proxy --trusted-proxies 10.0.0.0/33":       `"10.0.0.0/33" is no address and no CIDR range`,
 		"--proxy-protocol --trusted-hops 2":                  "--trusted-hops 2: needs --behind-proxy",

@@ -164,13 +164,16 @@ func (v *values) keys() forwarded.Keys {
 	return keys
 }
 
+// sessionIdle is --session-idle by default.
+const sessionIdle = time.Minute
+
 // checkSessions says what has no effect without --session.
 func (v *values) checkSessions(rules *forwarded.Rules) {
 	switch {
 	case len(rules.Sessions) > 0:
 	case rules.Anywhere:
 		v.fail("--new-sessions least: needs --session, else no request of a session comes back to its worker")
-	case v.IsSet("session-idle"):
+	case v.Duration("session-idle") != sessionIdle:
 		v.fail("--session-idle %v: needs --session, else no request names a worker; for clients by address or key: --drain-affinity", v.Duration("session-idle"))
 	}
 }
