@@ -63,9 +63,10 @@ func peerOf(r *http.Request) netip.Addr {
 // connections. Such a proxy sends requests of several clients over one connection, of
 // which only the first decided about the slot. A connection whose next request belongs to another slot is handed back to
 // the master, which places it anew; the proxy notices nothing. Where that cannot be, because the request was read already
-// (pipelining), the master cannot do it, or TLS ends here, a request of another client is answered
+// (pipelining), or the master cannot do it, a request of another client is answered
 // with "Connection: close", so that the proxy sends the next one over a connection that
-// the master places anew; the first one is logged (srv.ErrorLog).
+// the master places anew; the first one is logged (srv.ErrorLog). What the master cannot read either, TLS that ends here and
+// HTTP/2, it would place by the proxy's address again: such a connection stays, and the first one is logged.
 //
 // What came to a slot's own address (handfast run --slot-address) stays in that slot, whoever its clients are.
 //
@@ -115,9 +116,17 @@ func keepApart(srv *http.Server, rules forwarded.Rules, config hash.Config) {
 			connState(c, state)
 		}
 	}
-	var logOnce sync.Once
+	var logOnce, logUnreadable sync.Once
 	srv.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if p, ok := r.Context().Value(placedKey{}).(*placed); ok && p.isElsewhere(&rules, config, r) {
+		p, ok := r.Context().Value(placedKey{}).(*placed)
+		switch {
+		case !ok || !p.isElsewhere(&rules, config, r):
+		case r.TLS != nil || r.ProtoMajor > 1:
+			logUnreadable.Do(func() {
+				logf(srv, "handfast: the proxy at %s sends requests of several clients over TLS or HTTP/2, which handfast cannot read: all are in the slot of the proxy's address; "+
+					"have it speak HTTP/1.1 without TLS to handfast, or send PROXY headers (--proxy-protocol), or choose the slot itself (--slot-address)", r.RemoteAddr)
+			})
+		default:
 			w.Header().Set("Connection", "close")
 			logOnce.Do(func() {
 				logf(srv, "handfast: the proxy at %s sends requests of several clients over one connection, "+
