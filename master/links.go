@@ -361,12 +361,13 @@ func (m *Master) nodeConfig(cfg *Config) nodeipc.Config {
 		Open:      m.connections.Open,
 		Logger:    m.few.Named("node"),
 	}
-	// What a PROXY header said of a connection Node would not give back with it, and does not change from request to request.
 	if cfg.kernelRoutes() {
 		return config
 	}
 	config.Module = cfg.NodeModule
+	// What a PROXY header said of a connection Node would not give back with it, and does not change from request to request.
 	if clients := &cfg.Balancer.Clients; cfg.NodeModule != nil && !cfg.NoHandBack && !clients.ProxyProtocol {
+		config.Everybody = clients.Rules.LooksAtAll()
 		config.HandBack = func(from *nodeipc.Link, conns []fdpass.Handoff) (int, error) {
 			return m.balancer.HandBack(from.Slot(), from, conns)
 		}

@@ -66,13 +66,34 @@ func (v *visitor) stays(requests int) {
 	}
 }
 
+// setsCookie is a Node program that keeps sessions by a cookie.
+const setsCookie = `
+server.prependListener('request', (req, res) => {
+	if (!/route=.+/.test(req.headers.cookie)) res.setHeader('Set-Cookie', 'route=any.' + process.env.HANDFAST_ROUTE);
+});
+`
+
 // TestSessions: each request of a session finds the worker that its id names, from whatever address and on whatever connection, also while
 // a reload replaces it, and over an upgrade. New clients go to new workers. Without requests the old ones end, and the sessions of a worker that is
 // no more are with the one in its slot.
 func TestSessions(t *testing.T) {
 	t.Parallel()
-	const slots, visitors, idle = 3, 9, 2 * time.Second
-	b := start(t, slots, options{flags: []string{"--session", "cookie:route", "--session-idle", idle.String()}})
+	const slots, idle = 3, 2 * time.Second
+	flags := []string{"--session", "cookie:route", "--session-idle", idle.String()}
+	t.Run("Go", func(t *testing.T) {
+		t.Parallel()
+		start(t, slots, options{flags: flags}).trySessions(slots)
+	})
+	t.Run("Node", func(t *testing.T) {
+		t.Parallel()
+		startNode(t, slots, setsCookie+plain, nodeOptions{flags: flags}).trySessions(slots)
+	})
+}
+
+// trySessions puts a balancer through all that can happen to its workers, which keep sessions by the cookie "route".
+func (b *instance) trySessions(slots int) {
+	t := b.t
+	const visitors = 9
 	var all []*visitor
 	shared := new(keptConn)
 	defer shared.close()
