@@ -87,7 +87,8 @@
 //	                       connections as after ready
 //	   6  report   worker  one, without a descriptor: how many connections the worker has
 //	                       open (offset 4, 8 bytes) and has accepted since its start
-//	                       (offset 12, 8 bytes), by whatever route; the rest is zero
+//	                       (offset 12, 8 bytes), by whatever route; and how many
+//	                       requests on them have named it (offset 20, 4 bytes)
 //	   7  ping     master  none: does the worker take connections?
 //	   8  pong     worker  none: the answer
 //	   9  hand back worker connections between two requests, to be placed as if they had
@@ -144,6 +145,8 @@
 //     a header's value or the address;
 //   - takes a request whose session's id has the worker's own token for its own, and if it has another one for another worker's; but
 //     those that the master has brought back with the connection belong to who is no more, and are its own as well;
+//   - counts in its reports the further requests that name it, which the master does not see: while there are such, a worker that
+//     was replaced is left as it is. One that reports 0 is told to drain when no connection has come for a while whose request names it;
 //   - takes the head of a request for the master's word unless flag 2 says otherwise: it
 //     looks at the second request and further ones, so that a connection cannot go to and
 //     fro without being served, whatever master and worker think of its client;

@@ -304,7 +304,7 @@ func messages() [][]byte {
 	detailed := appendMessage(nil, TypeHandBack, detailed(-1, -1, -1), true)
 	full := appendMessage(nil, TypeReturn, numbered(0, 1, MaxBatch), false)
 	return [][]byte{
-		appendReport(nil, Report{1, 1 << 40}), edit(appendReport(nil, Report{}), 3, 2),
+		appendReport(nil, Report{1, 1 << 40, 7}), edit(appendReport(nil, Report{}), 3, 2),
 		nil, {1}, good, full, good[:len(good)-1], later(clients[:3]...),
 		appendMessage(nil, TypeReady, nil, false), appendMessage(nil, TypePing, nil, false), appendMessage(nil, TypePong, nil, false),
 		appendMessage(nil, TypePing, clients[:1], false), appendMessage(nil, TypePong, clients[:1], false), appendMessage(nil, 200, clients[:1], false),

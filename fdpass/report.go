@@ -6,12 +6,14 @@ import "encoding/binary"
 type Report struct {
 	Open     uint64 // and has not closed yet
 	Accepted uint64 // since it was started
+	Named    uint32 // requests on them, after the first one of each, whose session names the worker; modulo 1<<32
 }
 
-// Where the numbers are in a report's record. The rest is zero.
+// Where the numbers are in a report's record.
 const (
 	openAt     = 4
 	acceptedAt = 12
+	namedAt    = 20
 )
 
 // TrySendReport queues a report without waiting. The error is ErrFull when the master does
@@ -28,6 +30,7 @@ func appendReport(b []byte, r Report) []byte {
 	record := b[len(b)-recordSize:]
 	binary.BigEndian.PutUint64(record[openAt:], r.Open)
 	binary.BigEndian.PutUint64(record[acceptedAt:], r.Accepted)
+	binary.BigEndian.PutUint32(record[namedAt:], r.Named)
 	return b
 }
 
@@ -36,6 +39,7 @@ func parseReport(record []byte) Report {
 	return Report{
 		Open:     binary.BigEndian.Uint64(record[openAt:]),
 		Accepted: binary.BigEndian.Uint64(record[acceptedAt:]),
+		Named:    binary.BigEndian.Uint32(record[namedAt:]),
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/master/balancer"
@@ -245,6 +246,7 @@ type reporter interface {
 	Report() (fdpass.Report, bool) // its connections; false: it has not said
 	MaxConnections() int           // that it may have open; 0: any number
 	Answers() bool                 // pings
+	LastNamed() time.Time          // when it said that further requests have named it; zero: it never did
 }
 
 // known returns what can be asked of a link. Links that were not made here, of workers of the program

@@ -95,8 +95,11 @@ func (n *names) lastCall(link supervisor.Link, replaced time.Time) time.Time {
 	if l.names == nil {
 		return time.Time{}
 	}
-	last := replaced
-	for _, t := range []time.Time{n.since, n.table.LastNamed(l.name)} {
+	last, said := replaced, time.Time{}
+	if l.reports != nil {
+		said = l.reports.LastNamed() // on connections that it has: the table does not hear of them
+	}
+	for _, t := range []time.Time{n.since, said, n.table.LastNamed(l.name)} {
 		if t.After(last) {
 			last = t
 		}

@@ -50,11 +50,13 @@ type reports struct {
 	said    bool
 	most    int
 	answers bool
+	named   time.Time
 }
 
 func (r reports) Report() (fdpass.Report, bool) { return r.last, r.said }
 func (r reports) MaxConnections() int           { return r.most }
 func (r reports) Answers() bool                 { return r.answers }
+func (r reports) LastNamed() time.Time          { return r.named }
 
 // Status of a master that serves: what it is, its slots, and what was counted.
 func TestStatus(t *testing.T) {

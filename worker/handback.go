@@ -35,6 +35,10 @@ type handBack struct {
 	route  forwarded.Token // by which sessions name us; zero: by none
 	slots  atomic.Int32    // how many there are; 0: nothing is to be handed back
 
+	named      atomic.Uint32 // requests that have named us
+	unreported atomic.Bool   // one has, since the last report
+	reportSoon func()        // nil: nobody wants to know
+
 	replaced atomic.Bool // another worker is in our slot: only requests that name us belong here
 	adopted  adopted
 
@@ -114,6 +118,7 @@ func (h *handBack) isElsewhere(r *forwarded.Request, source netip.Addr) bool {
 	for token := range r.Tokens {
 		switch {
 		case token == h.route:
+			h.wasNamed()
 			return false
 		case !h.adopted.has(token):
 			return true
@@ -125,6 +130,23 @@ func (h *handBack) isElsewhere(r *forwarded.Request, source netip.Addr) bool {
 	}
 	client := r.Client(source, h.config)
 	return !ours && (client.Told || !h.rules.Anywhere) && client.Key.Slot(slots) != h.slot
+}
+
+// wasNamed counts a request that names us.
+func (h *handBack) wasNamed() {
+	h.named.Add(1)
+	if h.reportSoon != nil && !h.unreported.Load() && !h.unreported.Swap(true) {
+		h.reportSoon()
+	}
+}
+
+// reported returns how many requests have named us, for a report.
+func (h *handBack) reported() uint32 {
+	if h == nil {
+		return 0
+	}
+	h.unreported.Store(false) // before it is read
+	return h.named.Load()
 }
 
 // maxAdopted bounds the tokens that a worker remembers to have adopted. Those that are forgotten cost their next requests the way by

@@ -66,14 +66,22 @@ func (c Config) Listen() (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Listener{
+	l := &Listener{
 		source:      source,
 		reporter:    reporter,
 		back:        back,
 		manualReady: c.ManualReady,
 		draining:    make(chan struct{}),
 		idle:        make(chan struct{}),
-	}, nil
+	}
+	if back != nil && reporter != nil {
+		back.reportSoon = func() {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.reportSoon()
+		}
+	}
+	return l, nil
 }
 
 func (c Config) source() (s source, r *reporter, back *handBack, err error) {

@@ -511,3 +511,23 @@ func TestLookAllocatesNothing(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+// TestReportNamed: requests that name the worker are reported, many at a time.
+func TestReportNamed(t *testing.T) {
+	var h handBack
+	asked := 0
+	h.reportSoon = func() { asked++ }
+	for range 3 {
+		h.wasNamed()
+	}
+	if n := h.reported(); n != 3 || asked != 1 {
+		t.Errorf("%d are reported, %d times", n, asked)
+	}
+	h.wasNamed()
+	if n := h.reported(); n != 4 || asked != 2 {
+		t.Errorf("%d are reported, %d times", n, asked)
+	}
+	if n := (*handBack)(nil).reported(); n != 0 {
+		t.Errorf("%d are reported where nothing is handed back", n)
+	}
+}

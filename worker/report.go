@@ -74,7 +74,7 @@ func (l *Listener) reportNow() {
 	if r == nil {
 		return
 	}
-	err := r.conn.TrySendReport(fdpass.Report{Open: uint64(l.open), Accepted: l.accepted})
+	err := r.conn.TrySendReport(fdpass.Report{Open: uint64(l.open), Accepted: l.accepted, Named: l.back.reported()})
 	switch {
 	case !errors.Is(err, fdpass.ErrFull):
 		r.closed = l.accepted - uint64(l.open)

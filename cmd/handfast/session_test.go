@@ -159,3 +159,27 @@ func (b *instance) trySessions(slots int) {
 		t.Errorf("totals %+v", s.Totals)
 	}
 }
+
+// TestSessionOnOneConnection: requests on one connection, as of a browser that polls, are requests that come back, too: their worker
+// lingers as long as there are any.
+func TestSessionOnOneConnection(t *testing.T) {
+	t.Parallel()
+	const idle = 1500 * time.Millisecond // more than workers take to report it
+	b := start(t, 1, options{flags: []string{"--session", "cookie:route", "--session-idle", idle.String()}})
+	v := &visitor{b: b, conn: new(keptConn)}
+	defer v.conn.close()
+	first := v.visit(true)
+	b.signal(unix.SIGUSR2)
+	b.await("reload finished")
+	for began := time.Now(); time.Since(began) < 2*idle; {
+		before := time.Now()
+		if got := v.visit(false); got.pid != first.pid && time.Since(before) < idle/4 {
+			t.Fatalf("a session of worker %d, generation %d, is with %d, generation %d, after %v", first.pid, first.generation, got.pid, got.generation, time.Since(began))
+		}
+		if v.conn.Conn == nil {
+			t.Fatalf("the worker has closed the connection after %v", time.Since(began))
+		}
+		time.Sleep(idle / 20) // as a client that polls
+	}
+	b.await("worker exited") // its connection is idle
+}

@@ -59,6 +59,7 @@ type Mailbox struct {
 	rescue  *time.Timer   // takes back what a worker that drains leaves lying
 	closed  atomic.Bool   // Close was called
 	report  atomic.Pointer[fdpass.Report]
+	named   atomic.Int64 // when it said that more requests have named it, in nanoseconds since 1970; 0: never
 	closing sync.Once
 
 	requests Requests

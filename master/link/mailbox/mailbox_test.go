@@ -77,7 +77,7 @@ func TestReport(t *testing.T) {
 		if leaves {
 			w.say(fdpass.TypeLeave)
 		}
-		want := fdpass.Report{Open: uint64(i), Accepted: ^uint64(0) - uint64(i)}
+		want := fdpass.Report{Open: uint64(i), Accepted: ^uint64(0) - uint64(i), Named: ^uint32(0) - uint32(i)}
 		if err := w.TrySendReport(want); err != nil {
 			t.Fatal(err)
 		}

@@ -1,6 +1,10 @@
 package mailbox
 
-import "github.com/handfast/handfast/fdpass"
+import (
+	"time"
+
+	"github.com/handfast/handfast/fdpass"
+)
 
 // Answers tells whether the worker is ready and answers pings.
 func (m *Mailbox) Answers() bool { return m.isKnown() && m.answers }
@@ -36,10 +40,23 @@ func (m *Mailbox) handlePong() {
 	m.owes.Store(false)
 }
 
+// LastNamed returns when the worker last said that further requests have named it (fdpass.Report), which it does within a second; the
+// zero time: it never did.
+func (m *Mailbox) LastNamed() (last time.Time) {
+	if at := m.named.Load(); at != 0 {
+		last = time.Unix(0, at)
+	}
+	return last
+}
+
 // handleReport keeps what the worker says of its connections.
 func (m *Mailbox) handleReport(r fdpass.Report) {
-	if last, _ := m.Report(); r.Accepted > last.Accepted {
+	last, _ := m.Report()
+	if r.Accepted > last.Accepted {
 		m.alive.Store(true)
+	}
+	if r.Named != last.Named {
+		m.named.Store(time.Now().UnixNano())
 	}
 	m.report.Store(&r)
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/fdpass/fdtest"
@@ -146,5 +147,30 @@ func TestPingOfWorker(t *testing.T) {
 	fdtest.Closed(t, "left", m.Left())
 	if err := m.Err(); !errors.Is(err, fdpass.ErrMalformed) || !strings.Contains(err.Error(), "ping") {
 		t.Error(err)
+	}
+}
+
+// TestLastNamed: further requests have named the worker when it reports more of them, and not when it reports something else.
+func TestLastNamed(t *testing.T) {
+	m, w := watched(t)
+	report := func(r fdpass.Report) time.Time {
+		t.Helper()
+		fdtest.Check(t, w.TrySendReport(r))
+		fdtest.Eventually(t, "report", func() bool { got, _ := m.Report(); return got == r })
+		return m.LastNamed()
+	}
+	if at := report(fdpass.Report{Open: 1, Accepted: 1}); !at.IsZero() {
+		t.Errorf("named %v", at)
+	}
+	before := time.Now()
+	named := report(fdpass.Report{Open: 1, Accepted: 1, Named: 1})
+	if named.Before(before) || named.After(time.Now()) {
+		t.Errorf("named %v, not since %v", named, before)
+	}
+	if at := report(fdpass.Report{Open: 2, Accepted: 2, Named: 1}); !at.Equal(named) {
+		t.Errorf("named %v, want %v", at, named)
+	}
+	if at := report(fdpass.Report{Open: 2, Accepted: 2}); !at.After(named) { // it has counted over its end
+		t.Errorf("named %v", at)
 	}
 }

@@ -18,7 +18,7 @@ type saved struct {
 	Offered, Listens bool
 	Drained          bool
 	Left             string // why; empty: it has not
-	Report           *fdpass.Report
+	Report           *savedReport
 
 	MaxConnections int   // that the worker may have open, if it can be held to that; else 0
 	Given          int64 // counted for that
@@ -30,6 +30,9 @@ type saved struct {
 	Has       int64
 }
 
+// savedReport is a fdpass.Report, without what the next program need not know.
+type savedReport struct{ Open, Accepted uint64 }
+
 // Save implements supervisor.Link. The worker has said that it is ready.
 func (m *Mailbox) Save(b *reexec.Bundle) (any, error) {
 	s := saved{
@@ -38,7 +41,6 @@ func (m *Mailbox) Save(b *reexec.Bundle) (any, error) {
 		Offered: m.offered,
 		Listens: m.accepts,
 		Drained: m.drained.Load(),
-		Report:  m.report.Load(),
 
 		MaxConnections: m.MaxConnections(),
 		Given:          m.given.Load(),
@@ -48,6 +50,9 @@ func (m *Mailbox) Save(b *reexec.Bundle) (any, error) {
 		HandsBack: m.Looks(),
 		Rules:     m.requests.Rules,
 		Has:       m.has.Load(),
+	}
+	if r, ok := m.Report(); ok {
+		s.Report = &savedReport{r.Open, r.Accepted}
 	}
 	if m.rulesChanged {
 		s.Rules = ""
@@ -96,7 +101,9 @@ func Restore(b *reexec.Bundle, state json.RawMessage, requests Requests, readmit
 	m.alive.Store(true)
 	m.offered, m.accepts = s.Offered, s.Listens
 	m.drained.Store(s.Drained)
-	m.report.Store(s.Report)
+	if r := s.Report; r != nil {
+		m.report.Store(&fdpass.Report{Open: r.Open, Accepted: r.Accepted})
+	}
 	close(m.ready)
 	if s.Left != "" {
 		m.leftErr = errors.New(s.Left)
