@@ -3,6 +3,7 @@ package fdpass
 import (
 	"bytes"
 	"encoding/binary"
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -26,26 +27,51 @@ type packet struct {
 	flags int
 	fds   []int // the descriptors that arrived
 	err   error
+	msg   unix.Msghdr
+	iov   unix.Iovec
+	raw   bool // recvmsg does not wait
 }
 
 // recvmsg makes one attempt; false means that no message is there.
 func (p *packet) recvmsg(fd uintptr, flags int) bool {
 	for {
-		var oobn int
 		p.fds = p.fds[:0]
-		p.n, oobn, p.flags, _, p.err = unix.Recvmsg(int(fd), p.body[:], p.oob[:], flags|unix.MSG_CMSG_CLOEXEC)
-		switch p.err {
-		case nil:
-			p.collect(p.oob[:oobn])
+		errno := p.recvmsgOnce(fd, flags|unix.MSG_CMSG_CLOEXEC)
+		p.err = nil
+		switch errno {
+		case 0:
+			p.collect(p.oob[:p.msg.Controllen])
 		case unix.EINTR, unix.ECONNRESET:
 			// Reset means that the other side closed with messages of ours
 			// unread, and is said once: what it sent is still to be received.
 			continue
 		case unix.EAGAIN:
 			return false
+		default:
+			p.err = errno
 		}
 		return true
 	}
+}
+
+// recvmsgOnce is recvmsg(2), a raw call if it does not wait: an ordinary one wakes the runtime's monitor thread whenever the
+// process was idle before.
+func (p *packet) recvmsgOnce(fd uintptr, flags int) (errno syscall.Errno) {
+	p.iov.Base = &p.body[0]
+	p.iov.SetLen(len(p.body))
+	p.msg = unix.Msghdr{Iov: &p.iov, Iovlen: 1, Control: &p.oob[0]}
+	p.msg.SetControllen(len(p.oob))
+	var n uintptr
+	if p.raw {
+		n, _, errno = unix.RawSyscall(unix.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&p.msg)), uintptr(flags))
+	} else {
+		n, _, errno = unix.Syscall(unix.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&p.msg)), uintptr(flags))
+	}
+	p.n, p.flags = 0, 0
+	if errno == 0 {
+		p.n, p.flags = int(n), int(p.msg.Flags)
+	}
+	return errno
 }
 
 // collect finds the descriptors in the control messages, all of them, so that
@@ -117,7 +143,7 @@ func newIncoming() *incoming {
 // distrust prepares for messages with descriptors that must not be closed at once. The kernel closes
 // none in recvmsg, since each message is peeked until all of them have arrived.
 func (in *incoming) distrust(bin *Bin) {
-	in.near, in.whole = true, true
+	in.near, in.whole, in.raw = true, true, true
 	in.discard = func(fds []int) { bin.Discard(fds...) }
 }
 
