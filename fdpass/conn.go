@@ -84,10 +84,21 @@ func Pair() (ours *Conn, theirs *os.File, err error) {
 	return ours, theirs, nil
 }
 
-// NewMasterConn takes ownership of the master's end of a mailbox, which is blocking so that it is
-// not in Go's poller: nothing waits there but Receive, and that by other means. The worker is not
+// NewMasterConn takes ownership of the master's end of a mailbox. It is as NewWorkerConn's, and the worker is not
 // trusted: no descriptor that it sends is closed while somebody waits, also not by the kernel.
 func NewMasterConn(file *os.File) (*Conn, error) {
+	c, err := NewWorkerConn(file)
+	if err != nil {
+		return nil, err
+	}
+	c.bin = new(Bin)
+	c.in.distrust(c.bin)
+	return c, nil
+}
+
+// NewWorkerConn takes ownership of the worker's end of a mailbox, which is blocking so that it is not in Go's poller: nothing
+// waits there but Receive, and that by other means (inbox.go). So Send does not wait for room.
+func NewWorkerConn(file *os.File) (*Conn, error) {
 	c, err := NewConn(file)
 	if err != nil {
 		return nil, err
@@ -103,8 +114,6 @@ func NewMasterConn(file *os.File) (*Conn, error) {
 		return nil, fmt.Errorf("fdpass: %w", err)
 	}
 	c.in.flags = unix.MSG_DONTWAIT
-	c.bin = new(Bin)
-	c.in.distrust(c.bin)
 	c.read = func(uintptr) (done bool) {
 		// When the socket is closed, so is the inbox, where it then waits.
 		c.raw.Control(func(socket uintptr) { done = c.in.read(socket) })

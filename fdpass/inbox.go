@@ -17,7 +17,7 @@ import (
 // Go's poller listens for EPOLLOUT, too, and the kernel reports that whenever the other side
 // has taken a message. To a master it means nothing, but under load every second of its
 // looks into the poller was for that, and each message cost its worker the waking of
-// the master. The file is an epoll (man 7 epoll), which can be in another one, and this
+// the master, or each hand back the waking of the worker. The file is an epoll (man 7 epoll), which can be in another one, and this
 // one is for EPOLLIN alone.
 func newInbox(socket syscall.RawConn) (*os.File, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)

@@ -9,7 +9,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
-	"github.com/handfast/handfast/fdpass/sock"
 )
 
 // Place is where the master has put this process.
@@ -52,19 +51,4 @@ func inheritedMailbox() (*os.File, error) {
 	}
 	unix.CloseOnExec(fd)
 	return os.NewFile(uintptr(fd), "handfast mailbox"), nil
-}
-
-// pollable takes ownership of a file and returns one, which the caller owns, that
-// waits in Go's poller: only a file that is made of a non-blocking descriptor does.
-func pollable(file *os.File) (*os.File, error) {
-	defer file.Close()
-	err := sock.Control(file, func(fd int) error { return os.NewSyscallError("fcntl", unix.SetNonblock(fd, true)) })
-	dup := -1
-	if err == nil {
-		dup, err = sock.Duplicate(file)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("worker: %w", err)
-	}
-	return os.NewFile(uintptr(dup), file.Name()), nil
 }

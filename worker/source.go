@@ -35,8 +35,13 @@ type source interface {
 	addr() net.Addr
 }
 
-// pongDelay is the time between two tries to answer a ping.
-const pongDelay = 100 * time.Millisecond
+const (
+	// pongDelay is the time between two tries to answer a ping.
+	pongDelay = 100 * time.Millisecond
+	// sayTries is how often the master is told that connections are welcome if it does not keep up, sayPause apart.
+	sayTries = 3000
+	sayPause = 10 * time.Millisecond
+)
 
 // mailboxSource receives what a master hands off.
 type mailboxSource struct {
@@ -48,11 +53,7 @@ type mailboxSource struct {
 
 // newMailboxSource takes ownership of the worker's end of a mailbox.
 func newMailboxSource(file *os.File, back *handBack) (source, error) {
-	file, err := pollable(file)
-	if err != nil {
-		return nil, err
-	}
-	conn, err := fdpass.NewConn(file)
+	conn, err := fdpass.NewWorkerConn(file)
 	if err != nil {
 		return nil, fmt.Errorf("worker: %w", err)
 	}
@@ -102,11 +103,17 @@ func (s *mailboxSource) begin(t fdpass.Type) error {
 	return s.say(t)
 }
 
-func (s *mailboxSource) say(t fdpass.Type) error {
-	if err := s.conn.Send(t, nil); err != nil && !errors.Is(err, fdpass.ErrClosed) {
-		return err
+func (s *mailboxSource) say(t fdpass.Type) (err error) {
+	for range sayTries {
+		if err = s.conn.TrySend(t, nil); !errors.Is(err, fdpass.ErrFull) {
+			break
+		}
+		time.Sleep(sayPause)
 	}
-	return nil // the master is gone: receive tells
+	if errors.Is(err, fdpass.ErrClosed) {
+		return nil // the master is gone: receive tells
+	}
+	return err
 }
 
 func (s *mailboxSource) receive(m *fdpass.Message) error {
