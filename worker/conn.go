@@ -24,7 +24,7 @@ import (
 // long as all the rest of receiving and closing a connection of a large batch
 // (BenchmarkFileConn). An os.File around a non-blocking socket uses the same poller.
 type Conn struct {
-	file     *os.File
+	file     atomic.Pointer[os.File] // of look another one when it comes back
 	listener *Listener
 	local    netip.AddrPort // asked for at once: net/http wants it, and so do errors after Close
 	remote   netip.AddrPort
@@ -36,7 +36,8 @@ type Conn struct {
 }
 
 func newConn(l *Listener, h fdpass.Handoff) *Conn {
-	c := &Conn{file: os.NewFile(uintptr(h.FD), "tcp"), listener: l, remote: h.Client, flags: h.Flags, details: h.Details}
+	c := &Conn{listener: l, remote: h.Client, flags: h.Flags, details: h.Details}
+	c.file.Store(os.NewFile(uintptr(h.FD), "tcp"))
 	c.local, _ = sock.Local(h.FD)
 	if !c.remote.IsValid() {
 		c.remote, _ = sock.Peer(h.FD)
@@ -47,7 +48,7 @@ func newConn(l *Listener, h fdpass.Handoff) *Conn {
 
 // Read reads from the connection, as net.Conn says.
 func (c *Conn) Read(b []byte) (int, error) {
-	read := c.file.Read
+	read := c.file.Load().Read
 	if c.look != nil {
 		read = c.look.read
 	}
@@ -57,18 +58,15 @@ func (c *Conn) Read(b []byte) (int, error) {
 
 // Write writes to the connection, as net.Conn says.
 func (c *Conn) Write(b []byte) (int, error) {
-	n, err := c.file.Write(b)
+	n, err := c.file.Load().Write(b)
 	return n, c.wrap("write", err)
 }
 
 // Close closes the connection.
 func (c *Conn) Close() error {
 	again := c.closed.Swap(true)
-	err := c.wrap("close", c.file.Close())
-	if !again {
-		if c.look != nil {
-			c.look.back.remove(c.look)
-		}
+	err := c.wrap("close", c.file.Load().Close())
+	if !again && (c.look == nil || !c.look.back.remove(c.look)) {
 		c.listener.count(-1)
 	}
 	return err
@@ -87,13 +85,17 @@ func (c *Conn) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.remote) 
 func (c *Conn) Proxied() bool { return c.flags&fdpass.FlagProxied != 0 }
 
 // SetDeadline implements net.Conn.
-func (c *Conn) SetDeadline(t time.Time) error { return c.wrap("set", c.file.SetDeadline(t)) }
+func (c *Conn) SetDeadline(t time.Time) error { return c.wrap("set", c.file.Load().SetDeadline(t)) }
 
 // SetReadDeadline implements net.Conn.
-func (c *Conn) SetReadDeadline(t time.Time) error { return c.wrap("set", c.file.SetReadDeadline(t)) }
+func (c *Conn) SetReadDeadline(t time.Time) error {
+	return c.wrap("set", c.file.Load().SetReadDeadline(t))
+}
 
 // SetWriteDeadline implements net.Conn.
-func (c *Conn) SetWriteDeadline(t time.Time) error { return c.wrap("set", c.file.SetWriteDeadline(t)) }
+func (c *Conn) SetWriteDeadline(t time.Time) error {
+	return c.wrap("set", c.file.Load().SetWriteDeadline(t))
+}
 
 // CloseRead shuts down the reading side.
 func (c *Conn) CloseRead() error { return c.shutdown(unix.SHUT_RD) }
@@ -158,7 +160,7 @@ func (c *Conn) SetWriteBuffer(bytes int) error { return c.set(unix.SOL_SOCKET, u
 
 // SyscallConn returns the raw connection.
 func (c *Conn) SyscallConn() (syscall.RawConn, error) {
-	raw, err := c.file.SyscallConn()
+	raw, err := c.file.Load().SyscallConn()
 	return rawConn{raw, c}, err
 }
 
@@ -179,7 +181,7 @@ func (r rawConn) Write(f func(uintptr) bool) error { return r.conn.wrap("raw-wri
 // File returns a duplicate of the connection that the caller owns. Closing either
 // does not affect the other.
 func (c *Conn) File() (*os.File, error) {
-	dup, err := sock.Duplicate(c.file)
+	dup, err := sock.Duplicate(c.file.Load())
 	if err != nil {
 		return nil, c.wrap("file", err)
 	}
@@ -202,7 +204,7 @@ func (c *Conn) setPositive(option, value int) error {
 
 // control runs one system call on the descriptor.
 func (c *Conn) control(op, call string, f func(fd int) error) error {
-	return c.wrap(op, sock.Control(c.file, func(fd int) error { return os.NewSyscallError(call, f(fd)) }))
+	return c.wrap(op, sock.Control(c.file.Load(), func(fd int) error { return os.NewSyscallError(call, f(fd)) }))
 }
 
 // wrap turns an error of os.File into what package net reports.

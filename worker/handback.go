@@ -45,6 +45,9 @@ type handBack struct {
 	mu       sync.Mutex
 	draining atomic.Bool        // all are to be handed back; written under mu
 	looked   map[*look]struct{} // at open connections
+	away     away
+
+	awayTimeout time.Duration
 }
 
 // newHandBack borrows the mailbox. It returns nil if the master takes nothing back.
@@ -66,7 +69,8 @@ func openHandBack(mailbox *os.File, rules forwarded.Rules, config hash.Config, p
 		return nil, err
 	}
 	conn.SendDetails()
-	h := &handBack{conn: conn, rules: rules, config: config, slot: place.Slot, route: forwarded.ParseToken(Route()), looked: make(map[*look]struct{})}
+	h := &handBack{conn: conn, rules: rules, config: config, slot: place.Slot, route: forwarded.ParseToken(Route()), looked: make(map[*look]struct{}),
+		away: make(away), awayTimeout: awayTimeout}
 	h.slots.Store(int32(place.Slots))
 	return h, nil
 }
@@ -198,9 +202,13 @@ func (h *handBack) drain() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.draining.Store(true)
+	for cookie, l := range h.away {
+		delete(h.away, cookie)
+		l.returned <- fdpass.Handoff{FD: -1}
+	}
 	for l := range h.looked {
 		if l.waiting.Load() {
-			l.conn.file.SetReadDeadline(time.Unix(1, 0)) // it sees that we drain
+			l.conn.file.Load().SetReadDeadline(time.Unix(1, 0)) // it sees that we drain
 		}
 	}
 }
@@ -232,17 +240,11 @@ func (h *handBack) add(l *look) {
 	h.looked[l] = struct{}{}
 }
 
-func (h *handBack) remove(l *look) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	delete(h.looked, l)
-}
-
 // give hands a connection back, which it borrows, and tells whether the master has it now.
 func (h *handBack) give(c *Conn) bool {
 	back := [1]fdpass.Handoff{{Client: c.remote, Flags: c.flags &^ fdpass.FlagUnplaced, Details: c.details}}
 	for range handBackTries {
-		err := sock.Control(c.file, func(fd int) error {
+		err := sock.Control(c.file.Load(), func(fd int) error {
 			back[0].FD = fd
 			return h.conn.TrySend(fdpass.TypeHandBack, back[:])
 		})

@@ -139,11 +139,15 @@ func (l *Listener) Accept() (net.Conn, error) {
 			return nil, l.acceptError(err)
 		}
 	}
-	h, err := l.next()
-	if err != nil {
-		return nil, l.acceptError(err)
+	for {
+		h, err := l.next()
+		if err != nil {
+			return nil, l.acceptError(err)
+		}
+		if !l.back.takeReturned(h) {
+			return newConn(l, h), nil
+		}
 	}
-	return newConn(l, h), nil
 }
 
 func (l *Listener) acceptError(err error) error {

@@ -45,6 +45,10 @@ type look struct {
 	served    atomic.Bool // it has brought a request of HTTP/1
 	over      atomic.Bool // no further request is looked at: it speaks something else, is hijacked, or could not be handed back
 	waiting   atomic.Bool // for the next request
+
+	cookie   uint64              // by which it was away last
+	isAway   bool                // it is handed back, and may come back
+	returned chan fdpass.Handoff // what has come back, which the receiver owns, or that it does not: FD is negative
 }
 
 // headBuffers are of *[]byte, for heads that are longer than the reader's buffer, or begin with a lent byte. They hold what a
@@ -56,7 +60,7 @@ func newLook(c *Conn, back *handBack) *look {
 	if !back.looksAt(c.local, c.remote) {
 		return nil
 	}
-	raw, err := c.file.SyscallConn()
+	raw, err := c.file.Load().SyscallConn()
 	if err != nil {
 		return nil
 	}
@@ -69,7 +73,8 @@ func newLook(c *Conn, back *handBack) *look {
 
 // ExpectRequest says that all requests that were read from a connection are answered, and that nothing was read behind them. The
 // next Read then looks at the head of the next request before it takes it. If that belongs to another
-// slot, or the worker drains, it hands the connection back to the master, closes it here, and returns io.EOF.
+// slot, or the worker drains, it hands the connection back to the master, closes it here, and returns io.EOF. If an
+// http.Server reads, it first waits a while whether the connection comes back, and then returns its request.
 //
 // A server calls it after each answer, if the connection is to stay open. Serve and KeepClientsApart do so for an
 // http.Server. It changes nothing unless a proxy that the master trusts is at the other end.
@@ -92,7 +97,7 @@ func (l *look) read(b []byte) (n int, err error) {
 	}
 	l.expecting.Store(false)
 	l.takeLent()
-	return l.conn.file.Read(b)
+	return l.conn.file.Load().Read(b)
 }
 
 // holdsNothing tells whether a reader that offers so much of its buffer holds no byte but the lent one.
@@ -133,12 +138,15 @@ func (l *look) readNext(b []byte) (n int, err error) {
 	l.expecting.Store(false)
 	at := l.belongs(buffer[:n], n == len(buffer))
 	if at == elsewhere && l.give() {
+		if l.awaitReturn() {
+			return l.conn.file.Load().Read(b)
+		}
 		return 0, io.EOF
 	}
 	l.judged = at == here
 	if l.lent.Load() {
 		l.takeLent()
-		return l.conn.file.Read(b)
+		return l.conn.file.Load().Read(b)
 	}
 	return n, l.take(n)
 }
@@ -154,11 +162,12 @@ func (l *look) awaitNext(buffer []byte) (n int, err error) {
 		return n, err
 	}
 	l.back.behindDrain()
-	l.conn.file.SetReadDeadline(time.Time{}) // by which drain may have interrupted await
+	l.conn.file.Load().SetReadDeadline(time.Time{}) // by which drain may have interrupted await
 	switch {
 	case err != nil && !errors.Is(err, os.ErrDeadlineExceeded):
 		return n, err
 	case l.back.drains() && l.give():
+		l.conn.Close()
 		return 0, io.EOF
 	case n == 0:
 		return l.await(buffer)
@@ -166,13 +175,12 @@ func (l *look) awaitNext(buffer []byte) (n int, err error) {
 	return n, nil
 }
 
-// give hands the connection back and closes it here. It returns false if the master does not take it.
+// give hands the connection back, and the caller closes it here. It returns false if the master does not take it.
 func (l *look) give() bool {
 	if l.over.Load() || !l.back.give(l.conn) {
 		l.over.Store(true)
 		return false
 	}
-	l.conn.Close()
 	return true
 }
 

@@ -94,6 +94,14 @@ func Option(fd, level, option int) (int, error) {
 	return int(value), nil
 }
 
+// Cookie borrows a socket and returns what no other socket since the start of this machine has, or 0 if it is none. The call is
+// raw, as in StopLingering.
+func Cookie(fd int) (cookie uint64) {
+	size := uint32(unsafe.Sizeof(cookie))
+	unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_COOKIE, uintptr(unsafe.Pointer(&cookie)), uintptr(unsafe.Pointer(&size)), 0)
+	return cookie
+}
+
 // SetNonblock borrows a socket and makes it non-blocking, for all processes that share it. The call is raw, as in
 // StopLingering, and one: a socket has no other flags that are worth to be kept (man 2 fcntl, F_SETFL).
 func SetNonblock(fd int) error {
