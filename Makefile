@@ -39,9 +39,9 @@ test: ## all tests, those of our packages with the race detector (says what it s
 	$(GO) test -shuffle=on -timeout 30m ./examples/... # only clients run in their processes
 	$(GO) test -run '^TestPlan$$' ./cmd/handfast # all of it: with the race detector it walks a part
 
-soak: ## the trials with real processes, again and again (SOAK=20 times), a million injected connections, all servers under injection, 100,000 requests through each pool
+soak: ## the trials with real processes, again and again (SOAK=20 times), a million injected connections, all servers in all ways, 100,000 requests through each pool
 	HANDFAST_SOAK_CONNECTIONS=$${HANDFAST_SOAK_CONNECTIONS:-1000000} $(GO) test -timeout 2h -v -run '^TestInjectSoak$$' ./cmd/handfast
-	HANDFAST_TEST_INJECTED=all $(GO) test -timeout 2h -v -run '^TestInjected$$' ./examples/servers
+	HANDFAST_TEST_SERVERS=all $(GO) test -timeout 2h -v ./examples/servers
 	HANDFAST_TEST_REQUESTS=$${HANDFAST_TEST_REQUESTS:-100000} $(GO) test -timeout 2h -v -run '^TestHandBack$$' ./cmd/handfast
 	HANDFAST_TEST_SIGNALS=$${HANDFAST_TEST_SIGNALS:-2000} $(GO) test -timeout 2h -v -run '^TestSignalsOverExec$$' ./master/reexec
 	HANDFAST_TEST_RELOADS=$${HANDFAST_TEST_RELOADS:-50} $(GO) test -race -shuffle=on -timeout 2h -count=$${SOAK:-20} ./cmd/handfast ./master/... ./worker/... ./fdpass

@@ -150,15 +150,16 @@ func (p *Process) awaitEnd() {
 	}
 }
 
-// Eventually polls until ok.
+// Eventually polls until ok. It asks ever more rarely: asking costs the time of what it waits for.
 func Eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	poll := time.NewTicker(5 * time.Millisecond)
-	defer poll.Stop()
-	for start := time.Now(); !ok(); <-poll.C {
+	const most = 50 * time.Millisecond
+	pause := 2 * time.Millisecond
+	for start := time.Now(); !ok(); time.Sleep(pause) {
 		if time.Since(start) > timeout {
 			t.Fatalf("%s: not within %v", what, timeout)
 		}
+		pause = min(pause*5/4, most)
 	}
 }
 

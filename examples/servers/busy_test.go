@@ -20,6 +20,8 @@ import (
 
 const (
 	busyClients = 8
+	// busyPause is what each of them takes between two requests.
+	busyPause = 20 * time.Millisecond
 	// soon is how long a slot may be without a worker that is ready, beyond what the same servers took to start
 	// with no clients: as long again for each, since the machine may have become busier.
 	soon = 20 * time.Second
@@ -55,7 +57,7 @@ var busy = []*server{
 		command: "hypercorn -w 2 -b 0.0.0.0:8080 asgi:app", needs: [][2]string{{"hypercorn", "python3-hypercorn"}},
 	},
 	{
-		name: "uvicorn", flags: v4, link: "any",
+		name: "uvicorn", flags: v4, link: "any", slow: true,
 		command: "/usr/bin/python3 -m uvicorn --workers 2 --port 8080 --host 0.0.0.0 --no-access-log asgi:app", needs: [][2]string{python},
 		build: needModule("uvicorn"),
 	},
@@ -65,12 +67,12 @@ var busy = []*server{
 		build: putHostKey,
 	},
 	{
-		name: "postgresql", flags: v4 + " --user postgres", link: "any", alone: true,
+		name: "postgresql", flags: v4 + " --user postgres", link: "any", alone: true, slow: true,
 		command: "/usr/lib/postgresql/15/bin/postgres -D data{slot} -h 0.0.0.0 -p 8080 -k .", needs: [][2]string{{"/usr/lib/postgresql/15/bin/postgres", "postgresql"}},
 		ask: askPostgres, build: putDatabases,
 	},
 	{
-		name: "tomcat", flags: v4, link: "any",
+		name: "tomcat", flags: v4, link: "any", slow: true,
 		command: "/usr/share/tomcat10/bin/catalina.sh run", needs: [][2]string{{"/usr/share/tomcat10/bin/catalina.sh", "tomcat10"}},
 		env: []string{"CATALINA_BASE=$DIR/tomcat"}, ask: askKept, build: putTomcat,
 	},
@@ -109,6 +111,9 @@ func TestBusy(t *testing.T) {
 		t.Skip("some start only as root")
 	}
 	for _, s := range busy {
+		if s.slow && !everything {
+			continue
+		}
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
 			st := s.start(t, nil)
@@ -182,7 +187,7 @@ func (st *stage) crowd() *crowd {
 					l.failed = append(l.failed, err)
 					l.mu.Unlock()
 				}
-				time.Sleep(pause)
+				time.Sleep(busyPause)
 			}
 		})
 	}

@@ -6,13 +6,9 @@ import (
 	"testing"
 )
 
-// injectAll, if it is set, has TestInjected try all servers and not a sample: each takes seconds, and what is the
-// same for all links has been tried.
-const injectAll = "HANDFAST_TEST_INJECTED"
-
-// injectedSample are one that waits in select with a process of its own for its requests, one that waits in accept, one that
+// sample are one that waits in select with a process of its own for its requests, one that waits in accept, one that
 // waits for changes (EPOLLET), and one whose processes share a socket.
-var injectedSample = []string{"gunicorn", "php-fpm", "go", "nginx"}
+var sample = []string{"gunicorn", "php-fpm", "go", "nginx"}
 
 // TestInjected: what is promised of servers holds where the master gives clients to slots, too, and each call of accept
 // is answered with a connection.
@@ -22,7 +18,7 @@ func TestInjected(t *testing.T) {
 		all = slices.Concat(servers, others)
 	}
 	for _, s := range all {
-		if s.link != "any" || os.Getenv(injectAll) == "" && !slices.Contains(injectedSample, s.name) {
+		if s.link != "any" || !everything && !slices.Contains(sample, s.name) {
 			continue
 		}
 		t.Run(s.name, func(t *testing.T) {

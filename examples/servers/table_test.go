@@ -190,13 +190,13 @@ var others = []*server{
 		command: "h2o -m worker -c h2o.conf", needs: [][2]string{{"h2o", "h2o"}}, ask: askKept,
 	},
 	{
-		name: "tomcat", flags: v4, link: "any", light: true,
+		name: "tomcat", flags: v4, link: "any", light: true, slow: true,
 		command: "/usr/share/tomcat10/bin/catalina.sh run", needs: [][2]string{{"/usr/share/tomcat10/bin/catalina.sh", "tomcat10"}},
 		env: []string{"CATALINA_BASE=$DIR/tomcat"}, ask: askKept,
 		build: putTomcat,
 	},
 	{
-		name: "jetty", flags: v4, link: "any", light: true,
+		name: "jetty", flags: v4, link: "any", light: true, slow: true,
 		command: "java -jar /usr/share/jetty9/start.jar jetty.home=/usr/share/jetty9 jetty.base=$PWD --module=http jetty.http.host=0.0.0.0 jetty.http.port=8080",
 		needs:   [][2]string{{"java", "default-jre-headless"}}, ask: askKept,
 		build: needFile("/usr/share/jetty9/start.jar", "jetty9"),
