@@ -84,18 +84,19 @@ sub vcl_recv { return (pass); }
 // poolClients is how many clients a proxy has at the same time, in front of its pool.
 const poolClients = 16
 
-// pooledRequests is how many requests TestHandBack makes at least through a proxy, or says what the environment does.
-func pooledRequests(t *testing.T, few int) int {
+// pooledRequests is how many requests TestHandBack makes at least through a proxy, or says what the environment does; and
+// what each client takes between two, so that workers can start meanwhile.
+func pooledRequests(t *testing.T, few int) (n int, pause time.Duration) {
 	t.Helper()
 	text := os.Getenv("HANDFAST_TEST_REQUESTS")
 	if text == "" {
-		return few
+		return few, breath
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return n
+	return n, 0
 }
 
 // TestHandBack: through proxies that lend their connections to whoever comes, each request is served in its own
@@ -132,8 +133,8 @@ func TestHandBack(t *testing.T) {
 				b = start(t, slots, options{flags: flags})
 			}
 			front := proxy.Run(t, fmt.Sprintf(proxy.conf, b.addr))
-			l := &pooledLoad{t: t, address: front.Address, slots: slots}
-			b.tryHandBack(l, pooledRequests(t, tt.few))
+			n, pause := pooledRequests(t, tt.few)
+			b.tryHandBack(&pooledLoad{t: t, address: front.Address, slots: slots, pause: pause}, n)
 		})
 	}
 }
@@ -148,10 +149,10 @@ func (b *instance) tryHandBack(l *pooledLoad, requests int) {
 	b.await("reload finished")
 	b.awaitCount("worker exited", l.slots) // although the proxy keeps its connections
 	stage(2)
-	l.pause.Lock() // what is under way in a worker that is killed may fail
+	l.running.Lock() // what is under way in a worker that is killed may fail
 	kill(b.t, b.worker(0))
 	b.awaitCount("worker ready", 2*l.slots+1)
-	l.pause.Unlock()
+	l.running.Unlock()
 	stage(3)
 	b.upgrades(1)
 	l.await(max(requests, int(l.made.Load())+requests/4))
@@ -171,7 +172,8 @@ type pooledLoad struct {
 	t       *testing.T
 	address string // of the proxy
 	slots   int
-	pause   sync.RWMutex // held while a request is under way
+	pause   time.Duration // of each client between two requests
+	running sync.RWMutex  // held while a request is under way
 
 	made, strayed, failed atomic.Int64
 }
@@ -190,6 +192,7 @@ func (l *pooledLoad) start() (stop func()) {
 					return
 				default:
 					l.one(conn)
+					time.Sleep(l.pause)
 				}
 			}
 		})
@@ -210,8 +213,8 @@ func (l *pooledLoad) await(n int) {
 
 // one makes a request for any client, some with a body.
 func (l *pooledLoad) one(conn *keptConn) {
-	l.pause.RLock()
-	defer l.pause.RUnlock()
+	l.running.RLock()
+	defer l.running.RUnlock()
 	client := proxied(rand.IntN(1000))
 	length := 0
 	if rand.IntN(4) == 0 {

@@ -3,6 +3,7 @@
 package socketio_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"net"
 	"os"
@@ -13,6 +14,9 @@ import (
 
 	"github.com/handfast/handfast/cmd/trial"
 )
+
+// clients is how many there are, unless the environment says it: ten of each of three kinds for each worker.
+const clients = "90"
 
 func TestMain(m *testing.M) { os.Exit(trial.Main(m)) }
 
@@ -82,7 +86,7 @@ func (e example) balance(t *testing.T, flags ...string) (handfast *trial.Process
 func (e example) clients(t *testing.T, handfast *trial.Process, address string) {
 	t.Helper()
 	args := []string{filepath.Join(e.dir, "clients.js"), "http://" + address,
-		"--workers", strconv.Itoa(trial.Workers), "--reload", strconv.Itoa(handfast.Process.Pid)}
+		"--clients", cmp.Or(os.Getenv("HANDFAST_TEST_CLIENTS"), clients), "--workers", strconv.Itoa(trial.Workers), "--reload", strconv.Itoa(handfast.Process.Pid)}
 	if e.sticky {
 		args = append(args, "--keeps-sessions")
 	}
