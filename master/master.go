@@ -122,6 +122,9 @@ func (m *Master) balance(cfg *Config) (err error) {
 	}
 	if m.names != nil {
 		m.names.table = m.balancer.Table()
+		if cfg.names != nil {
+			m.names.table.RestoreSessionCounts(cfg.names.Counts[0], cfg.names.Counts[1])
+		}
 		if cfg.DrainAffinity > 0 {
 			m.names.table.KeepClients(cfg.DrainAffinity)
 		}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/forwarded"
 	"github.com/handfast/handfast/master/balancer"
 	"github.com/handfast/handfast/master/clientip"
 	"github.com/handfast/handfast/master/reexec"
@@ -33,6 +34,7 @@ var namesPart = reexec.Part{Name: "names", Version: 1}
 type savedNames struct {
 	Secret [clientip.SecretSize]byte
 	Starts uint32
+	Counts [2]uint64 // balancer.Table.SessionCounts
 	ByPID  map[int]clientip.Name
 }
 
@@ -54,7 +56,8 @@ func newNames(before *savedNames) *names {
 func (n *names) save() *savedNames {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	s := &savedNames{n.secret, n.starts, make(map[int]clientip.Name)}
+	s := &savedNames{Secret: n.secret, Starts: n.starts, ByPID: make(map[int]clientip.Name)}
+	s.Counts[0], s.Counts[1] = n.table.SessionCounts()
 	for pid, name := range n.byPID {
 		s.ByPID[pid] = name
 	}
@@ -86,6 +89,33 @@ func (n *names) reopen(l *workerLink, pid int) {
 		l.names, l.name, l.pid = n, name, pid
 		n.table.Name(name, l.worker)
 	}
+}
+
+// of returns the name at the end of a session's id.
+func (n *names) of(id string) (name clientip.Name, found bool) {
+	if n == nil || !n.told {
+		return name, false
+	}
+	token, found := forwarded.TokenIn(id)
+	if found {
+		name, found = n.reader.Name(token)
+	}
+	return name, found
+}
+
+// find returns the worker that a name's sessions are with: the one of the name, or else the one in its slot; nil: there is none.
+func (n *names) find(s *supervisor.Snapshot, name clientip.Name) *supervisor.WorkerStatus {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, w := range s.Draining {
+		if n.byPID[w.PID] == name {
+			return w
+		}
+	}
+	if name.Slot < len(s.Slots) {
+		return s.Slots[name.Slot].Worker
+	}
+	return nil
 }
 
 // lastCall returns when a request came back to a worker last, or when it was replaced, if that is later; after an upgrade, when nobody

@@ -37,7 +37,7 @@ func TestGolden(t *testing.T) {
 
 // TestGoldenNames: what is left of workers that sessions name.
 func TestGoldenNames(t *testing.T) {
-	reexectest.Golden(t, namesPart, savedNames{Secret: [clientip.SecretSize]byte{1, 2, 255}, Starts: 3, ByPID: map[int]clientip.Name{101: {Slot: 1, Generation: 2, Start: 3}}})
+	reexectest.Golden(t, namesPart, savedNames{Secret: [clientip.SecretSize]byte{1, 2, 255}, Starts: 3, Counts: [2]uint64{4, 5}, ByPID: map[int]clientip.Name{101: {Slot: 1, Generation: 2, Start: 3}}})
 }
 
 // TestLinkWords: a link is a word in a bundle, and nothing else is one.

@@ -26,7 +26,8 @@ type Status struct {
 	Stopping   bool      `json:"stopping"` // Stop was called
 	Route      string    `json:"route"`    // who gives clients to slots: "master" or "kernel"
 	Link       string    `json:"link"`     // how workers get connections
-	Key        string    `json:"key"`      // what clients are recognised by: "address" or "header:NAME"
+	Key        string    `json:"key"`      // what clients are recognised by: "address", or a list such as "cookie:NAME,header:NAME"
+	Session    string    `json:"session"`  // where requests have ids that name their worker, as in --session; empty: nowhere
 	Addresses  []string  `json:"addresses"`
 	Generation int       `json:"generation"` // that the slots run, or the latest of them; 1 before the first reload
 
@@ -35,7 +36,15 @@ type Status struct {
 	Reload   *ReloadStatus  `json:"reload"`   // the one in progress, else the last one; null: there was none
 	Totals   Totals         `json:"totals"`
 	Largest  *LargestClient `json:"largest_client"` // null: not known, since the kernel routes, or hardly anybody comes
+	Sessions *SessionTotals `json:"sessions"`       // null: none names a worker
 	Upgrade  UpgradeStatus  `json:"upgrade"`
+}
+
+// SessionTotals count connections that came by a session's id which names a worker, and so, where workers hand connections back,
+// requests.
+type SessionTotals struct {
+	ToWorker    uint64 `json:"to_worker"`    // that it names
+	ToSuccessor uint64 `json:"to_successor"` // in its slot, since it is no more
 }
 
 // LargestClient is the client that has more than half of the connections which the master accepted lately: most likely others are
@@ -141,6 +150,7 @@ func (m *Master) Status() Status {
 		Route:      m.route.String(),
 		Link:       m.kind.name,
 		Key:        m.balancer.Config().Clients.Rules.Keys.String(),
+		Session:    m.balancer.Config().Clients.Rules.Sessions.String(),
 		Generation: snapshot.Generation,
 		Slots:      make([]SlotStatus, len(snapshot.Slots)),
 		Draining:   []WorkerStatus{},
@@ -163,6 +173,10 @@ func (m *Master) Status() Status {
 		s.Draining = append(s.Draining, *workerStatus(w))
 	}
 	m.count(&s)
+	if s.Session != "" {
+		s.Sessions = new(SessionTotals)
+		s.Sessions.ToWorker, s.Sessions.ToSuccessor = m.balancer.Table().SessionCounts()
+	}
 	s.Ready = s.NotReady() == ""
 	return s
 }
@@ -316,23 +330,33 @@ func timeStatus(t time.Time) *time.Time {
 // Placement says where a client belongs.
 type Placement struct {
 	Client string        `json:"client"` // as it was asked for
-	Key    string        `json:"key"`    // what it was understood as: "address" or "header:NAME"
+	Key    string        `json:"key"`    // what it was understood as: "address", a list such as "cookie:NAME,header:NAME", or "session"
 	Slot   int           `json:"slot"`
 	Slots  int           `json:"slots"`
 	Worker *WorkerStatus `json:"worker"` // null: nobody fills the slot
 }
 
+// bySession is the key of a Placement that a session's id has decided.
+const bySession = "session"
+
 // Place returns the slot of a client, which is named by what the master recognises clients
-// by: an address, or the value of a header.
+// by: an address, or the value of a header or the like. If it ends in a worker's token, it is the id of a session, and its worker is the
+// one that it names, if that lives.
 func (m *Master) Place(client string) (Placement, error) {
 	cfg := m.balancer.Config()
 	p := Placement{Client: client, Key: cfg.Clients.Rules.Keys.String(), Slots: m.balancer.Table().Len()}
+	snapshot, _ := m.supervisor.Snapshot()
+	if name, found := m.names.of(client); found && name.Slot < p.Slots {
+		p.Key, p.Slot = bySession, name.Slot
+		p.Worker = workerStatus(m.names.find(snapshot, name))
+		return p, nil
+	}
 	key, err := cfg.Clients.KeyOf(client)
 	if err != nil {
 		return p, fmt.Errorf("master: %w", err)
 	}
 	p.Slot = cfg.Strategy.Slot(clientip.Client{Key: key}, p.Slots, 0)
-	if snapshot, _ := m.supervisor.Snapshot(); p.Slot < len(snapshot.Slots) {
+	if p.Slot < len(snapshot.Slots) {
 		p.Worker = workerStatus(snapshot.Slots[p.Slot].Worker)
 	}
 	return p, nil

@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/netip"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -131,8 +133,15 @@ func (b *instance) trySessions(slots int) {
 		}
 	}
 	stay()
+	before := b.status().Sessions
 	b.upgrades(1)
 	stay()
+	if now := b.status().Sessions; before.ToWorker == 0 || now.ToWorker <= before.ToWorker || now.ToSuccessor != 0 {
+		t.Errorf("sessions: %+v, and before the upgrade %+v", now, before)
+	}
+	if got := strings.TrimSpace(b.tell("slot", "x."+all[0].cookie)); got != strconv.Itoa(all[0].seen.slot) {
+		t.Errorf("handfast slot says %q of a session in slot %d", got, all[0].seen.slot)
+	}
 	for _, v := range all { // or they would have to be told to
 		v.conn.close()
 	}
@@ -155,8 +164,8 @@ func (b *instance) trySessions(slots int) {
 		}
 	}
 	stay()
-	if s := b.status(); s.Totals.Refused > 0 {
-		t.Errorf("totals %+v", s.Totals)
+	if s := b.status(); s.Totals.Refused > 0 || s.Sessions.ToSuccessor == 0 {
+		t.Errorf("totals %+v, sessions %+v", s.Totals, s.Sessions)
 	}
 }
 

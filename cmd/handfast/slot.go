@@ -18,7 +18,7 @@ func slotCommand() *cli.Command {
 		ArgsUsage: "ADDRESS",
 		Description: "Asks the running master. With --workers, --hash-seed, prefix lengths or --key, or if none\n" +
 			"runs, it computes what a master with the same ones computes, on any machine. With\n" +
-			"--key header:NAME, ADDRESS is the header's value.",
+			"--key header:NAME, ADDRESS is the header's value, and with --session it may be a session's id.",
 		Flags: askFlags(append([]cli.Flag{workersFlag()}, hashFlags()...)...),
 		Action: func(c *cli.Context) error {
 			if c.NArg() != 1 {

@@ -90,7 +90,7 @@ func statusTextIn(s *master.Status, padding int) string {
 		state = "not ready: " + why
 	}
 	fmt.Fprintf(&b, "%s %s, pid %d, up %s, %s\n", s.Name, s.Version, s.PID, age(s, s.Started), state)
-	fmt.Fprintf(&b, "%s, route %s, link %s, by %s\n", strings.Join(s.Addresses, " "), s.Route, s.Link, s.Key)
+	fmt.Fprintf(&b, "%s, route %s, link %s, by %s%s\n", strings.Join(s.Addresses, " "), s.Route, s.Link, s.Key, sessionsText(s))
 	fmt.Fprintf(&b, "%s%s%s\n", generationText(s), reloadText(s), upgradeText(s))
 	if l := s.Largest; l != nil && l.Client != "" {
 		fmt.Fprintf(&b, "client %s has %.0f%% of the connections (of the last %d, %s ago)\n", l.Client, 100*l.Share, l.Of, age(s, l.At))
@@ -99,6 +99,14 @@ func statusTextIn(s *master.Status, padding int) string {
 	printTable(&b, slotTable(s), padding)
 	b.WriteString(lastWordsText(s))
 	return printable(b.String())
+}
+
+// sessionsText says how sessions find their workers, and how often they did.
+func sessionsText(s *master.Status) string {
+	if s.Sessions == nil {
+		return ""
+	}
+	return fmt.Sprintf(", sessions by %s (%d to their worker, %d to its successor)", s.Session, s.Sessions.ToWorker, s.Sessions.ToSuccessor)
 }
 
 // Bounds of what is shown of what workers wrote before they ended; --json has more.

@@ -28,6 +28,7 @@ func (b *Balancer) identifyEach(batch []connection, buffer []byte, silent func(c
 		case err == clientip.ErrNoSession && b.waitForSession(*c):
 		case err == nil, err == clientip.ErrNoSession:
 			b.spread(c)
+			b.table.count(c)
 			known = append(known, *c)
 		case err == clientip.ErrSilent && silent != nil:
 			silent(*c)
@@ -114,6 +115,7 @@ func (b *Balancer) place(p *parked, file *os.File, client clientip.Client) (stay
 	}
 	p.FD, p.client = fd, client
 	b.spread(&p.connection)
+	b.table.count(&p.connection)
 	file.Close()
 	if _, err := b.deliver(&p.connection, 0); err == nil {
 		b.waitlist.leave(p)

@@ -19,6 +19,8 @@ type Sessions struct {
 	named  map[uint32]*namedWorker // by the start in its name
 	names  map[Worker]*namedWorker
 
+	toWorker, toSuccessor atomic.Uint64
+
 	affinity *affinity // nil: clients go to their slots at once, also while their worker lingers
 }
 
@@ -121,6 +123,32 @@ func (s *Sessions) LastNamed(name clientip.Name) (last time.Time) {
 		last = time.Unix(0, w.last.Load())
 	}
 	return last
+}
+
+// count counts a connection whose client is known now, if its session's id names a worker.
+func (s *Sessions) count(c *connection) {
+	if c.client.Name.Start == 0 || c.addressed {
+		return
+	}
+	s.mu.RLock()
+	named := s.named[c.client.Name.Start]
+	s.mu.RUnlock()
+	if named != nil {
+		s.toWorker.Add(1)
+	} else {
+		s.toSuccessor.Add(1)
+	}
+}
+
+// SessionCounts returns how many connections came by the id of a session that names a worker: one that is there, or was.
+func (s *Sessions) SessionCounts() (toWorker, toSuccessor uint64) {
+	return s.toWorker.Load(), s.toSuccessor.Load()
+}
+
+// RestoreSessionCounts goes on with the counts of the program before.
+func (s *Sessions) RestoreSessionCounts(toWorker, toSuccessor uint64) {
+	s.toWorker.Store(toWorker)
+	s.toSuccessor.Store(toSuccessor)
 }
 
 // ownerOf returns the worker that keeps a connection's session, if there is one.

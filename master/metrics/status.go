@@ -25,6 +25,7 @@ var (
 	takenBack = desc("taken_back_connections_total", "Connections that the worker which they were given to did not take.")
 	parked    = desc("parked_connections", "Connections that wait in the master now.")
 	largest   = desc("largest_client_share", "Share of the connections that the client with more than half of them has lately; 0 if no client has so many.")
+	sessions  = desc("session_connections_total", "Connections, and where workers hand them back requests, that came by the id of a session which names a worker: to that worker, or to its successor in the slot.", "to")
 	slots     = desc("slots", "The number of slots.")
 	draining  = desc("draining_workers", "Workers that are in no slot any more and finish what they have.")
 	workers   = desc("workers", "Workers of a generation that are in a state, in a slot or not.", "generation", "state")
@@ -65,6 +66,10 @@ func (status collector) Collect(out chan<- prometheus.Metric) {
 	gauge(parked, float64(s.Totals.Parked))
 	if s.Largest != nil {
 		gauge(largest, s.Largest.Share)
+	}
+	if s.Sessions != nil {
+		counter(sessions, &s.Sessions.ToWorker, "worker")
+		counter(sessions, &s.Sessions.ToSuccessor, "successor")
 	}
 	gauge(slots, float64(len(s.Slots)))
 	of := count(&s)
