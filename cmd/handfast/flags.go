@@ -113,7 +113,7 @@ func runFlags() []cli.Flag {
 		stringFlag("ready-when", "auto", "`WHEN` a worker is ready: auto (it says so, or listens), which a delay such as 3s, tcp:HOST:PORT (accepts) or http://HOST:PORT/PATH (answers 200 to 399) may follow, at an address with {slot} and {generation} in it where this worker alone answers; for Node workers also message ({cmd: 'ready'}), listening, or started (it has run, and its message handler is there), which is auto's if package.json depends on sticky-session or @socket.io/sticky"),
 		durationFlag("ready-timeout", super.ReadyTimeout, "a worker that is not ready by then is replaced"),
 		durationFlag("probation", super.Probation, "how long a worker that replaces another one, in a reload or drain, has to last; so long the other one stands by, and if the new one ends, leaves or hangs it takes its slot back, and the reload has failed; 0: none"),
-		durationFlag("drain-timeout", super.DrainTimeout, "how long a replaced worker may finish its connections; then SIGTERM"),
+		durationFlag("drain-timeout", super.DrainTimeout, "how long a replaced worker may linger (--session-idle) and finish its connections; then SIGTERM"),
 		durationFlag("stop-timeout", super.StopTimeout, "the same when handfast stops"),
 		durationFlag("kill-timeout", super.KillTimeout, "from SIGTERM to SIGKILL"),
 		durationFlag("watchdog", super.Watchdog, "how long a worker may leave the question unanswered whether it still takes connections; 0: it is not asked. For workers of --worker-link native that answer (package worker does, from Accept), no effect on others"),

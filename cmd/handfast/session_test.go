@@ -2,10 +2,12 @@ package main
 
 import (
 	"bufio"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/netip"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -191,4 +193,33 @@ func TestSessionOnOneConnection(t *testing.T) {
 		time.Sleep(idle / 20) // as a client that polls
 	}
 	b.await("worker exited") // its connection is idle
+}
+
+// TestDrainNow: status shows who lingers, and drain --now ends it, for some or for all: their sessions are then with the workers in their slots.
+func TestDrainNow(t *testing.T) {
+	t.Parallel()
+	b := start(t, 2, options{flags: []string{"--session", "cookie:route", "--session-idle", "1h"}})
+	v := &visitor{b: b, conn: new(keptConn)}
+	defer v.conn.close()
+	first := v.visit(true)
+	b.tell("reload")
+	if text := b.tell("status"); !strings.Contains(text, "generation 1: 2 lingering for its clients since ") || !regexp.MustCompile(fmt.Sprintf(`(?m)^%d +lingering +%d +1 `, first.slot, first.pid)).MatchString(text) {
+		t.Errorf("status\n%s", text)
+	}
+	v.stays(2)
+	for _, c := range []struct {
+		flags []string
+		want  int
+	}{{[]string{"--generation", "2"}, 0}, {[]string{"--slot", fmt.Sprint(1 - first.slot)}, 1}, {[]string{"--slot", fmt.Sprint(1 - first.slot)}, 0}, {nil, 1}} {
+		text := b.tell("drain", append([]string{"--now"}, c.flags...)...)
+		if want := fmt.Sprintf("workers that lingered and drain now: %d\n", c.want); !strings.HasSuffix(text, want) {
+			t.Errorf("%v: %s", c.flags, text)
+		}
+		if c.flags != nil {
+			v.stays(1)
+		}
+	}
+	if got := v.visit(true); got.slot != first.slot || got.generation != 2 {
+		t.Errorf("a session of slot %d is with %+v", first.slot, got)
+	}
 }
