@@ -223,3 +223,35 @@ func TestDrainNow(t *testing.T) {
 		t.Errorf("a session of slot %d is with %+v", first.slot, got)
 	}
 }
+
+// TestDrainAffinity: clients that a worker has served go back to it after a reload, and others to the new one; until that is ended.
+func TestDrainAffinity(t *testing.T) {
+	t.Parallel()
+	const slots = 2
+	b := start(t, slots, options{flags: []string{"--drain-affinity", "1h"}})
+	var known []netip.Addr
+	seen := make(map[netip.Addr]answer)
+	for i := range 8 {
+		known = append(known, netip.AddrFrom4([4]byte{127, 3, 0, byte(1 + i)}))
+		seen[known[i]] = b.mustGet(known[i], "/")
+	}
+	b.signal(unix.SIGUSR2)
+	b.await("reload finished")
+	for range 3 {
+		for _, client := range known {
+			if got := b.mustGet(client, "/"); got.pid != seen[client].pid {
+				t.Errorf("%v was with worker %d, and is with %d of generation %d", client, seen[client].pid, got.pid, got.generation)
+			}
+		}
+		if got := b.mustGet(netip.AddrFrom4([4]byte{127, 4, 0, 1}), "/"); got.generation != 2 {
+			t.Errorf("a new client is with generation %d", got.generation)
+		}
+	}
+	b.tell("drain", "--now")
+	b.awaitCount("worker exited", slots)
+	for _, client := range known {
+		if got := b.mustGet(client, "/"); got.generation != 2 || got.slot != seen[client].slot {
+			t.Errorf("%v is with %+v", client, got)
+		}
+	}
+}
