@@ -248,6 +248,18 @@ func (s *Status) NotReady() string {
 	}
 }
 
+// NotInUse says which slots have no clients yet, since they are new and their first workers are not ready, or nothing. The master is
+// ready without them.
+func (s *Status) NotInUse() string {
+	var all []string
+	for _, sl := range s.Slots {
+		if !sl.InUse {
+			all = append(all, fmt.Sprintf("slot %d is %s, and new", sl.Slot, sl.State))
+		}
+	}
+	return strings.Join(all, ", ")
+}
+
 func slotStatus(slot int, snapshot *supervisor.Snapshot) SlotStatus {
 	sl := &snapshot.Slots[slot]
 	s := SlotStatus{

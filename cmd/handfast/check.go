@@ -172,6 +172,7 @@ func (t *checking) addresses(ctx context.Context) {
 		}
 		t.try("--listen "+address, err)
 	}
+	t.slotAddresses()
 	if t.answers.byName {
 		switch err := admin.Try(admin.ByName(t.answers.name)); {
 		case errors.Is(err, admin.ErrInUse):
@@ -196,6 +197,26 @@ func (t *checking) addresses(ctx context.Context) {
 	}
 	if t.config.Balancer.Clients.Hash.Seed == 0 && slices.ContainsFunc(all, isPublic) {
 		t.note("--hash-seed 0", "anybody can compute which addresses share a slot, and fill one of them; if those who can connect are not to be trusted with that, give a number that they do not know")
+	}
+}
+
+// slotAddresses says which address is whose. What keeps run from them has been said, if there is a command.
+func (t *checking) slotAddresses() {
+	own := t.config.Balancer.Clients.Hash.Slots
+	if !own.IsValid() {
+		return
+	}
+	what, last := "--slot-address "+own.String(), t.config.Supervisor.Workers-1
+	err := checkSlotAddresses(own, last+1)
+	if err == nil {
+		t.say(what, fmt.Sprintf("ok, slot 0 is %v, slot %d is %v", own.Of(0), last, own.Of(last)))
+		return
+	}
+	switch lacks := strings.TrimPrefix(err.Error(), what+": "); {
+	case t.intent().freebind:
+		t.note(what, lacks+"; with --freebind it may come later")
+	case len(t.config.Supervisor.Command) == 0:
+		t.try(what, errors.New(lacks))
 	}
 }
 

@@ -159,3 +159,19 @@ func asUser(t *testing.T, uid uint32, path string, args ...string) string {
 	}
 	return string(out)
 }
+
+// TestCheckSlotAddress: check says whose which address is, and which one this machine does not have.
+func TestCheckSlotAddress(t *testing.T) {
+	t.Parallel()
+	for args, want := range map[string]string{
+		"--listen 127.0.0.1:0 --slot-address 127.77.0.0/24 --workers 3":  "\n--slot-address 127.77.0.0/24         ok, slot 0 is 127.77.0.0, slot 2 is 127.77.0.2\n",
+		"--listen :0 --slot-address 192.0.2.0/24 --workers 3":            "\n--slot-address 192.0.2.0/24          this machine does not have slot 0's address 192.0.2.0: as root, ip route add local 192.0.2.0/24 dev lo",
+		"--listen :0 --slot-address 192.0.2.0/24 --workers 3 --freebind": "\n--slot-address 192.0.2.0/24          note: this machine does not have slot 0's address 192.0.2.0",
+	} {
+		var out bytes.Buffer
+		run(t.Context(), strings.Fields("handfast check --admin off "+args), &out, &out)
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%s: %s, want %q", args, &out, want)
+		}
+	}
+}

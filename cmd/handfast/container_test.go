@@ -79,7 +79,7 @@ func TestContainer(t *testing.T) {
 	}
 }
 
-// Row C11: TestStatusReady: status tells a probe what /readyz does.
+// Row C11: TestStatusReady: status tells a probe what /readyz does, and waits for slots that scale has added.
 func TestStatusReady(t *testing.T) {
 	t.Parallel()
 	gate := t.TempDir() + "/gate"
@@ -94,6 +94,20 @@ func TestStatusReady(t *testing.T) {
 	}
 	b.await("worker ready")
 	b.tell("status", "--ready", "--json")
+	os.Remove(gate)
+	b.tell("scale", "2")
+	if text := b.begin("status", "--ready").ends(exitFailure); !strings.Contains(text, "handfast: not ready: slot 1 is starting, and new") {
+		t.Error(text)
+	}
+	if s := b.status(); !s.Ready {
+		t.Error("probes are told that it is not ready, and nobody is sent to it any more")
+	}
+	if err := os.WriteFile(gate, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.awaitCount("worker ready", 2)
+	b.awaitStatus("the new slot in use", func(s *master.Status) bool { return s.Slots[1].InUse })
+	b.tell("status", "--ready")
 	if text := b.begin("status", "--ready", "--watch").ends(exitUsage); !strings.Contains(text, "want one of them") {
 		t.Error(text)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -24,7 +25,7 @@ func statusCommand() *cli.Command {
 			"themselves are handed nothing off, and few workers say what they have open. A worker that is\n" +
 			"hung serves, but does not answer --watchdog.\n\n" +
 			"Exit status: 0 it runs; 1 it does not answer, or with --ready a slot has no worker that is\n" +
-			"ready, which is what GET /readyz tells probes.",
+			"ready. GET /readyz tells probes the same, but does not wait for slots that scale has added.",
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "show it again and again, in place on a terminal: q or Ctrl-C leaves, arrows or j, k, h and l scroll"},
 			&cli.DurationFlag{Name: "interval", Value: time.Second, Usage: "between two looks, with --watch"},
@@ -53,7 +54,7 @@ func statusCommand() *cli.Command {
 			if err := printStatus(c.App.Writer, &status, c.Bool("json"), again); err != nil {
 				return err
 			}
-			if why := status.NotReady(); why != "" && c.Bool("ready") {
+			if why := cmp.Or(status.NotReady(), status.NotInUse()); why != "" && c.Bool("ready") {
 				return fmt.Errorf("not ready: %s", why)
 			}
 			if !again {
