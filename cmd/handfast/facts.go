@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/hash"
 	"github.com/handfast/handfast/master/link/acceptinject"
 	"github.com/handfast/handfast/master/link/bindswap"
@@ -115,15 +116,31 @@ func checkInjection() error {
 // checkSlotAddresses says which of slots' own addresses this machine does not have.
 func checkSlotAddresses(own hash.SlotAddresses, slots int) error {
 	for slot := range slots {
-		ln, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(own.Of(slot), 0)))
-		if errors.Is(err, unix.EADDRNOTAVAIL) {
+		if !isHere(own.Of(slot)) {
 			return fmt.Errorf("--slot-address %v: this machine does not have slot %d's address %v: as root, ip route add local %[1]v dev lo, or take a part of 127.0.0.0/8", own, slot, own.Of(slot))
-		}
-		if err == nil {
-			ln.Close()
 		}
 	}
 	return nil
+}
+
+// isHere tells whether what is sent to an address comes to this machine, as far as can be seen.
+func isHere(addr netip.Addr) bool {
+	ln, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(addr, 0)))
+	if err == nil {
+		ln.Close()
+	}
+	return !errors.Is(err, unix.EADDRNOTAVAIL) || addr.Is6() && isRoutedHere(addr)
+}
+
+// isRoutedHere tells whether a route to an IPv6 address ends at this machine's loopback interface: such a route is enough for connections,
+// but not for bind, as it is with IPv4 (ipv6_chk_addr in net/ipv6/af_inet6.c). It sends nothing.
+func isRoutedHere(addr netip.Addr) bool {
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	return sock.BindToLoopback(fd) == nil && unix.Connect(fd, &unix.SockaddrInet6{Addr: addr.As16(), Port: 9}) == nil
 }
 
 // maxProgram is how much of a program, or of a script that it runs, is looked at.

@@ -7,7 +7,10 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/cmd/trial"
 	"github.com/handfast/handfast/hash"
 )
 
@@ -198,5 +202,61 @@ func TestSlotAddressNode(t *testing.T) {
 			})
 			slotAddresses(t, b, "")
 		})
+	}
+}
+
+// TestSlotAddressUpgrade: an upgrade gives slots addresses of their own, or others, where that is listened on already. Else it
+// is refused, and says why.
+func TestSlotAddressUpgrade(t *testing.T) {
+	t.Parallel()
+	byRoutes(t, func(t *testing.T, _ string) {
+		config := filepath.Join(t.TempDir(), "config.yaml")
+		configure := func(network string) {
+			if err := os.WriteFile(config, []byte("workers: 3\n"+network), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		const others = "127.78.0.0/24"
+		configure("")
+		b := start(t, 3, options{flags: []string{"--config", config, "--listen", ":0"}})
+		configure("slot-address: " + others + "\n")
+		b.tell("upgrade")
+		configure("slot-address: " + slotNetwork.String() + "\n")
+		b.tell("upgrade")
+		b.servesSlots(3, "")
+		configure("")
+		b.tell("upgrade")
+		b.slotsOf(sources(10), 1)
+		if s := b.status(); len(s.Slots[0].Addresses) > 0 {
+			t.Errorf("slot 0 has %v", s.Slots[0].Addresses)
+		}
+
+		b = start(t, 3, options{flags: []string{"--config", config}, change: onLoopback(t)})
+		configure("slot-address: " + others + "\n")
+		if out := b.begin("upgrade").ends(exitFailure); !strings.Contains(out, "from this one alone to all addresses of the loopback interface: an upgrade cannot change that; stop it") {
+			t.Error(out)
+		}
+		b.slotsOf(sources(10), 1)
+	})
+}
+
+// TestSlotAddressIPv6: slots have IPv6 addresses, by either route, on all addresses and on the loopback interface.
+func TestSlotAddressIPv6(t *testing.T) {
+	t.Parallel()
+	testworker := []string{trial.Build(t, testWorker), "http"}
+	trial.Need(t, "curl", "curl")
+	const ask = `for slot in 0 1 2 3; do curl -sg --max-time 60 -o - http://[fd77::$slot]:8080/ || echo "curl ends with $?"; done`
+	answers := regexp.MustCompile(`^slot=0 .*\nslot=1 .*\nslot=2 .*\ncurl ends with (7|52|56)\n$`)
+	for _, route := range []string{"kernel", "master"} {
+		for _, listen := range []string{":8080", "[::1]:8080"} {
+			t.Run(route+" "+listen, func(t *testing.T) {
+				t.Parallel()
+				b := runsUnder(t, network(t, "ip -6 route add local fd77::/112 dev lo; "), append([]string{"--workers", "3", "--route", route, "--listen", listen, "--slot-address", "fd77::/112", "--"}, testworker...)...)
+				b.awaitCount("worker ready", 3)
+				if got := b.within("sh", "-c", ask); !answers.MatchString(got) {
+					t.Errorf("slots 0 to 3 answer %q", got)
+				}
+			})
+		}
 	}
 }

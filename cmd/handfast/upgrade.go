@@ -107,6 +107,9 @@ func (p *predecessor) listen(ctx context.Context, config *master.Config, opens o
 	case !kernelRouted && d.route == routeKernel && !d.fallback:
 		return fmt.Errorf("the master gives clients to slots, and now the kernel would: %w", errOtherwise)
 	}
+	if err := p.sameLoopback(d.listen); err != nil {
+		return err
+	}
 	var more, fewer []string
 	for _, address := range d.listen {
 		if _, ok := p.Listen[address]; !ok {
@@ -123,6 +126,21 @@ func (p *predecessor) listen(ctx context.Context, config *master.Config, opens o
 		return fmt.Errorf("--listen: with --route kernel, from %s to %s: %w", names(p.Listen), strings.Join(d.listen, ", "), errOtherwise)
 	}
 	return opens.listeners(ctx, config, more)
+}
+
+// sameLoopback tells whether none of the addresses would become the whole loopback interface, or was that.
+func (p *predecessor) sameLoopback(listen []string) error {
+	for _, address := range listen {
+		at, whole := strings.CutPrefix(address, wholeLoopback)
+		before, from, to := wholeLoopback+at, "all addresses of the loopback interface", "this one alone"
+		if whole {
+			before, from, to = at, to, from
+		}
+		if _, ok := p.Listen[before]; ok && p.Listen[address] == "" {
+			return fmt.Errorf("--slot-address: what --listen %s listens on would change from %s to %s: %w", at, from, to, errOtherwise)
+		}
+	}
+	return nil
 }
 
 func names(addresses map[string]string) string {
