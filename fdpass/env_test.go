@@ -10,14 +10,14 @@ import (
 	"testing"
 )
 
-// TestEnv: what a worker finds in its environment is explained in the protocol and in README.
+// TestEnv: what a worker finds in its environment is explained in the protocol and in the page about workers.
 func TestEnv(t *testing.T) {
 	file, err := parser.ParseFile(token.NewFileSet(), "env.go", nil, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	texts := map[string]string{}
-	for _, name := range []string{"doc.go", "../README.md"} {
+	for _, name := range []string{"doc.go", "../worker/README.md"} {
 		text, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)

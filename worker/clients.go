@@ -131,7 +131,7 @@ func keepApart(srv *http.Server, rules forwarded.Rules, config hash.Config) {
 			logOnce.Do(func() {
 				logf(srv, "handfast: the proxy at %s sends requests of several clients over one connection, "+
 					"of which only the first decides about the slot, since connections are not handed back here; such connections are now closed, "+
-					"but better turn off the proxy's pool (README, A proxy that pools its connections)", r.RemoteAddr)
+					"but better turn off the proxy's pool (examples/proxies/README.md, A proxy that pools its connections)", r.RemoteAddr)
 			})
 		}
 		handler.ServeHTTP(w, r)

@@ -52,7 +52,7 @@ var (
 	}
 	manualVariables = [][2]string{
 		{"HANDFAST_...", "Each flag of run has a variable: --retry-delay is HANDFAST_RETRY_DELAY. Several addresses are separated by commas."},
-		{"HANDFAST_SLOT, HANDFAST_SLOTS, HANDFAST_GENERATION", "What a worker learns of itself. README has the others."},
+		{"HANDFAST_SLOT, HANDFAST_SLOTS, HANDFAST_GENERATION", "What a worker learns of itself. worker/README.md has the others."},
 	}
 )
 

@@ -6,10 +6,10 @@ import (
 	"testing"
 )
 
-// TestReadmeListsFlags: each flag of `handfast run` is in README.md, and has its
+// TestReadmeListsFlags: each flag of `handfast run` is in the reference, README.md, and has its
 // environment variable.
 func TestReadmeListsFlags(t *testing.T) {
-	readme, err := os.ReadFile("../../README.md")
+	readme, err := os.ReadFile("README.md")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -307,7 +307,7 @@ func webSocket(t *testing.T, address string) {
 
 // TestReadmeShows: what README.md shows of a configuration is in the file that is tried.
 func TestReadmeShows(t *testing.T) {
-	readme, err := os.ReadFile("../../README.md")
+	readme, err := os.ReadFile("README.md")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -62,9 +62,9 @@ func Example() {
 	// <nil>
 }
 
-// TestReadmeExample: README.md shows what Example does, so that it compiles.
+// TestReadmeExample: master/README.md shows what Example does, so that it compiles.
 func TestReadmeExample(t *testing.T) {
-	readme, err := os.ReadFile("../../README.md")
+	readme, err := os.ReadFile("../README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +75,7 @@ func TestReadmeExample(t *testing.T) {
 	_, block, found := strings.Cut(string(readme), "\ntable := balancer.NewTable(")
 	block, _, closed := strings.Cut("table := balancer.NewTable("+block, "```")
 	if !found || !closed {
-		t.Fatal("README.md has no such example")
+		t.Fatal("master/README.md has no such example")
 	}
 	for line := range strings.Lines(block) {
 		code, _, _ := strings.Cut(line, "//")

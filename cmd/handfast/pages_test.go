@@ -1,0 +1,125 @@
+package main
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// repository is where the pages are.
+const repository = "../.."
+
+// pages returns the text of each page of the repository, by its path from there.
+func pages(t *testing.T) map[string]string {
+	t.Helper()
+	texts := make(map[string]string)
+	err := filepath.WalkDir(repository, func(name string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if entry.IsDir() && (entry.Name() == "node_modules" || name != repository && strings.HasPrefix(entry.Name(), ".")) {
+			return fs.SkipDir
+		}
+		if !entry.Type().IsRegular() || filepath.Ext(name) != ".md" {
+			return nil
+		}
+		text, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		relative, err := filepath.Rel(repository, name)
+		texts[relative] = string(text)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(texts) < 10 {
+		t.Fatalf("%d pages", len(texts))
+	}
+	return texts
+}
+
+// prose returns the lines of a page that are not code, and its code.
+func prose(text string) (lines, code []string) {
+	fence := ""
+	for line := range strings.Lines(text) {
+		line = strings.TrimRight(line, "\n")
+		trimmed := strings.TrimLeft(line, " ")
+		switch {
+		case fence != "":
+			if strings.HasPrefix(trimmed, fence) {
+				fence = ""
+			} else {
+				code = append(code, line)
+			}
+		case strings.HasPrefix(trimmed, "```"):
+			fence = "```"
+		case strings.HasPrefix(line, "    "):
+			code = append(code, line[len("    "):])
+		default:
+			lines = append(lines, line)
+		}
+	}
+	return lines, code
+}
+
+var (
+	heading   = regexp.MustCompile(`^#{1,6} (.*)$`)
+	anchorTag = regexp.MustCompile(`<a (?:id|name)="([^"]+)">`)
+	notSlug   = regexp.MustCompile(`[^\p{L}\p{N}_\- ]`)
+	codeSpan  = regexp.MustCompile("`[^`]*`")
+	linkTo    = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	linkText  = regexp.MustCompile(`\[([^\]]*)\]\([^)]*\)`)
+)
+
+// anchors returns where links into a page can lead, as GitHub names its headings.
+func anchors(text string) map[string]bool {
+	found := make(map[string]bool)
+	lines, _ := prose(text)
+	for _, line := range lines {
+		for _, tag := range anchorTag.FindAllStringSubmatch(line, -1) {
+			found[tag[1]] = true
+		}
+		if h := heading.FindStringSubmatch(line); h != nil {
+			title := linkText.ReplaceAllString(h[1], "$1")
+			name := strings.ReplaceAll(notSlug.ReplaceAllString(strings.ToLower(title), ""), " ", "-")
+			unique := name
+			for n := 1; found[unique]; n++ {
+				unique = fmt.Sprintf("%s-%d", name, n)
+			}
+			found[unique] = true
+		}
+	}
+	return found
+}
+
+// TestPageLinks: each link of a page leads to a file of the repository, and to a heading in it.
+func TestPageLinks(t *testing.T) {
+	texts := pages(t)
+	for page, text := range texts {
+		lines, _ := prose(text)
+		for _, match := range linkTo.FindAllStringSubmatch(codeSpan.ReplaceAllString(strings.Join(lines, "\n"), ""), -1) {
+			target, anchor, _ := strings.Cut(match[1], "#")
+			if strings.Contains(target, ":") { // another site
+				continue
+			}
+			to := page
+			if target != "" {
+				to = path.Join(path.Dir(page), target)
+			}
+			if _, err := os.Stat(filepath.Join(repository, to)); err != nil {
+				t.Errorf("%s: %s: %v", page, match[1], err)
+				continue
+			}
+			if anchor != "" && !anchors(texts[to])[anchor] {
+				t.Errorf("%s: %s has no heading #%s", page, to, anchor)
+			}
+		}
+	}
+}
