@@ -226,6 +226,7 @@ func TestSlotAddressUpgrade(t *testing.T) {
 		b.servesSlots(3, "")
 		b.slotsOf(sources(10), 1)
 
+		configure("")
 		b = start(t, 3, options{flags: []string{"--config", config}, change: onLoopback(t)})
 		configure("slot-address: " + others + "\n")
 		if out := b.begin("upgrade").ends(exitFailure); !strings.Contains(out, "from this one alone to all addresses of the loopback interface: an upgrade cannot change that; stop it") {
