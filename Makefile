@@ -35,9 +35,9 @@ test: ## all tests, those of our packages with the race detector (says what it s
 	@PATH=$$PATH:/usr/sbin; for program in $(TESTED_WITH); do \
 		command -v $$program >/dev/null || echo "make test: skips what needs $$program; apt-get install $$program" | sed 's/install node$$/install nodejs/; s/install varnishd$$/install varnish/'; \
 	done
-	$(GO) test -race -shuffle=on -timeout 30m $$($(GO) list ./... | grep -v /examples/)
-	$(GO) test -shuffle=on -timeout 30m ./examples/... # only clients run in their processes
-	$(GO) test -run '^TestPlan$$' ./cmd/handfast # all of it: with the race detector it walks a part
+	$(GO) test -vet=off -race -shuffle=on -timeout 30m $$($(GO) list ./... | grep -v /examples/)
+	$(GO) test -vet=off -shuffle=on -timeout 30m ./examples/... # only clients run in their processes
+	$(GO) test -vet=off -run '^TestPlan$$' ./cmd/handfast # all of it: with the race detector it walks a part
 
 soak: ## the trials with real processes, again and again (SOAK=20 times), a million injected connections, all servers in all ways, 100,000 requests through each pool
 	HANDFAST_SOAK_CONNECTIONS=$${HANDFAST_SOAK_CONNECTIONS:-1000000} $(GO) test -timeout 2h -v -run '^TestInjectSoak$$' ./cmd/handfast
@@ -45,7 +45,7 @@ soak: ## the trials with real processes, again and again (SOAK=20 times), a mill
 	HANDFAST_TEST_CLIENTS=$${HANDFAST_TEST_CLIENTS:-200} $(GO) test -race -timeout 2h ./examples/...
 	HANDFAST_TEST_REQUESTS=$${HANDFAST_TEST_REQUESTS:-100000} $(GO) test -timeout 2h -v -run '^TestHandBack$$' ./cmd/handfast
 	HANDFAST_TEST_SIGNALS=$${HANDFAST_TEST_SIGNALS:-2000} $(GO) test -timeout 2h -v -run '^TestSignalsOverExec$$' ./master/reexec
-	HANDFAST_TEST_RELOADS=$${HANDFAST_TEST_RELOADS:-50} $(GO) test -race -shuffle=on -timeout 2h -count=$${SOAK:-20} ./cmd/handfast ./master/... ./worker/... ./fdpass
+	HANDFAST_TEST_SERVERS=all HANDFAST_TEST_RELOADS=$${HANDFAST_TEST_RELOADS:-50} $(GO) test -race -shuffle=on -timeout 2h -count=$${SOAK:-20} ./cmd/handfast ./master/... ./worker/... ./fdpass
 
 bench: ## compare with SO_REUSEPORT, HAProxy, nginx and others, into RESULTS (BENCH: its flags)
 	$(GO) run ./cmd/bench -o $(RESULTS) $(BENCH)

@@ -35,7 +35,7 @@ type thing struct {
 
 // perCPU is how many parallel tests run for each CPU, unless -parallel says how many do: most of
 // their time they wait for processes.
-const perCPU = 2
+const perCPU = 4
 
 // Main runs the tests of a package that has something built, and returns their exit status.
 func Main(m *testing.M) (status int) {

@@ -28,6 +28,8 @@ type Server struct {
 	Drain   syscall.Signal                                             // lets it finish what it has
 	abrupt  bool                                                       // no signal does: it loses what it has
 	hasty   bool                                                       // at its end it closes what it has accepted and not read from
+	// known is one that the whole command is tried with, too: in examples/servers, and behind nginx in cmd/handfast.
+	known bool
 }
 
 var servers = []*Server{
@@ -36,23 +38,29 @@ var servers = []*Server{
 	{name: "go", Drain: syscall.SIGTERM, command: goServer},
 	{name: "nginx", Drain: syscall.SIGQUIT, command: nginx("127.0.0.1:%d")},
 	{name: "nginx-reuseport", Drain: syscall.SIGQUIT, command: nginx("127.0.0.1:%d reuseport")},
-	{name: "gunicorn", Drain: syscall.SIGTERM, command: gunicorn},
-	{name: "uvicorn", hasty: true, Drain: syscall.SIGTERM, command: uvicorn},
-	{name: "apache2", Drain: syscall.SIGWINCH, command: apache},
-	{name: "redis", abrupt: true, Drain: syscall.SIGTERM, command: redis, ask: askRedis},
+	{name: "gunicorn", known: true, Drain: syscall.SIGTERM, command: gunicorn},
+	{name: "uvicorn", known: true, hasty: true, Drain: syscall.SIGTERM, command: uvicorn},
+	{name: "apache2", known: true, Drain: syscall.SIGWINCH, command: apache},
+	{name: "redis", known: true, abrupt: true, Drain: syscall.SIGTERM, command: redis, ask: askRedis},
 	{name: "haproxy", Drain: syscall.SIGUSR1, command: haproxy},
 	{name: "php", abrupt: true, Drain: syscall.SIGINT, command: phpServer},
 	{name: "php-fpm", Drain: syscall.SIGQUIT, command: fpm, ask: askFPM},
 	{name: "java-blocking", Drain: syscall.SIGTERM, command: java("blocking")},
 	{name: "java-nio", Drain: syscall.SIGTERM, command: java("nio")},
-	{name: "java-httpserver", Drain: syscall.SIGTERM, command: java("httpserver")},
+	{name: "java-httpserver", known: true, Drain: syscall.SIGTERM, command: java("httpserver")},
 }
+
+// everything, if it is "all", has all servers tried.
+const everything = "HANDFAST_TEST_SERVERS"
 
 // TryServers has each server serve in a way of play's: clients stay with their slot, and are seen
 // with their own addresses. Others start and take over while clients ask, and the old ones
-// leave without losing one.
+// leave without losing one. Those that are known are left out, unless everything is tried.
 func TryServers(t *testing.T, play func(*testing.T, *Server) *Stage) {
 	for _, s := range servers {
+		if s.known && os.Getenv(everything) != "all" {
+			continue
+		}
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
 			st := play(t, s)
@@ -106,7 +114,7 @@ func TryUnprivileged(t *testing.T, pattern string, passes int) {
 	goProgram := goServer(t, dir, 0)[0]
 	cmd := exec.Command(self, "-test.run="+pattern, "-test.v")
 	cmd.Dir = home
-	cmd.Env = append(os.Environ(), "HOME="+home, "TMPDIR="+home, goServerEnv+"="+goProgram, "GORACE=atexit_sleep_ms=0")
+	cmd.Env = append(os.Environ(), "HOME="+home, "TMPDIR="+home, goServerEnv+"="+goProgram, everything+"=all", "GORACE=atexit_sleep_ms=0")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 	out, err := cmd.CombinedOutput()
 	if n := strings.Count(string(out), "--- PASS"); err != nil || os.Getenv("CI") != "" && n != passes {
