@@ -109,9 +109,9 @@ func TestHandBack(t *testing.T) {
 		node  bool
 		few   int
 	}{
-		{"nginx", false, 2000},
-		{"nginx", true, 2000},
-		{"HAProxy", false, 2000},
+		{"nginx", false, 1000},
+		{"nginx", true, 1000},
+		{"HAProxy", false, 1000},
 		{"HAProxy", true, 300},
 		{"Apache", false, 300},
 		{"Caddy", false, 300},
