@@ -148,10 +148,12 @@ func TestChoices(t *testing.T) {
 			t.Errorf("no flag --%s", name)
 		}
 		for _, word := range words {
-			switch word[len(word)-1] {
-			case ':':
+			switch {
+			case word == "path:":
+				word += "/{x}"
+			case strings.HasSuffix(word, ":"):
 				word += "x"
-			case '@':
+			case strings.HasSuffix(word, "@"):
 				word += list
 			}
 			effective(t, "--behind-proxy", "--proxy-protocol", "--watchdog", "1s", "--"+name, word) // or the test has failed
