@@ -114,9 +114,11 @@ func NewWorkerConn(file *os.File) (*Conn, error) {
 		return nil, fmt.Errorf("fdpass: %w", err)
 	}
 	c.in.flags = unix.MSG_DONTWAIT
-	c.read = func(uintptr) (done bool) {
-		// When the socket is closed, so is the inbox, where it then waits.
-		c.raw.Control(func(socket uintptr) { done = c.in.read(socket) })
+	var done bool // under c.receiving
+	readSocket := func(socket uintptr) { done = c.in.read(socket) }
+	c.read = func(uintptr) bool {
+		done = false
+		c.raw.Control(readSocket) // when the socket is closed, so is the inbox, where it then waits
 		return done
 	}
 	return c, nil

@@ -25,29 +25,35 @@ type away map[uint64]*look // by the socket's cookie, which no other one ever ha
 // awaitReturn is called when a connection was handed back. It closes it here and waits until it comes back, with a request, and
 // returns false if it does not: the connection is closed.
 func (l *look) awaitReturn() bool {
-	cookie, err := uint64(0), error(nil)
-	mayReturn := l.http && !l.lent.Load() // else package http has the first byte of another request
-	if mayReturn {
-		err = l.raw.Control(func(fd uintptr) { cookie = sock.Cookie(int(fd)) })
-	}
-	if !mayReturn || err != nil || cookie == 0 || !l.back.leave(l, cookie) {
+	// If a byte is lent, package http has the first one of another request.
+	if !l.http || l.lent.Load() || !l.back.leave(l) {
 		l.conn.Close()
 		return false
 	}
 	l.conn.file.Load().Close()
 	l.conn.listener.count(-1)
-	timeout := time.NewTimer(l.back.awayTimeout)
-	defer timeout.Stop()
+	l.patience.Reset(l.back.awayTimeout)
+	defer l.patience.Stop()
 	var h fdpass.Handoff
 	select {
 	case h = <-l.returned:
-	case <-timeout.C:
+	case <-l.patience.C:
 		if l.back.forget(l) {
 			return false
 		}
 		h = <-l.returned
 	}
 	return h.FD >= 0 && l.resume(h)
+}
+
+// prepare has what is needed before the connection is away for the first time.
+func (l *look) prepare() {
+	if l.returned != nil {
+		return
+	}
+	l.raw.Control(func(fd uintptr) { l.cookie = sock.Cookie(int(fd)) })
+	l.returned = make(chan fdpass.Handoff, 1)
+	l.patience = time.NewTimer(l.back.awayTimeout)
 }
 
 // resume goes on with a connection that has come back. It takes ownership of its descriptor.
@@ -64,17 +70,15 @@ func (l *look) resume(h fdpass.Handoff) bool {
 }
 
 // leave says that a connection is away from now on. It returns false if it is not to be waited for.
-func (h *handBack) leave(l *look, cookie uint64) bool {
+func (h *handBack) leave(l *look) bool {
+	l.prepare()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.draining.Load() || len(h.away) >= maxAway || h.away[cookie] != nil || l.conn.closed.Load() {
+	if l.cookie == 0 || h.away[l.cookie] != nil || len(h.away) >= maxAway || h.draining.Load() || l.conn.closed.Load() {
 		return false
 	}
-	if l.returned == nil {
-		l.returned = make(chan fdpass.Handoff, 1)
-	}
-	h.away[cookie] = l
-	l.cookie, l.isAway = cookie, true
+	h.away[l.cookie] = l
+	l.isAway = true
 	delete(h.looked, l)
 	return true
 }

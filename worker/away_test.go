@@ -152,13 +152,11 @@ func TestAwayBounded(t *testing.T) {
 	unread(t, h, proxy, request(1, "/elsewhere", ""))
 
 	back := &handBack{away: make(away), looked: make(map[*look]struct{})}
-	for i := range maxAway {
-		if !back.leave(&look{conn: new(Conn)}, uint64(i+1)) {
-			t.Fatalf("%d are too many", i)
+	for i := range maxAway + 1 {
+		l := &look{conn: new(Conn), returned: make(chan fdpass.Handoff, 1), cookie: uint64(i + 1)}
+		if left := back.leave(l); left != (i < maxAway) {
+			t.Fatalf("connection %d is waited for: %v", i, left)
 		}
-	}
-	if back.leave(&look{conn: new(Conn)}, maxAway+1) {
-		t.Errorf("%d connections are waited for", maxAway+1)
 	}
 }
 

@@ -18,7 +18,7 @@ import (
 	"github.com/handfast/handfast/hash"
 )
 
-func testRules(t *testing.T) forwarded.Rules {
+func testRules(t testing.TB) forwarded.Rules {
 	t.Helper()
 	trusted, err := forwarded.ParseTrust(forwarded.DefaultTrust)
 	if err != nil {

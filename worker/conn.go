@@ -28,6 +28,7 @@ type Conn struct {
 	listener *Listener
 	local    netip.AddrPort // asked for at once: net/http wants it, and so do errors after Close
 	remote   netip.AddrPort
+	addrs    atomic.Pointer[[2]net.TCPAddr] // local and remote, once they were asked for
 	flags    fdpass.Flags
 	closed   atomic.Bool
 	details  fdpass.Details
@@ -73,12 +74,23 @@ func (c *Conn) Close() error {
 }
 
 // LocalAddr returns the address that the client connected to.
-func (c *Conn) LocalAddr() net.Addr { return net.TCPAddrFromAddrPort(c.local) }
+func (c *Conn) LocalAddr() net.Addr { return &c.addresses()[0] }
 
 // RemoteAddr returns the client's address: the socket's peer, or what a trusted
 // proxy told the master about the client. The zone of a link-local address is the
 // number of the interface.
-func (c *Conn) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.remote) }
+func (c *Conn) RemoteAddr() net.Addr { return &c.addresses()[1] }
+
+// addresses returns local and remote. They are made once: package http has an error for each request, by which it ends its reading
+// ahead.
+func (c *Conn) addresses() *[2]net.TCPAddr {
+	if made := c.addrs.Load(); made != nil {
+		return made
+	}
+	made := &[2]net.TCPAddr{*net.TCPAddrFromAddrPort(c.local), *net.TCPAddrFromAddrPort(c.remote)}
+	c.addrs.Store(made)
+	return made
+}
 
 // Proxied tells whether the socket's peer is a trusted proxy that said, by the PROXY
 // protocol, whose connection it is: RemoteAddr's, which may be its own.

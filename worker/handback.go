@@ -1,7 +1,6 @@
 package worker
 
 import (
-	"errors"
 	"net/netip"
 	"os"
 	"strconv"
@@ -11,7 +10,6 @@ import (
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/fdpass/forwarded"
-	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/hash"
 )
 
@@ -238,22 +236,6 @@ func (h *handBack) add(l *look) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.looked[l] = struct{}{}
-}
-
-// give hands a connection back, which it borrows, and tells whether the master has it now.
-func (h *handBack) give(c *Conn) bool {
-	back := [1]fdpass.Handoff{{Client: c.remote, Flags: c.flags &^ fdpass.FlagUnplaced, Details: c.details}}
-	for range handBackTries {
-		err := sock.Control(c.file.Load(), func(fd int) error {
-			back[0].FD = fd
-			return h.conn.TrySend(fdpass.TypeHandBack, back[:])
-		})
-		if !errors.Is(err, fdpass.ErrFull) {
-			return err == nil
-		}
-		time.Sleep(handBackPause)
-	}
-	return false
 }
 
 // close ends it when the last connection is closed.

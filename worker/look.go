@@ -32,6 +32,7 @@ type look struct {
 	raw  syscall.RawConn
 	peek func(fd uintptr) (done bool) // into buffer, once
 	drop func(fd uintptr)             // n bytes
+	send func(fd uintptr)             // what is given
 	http bool                         // its server is package http's
 
 	judged bool        // the request that is being read was looked at, or the master has just placed it
@@ -39,14 +40,16 @@ type look struct {
 	lent   atomic.Bool // the socket's first byte was given, and is still there
 	buffer []byte
 	n      int
-	err    error // of peek and drop
+	given  [1]fdpass.Handoff
+	err    error // of peek, drop and send
 
 	expecting atomic.Bool // all requests that were read are answered
 	served    atomic.Bool // it has brought a request of HTTP/1
 	over      atomic.Bool // no further request is looked at: it speaks something else, is hijacked, or could not be handed back
 	waiting   atomic.Bool // for the next request
 
-	cookie   uint64              // by which it was away last
+	cookie   uint64              // of its socket, once it was away
+	patience *time.Timer         // while it is away
 	isAway   bool                // it is handed back, and may come back
 	returned chan fdpass.Handoff // what has come back, which the receiver owns, or that it does not: FD is negative
 }
@@ -65,7 +68,7 @@ func newLook(c *Conn, back *handBack) *look {
 		return nil
 	}
 	l := &look{conn: c, back: back, raw: raw, judged: true}
-	l.peek, l.drop = l.peekOnce, l.dropAll
+	l.peek, l.drop, l.send = l.peekOnce, l.dropAll, l.sendBack
 	l.expecting.Store(c.flags&fdpass.FlagUnplaced != 0)
 	back.add(l)
 	return l
@@ -177,11 +180,29 @@ func (l *look) awaitNext(buffer []byte) (n int, err error) {
 
 // give hands the connection back, and the caller closes it here. It returns false if the master does not take it.
 func (l *look) give() bool {
-	if l.over.Load() || !l.back.give(l.conn) {
-		l.over.Store(true)
+	if l.over.Load() {
 		return false
 	}
-	return true
+	c := l.conn
+	l.given[0] = fdpass.Handoff{Client: c.remote, Flags: c.flags &^ fdpass.FlagUnplaced, Details: c.details}
+	for range handBackTries {
+		err := l.raw.Control(l.send)
+		if err == nil {
+			err = l.err
+		}
+		if !errors.Is(err, fdpass.ErrFull) {
+			l.over.Store(err != nil)
+			return err == nil
+		}
+		time.Sleep(handBackPause)
+	}
+	l.over.Store(true)
+	return false
+}
+
+func (l *look) sendBack(fd uintptr) {
+	l.given[0].FD = int(fd)
+	l.err = l.back.conn.TrySend(fdpass.TypeHandBack, l.given[:])
 }
 
 // await waits until there is something, and peeks at it.
