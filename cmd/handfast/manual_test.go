@@ -156,7 +156,7 @@ func TestChoices(t *testing.T) {
 			case strings.HasSuffix(word, "@"):
 				word += list
 			}
-			effective(t, "--behind-proxy", "--proxy-protocol", "--watchdog", "1s", "--"+name, word) // or the test has failed
+			effective(t, "--behind-proxy", "--proxy-protocol", "--watchdog", "1s", "--session", "header:X", "--"+name, word) // or the test has failed
 		}
 	}
 }

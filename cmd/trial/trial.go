@@ -337,7 +337,7 @@ func sticky(t *testing.T, command []string) {
 }
 
 // breath is what a client takes between two requests: workers are to start meanwhile.
-const breath = 10 * time.Millisecond
+const breath = 2 * time.Millisecond
 
 // traffic sends requests, each on a connection of its own, until stopped. stop
 // returns how many were answered; none may fail.

@@ -164,7 +164,7 @@ func (st *Stage) want(client string, last byte) (generation string, err error) {
 }
 
 // breath is what a client under load takes between two requests: servers are to start meanwhile.
-const breath = 10 * time.Millisecond
+const breath = 2 * time.Millisecond
 
 // load has clients ask one after the other until stop, and reports when more fail than may.
 func (st *Stage) load(n, mayFail int) (stop func() (generations map[string]int)) {
