@@ -43,8 +43,8 @@ func startInjected(t *testing.T, n int, o options) *instance {
 	t.Helper()
 	o.link = "any"
 	b := start(t, n, o)
-	if len(b.log("--worker-link any where the master gives clients to slots: connections are handed to workers in answer to accept")) != 1 {
-		t.Error("it does not warn")
+	if l := b.await("worker link chosen"); !strings.Contains(l.text, `"any, by accept injection"`) {
+		t.Error(l.text)
 	}
 	return b
 }
