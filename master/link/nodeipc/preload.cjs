@@ -125,39 +125,19 @@ function isShared({ remoteAddress, localAddress, encrypted }) {
   return (everybody && !encrypted || isIn(proxies, remoteAddress)) && !isIn(slots, localAddress);
 }
 
-// What tells clients and sessions apart: functions of a request.
-const sources = [`header:${process.env.HANDFAST_PROXY_HEADER || ''}`, ...split(process.env.HANDFAST_KEY), ...split(process.env.HANDFAST_SESSION)].map((source) => {
-  const [, kind, name] = /^(\w+):(.*)$/.exec(source.replace(/^engine\.io$/, 'query:sid')) || [];
-  switch (kind) {
-    case 'header': return ({ headers }) => headers[name.toLowerCase()];
-    case 'cookie': return ({ headers }) => headers.cookie; // with the others, which change seldom
-    case 'query': return ({ url }) => new URLSearchParams(url.replace(/^[^?]*/, '')).get(name);
-    case 'path': return ({ url }) => url.replace(/\?.*/, '');
-    default: return () => ''; // the peer's address
-  }
-});
-
-// isSecond tells whether a request is another client's, or session's, than the one before it on its connection.
-function isSecond(s, request) {
-  const client = sources.map((of) => of(request)).join('\n');
-  const second = s.client !== undefined && s.client !== client;
-  s.client = client;
-  return second;
-}
-
 function starts(request, response, socket) {
   let s = state.get(socket);
-  if (!s) state.set(socket, (s = { open: 0, shared: isShared(socket), client: undefined }));
+  if (!s) state.set(socket, (s = { open: 0, shared: isShared(socket), next: false }));
   if (!s.shared) return;
   s.open++;
-  if (!process.connected || (!canGo(socket) && isSecond(s, request))) {
-    response.shouldKeepAlive = false; // the proxy opens another connection, which is placed by its first request
-    return;
-  }
+  if (!process.connected) response.shouldKeepAlive = false; // the client opens another connection, which is placed anew
+  if (!response.shouldKeepAlive || !canGo(socket)) return;
+  s.next = false;
+  socket.parser[socket.parser.constructor.kOnMessageBegin] = () => { s.next = true; };
   // The proxy may send the next request when it has all of the answer, and not before: by the length that the head says, or
   // else when the answer ends. Until then reading goes on, or nobody would see that a client has gone which waits for long.
   let may = false;
-  const stop = () => { if (may && s.open === 1 && isBetween(request, socket)) socket._handle.readStop(); };
+  const stop = () => { if (may && s.open === 1 && isBetween(s, request, socket)) socket._handle.readStop(); };
   const now = () => { may = true; stop(); };
   const { writeHead } = response;
   response.writeHead = function (...args) {
@@ -177,20 +157,20 @@ function finishes(request, response, socket) {
   if (!s || !s.shared) return;
   s.open--;
   const go = () => {
-    if (s.open === 0 && response.shouldKeepAlive && isBetween(request, socket)) handBack(socket);
+    if (s.open === 0 && response.shouldKeepAlive && isBetween(s, request, socket)) handBack(socket);
   };
   if (request.complete) process.nextTick(go);
   else request.once('end', () => process.nextTick(go)); // Node reads the rest and throws it away
 }
 
 // isBetween tells whether all of a request was read, and nothing of the next one.
-function isBetween(request, socket) {
-  return request.complete && canGo(socket) && !socket.destroyed && socket.parser && socket.parser.duration() === 0;
+function isBetween(s, request, socket) {
+  return request.complete && !s.next && canGo(socket) && !socket.destroyed;
 }
 
 function canGo(socket) {
   return socket._handle && typeof socket._handle.readStop === 'function' && !socket.encrypted &&
-    socket.parser && typeof socket.parser.duration === 'function';
+    socket.parser && socket.parser.constructor.kOnMessageBegin !== undefined;
 }
 
 function handBack(socket) {
