@@ -135,6 +135,9 @@ func (t *checking) sayPlan() {
 		takes += "; the kernel cannot: " + logging.WithoutPackages(d.notKernel.Error())
 	}
 	t.say("run takes", takes)
+	if d.route == routeKernel {
+		t.say("a reload", "takes all clients to the new workers at once; --session or --drain-affinity leaves those of sessions where they are, by the master's route")
+	}
 	if d.why != "" {
 		t.say("--worker-link auto", d.link.Flag()+": "+d.why)
 	}

@@ -224,6 +224,29 @@ func TestDrainNow(t *testing.T) {
 	}
 }
 
+// TestNewSessions: clients behind one address that begin a session go to the worker with the fewest connections.
+func TestNewSessions(t *testing.T) {
+	t.Parallel()
+	const slots, each = 3, 4
+	b := start(t, slots, options{flags: []string{"--session", "cookie:route", "--new-sessions", "least"}})
+	in := make(map[int]int)
+	for range slots * each {
+		v := &visitor{b: b, conn: new(keptConn)}
+		v.conn.Conn, _ = b.dial(proxyAt)
+		v.conn.lines = bufio.NewReader(v.conn)
+		defer v.conn.close()
+		in[v.visit(false).slot]++
+		if v.stays(2); v.conn.Conn == nil {
+			t.Error("the connection is closed")
+		}
+	}
+	for slot := range slots {
+		if in[slot] != each {
+			t.Errorf("slots have %v clients, want %d each", in, each)
+		}
+	}
+}
+
 // TestDrainAffinity: clients that a worker has served go back to it after a reload, and others to the new one; until that is ended.
 func TestDrainAffinity(t *testing.T) {
 	t.Parallel()
