@@ -127,7 +127,7 @@ func TestLastCall(t *testing.T) {
 	if got := n.lastCall(&workerLink{}, time.Now()); !got.IsZero() {
 		t.Errorf("%v of a worker without a name", got)
 	}
-	link := &workerLink{names: n, name: clientip.Name{Start: 1}}
+	link := &workerLink{named: &named{of: n, name: clientip.Name{Start: 1}}}
 	for replaced, want := range map[time.Time]time.Time{n.since.Add(-time.Hour): n.since, n.since.Add(time.Hour): n.since.Add(time.Hour)} {
 		if got := n.lastCall(link, replaced); !got.Equal(want) {
 			t.Errorf("%v of one that was replaced at %v, want %v", got, replaced, want)

@@ -236,9 +236,7 @@ type workerLink struct {
 	asked   func() []foreign.OwnAddress // addresses that it has asked for and are not the balancer's
 	reports reporter
 
-	names *names // nil: no session names the worker
-	name  clientip.Name
-	pid   int
+	named *named // nil: no session names the worker
 }
 
 // reporter is a worker that may say something of itself.

@@ -149,8 +149,12 @@ func (m *Master) supervise(cfg *Config) (err error) {
 	s.LogNotReady = []any{"link", m.kind.name, "change_with", "--ready-timeout"}
 	s.OnEventInLoop = m.route.handleEvent
 	if m.names != nil {
+		m.names.lingers = cfg.lingers()
+		if !cfg.seesRequests() {
+			m.names.heard = m.connections.Heard
+		}
 		s.LingerUntil = func(link supervisor.Link, replaced time.Time) time.Time {
-			return m.names.lastCall(link, replaced).Add(cfg.lingers())
+			return m.names.lastCall(link, replaced).Add(m.names.lingers)
 		}
 	}
 	s.OnEvent = func(e supervisor.Event) {

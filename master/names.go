@@ -3,6 +3,7 @@ package master
 import (
 	"crypto/rand"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/handfast/handfast/fdpass"
@@ -22,9 +23,22 @@ type names struct {
 	told   bool      // to workers, too
 	since  time.Time // the table knows when requests came back
 
+	lingers time.Duration                                     // how long a replaced worker waits for what may come back
+	heard   func(pid int, lately time.Duration) (bool, error) // whether a client has sent a worker something; nil: we see requests
+
 	mu     sync.Mutex
 	starts uint32
 	byPID  map[int]clientip.Name // of the processes that there are
+}
+
+// named is what is known of a worker since it has a name.
+type named struct {
+	of      *names
+	name    clientip.Name
+	pid     int           // 0: it was not started yet
+	closed  chan struct{} // when its link is
+	watched sync.Once
+	heard   atomic.Int64 // when a client of it was seen to have sent something, in nanoseconds since 1970; 0: never
 }
 
 // namesPart is where a bundle has them, if there are any.
@@ -71,10 +85,9 @@ func (n *names) open(l *workerLink, seat supervisor.Seat) {
 	}
 	n.mu.Lock()
 	n.starts++
-	l.name = clientip.Name{Slot: seat.Slot, Generation: seat.Generation, Start: n.starts}
+	name := clientip.Name{Slot: seat.Slot, Generation: seat.Generation, Start: n.starts}
 	n.mu.Unlock()
-	l.names = n
-	n.table.Name(l.name, l.worker)
+	n.give(l, name)
 }
 
 // reopen gives a worker of the program before the name that it has, if it has one.
@@ -86,9 +99,14 @@ func (n *names) reopen(l *workerLink, pid int) {
 	name, found := n.byPID[pid]
 	n.mu.Unlock()
 	if found {
-		l.names, l.name, l.pid = n, name, pid
-		n.table.Name(name, l.worker)
+		n.give(l, name)
+		l.named.pid = pid
 	}
+}
+
+func (n *names) give(l *workerLink, name clientip.Name) {
+	l.named = &named{of: n, name: name, closed: make(chan struct{})}
+	n.table.Name(name, l.worker)
 }
 
 // of returns the name at the end of a session's id.
@@ -118,54 +136,40 @@ func (n *names) find(s *supervisor.Snapshot, name clientip.Name) *supervisor.Wor
 	return nil
 }
 
-// lastCall returns when a request came back to a worker last, or when it was replaced, if that is later; after an upgrade, when nobody
-// knows whether one has, not before that. A worker without a name drains at once.
-func (n *names) lastCall(link supervisor.Link, replaced time.Time) time.Time {
-	l := known(link)
-	if l.names == nil {
-		return time.Time{}
-	}
-	last, said := replaced, time.Time{}
-	if l.reports != nil {
-		said = l.reports.LastNamed() // on connections that it has: the table does not hear of them
-	}
-	for _, t := range []time.Time{n.since, said, n.table.LastNamed(l.name)} {
-		if t.After(last) {
-			last = t
-		}
-	}
-	return last
-}
-
 // Env implements supervisor.Link.
 func (l *workerLink) Env(get func(string) string) []string {
 	env := l.Link.Env(get)
-	if l.names != nil && l.names.told {
-		env = append(env[:len(env):len(env)], fdpass.EnvRoute+"="+l.names.reader.Token(l.name).String())
+	token := ""
+	if l.named != nil && l.named.of.told {
+		token = l.named.of.reader.Token(l.named.name).String()
+	}
+	if token != "" || get(fdpass.EnvRoute) != "" { // which is also what --route may come from
+		env = append(env[:len(env):len(env)], fdpass.EnvRoute+"="+token)
 	}
 	return env
 }
 
 // Started implements supervisor.Link.
 func (l *workerLink) Started(p supervisor.Process) {
-	if n := l.names; n != nil {
-		l.pid = p.PID()
-		n.mu.Lock()
-		n.byPID[l.pid] = l.name
-		n.mu.Unlock()
+	if w := l.named; w != nil {
+		w.pid = p.PID()
+		w.of.mu.Lock()
+		w.of.byPID[w.pid] = w.name
+		w.of.mu.Unlock()
 	}
 	l.Link.Started(p)
 }
 
 // Close implements supervisor.Link.
 func (l *workerLink) Close() {
-	if n := l.names; n != nil {
-		n.table.Unname(l.name)
-		n.mu.Lock()
-		if n.byPID[l.pid] == l.name { // the number may be another worker's by now
-			delete(n.byPID, l.pid)
+	if w := l.named; w != nil {
+		close(w.closed)
+		w.of.table.Unname(w.name)
+		w.of.mu.Lock()
+		if w.of.byPID[w.pid] == w.name { // the number may be another worker's by now
+			delete(w.of.byPID, w.pid)
 		}
-		n.mu.Unlock()
+		w.of.mu.Unlock()
 	}
 	l.Link.Close()
 }

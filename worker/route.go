@@ -14,7 +14,7 @@ import (
 // replaced; and then to its successor:
 //
 //	id := newID() + "." + worker.Route()
-func Route() string { return os.Getenv(fdpass.EnvRoute) }
+func Route() string { return forwarded.ParseToken(os.Getenv(fdpass.EnvRoute)).String() } // --route has the same variable
 
 // StickyCookie wraps a handler so that each client is given a cookie of this name that brings its requests to the process that has served
 // the first one; with handfast run --session cookie:NAME. The cookie is for all paths, not for scripts (HttpOnly), not sent along

@@ -278,3 +278,25 @@ func TestDrainAffinity(t *testing.T) {
 		}
 	}
 }
+
+// TestSessionOnOneConnectionOfAnyServer: a server that knows nothing of handfast is left as it is while a client asks it by one connection,
+// although nobody but the server sees its requests.
+func TestSessionOnOneConnectionOfAnyServer(t *testing.T) {
+	t.Parallel()
+	const idle = time.Second
+	b := startInjected(t, 1, options{flags: []string{"--session", "cookie:route", "--session-idle", idle.String(), "--drain-signal", "TERM"}})
+	v := &visitor{b: b, conn: new(keptConn)}
+	defer v.conn.close()
+	first := v.visit(true)
+	b.signal(unix.SIGUSR2)
+	b.await("reload finished")
+	for began := time.Now(); time.Since(began) < 3*idle; {
+		before := time.Now()
+		if got := v.visit(false); (got.pid != first.pid || v.conn.Conn == nil) && time.Since(before) < idle/4 {
+			t.Fatalf("a session of worker %d, generation %d, is with %d, generation %d, after %v", first.pid, first.generation, got.pid, got.generation, time.Since(began))
+		}
+		time.Sleep(idle / 20) // as a client that polls
+	}
+	v.conn.close()
+	b.await("worker exited")
+}

@@ -65,6 +65,11 @@ func busy(s *sockdiag.Socket) bool {
 	}
 }
 
+// Heard tells whether the worker has a connection on which its client has sent something lately.
+func (f *Finder) Heard(pid int, lately time.Duration) (bool, error) {
+	return f.has(pid, func(s *sockdiag.Socket) bool { return s.Received > 0 && s.SinceReceived < lately })
+}
+
 // has tells whether a worker has one of the connections that count.
 func (f *Finder) has(pid int, counts func(*sockdiag.Socket) bool) (bool, error) {
 	all, err := f.connections()

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/worker"
 )
 
 // playListens serves as a program that knows nothing of handfast.
@@ -43,7 +45,7 @@ func playCareless() int {
 func serveUntilTold(ln net.Listener) int {
 	ctx, cancel := signal.NotifyContext(context.Background(), unix.SIGTERM)
 	defer cancel()
-	server := new(http.Server)
+	server := &http.Server{Handler: worker.StickyCookie("route", http.DefaultServeMux)}
 	go server.Serve(ln)
 	<-ctx.Done()
 	// Shutdown alone closes connections that have not made their first request.
