@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/handfast/handfast/fdpass/forwarded"
 	"github.com/handfast/handfast/hash"
 	"github.com/handfast/handfast/master"
 	"github.com/handfast/handfast/master/link/nodeipc"
@@ -153,6 +154,7 @@ type decision struct {
 	why       string            // the link was chosen; empty: it was asked for
 	dialect   nodeipc.Dialect   // of link node
 	readyWhen nodeipc.ReadyWhen // likewise
+	engineIO  bool              // sessions of Engine.IO name their worker, whether that was asked for or not
 
 	listen  []string // addresses to open, beside those that a service manager has opened
 	follow  bool     // handfast listens where the first worker does
@@ -200,6 +202,7 @@ func (r intent) decide(f facts) (decision, error) {
 	if r.link != linkAuto {
 		d.note(linkChosen, "link", d.link.String(), "reason", askedFor, "change_with", "--worker-link")
 	}
+	d.engineIO = r.namesEngineIO(f)
 	r.decideRoute(&d, notKernel)
 	r.adviseOnProxies(&d)
 	if r.sessionIdle && !r.sessions {
@@ -216,6 +219,8 @@ func (r intent) notKernel(f facts) error {
 		return errors.New("with --behind-proxy clients are named by headers, which come too late for it")
 	case r.brought:
 		return errors.New("with --session, or a --key other than address, clients are recognised by what they send, which comes too late for it")
+	case r.namesEngineIO(f):
+		return errors.New("with @socket.io/sticky requests go to the worker of the session that they name, which comes too late for it")
 	case r.affinity:
 		return errors.New("with --drain-affinity clients go to workers that are in no slot any more, of which it knows nothing")
 	case r.proxyProtocol:
@@ -230,6 +235,12 @@ func (r intent) notKernel(f facts) error {
 		return tooManySlots{r.workers}
 	}
 	return nil
+}
+
+// namesEngineIO tells whether workers are written for @socket.io/sticky. They report their sessions, but later than they have answered:
+// a request that comes before has to name its worker by itself.
+func (r intent) namesEngineIO(f facts) bool {
+	return r.link == linkAuto && r.route != routeKernel && f.project.ReportsSessions()
 }
 
 // tooManySlots is why the kernel cannot route if that is all. It says what would do.
@@ -381,6 +392,13 @@ func port(address string) string {
 // configure has a master do it.
 func (d decision) configure(config *master.Config) {
 	config.Link, config.Dialect, config.ReadyWhen, config.Follow = d.link, d.dialect, d.readyWhen, d.follow
+	engineIO := forwarded.Key{Kind: forwarded.ByEngineIO}
+	if rules := &config.Balancer.Clients.Rules; d.engineIO && len(rules.Sessions) < forwarded.MaxSessions && !slices.Contains(rules.Sessions, engineIO) {
+		if len(rules.Sessions) == 0 {
+			config.SessionIdle = 0 // those who report their sessions wait for the end of the last one
+		}
+		rules.Sessions = append(slices.Clone(rules.Sessions), engineIO)
+	}
 	for _, remark := range d.remarks {
 		if remark.warning {
 			config.Logger.Warn(remark.message, remark.fields...)

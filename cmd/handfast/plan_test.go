@@ -13,6 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/handfast/handfast/fdpass/forwarded"
 	"github.com/handfast/handfast/master"
 	"github.com/handfast/handfast/master/link/nodeipc"
 	"github.com/handfast/handfast/master/programs"
@@ -503,6 +506,39 @@ func TestGather(t *testing.T) {
 			if f := r.gather(setting, strings.Fields(c.command), passed); !c.right(f) || f.passed != passed || f.noInjection != nil {
 				t.Errorf("%s, --worker-link %v: %+v", c.command, c.link, f)
 			}
+		}
+	}
+}
+
+// TestSocketIOSticky: requests name the workers of @socket.io/sticky's sessions, whether --session says so or not, unless the kernel is to
+// route; and workers drain by what they report.
+func TestSocketIOSticky(t *testing.T) {
+	t.Parallel()
+	f := facts{program: programs.Command{Kind: programs.Node, Script: "/sticky.js"}, project: nodeipc.Project{Path: "/package.json", SocketIOSticky: true}}
+	cookie, engineIO := forwarded.Key{Kind: forwarded.ByCookie, Name: "a"}, forwarded.Key{Kind: forwarded.ByEngineIO}
+	for _, tt := range []struct {
+		ask      intent
+		asked    forwarded.Sessions
+		route    route
+		sessions forwarded.Sessions
+		idle     time.Duration
+	}{
+		{intent{}, nil, routeMaster, forwarded.Sessions{engineIO}, 0},
+		{intent{}, forwarded.Sessions{cookie}, routeMaster, forwarded.Sessions{cookie, engineIO}, sessionIdle},
+		{intent{}, forwarded.Sessions{engineIO}, routeMaster, forwarded.Sessions{engineIO}, sessionIdle},
+		{intent{route: routeKernel}, nil, routeKernel, nil, sessionIdle},
+		{intent{link: linkNode}, nil, routeKernel, nil, sessionIdle},
+	} {
+		tt.ask.workers, tt.ask.brought = 2, len(tt.asked) > 0
+		config := master.Config{SessionIdle: sessionIdle, Logger: hclog.NewNullLogger()}
+		config.Balancer.Clients.Rules.Sessions = tt.asked
+		d, err := tt.ask.decide(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.configure(&config)
+		if got := config.Balancer.Clients.Rules.Sessions; d.route != tt.route || !slices.Equal(got, tt.sessions) || config.SessionIdle != tt.idle {
+			t.Errorf("%+v, --session %v: route %v, sessions by %v, idle %v", tt.ask, tt.asked, d.route, got, config.SessionIdle)
 		}
 	}
 }

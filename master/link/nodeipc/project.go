@@ -121,6 +121,9 @@ func (p Project) Dialect() Dialect {
 	return StickyListen
 }
 
+// ReportsSessions tells whether the project's workers say which sessions of Engine.IO they keep.
+func (p Project) ReportsSessions() bool { return p.Silent() == socketIOSticky }
+
 // Silent names the module whose workers neither listen nor say that they are ready, if the
 // project has one.
 func (p Project) Silent() string {
