@@ -6,18 +6,28 @@ WORKERS ?= 4
 FUZZTIME ?= 30s
 # What a run of the fuzzer may take beyond that: one that hangs is to fail.
 FUZZLIMIT ?= 5m
+# Where make install puts what it installs; a package's build adds DESTDIR.
+PREFIX  ?= /usr/local
 RESULTS ?= cmd/bench/results/README.md
 TESTED_WITH = python3 node npm curl nginx haproxy apache2 gunicorn redis-server php javac chromium puma lighttpd caddy h2o varnishd sshd prosody mandoc
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo check test soak bench microbench fuzz lint
+.PHONY: help build install demo check test soak bench microbench fuzz lint
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## bin/handfast and the example worker bin/http
 	$(GO) build -o bin/ ./cmd/handfast ./examples/http
+
+install: ## handfast into PREFIX (/usr/local): bin, its manual page, and what shells complete
+	$(GO) build -o bin/ ./cmd/handfast
+	install -D -m 755 bin/handfast $(DESTDIR)$(PREFIX)/bin/handfast
+	bin/handfast man | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/man/man8/handfast.8
+	bin/handfast completion bash | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/bash-completion/completions/handfast
+	bin/handfast completion zsh | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_handfast
+	bin/handfast completion fish | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/handfast.fish
 
 demo: build ## run the balancer with example workers on LISTEN (127.0.0.1:8080)
 	@echo 'Try, in another terminal:'; \

@@ -123,3 +123,43 @@ func TestPageLinks(t *testing.T) {
 		}
 	}
 }
+
+// TestReadmeIsShort: README.md says what handfast is, starts and points; what is long has a page.
+func TestReadmeIsShort(t *testing.T) {
+	const most = 180
+	if n := strings.Count(pages(t)["README.md"], "\n"); n > most {
+		t.Errorf("README.md has %d lines, want %d at most", n, most)
+	}
+}
+
+// message is one that the log has at warn or error.
+var message = regexp.MustCompile(`\.(?:Warn|Error)\("([^"]+)"`)
+
+// TestPageTroubleshooting: each message of the log that something is wrong is on its page, with an anchor.
+func TestPageTroubleshooting(t *testing.T) {
+	page := pages(t)["cmd/handfast/TROUBLESHOOTING.md"]
+	found := 0
+	for _, folder := range []string{"cmd/handfast", "master"} {
+		err := filepath.WalkDir(filepath.Join(repository, folder), func(name string, _ fs.DirEntry, err error) error {
+			if err != nil || filepath.Ext(name) != ".go" || strings.HasSuffix(name, "_test.go") {
+				return err
+			}
+			source, err := os.ReadFile(name)
+			for _, match := range message.FindAllStringSubmatch(string(source), -1) {
+				found++
+				text := strings.TrimSuffix(match[1], ": ")
+				anchor := strings.ReplaceAll(notSlug.ReplaceAllString(strings.ToLower(text), ""), " ", "-")
+				if row := `<a id="` + anchor + "\"></a>`" + text + "`"; !strings.Contains(page, row) {
+					t.Errorf("%s: TROUBLESHOOTING.md has no row %s", name, row)
+				}
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if found < 40 {
+		t.Errorf("%d messages", found)
+	}
+}
