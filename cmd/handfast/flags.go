@@ -73,7 +73,7 @@ func proxyFlags() []cli.Flag {
 		stringFlag("trusted-proxies", forwarded.DefaultTrust, "`LIST` of CIDR ranges, addresses, and the words loopback, private and link-local, or @FILE with one a line and # comments, which an upgrade reads again; others are not believed"),
 		intFlag("trusted-hops", 0, fmt.Sprintf("`NUMBER` of HTTP proxies between clients and handfast, at most %d: the client is that address from the right in --proxy-header, whoever those between are, or the leftmost of fewer, as Express (trust proxy) and Envoy (xff_num_trusted_hops with use_remote_address) count. The nearest must be in --trusted-proxies. 0: they are not counted", forwarded.MaxHops)),
 		&cli.BoolFlag{Name: "hand-back", EnvVars: env("hand-back"), Value: true,
-			Usage: "workers hand the connections of HTTP proxies back between requests, since a proxy that pools them sends requests of many clients over each; =false: the first request decides for all"},
+			Usage: "workers hand connections back between requests: those of HTTP proxies, since a proxy that pools them sends requests of many clients over each, and with --session, or a --key that clients bring, those of everybody; =false: the first request decides for all"},
 		&cli.BoolFlag{Name: "proxy-protocol", EnvVars: env("proxy-protocol"),
 			Usage: "trusted peers must begin with a PROXY protocol header, version 1 or 2, and others must not"},
 		stringFlag("proxy-protocol-optional", "", "`LIST` of peers, as in --trusted-proxies, that may do without that header, such as health checks and hairpins inside a cluster: what begins with anything else, or with nothing within --header-timeout, is their own connection"),

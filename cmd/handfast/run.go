@@ -220,8 +220,8 @@ func serve(ctx context.Context, a asked, log *logging.Queue) error {
 	if next.program, err = thisProgram(); err != nil {
 		return err
 	}
-	if err := handNodeBack(&config); err != nil {
-		config.Logger.Warn("Node workers keep the connections of proxies: a further client on one is served in the first one's slot", "err", err,
+	if err := loadNodeModule(&config); err != nil {
+		config.Logger.Warn("Node workers keep connections, and do not name themselves in ids of Engine.IO's sessions: a further client on a connection is served where the first one belongs", "err", err,
 			"remedy", "turn off the proxy's pool, or let RUNTIME_DIRECTORY or XDG_RUNTIME_DIR name a directory for the module that they load")
 	}
 	if a.drop {
@@ -246,8 +246,8 @@ func serve(ctx context.Context, a asked, log *logging.Queue) error {
 	return serveUntilStopped(ctx, next, config.Logger)
 }
 
-// handNodeBack gives Node workers the module by which they hand connections back, and name themselves in ids of Engine.IO's sessions.
-func handNodeBack(config *master.Config) error {
+// loadNodeModule gives Node workers the module by which they hand connections back, and name themselves in ids of Engine.IO's sessions.
+func loadNodeModule(config *master.Config) error {
 	rules := &config.Balancer.Clients.Rules
 	if config.Link != master.LinkNode || !rules.Looks() || config.NoHandBack && len(rules.Sessions) == 0 {
 		return nil
