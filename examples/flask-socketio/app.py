@@ -1,0 +1,17 @@
+"""A Flask-SocketIO server. The lines with generate_id are for several workers."""
+
+import os
+
+from flask import Flask
+from flask_socketio import SocketIO
+
+app = Flask(__name__)
+socketio = SocketIO(app, async_mode="threading")
+
+generate_id = socketio.server.eio.generate_id
+socketio.server.eio.generate_id = lambda: f"{generate_id()}.{os.environ['HANDFAST_ROUTE']}"
+
+
+@socketio.on("who are you")
+def who():
+    return {"pid": os.getpid()}

@@ -1,0 +1,88 @@
+// Package flask_socketio_test runs servers of Flask-SocketIO and python-socketio under the real command, and clients of that library.
+package flask_socketio_test
+
+import (
+	"encoding/json"
+	"maps"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/handfast/handfast/cmd/trial"
+)
+
+func TestMain(m *testing.M) { os.Exit(trial.Main(m)) }
+
+// python has Debian's modules.
+const python = "/usr/bin/python3"
+
+// round is what clients.py says when every client has its answer.
+type round struct {
+	Round, Reconnects int
+	Workers           map[string]int
+}
+
+// awaitRound returns a round that has begun after the one that is under way.
+func awaitRound(clients *trial.Process) (last round) {
+	rounds := clients.Count(func(line string) bool { return strings.HasPrefix(line, `{"round"`) })
+	clients.Await("round", rounds+2, func(line string) bool {
+		return json.Unmarshal([]byte(line), &last) == nil && last.Round > 0
+	})
+	return last
+}
+
+func TestGunicorn(t *testing.T) {
+	try(t, func(address string) []string {
+		return []string{trial.Need(t, "gunicorn", "gunicorn"), "-b", address, "--threads", "100", "app:app"}
+	})
+}
+
+func TestUvicorn(t *testing.T) {
+	if os.Getenv("HANDFAST_TEST_CLIENTS") == "" {
+		t.Skip("in make soak: it is the same library")
+	}
+	need(t, "uvicorn", "python3-uvicorn")
+	try(t, func(address string) []string {
+		host, port, _ := net.SplitHostPort(address)
+		return []string{python, "-m", "uvicorn", "--host", host, "--port", port, "--no-access-log", "asgi:app"}
+	})
+}
+
+// try: no session of a client that polls ends, and each stays with its worker, although a reload replaces the workers.
+func try(t *testing.T, command func(address string) []string) {
+	need(t, "flask_socketio", "python3-flask-socketio")
+	need(t, "requests", "python3-requests")
+	address := trial.FreeAddress(t)
+	flags := []string{"--session", "engine.io", "--new-sessions", "least", "--stop-timeout", "1s"}
+	handfast, _ := trial.BalanceAt(t, address, flags, command(address)...)
+	clients := trial.Start(t, python, "clients.py", "http://"+address, "20", "inf")
+	first := awaitRound(clients)
+	if len(first.Workers) != trial.Workers {
+		t.Errorf("sessions are at %d workers: %v", len(first.Workers), first)
+	}
+	handfast.Process.Signal(syscall.SIGUSR2)
+	handfast.Await("reload", 1, func(line string) bool { return strings.Contains(line, `"reload finished"`) })
+	last := awaitRound(clients)
+	if last.Reconnects > 0 || !maps.Equal(last.Workers, first.Workers) {
+		t.Errorf("before the reload %+v, after it %+v", first, last)
+	}
+	t.Logf("%d rounds: %+v", last.Round, last)
+	clients.Process.Kill()
+	clients.Wait()
+	handfast.Stop()
+}
+
+// need skips the test if Debian's Python does not have a module.
+func need(t *testing.T, module, pkg string) {
+	t.Helper()
+	if exec.Command(trial.Need(t, python, "python3"), "-c", "import "+module).Run() == nil {
+		return
+	}
+	if os.Getenv("CI") != "" {
+		t.Fatalf("%s is not installed; apt-get install %s", module, pkg)
+	}
+	t.Skipf("%s is not installed; apt-get install %s", module, pkg)
+}
