@@ -3,11 +3,10 @@
 package socketio_test
 
 import (
-	"cmp"
-	"encoding/json"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -15,31 +14,48 @@ import (
 	"github.com/handfast/handfast/cmd/trial"
 )
 
-// clients is how many there are, unless the environment says it: ten of each of three kinds for each worker.
-const clients = "90"
-
 func TestMain(m *testing.M) { os.Exit(trial.Main(m)) }
+
+// few is how many clients make test has. HANDFAST_TEST_CLIENTS is how many, through ten reloads, directly and behind proxies.
+const few = 30
 
 // example is a way to run the server.
 type example struct {
 	server string
-	sticky bool // written for @socket.io/sticky
+	flags  []string
 
 	node, dir string
 }
 
-func TestClusterAdapter(t *testing.T) { example{server: "server.js"}.try(t) }
+// named: sessions name their worker. Nothing in the server is about that.
+var named = []string{"--session", "engine.io", "--new-sessions", "least"}
 
-// TestRedisAdapter: it is between the workers. A proxy before them would change nothing.
-func TestRedisAdapter(t *testing.T) {
-	t.Setenv("REDIS_URL", "redis://"+redis(t))
-	example{server: "server.js"}.install(t).direct(t)
+// TestSessions: a session stays with its worker, whatever addresses its client comes from, on connections that it has for
+// itself or shares, by long polling, WebSocket or both, and while the workers are replaced. Only a worker's death ends it.
+func TestSessions(t *testing.T) {
+	e := example{server: "server.js", flags: named}.install(t)
+	t.Run("Direct", e.direct)
+	for proxy, configuration := range map[*trial.Proxy]string{&trial.Nginx: "nginx-pool.conf", &trial.HAProxy: "haproxy-pool.cfg"} {
+		t.Run(proxy.Name, func(t *testing.T) {
+			if clients(t) == few {
+				t.Skip("in make soak")
+			}
+			e.behind(t, *proxy, configuration)
+		})
+	}
 }
 
-// TestSticky: such a worker neither listens nor says that it is ready. When it is replaced it
-// gets the requests of its sessions until the last one ends. Then the adapter's timers
-// keep it until it is killed.
-func TestSticky(t *testing.T) { example{server: "sticky.js", sticky: true}.try(t) }
+// TestRedisAdapter: it is between the workers, and knows nothing of how they get their clients.
+func TestRedisAdapter(t *testing.T) {
+	t.Setenv("REDIS_URL", "redis://"+trial.Redis(t))
+	example{server: "server.js", flags: named}.install(t).direct(t)
+}
+
+// TestSticky: such a worker neither listens nor says that it is ready, but which sessions it keeps. Behind a proxy
+// whose connections are for one request each the requests of those find it, too.
+func TestSticky(t *testing.T) {
+	example{server: "sticky.js"}.install(t).behind(t, trial.Nginx, "nginx-websocket.conf")
+}
 
 func (e example) install(t *testing.T) example {
 	t.Helper()
@@ -47,86 +63,70 @@ func (e example) install(t *testing.T) example {
 	return e
 }
 
-func (e example) try(t *testing.T) {
-	e = e.install(t)
-	t.Run("Direct", e.direct)
-	t.Run("BehindProxy", e.behindProxy)
-}
-
+// direct: clients come by IPv4, by IPv6, or by both.
 func (e example) direct(t *testing.T) {
-	handfast, address := e.balance(t)
-	e.clients(t, handfast, address)
-	handfast.Stop()
+	_, port, _ := net.SplitHostPort(trial.FreeAddress(t))
+	handfast := e.balance(t, ":"+port)
+	e.try(t, handfast, "127.0.0.1:"+port, "--ipv6", "::1")
 }
 
-// behindProxy: nginx is the only peer, and clients are told apart by X-Forwarded-For.
-func (e example) behindProxy(t *testing.T) {
-	trial.Nginx.Need(t)
-	handfast, address := e.balance(t, "--behind-proxy", "--trusted-proxies", "127.0.0.1")
-	nginx, address := trial.Nginx.Start(t, "../proxies/nginx-websocket.conf", address)
-	e.clients(t, handfast, address)
-	nginx.StopWith(trial.Nginx.Stop)
-	handfast.Stop()
-}
-
-func (e example) balance(t *testing.T, flags ...string) (handfast *trial.Process, address string) {
-	t.Helper()
+// behind: the proxy is the only peer, and clients are told apart by X-Forwarded-For.
+func (e example) behind(t *testing.T, proxy trial.Proxy, configuration string) {
+	proxy.Need(t)
 	listen := trial.FreeAddress(t)
+	handfast := e.balance(t, listen, "--behind-proxy", "--trusted-proxies", "127.0.0.1")
+	front, address := proxy.Start(t, "../proxies/"+configuration, listen)
+	e.try(t, handfast, address)
+	front.StopWith(proxy.Stop)
+}
+
+func (e example) balance(t *testing.T, listen string, flags ...string) (handfast *trial.Process) {
+	t.Helper()
 	host, port, err := net.SplitHostPort(listen)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("HOST", host)
 	t.Setenv("PORT", port)
-	return trial.BalanceAt(t, listen, append(flags, "--stop-timeout", "2s"), e.node, filepath.Join(e.dir, e.server))
+	flags = slices.Concat(flags, e.flags, []string{"--stop-timeout", "2s"})
+	handfast, _ = trial.BalanceAt(t, listen, flags, e.node, filepath.Join(e.dir, e.server))
+	return handfast
 }
 
-// clients run with a reload in the middle. No request is refused before. The old workers
-// end when their clients have gone.
-func (e example) clients(t *testing.T, handfast *trial.Process, address string) {
+// try has clients.js check what the clients see. A session is unknown only after the death of its worker.
+func (e example) try(t *testing.T, handfast *trial.Process, address string, flags ...string) {
 	t.Helper()
-	args := []string{filepath.Join(e.dir, "clients.js"), "http://" + address,
-		"--clients", cmp.Or(os.Getenv("HANDFAST_TEST_CLIENTS"), clients), "--workers", strconv.Itoa(trial.Workers), "--reload", strconv.Itoa(handfast.Process.Pid)}
-	if e.sticky {
-		args = append(args, "--keeps-sessions")
+	flags = append(flags, "--workers", strconv.Itoa(trial.Workers), "--clients", strconv.Itoa(clients(t)),
+		"--reload", strconv.Itoa(handfast.Process.Pid), "--crash")
+	if clients(t) > few {
+		flags = append(flags, "--reloads", "10")
 	}
-	clients := trial.Start(t, e.node, args...)
-	clients.Finish()
-	if n := clients.Count(func(line string) bool { return line == "all is well" }); n != 1 {
+	p := trial.Start(t, e.node, slices.Concat([]string{filepath.Join(e.dir, "clients.js"), "http://" + address}, flags)...)
+	p.Finish()
+	if n := p.Count(func(line string) bool { t.Log(line); return line == "all is well" }); n != 1 {
 		t.Error("the clients do not say that all is well")
 	}
-	reloading := false
-	refused := handfast.Count(func(line string) bool {
-		reloading = reloading || strings.Contains(line, `"reload started"`)
-		return strings.HasPrefix(line, "connection error: ") && !(reloading && !e.sticky && line == "connection error: Session ID unknown")
+	died := false
+	unknown := handfast.Count(func(line string) bool {
+		died = died || strings.Contains(line, `"exit":"signal killed"`)
+		return !died && strings.HasPrefix(line, "connection error: ")
 	})
-	if refused > 0 {
-		t.Errorf("%d requests were refused, want none", refused)
+	if unknown > 0 {
+		t.Errorf("%d requests were refused before a worker died, want none", unknown)
 	}
-	if e.sticky {
-		return
-	}
-	handfast.Await("end of the old workers", trial.Workers, func(line string) bool {
-		var entry struct {
-			Message    string `json:"@message"`
-			Generation int
-			Exit       string
-		}
-		return json.Unmarshal([]byte(line), &entry) == nil &&
-			entry.Message == "worker exited" && entry.Generation == 1 && entry.Exit == "status 0"
-	})
+	handfast.Stop()
 }
 
-// redis starts a server that keeps nothing, and returns its address.
-func redis(t *testing.T) (address string) {
+// clients returns how many there are.
+func clients(t *testing.T) int {
 	t.Helper()
-	program, address := trial.Need(t, "redis-server", "redis-server"), trial.FreeAddress(t)
-	host, port, err := net.SplitHostPort(address)
+	text := os.Getenv("HANDFAST_TEST_CLIENTS")
+	if text == "" {
+		return few
+	}
+	n, err := strconv.Atoi(text)
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := trial.Start(t, program, "--bind", host, "--port", port, "--save", "", "--appendonly", "no", "--dir", t.TempDir())
-	server.AwaitListening(address)
-	t.Cleanup(server.Stop)
-	return address
+	return n
 }
