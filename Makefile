@@ -52,7 +52,7 @@ test: ## all tests, those of our packages with the race detector (says what it s
 soak: ## the trials with real processes, again and again (SOAK=20 times), a million injected connections, all servers in all ways, 100,000 requests through each pool
 	HANDFAST_SOAK_CONNECTIONS=$${HANDFAST_SOAK_CONNECTIONS:-1000000} $(GO) test -timeout 2h -v -run '^TestInjectSoak$$' ./cmd/handfast
 	HANDFAST_TEST_SERVERS=all $(GO) test -timeout 2h -v ./examples/servers
-	HANDFAST_TEST_CLIENTS=$${HANDFAST_TEST_CLIENTS:-200} $(GO) test -race -timeout 2h ./examples/...
+	HANDFAST_TEST_CLIENTS=$${HANDFAST_TEST_CLIENTS:-200} HANDFAST_TEST_REQUESTS=$${HANDFAST_TEST_REQUESTS:-100000} $(GO) test -race -timeout 2h ./examples/...
 	HANDFAST_TEST_REQUESTS=$${HANDFAST_TEST_REQUESTS:-100000} $(GO) test -timeout 2h -v -run '^TestHandBack$$' ./cmd/handfast
 	HANDFAST_TEST_SIGNALS=$${HANDFAST_TEST_SIGNALS:-2000} $(GO) test -timeout 2h -v -run '^TestSignalsOverExec$$' ./master/reexec
 	HANDFAST_TEST_SERVERS=all HANDFAST_TEST_RELOADS=$${HANDFAST_TEST_RELOADS:-50} $(GO) test -race -shuffle=on -timeout 2h -count=$${SOAK:-20} ./cmd/handfast ./master/... ./worker/... ./fdpass
