@@ -99,8 +99,8 @@ func anchors(text string) map[string]bool {
 	return found
 }
 
-// TestPageLinks: each link of a page leads to a file of the repository, and to a heading in it.
-func TestPageLinks(t *testing.T) {
+// TestReadmeLinks: each link of a page leads to a file of the repository, and to a heading in it.
+func TestReadmeLinks(t *testing.T) {
 	texts := pages(t)
 	for page, text := range texts {
 		lines, _ := prose(text)
@@ -135,8 +135,8 @@ func TestReadmeIsShort(t *testing.T) {
 // message is one that the log has at warn or error.
 var message = regexp.MustCompile(`\.(?:Warn|Error)\("([^"]+)"`)
 
-// TestPageTroubleshooting: each message of the log that something is wrong is on its page, with an anchor.
-func TestPageTroubleshooting(t *testing.T) {
+// TestReadmeTroubleshooting: each message of the log that something is wrong is on its page, with an anchor.
+func TestReadmeTroubleshooting(t *testing.T) {
 	page := pages(t)["cmd/handfast/TROUBLESHOOTING.md"]
 	found := 0
 	for _, folder := range []string{"cmd/handfast", "master"} {

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/urfave/cli/v2"
+)
+
+// updatePages has TestReadmeReference write what it wants: HANDFAST_TEST_UPDATE_PAGES=1 go test -run TestReadmeReference ./cmd/handfast
+const updatePages = "HANDFAST_TEST_UPDATE_PAGES"
+
+// cell is text for a column of a table.
+func cell(text string) string {
+	return strings.NewReplacer("|", `\|`, "\n", " ").Replace(text)
+}
+
+// flagTables are the flags of run as their definitions have them, a table for each group.
+func flagTables() string {
+	var b strings.Builder
+	parts, of := grouped(runFlags())
+	for _, part := range parts {
+		fmt.Fprintf(&b, "\n### %s\n\n| flag | default | |\n|---|---|---|\n", part.title)
+		for _, name := range part.names {
+			h := helpOf(of[name])
+			byDefault := h.byDefault
+			if is, ok := of[name].(*cli.BoolFlag); ok {
+				byDefault = map[bool]string{false: "off", true: "on"}[is.Value]
+			}
+			fmt.Fprintf(&b, "| `%s` | %s | %s |\n", cell(strings.TrimSpace(h.names+" "+h.value)), cell(byDefault), cell(h.usage))
+		}
+	}
+	return b.String()
+}
+
+// commandTable is each command with its own flags.
+func commandTable() string {
+	var b strings.Builder
+	fmt.Fprint(&b, "\n| command | | its flags |\n|---|---|---|\n")
+	for _, command := range newApp(io.Discard, io.Discard).Commands {
+		if command.Name == "help" {
+			continue
+		}
+		var flags []string
+		for _, f := range command.Flags {
+			flags = append(flags, "`--"+f.Names()[0]+"`")
+		}
+		if command.Name == "run" || command.Name == "check" {
+			flags = []string{"[all](#flags)"}
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", cell(strings.TrimSpace("handfast "+command.Name+" "+command.ArgsUsage)), cell(command.Usage), strings.Join(flags, ", "))
+	}
+	return b.String()
+}
+
+// itemTable is a part of the manual page.
+func itemTable(head string, items [][2]string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "\n| %s | |\n|---|---|\n", head)
+	for _, item := range items {
+		fmt.Fprintf(&b, "| %s | %s |\n", cell(item[0]), cell(item[1]))
+	}
+	return b.String()
+}
+
+// TestReadmeReference: what README.md, the reference, says of commands, flags, signals, exit status and files is what
+// the program has.
+func TestReadmeReference(t *testing.T) {
+	const page = "README.md"
+	file, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(file)
+	for name, want := range map[string]string{
+		"commands": commandTable(), "flags": flagTables(), "signals": itemTable("signal to the master", manualSignals),
+		"exit status": itemTable("exit status", manualStatus), "files": itemTable("file", manualFiles),
+	} {
+		begin, end := "<!-- "+name+": made by the program -->\n", "\n<!-- end of "+name+" -->"
+		before, rest, begins := strings.Cut(text, begin)
+		got, after, ends := strings.Cut(rest, end)
+		if !begins || !ends {
+			t.Errorf("%s has no %q", page, begin)
+			continue
+		}
+		if got != want && os.Getenv(updatePages) == "" {
+			t.Errorf("%s has other %s than the program; %s=1 writes them:\n%s", page, name, updatePages, want)
+		}
+		text = before + begin + want + end + after
+	}
+	if os.Getenv(updatePages) != "" {
+		if err := os.WriteFile(filepath.Clean(page), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
