@@ -16,10 +16,7 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(trial.Main(m)) }
 
-const (
-	workers  = 4
-	sessions = 40
-)
+const sessions = 16
 
 // round is what clients.js says when every session has written and read, or failed.
 type round struct {
@@ -45,9 +42,8 @@ func TestSessions(t *testing.T) {
 	host, port, _ := net.SplitHostPort(listen)
 	t.Setenv("HOST", host)
 	t.Setenv("PORT", port)
-	flags := []string{"--workers", strconv.Itoa(workers), "--session", "header:Mcp-Session-Id", "--new-sessions", "least", "--stop-timeout", "1s"}
+	flags := []string{"--session", "header:Mcp-Session-Id", "--new-sessions", "least", "--stop-timeout", "1s"}
 	handfast, _ := trial.BalanceAt(t, listen, flags, node, filepath.Join(dir, "server.js"))
-	handfast.AwaitReady(workers)
 	clients := map[string]*trial.Process{}
 	for before, address := range map[string]string{"nobody": listen, "nginx": nginx(t, listen)} {
 		clients[before] = trial.Start(t, node, filepath.Join(dir, "clients.js"), "http://"+address+"/mcp", strconv.Itoa(sessions), "Infinity")
