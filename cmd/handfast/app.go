@@ -56,6 +56,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitOK
 	}
 	if len(args) > 2 && args[1] == "help" && app.Command(args[2]) == nil {
+		if known, err := writeTopic(stdout, args[2]); known {
+			return exitStatus(stderr, err)
+		}
 		return exitStatus(stderr, commandMistake(app, args[2:]))
 	}
 	return exitStatus(stderr, app.RunContext(ctx, arrange(app, args)))

@@ -174,6 +174,10 @@ func appHelp(app *cli.App) string {
 		lines := fill(command.Usage, helpWidth-16)
 		fmt.Fprintf(&b, "  %-14s%s\n", command.Name, strings.Join(lines, "\n"+strings.Repeat(" ", 16)))
 	}
+	fmt.Fprint(&b, "\n'handfast help TOPIC' explains:\n")
+	for _, t := range topics {
+		fmt.Fprintf(&b, "  %-17s%s\n", t.name, t.about)
+	}
 	fmt.Fprint(&b, "\n'handfast COMMAND --help' tells more, 'handfast man | man -l -' all of it, and\n'handfast --version' which one this is.\n")
 	return b.String()
 }
