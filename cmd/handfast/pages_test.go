@@ -163,3 +163,27 @@ func TestReadmeTroubleshooting(t *testing.T) {
 		t.Errorf("%d messages", found)
 	}
 }
+
+// TestReadmeVersions: README.md and the pages that it lists say for which version they are true, which is the newest
+// of CHANGELOG.md.
+func TestReadmeVersions(t *testing.T) {
+	texts := pages(t)
+	_, changes, _ := strings.Cut(texts["CHANGELOG.md"], "\n## ")
+	newest, _, _ := strings.Cut(changes, "\n")
+	_, list, found := strings.Cut(texts["README.md"], "\n## Pages\n")
+	if newest == "" || !found {
+		t.Fatal("no newest version, or no list of pages")
+	}
+	want := "For handfast [" + newest + "]("
+	listed := []string{"README.md"}
+	for _, match := range linkTo.FindAllStringSubmatch(list, -1) {
+		if target, _, _ := strings.Cut(match[1], "#"); path.Ext(target) == ".md" && target != "CHANGELOG.md" {
+			listed = append(listed, target)
+		}
+	}
+	for _, page := range listed {
+		if !strings.Contains(texts[page], want) {
+			t.Errorf("%s does not say %q", page, want)
+		}
+	}
+}
