@@ -34,8 +34,8 @@ func (b *Balancer) newRouter() router {
 // cannot be delivered now are parked.
 func (r *router) route(batch []connection) {
 	reexec.Lock.MustHold()
+	seats := r.table.load() // before owners are asked for: a worker that is replaced meanwhile still gets its clients
 	batch = r.toOwners(batch)
-	seats := r.table.load()
 	r.sort(batch, len(seats))
 	for _, slot := range r.used {
 		r.group, r.index = r.group[:0], r.index[:0]

@@ -269,6 +269,41 @@ func TestKeepClients(t *testing.T) {
 	})
 }
 
+// TestKeepClientsMeanwhile: nor does a client go to the new worker that takes the slot over while a batch is placed.
+func TestKeepClientsMeanwhile(t *testing.T) {
+	table := NewTable(1)
+	table.KeepClients(time.Minute)
+	old, young := new(sink), new(sink)
+	replacing := &acting{act: func() { table.Fill(0, young) }}
+	names := map[Worker]clientip.Name{old: {Generation: 1, Start: 1}, young: {Generation: 2, Start: 2}, replacing: {Generation: 1, Start: 3}}
+	for w, name := range names {
+		table.Name(name, w)
+	}
+	table.Fill(0, old)
+	b, _ := New(DefaultConfig(), table)
+	r := b.newRouter()
+	reexec.Lock.RLock()
+	defer reexec.Lock.RUnlock()
+	client := connection{Handoff: fdpass.Handoff{FD: -1}, client: clientip.Client{Key: 1}}
+	r.route([]connection{client})
+	r.route([]connection{client, {Handoff: fdpass.Handoff{FD: -1}, client: clientip.Client{Name: names[replacing]}}})
+	r.route([]connection{client})
+	if old.taken != 3 || young.taken != 0 || replacing.taken != 1 {
+		t.Errorf("the old worker was handed %d connections, the new one %d; want 3 and 0", old.taken, young.taken)
+	}
+}
+
+// acting is a worker that does something when it is handed a connection.
+type acting struct {
+	sink
+	act func()
+}
+
+func (a *acting) Deliver(conns []fdpass.Handoff) (int, error) {
+	a.act()
+	return a.sink.Deliver(conns)
+}
+
 // teller is a worker that says how many connections it has open.
 type teller struct {
 	sink

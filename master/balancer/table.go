@@ -48,10 +48,10 @@ func (t *Table) Fill(slot int, w Worker) (before Worker) {
 	t.change(func(seats []seat) ([]seat, []seat) {
 		old := seats[slot]
 		before = old.worker
+		t.setReplaced(before, true) // first: who finds the new one there knows that clients may go back
 		seats[slot] = seat{worker: w, changed: make(chan struct{}), counts: old.counts}
 		return seats, []seat{old}
 	})
-	t.setReplaced(before, true)
 	t.setReplaced(w, false)
 	return before
 }
@@ -78,13 +78,11 @@ func (t *Table) Resize(n int) (removed []Worker) {
 		for _, s := range gone {
 			if s.worker != nil {
 				removed = append(removed, s.worker)
+				t.setReplaced(s.worker, true)
 			}
 		}
 		return seats[:n:n], gone
 	})
-	for _, w := range removed {
-		t.setReplaced(w, true)
-	}
 	return removed
 }
 
