@@ -1,5 +1,9 @@
 'use strict';
-// SockJS clients, a third by each transport, each with a loopback address of its own.
+// SockJS clients, a third by each transport. Each connection of a client comes from another address than the one before:
+// by IPv4 and, if there is an address of the server's for that, by IPv6.
+//
+//     node client.js http://127.0.0.1:8080/sockjs [CLIENTS [ROUNDS [::1]]]
+//
 // In a round every client sends a message and gets it back; then a line says which
 // worker answered whom, and which sessions have ended so far. A client whose session ends
 // begins another one and sends its message again, as Meteor's does.
@@ -10,14 +14,14 @@ const net = require('net');
 const timers = require('timers/promises');
 const SockJS = require('sockjs-client');
 
-const [url = 'http://127.0.0.1:8080/sockjs', clients = 200, rounds = 3] = process.argv.slice(2);
+const [url = 'http://127.0.0.1:8080/sockjs', clients = 200, rounds = 3, ipv6] = process.argv.slice(2);
 const transports = ['xhr-polling', 'xhr-streaming', 'websocket'];
 
 // SockJS's clients cannot be told which address to come from. So whatever connects on behalf of
 // one asks whose it is: XHRs by their agent, each with a connection of its own, and
 // WebSockets by net.connect.
 const source = new AsyncLocalStorage();
-const from = (options) => ({ ...options, localAddress: source.getStore() });
+const from = (options) => ({ ...options, ...source.getStore().way() });
 http.globalAgent = new class extends http.Agent {
   createConnection(options, done) { return super.createConnection(from(options), done); }
 }();
@@ -28,12 +32,19 @@ const ended = {}; // how many sessions, by transport and reason
 class Client {
   constructor(i) {
     this.transport = transports[i % transports.length];
-    this.address = `127.0.${1 + Math.floor(i / 250)}.${1 + i % 250}`;
+    this.ways = ['127.1', '127.2'].map((network) => ({ localAddress: `${network}.${Math.floor(i / 250)}.${1 + i % 250}` }));
+    if (ipv6) this.ways[1] = { host: ipv6, family: 6, localAddress: '::1' };
     this.connect();
   }
 
+  // way is how the next connection comes to the server.
+  way() {
+    this.ways.push(this.ways.shift());
+    return this.ways[0];
+  }
+
   connect() {
-    source.run(this.address, () => {
+    source.run(this, () => {
       this.socket = new SockJS(url, null, {
         transports: this.transport,
         timeout: 30_000, // or a slow answer on a busy machine is taken for a transport that fails
@@ -44,6 +55,7 @@ class Client {
     this.socket.onclose = ({ code, reason }) => {
       const end = `${this.transport}: ${code} ${reason}`;
       ended[end] = (ended[end] || 0) + 1;
+      this.worker = undefined;
       setTimeout(() => this.connect(), 100);
     };
   }
@@ -58,14 +70,16 @@ class Client {
   }
 
   send() {
-    if (this.message) source.run(this.address, () => this.socket.send(this.message));
+    if (this.message) source.run(this, () => this.socket.send(this.message));
   }
 
   receive({ slot, generation, client, message }) {
-    this.slot ??= slot;
-    if (message !== this.message || client !== this.address || slot !== this.slot) {
-      throw new Error(`${this.address} in slot ${this.slot} sent ${this.message}; slot ${slot} got ${message} from ${client}`);
+    this.worker ??= `${slot} of generation ${generation}`; // of this session
+    const addresses = this.ways.map(({ localAddress }) => localAddress);
+    if (message !== this.message || !addresses.includes(client.replace(/^::ffff:/, '')) || this.worker !== `${slot} of generation ${generation}`) {
+      throw new Error(`${addresses} of slot ${this.worker} sent ${this.message}; slot ${slot} of generation ${generation} got ${message} from ${client}`);
     }
+    this.slot = slot;
     this.generation = generation;
     this.message = null;
     this.answered();

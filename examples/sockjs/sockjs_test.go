@@ -4,19 +4,17 @@ package sockjs_test
 
 import (
 	"encoding/json"
-	"fmt"
 	"maps"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/handfast/handfast/cmd/trial"
-	"github.com/handfast/handfast/hash"
 )
 
 func TestMain(m *testing.M) { os.Exit(trial.Main(m)) }
@@ -47,85 +45,55 @@ func awaitRound(clients *trial.Process, n int) (last round) {
 	return last
 }
 
+// TestDirect: clients come by IPv4 and IPv6 in turn.
 func TestDirect(t *testing.T) {
-	try(t, nil, func(handfast string) string { return handfast })
-}
-
-func TestNginx(t *testing.T) {
-	// The clients' addresses, too, are on loopback.
-	try(t, []string{"--behind-proxy", "--trusted-proxies", "127.0.0.1"}, func(handfast string) string {
-		_, address := trial.Nginx.Start(t, filepath.Join("..", "proxies", "nginx-websocket.conf"), handfast)
-		return address
+	_, port, _ := net.SplitHostPort(trial.FreeAddress(t))
+	try(t, ":"+port, nil, func() []string {
+		return []string{"127.0.0.1:" + port, "::1"}
 	})
 }
 
-// try: each client stays in its slot, by whichever transport, and no session ends. A
-// reload ends no WebSocket. It ends the other sessions once, since their next request comes
-// to a worker that does not know them; the next session is in the same slot.
-func try(t *testing.T, flags []string, before func(handfast string) string) {
-	node, dir := trial.Install(t, "server.js", "client.js")
+// TestNginx: they come from two addresses in turn, and share the connections between nginx and handfast.
+func TestNginx(t *testing.T) {
 	listen := trial.FreeAddress(t)
+	// The clients' addresses, too, are on loopback.
+	try(t, listen, []string{"--behind-proxy", "--trusted-proxies", "127.0.0.1"}, func() []string {
+		_, address := trial.Nginx.Start(t, filepath.Join("..", "proxies", "nginx-pool.conf"), listen)
+		return []string{address}
+	})
+}
+
+// try: each session stays with its worker, by whichever transport, and none ends, also not in a reload.
+func try(t *testing.T, listen string, flags []string, before func() (addresses []string)) {
+	node, dir := trial.Install(t, "server.js", "client.js")
 	_, port, _ := net.SplitHostPort(listen)
 	t.Setenv("PORT", port)
 	// Sessions keep a worker for a minute after their clients have gone.
-	flags = append(flags, "--stop-timeout", "1s")
-	handfast, at := trial.BalanceAt(t, listen, flags, node, filepath.Join(dir, "server.js"))
-	clients := trial.Start(t, node, filepath.Join(dir, "client.js"), "http://"+before(at)+"/sockjs", strconv.Itoa(clients), "Infinity")
+	flags = append(flags, "--key", "path:/sockjs/*/{session}", "--drain-affinity", "1m", "--stop-timeout", "1s")
+	handfast, _ := trial.BalanceAt(t, listen, flags, node, filepath.Join(dir, "server.js"))
+	to := before()
+	clients := trial.Start(t, node, slices.Concat([]string{filepath.Join(dir, "client.js"), "http://" + to[0] + "/sockjs", strconv.Itoa(clients), "Infinity"}, to[1:])...)
 
 	first := awaitRound(clients, 4)
-	want(t, first, 1, nil)
-
 	handfast.Process.Signal(syscall.SIGUSR2)
 	handfast.Await("reload", 1, func(line string) bool { return strings.Contains(line, `"reload finished"`) })
 	under := awaitRound(clients, 1).Round // and another one is under way
 	last := awaitRound(clients, under+3)
-	want(t, last, 2, map[string]int{"xhr-polling": 67, "xhr-streaming": 67})
-	t.Logf("%d rounds; ended by the reload: %v", last.Round, last.Ended)
+	if len(first.Slots) != trial.Workers || !maps.Equal(first.Slots, last.Slots) {
+		t.Errorf("round %d: clients in slots %v; round %d: %v", first.Round, first.Slots, last.Round, last.Slots)
+	}
+	want := map[string]int{}
+	for transport, n := range transports {
+		want[transport+": 1"] = n
+	}
+	if !maps.Equal(last.Generations, want) || len(last.Ended) > 0 {
+		t.Errorf("round %d: answered by generations %v, want %v; sessions ended: %v, want none", last.Round, last.Generations, want, last.Ended)
+	}
+	t.Logf("%d rounds", last.Round)
 
 	clients.Stop()
 	handfast.Stop()
 	handfast.Await("nobody refused", 1, func(line string) bool {
 		return strings.Contains(line, `"stopped"`) && strings.Contains(line, `"refused":0`)
 	})
-}
-
-// want checks a round: where the clients are, which generation answers those without
-// a WebSocket, and how many sessions have ended by transport.
-func want(t *testing.T, got round, generation int, ended map[string]int) {
-	t.Helper()
-	if want := slots(); !maps.Equal(got.Slots, want) {
-		t.Errorf("round %d: clients in slots %v, want %v", got.Round, got.Slots, want)
-	}
-	generations := map[string]int{}
-	for transport, n := range transports {
-		g := generation
-		if transport == "websocket" {
-			g = 1
-		}
-		generations[fmt.Sprintf("%s: %d", transport, g)] = n
-	}
-	if !maps.Equal(got.Generations, generations) {
-		t.Errorf("round %d: answered by generations %v, want %v", got.Round, got.Generations, generations)
-	}
-	endedBy := map[string]int{}
-	for reason, n := range got.Ended {
-		transport, _, _ := strings.Cut(reason, ":")
-		if !strings.HasSuffix(reason, "1006 Server lost session") && !strings.HasSuffix(reason, "1006 Sending error: Error: http status 404") {
-			t.Errorf("round %d: a session has ended: %s", got.Round, reason)
-		}
-		endedBy[transport] += n
-	}
-	if !maps.Equal(endedBy, ended) {
-		t.Errorf("round %d: sessions ended: %v, want %v", got.Round, got.Ended, ended)
-	}
-}
-
-// slots returns how many of client.js's addresses are in which slot.
-func slots() map[string]int {
-	n := map[string]int{}
-	for i := range clients {
-		address := netip.AddrFrom4([4]byte{127, 0, byte(1 + i/250), byte(1 + i%250)})
-		n[strconv.Itoa(hash.DefaultConfig().Key(address).Slot(trial.Workers))]++
-	}
-	return n
 }
