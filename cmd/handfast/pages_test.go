@@ -187,3 +187,27 @@ func TestReadmeVersions(t *testing.T) {
 		}
 	}
 }
+
+// TestReadmeRecipes: the server of each recipe is started in these words by a page of its own, which tests follow.
+func TestReadmeRecipes(t *testing.T) {
+	const recipes = "examples/README.md"
+	texts := pages(t)
+	found := 0
+	for _, span := range codeSpan.FindAllString(texts[recipes], -1) {
+		before, command, is := strings.Cut(strings.Trim(span, "`"), " -- ")
+		if !is || !strings.Contains(before, "handfast run") {
+			continue
+		}
+		found++
+		known := false
+		for page, text := range texts {
+			known = known || page != recipes && strings.Contains(text, command)
+		}
+		if !known {
+			t.Errorf("%s: no other page has %s", recipes, command)
+		}
+	}
+	if found < 10 {
+		t.Errorf("%s has %d commands", recipes, found)
+	}
+}

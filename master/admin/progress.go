@@ -140,7 +140,7 @@ func (f *follower) see(snapshot *supervisor.Snapshot) {
 		}
 		return
 	}
-	if next := snapshot.Slots[r.Done].Next; next != nil && next.Generation == f.generation && next.PID != f.starting {
+	if next := snapshot.Slots[r.Done].Next; next != nil && next.Generation == f.generation && next.PID != 0 && next.PID != f.starting {
 		slot := r.Done
 		f.starting = next.PID
 		f.say(Progress{Step: StepStarting, Generation: f.generation, Slot: &slot, PID: next.PID, Done: f.done, Slots: r.Slots})
