@@ -5,6 +5,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -67,7 +69,7 @@ func itemTable(head string, items [][2]string) string {
 	return b.String()
 }
 
-// TestReadmeReference: what README.md, the reference, says of commands, flags, signals, exit status and files is what
+// TestReadmeReference: what README.md, the reference, says of commands, flags, signals, exit status, files and metrics is what
 // the program has.
 func TestReadmeReference(t *testing.T) {
 	const page = "README.md"
@@ -78,7 +80,7 @@ func TestReadmeReference(t *testing.T) {
 	text := string(file)
 	for name, want := range map[string]string{
 		"commands": commandTable(), "flags": flagTables(), "signals": itemTable("signal to the master", manualSignals),
-		"exit status": itemTable("exit status", manualStatus), "files": itemTable("file", manualFiles),
+		"exit status": itemTable("exit status", manualStatus), "files": itemTable("file", manualFiles), "metrics": metricTable(t),
 	} {
 		begin, end := "<!-- "+name+": made by the program -->\n", "\n<!-- end of "+name+" -->"
 		before, rest, begins := strings.Cut(text, begin)
@@ -97,4 +99,35 @@ func TestReadmeReference(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// definition is where package metrics names a metric and says what it is.
+var definition = regexp.MustCompile(`(?:desc|newCounters|newHistograms)\("([a-z_]+)",\s*"([^"]+)"([^\n]*)`)
+
+// label is a further string in a definition that is a name.
+var label = regexp.MustCompile(`"([a-z_]+)"`)
+
+// metricTable is what package metrics defines.
+func metricTable(t *testing.T) string {
+	t.Helper()
+	var rows []string
+	for _, name := range []string{"metrics.go", "status.go"} {
+		source, err := os.ReadFile(filepath.Join("../../master/metrics", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := regexp.MustCompile(`",\n\s+`).ReplaceAllString(string(source), `", `) // arguments on one line
+		for _, match := range definition.FindAllStringSubmatch(text, -1) {
+			labels := ""
+			for _, l := range label.FindAllString(match[3], -1) {
+				labels += ", `" + strings.Trim(l, `"`) + "`"
+			}
+			rows = append(rows, fmt.Sprintf("| `handfast_%s` | %s | %s |\n", match[1], strings.TrimPrefix(labels, ", "), cell(match[2])))
+		}
+	}
+	if len(rows) < 30 {
+		t.Errorf("%d metrics", len(rows))
+	}
+	slices.Sort(rows)
+	return "\n| metric | labels | |\n|---|---|---|\n" + strings.Join(rows, "")
 }
