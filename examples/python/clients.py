@@ -70,7 +70,8 @@ class Clients:
         self.hops = int(env["HANDFAST_TRUSTED_HOPS"])
         kind, _, name = env["HANDFAST_KEY"].partition(":")
         self.named = name.lower().encode()  # the header with the key; empty: the address is it
-        self.known = self.header != b"forwarded" and kind in ("address", "header")
+        # Of lists, of other kinds of keys, and of sessions that name their worker we know nothing.
+        self.known = self.header != b"forwarded" and kind in ("address", "header") and "," not in name and not env.get("HANDFAST_SESSION")
         self.prefixes = {4: int(env["HANDFAST_IPV4_PREFIX"]), 6: int(env["HANDFAST_IPV6_PREFIX"])}
         self.seed = int(env["HANDFAST_SEED"])
 

@@ -169,6 +169,26 @@ for line in sys.stdin:
     print(c.belongs(clients.address(q["Source"]), q["Head"].encode("latin-1"), q["Slots"]))
 `
 
+// TestKnown: the worker does not say that it hands connections back if it does not place requests as the master does.
+func TestKnown(t *testing.T) {
+	t.Parallel()
+	const known = "import json, sys, clients\nprint(clients.Clients(json.loads(sys.argv[1])).known)"
+	for env, want := range map[string]string{
+		`"HANDFAST_PROXY_HEADER": "X-Forwarded-For", "HANDFAST_KEY": "address"`:                                     "True",
+		`"HANDFAST_PROXY_HEADER": "X-Forwarded-For", "HANDFAST_KEY": "header:X-User"`:                               "True",
+		`"HANDFAST_PROXY_HEADER": "Forwarded", "HANDFAST_KEY": "address"`:                                           "False",
+		`"HANDFAST_PROXY_HEADER": "X-Forwarded-For", "HANDFAST_KEY": "cookie:id"`:                                   "False",
+		`"HANDFAST_PROXY_HEADER": "X-Forwarded-For", "HANDFAST_KEY": "header:X-User,query:id"`:                      "False",
+		`"HANDFAST_PROXY_HEADER": "X-Forwarded-For", "HANDFAST_KEY": "address", "HANDFAST_SESSION": "cookie:route"`: "False",
+	} {
+		const rest = `, "HANDFAST_TRUSTED_PROXIES": "127.0.0.0/8", "HANDFAST_TRUSTED_HOPS": "0", "HANDFAST_IPV4_PREFIX": "32", "HANDFAST_IPV6_PREFIX": "64", "HANDFAST_SEED": "0"`
+		got, err := exec.Command(python(t), "-c", known, "{"+env+rest+"}").CombinedOutput()
+		if strings.TrimSpace(string(got)) != want {
+			t.Errorf("%s: %s, error %v, want %s", env, got, err, want)
+		}
+	}
+}
+
 // TestPlaces: the module says the same as packages forwarded and hash.
 func TestPlaces(t *testing.T) {
 	t.Parallel()
