@@ -82,12 +82,16 @@ func complete(ctx context.Context, app *cli.App, words []string) []string {
 		}
 		return strings.Split(commandNames(app)+", help", ", ")
 	}
+	if before[0] == "help" {
+		all := strings.Split(commandNames(app), ", ")
+		for _, t := range topics {
+			all = append(all, t.name)
+		}
+		return all
+	}
 	command := app.Command(before[0])
 	if command == nil {
 		return nil
-	}
-	if command.Name == "help" {
-		return strings.Split(commandNames(app), ", ")
 	}
 	// bash makes words of their own of equals signs.
 	before = before[1:]

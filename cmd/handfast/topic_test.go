@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -9,8 +10,12 @@ import (
 // TestHelpTopics: help has the pages offline, without marks; what is no example is within 80 columns.
 func TestHelpTopics(t *testing.T) {
 	list := help(t, "help")
+	offered := strings.Fields(help(t, "help", "", completionFlag))
 	for _, topic := range topics {
 		text := help(t, "help", topic.name)
+		if !slices.Contains(offered, topic.name) {
+			t.Errorf("completion does not offer %s", topic.name)
+		}
 		if !strings.Contains(list, "  "+topic.name+" ") || len(text) < len(topic.page)*2/3 {
 			t.Errorf("%s: %d bytes of %d", topic.name, len(text), len(topic.page))
 		}
