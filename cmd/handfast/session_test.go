@@ -82,7 +82,7 @@ server.prependListener('request', (req, res) => {
 // no more are with the one in its slot.
 func TestSessions(t *testing.T) {
 	t.Parallel()
-	const slots, idle = 3, 8*time.Second
+	const slots, idle = 3, 8 * time.Second
 	flags := []string{"--session", "cookie:route", "--session-idle", idle.String()}
 	t.Run("Go", func(t *testing.T) {
 		t.Parallel()
