@@ -69,7 +69,7 @@ func walk(t *testing.T, steps []step) {
 		t.Fatal(err)
 	}
 	environment := append(os.Environ(), "PORT="+port, "RUNTIME_DIRECTORY="+t.TempDir(), "PATH="+bin+":"+os.Getenv("PATH"))
-	elsewhere := strings.NewReplacer("--listen :8080", "--listen "+address, "127.0.0.1:8080", address, "-o hello ", "-o "+built+" ", "./hello", built)
+	elsewhere := strings.NewReplacer("handfast run ", "handfast run --listen "+address+" ", "127.0.0.1:8080", address, "-o hello ", "-o "+built+" ", "./hello", built)
 
 	var handfast *trial.Process
 	for _, s := range steps {
