@@ -255,9 +255,16 @@ func TestKeepClients(t *testing.T) {
 		}
 		comes(2, young) // forgotten
 		comes(3, young)
-		comes(1+affinitySize, young) // which takes the place of the first
+		for i := range hash.Key(affinityWays - 1) {
+			comes(1+(i+1)*affinitySize, young)
+		}
+		comes(1, old)
+		time.Sleep(time.Nanosecond)
+		for i := range hash.Key(affinityWays) {
+			comes(1+(i+1+affinityWays)*affinitySize, young) // which take all places of the first one's group
+		}
 		comes(1, young)
-		if time.Since(table.LastNamed(name)) != 0 {
+		if time.Since(table.LastNamed(name)) > time.Nanosecond {
 			t.Error("nobody has come back to the old one now")
 		}
 		table.Fill(0, old) // the new one has failed on probation
