@@ -33,7 +33,6 @@ const (
 type kind struct {
 	word string // before the colon, or alone
 	name string // what follows the colon, as help says it; empty: no colon follows
-	help string // for those who are to choose; empty: the word says it
 	// What it is for: keys of clients, ids of sessions. If a proxy must have set it, it is a key only if the request came
 	// from one: clients would choose their slot.
 	key, session, byProxy bool
