@@ -11,7 +11,7 @@ func (b *Balancer) spread(c *connection) {
 		return
 	}
 	seats := b.table.load()
-	turn := int(b.turn.Add(1) % uint32(len(seats)))
+	turn := turnOf(b.turn.Add(1), len(seats))
 	c.slot, c.assigned = turn, true
 	for i, fewest := 0, -1; i < len(seats); i++ {
 		slot := (turn + i) % len(seats)
@@ -22,6 +22,15 @@ func (b *Balancer) spread(c *connection) {
 			c.slot, fewest = slot, open
 		}
 	}
+}
+
+// turnOf returns whose turn it is among so many slots. Each has one in a round, and each round begins elsewhere: if every second request
+// begins a session, these are still not for every second slot.
+func turnOf(n uint32, slots int) int {
+	round, at := n/uint32(slots), n%uint32(slots)
+	round = (round ^ round>>16) * 0x7feb352d // of a hash by Chris Wellons, "lowbias32"
+	round = (round ^ round>>15) * 0x846ca68b
+	return int((uint64(round^round>>16) + uint64(at)) % uint64(slots))
 }
 
 // open returns how many connections the slot's worker has open; ok is false if that is not known.
