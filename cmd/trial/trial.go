@@ -196,6 +196,15 @@ func BalanceAt(t *testing.T, listen string, flags []string, command ...string) (
 	return p, address
 }
 
+// given are the ports that tests of this process were given: each is one test's, which may listen later.
+var given sync.Map
+
+// Reserve tells whether a port was given to no test of this process before, and gives it to the caller.
+func Reserve(port int) bool {
+	_, taken := given.LoadOrStore(port, true)
+	return !taken
+}
+
 // FreeAddress returns a loopback address and port where nobody listens. Since the
 // address is one of a million, and the port none that the kernel gives out, nobody will
 // before it is used.
@@ -203,10 +212,13 @@ func FreeAddress(t *testing.T) string {
 	t.Helper()
 	for range 100 {
 		host := netip.AddrFrom4([4]byte{127, byte(64 + rand.IntN(64)), byte(rand.IntN(256)), byte(1 + rand.IntN(254))})
-		address := netip.AddrPortFrom(host, uint16(10_000+rand.IntN(20_000))).String()
+		port := 10_000 + rand.IntN(20_000)
+		address := netip.AddrPortFrom(host, uint16(port)).String()
 		if ln, err := net.Listen("tcp", address); err == nil {
 			ln.Close()
-			return address
+			if Reserve(port) {
+				return address
+			}
 		}
 	}
 	t.Fatal("no address is free")

@@ -636,10 +636,13 @@ func folder(t *testing.T, user *syscall.Credential) string {
 func freePort(t *testing.T) string {
 	t.Helper()
 	for range 100 {
-		number := strconv.Itoa(30_000 + rand.IntN(2_768))
+		port := 30_000 + rand.IntN(2_768)
+		number := strconv.Itoa(port)
 		if ln, err := net.Listen("tcp", ":"+number); err == nil {
 			ln.Close()
-			return number
+			if trial.Reserve(port) { // another test may have it, and not listen yet
+				return number
+			}
 		}
 	}
 	t.Fatal("no port is free")
