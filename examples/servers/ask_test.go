@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"time"
 )
 
 // asks returns how to ask a server that does not say which process answers, or whom: hello is sent to it,
@@ -63,6 +64,9 @@ func askKept(c net.Conn) (string, error) {
 	}
 	return holding(c)
 }
+
+// notYet is how long a client waits before it asks again that was told so.
+const notYet = 50 * time.Millisecond
 
 // errNotYet: a server has answered that it cannot serve yet.
 var errNotYet = errors.New("the server is not ready")

@@ -248,6 +248,10 @@ func (st *stage) sticky(generation, rounds int) {
 			wg.Go(func() {
 				for client := range next {
 					who, err := st.get(client)
+					for began := time.Now(); errors.Is(err, errNotYet) && time.Since(began) < timeout; { // it listens before it can serve
+						time.Sleep(notYet)
+						who, err = st.get(client)
+					}
 					if err == nil && who.generation != generation {
 						err = fmt.Errorf("client %v: generation %d, want %d", client, who.generation, generation)
 					}
