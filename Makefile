@@ -5,7 +5,9 @@ LISTEN  ?= 127.0.0.1:8080
 WORKERS ?= 4
 FUZZTIME ?= 30s
 # What a run of the fuzzer may take beyond that: one that hangs is to fail.
-FUZZLIMIT ?= 5m
+FUZZLIMIT ?= 15m
+# How long an input that is new is made smaller: by default a minute each, in which nothing else is tried.
+FUZZMINIMIZE ?= 10x
 # Where make install puts what it installs; a package's build adds DESTDIR.
 PREFIX  ?= /usr/local
 RESULTS ?= cmd/bench/results/README.md
@@ -70,7 +72,7 @@ fuzz: ## each parser for FUZZTIME (30s)
 			$(GO) test -c -fuzz . -o "$$dir/fuzz" "$$package" || exit 1; \
 			for target in $$("$$dir/fuzz" -test.list '^Fuzz'); do \
 				echo "$$package $$target"; \
-				(cd "$$package" && timeout -k 10 $(FUZZLIMIT) "$$dir/fuzz" -test.run '^$$' -test.fuzz "^$$target$$" -test.fuzztime $(FUZZTIME) \
+				(cd "$$package" && timeout -k 10 $(FUZZLIMIT) "$$dir/fuzz" -test.run '^$$' -test.fuzz "^$$target$$" -test.fuzztime $(FUZZTIME) -test.fuzzminimizetime $(FUZZMINIMIZE) \
 					-test.fuzzcachedir "$$($(GO) env GOCACHE)/fuzz/handfast/$$package") || exit 1; \
 			done; \
 		done; }
