@@ -483,23 +483,30 @@ func TestLookAtSessions(t *testing.T) {
 	ask("x."+gone, false) // the master may have another view of it now
 }
 
-// TestLookAllocatesNothing: a request that stays costs a peek, and no allocation.
-func TestLookAllocatesNothing(t *testing.T) {
+// lookedAt returns a connection that is looked at, and its client, without a server. It checks for leaks.
+func lookedAt(t *testing.T) (client net.Conn, c *Conn) {
+	t.Helper()
 	fdtest.NoLeaks(t)
 	master, file, err := fdpass.Pair()
 	fdtest.Check(t, err)
-	defer master.Close()
+	t.Cleanup(func() { master.Close() })
 	back, err := openHandBack(file, testRules(t), hash.DefaultConfig(), Place{Slot: 0, Slots: 2})
 	fdtest.Check(t, err)
-	defer back.close()
-	defer file.Close()
+	t.Cleanup(back.close)
+	t.Cleanup(func() { file.Close() })
 	client, fd := fdtest.Connection(t)
-	defer client.Close()
+	t.Cleanup(func() { client.Close() })
 	at := client.LocalAddr().(*net.TCPAddr).AddrPort()
 	ln := &Listener{back: back, draining: make(chan struct{}), idle: make(chan struct{})}
 	ln.count(1)
-	c := newConn(ln, fdpass.Handoff{FD: fd, Client: netip.AddrPortFrom(at.Addr().Unmap(), at.Port())})
-	defer c.Close()
+	c = newConn(ln, fdpass.Handoff{FD: fd, Client: netip.AddrPortFrom(at.Addr().Unmap(), at.Port())})
+	t.Cleanup(func() { c.Close() })
+	return client, c
+}
+
+// TestLookAllocatesNothing: a request that stays costs a peek, and no allocation.
+func TestLookAllocatesNothing(t *testing.T) {
+	client, c := lookedAt(t)
 	head, buffer := []byte(request(0, "/", "")), make([]byte, 4096)
 	if n := testing.AllocsPerRun(100, func() {
 		c.ExpectRequest()

@@ -9,14 +9,11 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"strconv"
 	"strings"
 	"testing"
 
-	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/fdpass/fdtest"
-	"github.com/handfast/handfast/hash"
 )
 
 // TestLookStaysEncrypted: what the master cannot read either stays where it is: TLS in the worker, and HTTP/2, whoever
@@ -122,21 +119,7 @@ func TestLookExpect(t *testing.T) {
 
 // TestLookCosts: a request that stays costs one peek more than a read, and no ordinary system call, of which a read would be one.
 func TestLookCosts(t *testing.T) {
-	fdtest.NoLeaks(t)
-	master, file, err := fdpass.Pair()
-	fdtest.Check(t, err)
-	defer master.Close()
-	back, err := openHandBack(file, testRules(t), hash.DefaultConfig(), Place{Slot: 0, Slots: 2})
-	fdtest.Check(t, err)
-	defer back.close()
-	defer file.Close()
-	client, fd := fdtest.Connection(t)
-	defer client.Close()
-	at := client.LocalAddr().(*net.TCPAddr).AddrPort()
-	ln := &Listener{back: back, draining: make(chan struct{}), idle: make(chan struct{})}
-	ln.count(1)
-	c := newConn(ln, fdpass.Handoff{FD: fd, Client: netip.AddrPortFrom(at.Addr().Unmap(), at.Port())})
-	defer c.Close()
+	client, c := lookedAt(t)
 	peeks, drops := 0, 0
 	peek, drop := c.look.peek, c.look.drop
 	c.look.peek = func(fd uintptr) bool { peeks++; return peek(fd) }
