@@ -20,7 +20,7 @@ const (
 type Head struct {
 	Request
 	LineOnly bool   // look at nothing behind the request line
-	Line     []byte // the request line, if it is one
+	URI      string // the target of the request line, if it is one; borrowed
 }
 
 // Scan reads what has arrived. It looks at no byte behind the blank line, and its
@@ -40,10 +40,10 @@ func (h *Head) Scan(data []byte) Progress {
 	if found := requestLine(line, whole); found != Complete {
 		return found
 	}
-	h.Line = line
 	_, target, _ := bytes.Cut(line, []byte(" "))
 	target, _, _ = bytes.Cut(target, []byte(" "))
-	h.Target(text(target))
+	h.URI = text(target)
+	h.Target(h.URI)
 	if h.LineOnly {
 		return Complete
 	}

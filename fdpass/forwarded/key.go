@@ -160,6 +160,14 @@ func join(keys []Key) string {
 	return strings.Join(words, ",")
 }
 
+// InTarget returns what the target of a request line has of the key, percent-decoded; empty: nothing. It borrows target.
+func (k Key) InTarget(target string) string {
+	if in := kinds[k.Kind].target; in != nil {
+		return in(k.Name, target)
+	}
+	return ""
+}
+
 // String returns the key as ParseKeys or ParseSessions reads it.
 func (k Key) String() string { return kinds[k.Kind].text(k.Name) }
 

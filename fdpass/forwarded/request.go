@@ -29,15 +29,11 @@ func (r *Rules) Request() Request { return Request{rules: r} }
 
 // Target adds the target of the request line. It borrows it until Client and Tokens have returned.
 func (r *Request) Target(target string) {
-	find := func(sources []Key, found []string) {
-		for i, k := range sources {
-			if in := kinds[k.Kind].target; in != nil {
-				found[i] = in(k.Name, target)
-			}
+	for k, id := range r.wanted {
+		if kinds[k.Kind].target != nil {
+			*id = k.InTarget(target)
 		}
 	}
-	find(r.rules.Keys, r.keys[:])
-	find(r.rules.Sessions, r.ids[:])
 }
 
 // Header adds a header line. It borrows value until Client and Tokens have returned.
@@ -45,18 +41,27 @@ func (r *Request) Header(name, value string) {
 	if isHeader(name, r.rules.Header) {
 		r.rules.add(&r.chain, value)
 	}
-	find(r.rules.Keys, r.keys[:], name, value)
-	find(r.rules.Sessions, r.ids[:], name, value)
-}
-
-func find(sources []Key, found []string, name, value string) {
-	for i, k := range sources {
+	for k, id := range r.wanted {
 		row := &kinds[k.Kind]
-		if row.line == nil || row.first && found[i] != "" {
+		if row.line == nil || row.first && *id != "" {
 			continue
 		}
-		if id, has := row.line(k.Name, name, trim(value)); has {
-			found[i] = id
+		if found, has := row.line(k.Name, name, trim(value)); has {
+			*id = found
+		}
+	}
+}
+
+// wanted calls yield with each place that is looked into, and with what was found there so far. It is an iterator.
+func (r *Request) wanted(yield func(k Key, id *string) bool) {
+	for i, k := range r.rules.Keys {
+		if !yield(k, &r.keys[i]) {
+			return
+		}
+	}
+	for i, k := range r.rules.Sessions {
+		if !yield(k, &r.ids[i]) {
+			return
 		}
 	}
 }

@@ -224,7 +224,7 @@ func TestHandBackOfSession(t *testing.T) {
 	b, workers, proxy, h := pooled(t, nil)
 	defer func() { unix.Close(h.FD) }()
 	owner := newKeeper()
-	b.Table().Claim(clientip.NameSession([]byte("name")), owner, 0)
+	b.Table().Claim(clientip.NameSession("name"), owner, 0)
 	head := strings.Replace(headOf(3), "/ ", "/?sid=name ", 1)
 	io.WriteString(proxy, head)
 	arrive(t, h, head)

@@ -42,7 +42,7 @@ func BenchmarkOwner(b *testing.B) {
 	var s Sessions
 	ids := make([]clientip.Session, sessions)
 	for i := range ids {
-		ids[i] = clientip.NameSession(fmt.Append(nil, "session-", i))
+		ids[i] = clientip.NameSession(fmt.Sprint("session-", i))
 		s.Claim(ids[i], new(sink), 0)
 	}
 	b.ReportAllocs()

@@ -169,7 +169,7 @@ func TestSessionOwnerFirst(t *testing.T) {
 		owner := &scripted{says: func(time.Duration) error { return err }}
 		home := &scripted{says: func(time.Duration) error { return nil }}
 		b.Table().Fill(0, home)
-		id := clientip.NameSession([]byte("a session"))
+		id := clientip.NameSession("a session")
 		b.Table().Claim(id, owner, 0)
 		reexec.Lock.RLock()
 		_, failed := b.deliver(&connection{Handoff: fdpass.Handoff{FD: -1}, client: clientip.Client{Session: id}}, 0)

@@ -276,7 +276,7 @@ func (f *Finder) findInHead(fd int, buffer []byte, s search, head forwarded.Head
 		named := head.Client(source, f.cfg.Hash)
 		client := Client{Addr: named.Addr, Key: named.Key, Told: named.Told, Name: f.nameIn(&head)}
 		if s.sessions {
-			client.Session = sessionIn(head.Line)
+			client.Session = sessionIn(head.URI)
 		}
 		return client, nil
 	case progress == forwarded.NotHTTP, s.ended && !full, full && head.LineOnly:

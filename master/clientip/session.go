@@ -1,8 +1,9 @@
 package clientip
 
 import (
-	"bytes"
 	"hash/maphash"
+
+	"github.com/handfast/handfast/fdpass/forwarded"
 )
 
 // Session stands for the name of a session, such as Engine.IO's `sid`, that a worker keeps.
@@ -16,25 +17,14 @@ const MaxSessionName = 128
 var sessionSeed = maphash.MakeSeed()
 
 // NameSession returns the session of a name, which is none if it is empty or too long.
-func NameSession(name []byte) Session {
+func NameSession(name string) Session {
 	if len(name) == 0 || len(name) > MaxSessionName {
 		return 0
 	}
-	return Session(max(maphash.Bytes(sessionSeed, name), 1))
+	return Session(max(maphash.String(sessionSeed, name), 1))
 }
 
-// sessionIn returns the session that the target of a request line names: the value of
-// `sid` in its query.
-func sessionIn(line []byte) Session {
-	_, line, _ = bytes.Cut(line, []byte(" "))
-	target, _, _ := bytes.Cut(line, []byte(" "))
-	_, query, _ := bytes.Cut(target, []byte("?"))
-	for len(query) > 0 {
-		var pair []byte
-		pair, query, _ = bytes.Cut(query, []byte("&"))
-		if name, found := bytes.CutPrefix(pair, []byte("sid=")); found {
-			return NameSession(name)
-		}
-	}
-	return 0
+// sessionIn returns the session that the target of a request line names, as Engine.IO does.
+func sessionIn(target string) Session {
+	return NameSession(forwarded.Key{Kind: forwarded.ByEngineIO}.InTarget(target))
 }

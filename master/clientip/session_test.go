@@ -18,6 +18,7 @@ func TestSessionIn(t *testing.T) {
 		"/socket.io/?EIO=4&transport=polling": "",
 		"/?sid=":                              "",
 		"/?sid=&sid=b":                        "",
+		"/?%73id=a%2Eb&EIO=4":                 "a.b",
 		"/?bsid=a":                            "",
 		"/?sidx=a":                            "",
 		"/?SID=a":                             "",
@@ -29,11 +30,11 @@ func TestSessionIn(t *testing.T) {
 		"/?sid=" + strings.Repeat("a", MaxSessionName):   strings.Repeat("a", MaxSessionName),
 		"/?sid=" + strings.Repeat("a", MaxSessionName+1): "",
 	} {
-		if got := sessionIn([]byte("GET " + target + " HTTP/1.1")); got != NameSession([]byte(want)) {
+		if got := sessionIn(target); got != NameSession(want) {
 			t.Errorf("%s: not %q", target, want)
 		}
 	}
-	if NameSession([]byte("a")) == NameSession([]byte("b")) || NameSession(nil) != 0 {
+	if NameSession("a") == NameSession("b") || NameSession("") != 0 {
 		t.Error("names are not told apart")
 	}
 }
@@ -72,7 +73,7 @@ func TestNowSession(t *testing.T) {
 				p.send(t, test.sent)
 			}
 			want := f.from(here)
-			want.Session = NameSession([]byte(test.session))
+			want.Session = NameSession(test.session)
 			if client, err := findNow(f, &p.Handoff, f.Buffer()); client != want || err != test.err {
 				t.Errorf("%+v, %v, want %+v, %v", client, err, want, test.err)
 			}
@@ -87,7 +88,7 @@ func TestNowSessionBehindProxy(t *testing.T) {
 	p := connect(t)
 	p.send(t, sidLine+"X-Forwarded-For: 192.0.2.1\r\n\r\n")
 	want := f.from("192.0.2.1")
-	want.Session = NameSession([]byte("a"))
+	want.Session = NameSession("a")
 	if client, err := findNow(f, &p.Handoff, f.Buffer()); client != want || err != nil {
 		t.Errorf("%+v, %v, want %+v", client, err, want)
 	}
@@ -120,7 +121,7 @@ func TestWaitSession(t *testing.T) {
 	open(t, answers)
 	p.segments(t, answers, "\n")
 	want := f.from(here)
-	want.Session = NameSession([]byte("a"))
+	want.Session = NameSession("a")
 	wants(t, answers, want, nil)
 	p.client.Close()
 	p.file.Close()

@@ -25,7 +25,7 @@ func (l *Link) sessionBegins(name json.RawMessage) {
 }
 
 func (l *Link) keepSession(name string) {
-	id := clientip.NameSession([]byte(name))
+	id := clientip.NameSession(name)
 	if id != 0 && len(l.sessions) < maxSessions && l.primary.cfg.Sessions.Claim(id, l) {
 		l.sessions[id] = name
 	}
@@ -64,5 +64,5 @@ func sessionOf(name json.RawMessage) clientip.Session {
 	if json.Unmarshal(name, &text) != nil {
 		return 0
 	}
-	return clientip.NameSession([]byte(text))
+	return clientip.NameSession(text)
 }
