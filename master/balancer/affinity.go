@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/handfast/handfast/hash"
-	"github.com/handfast/handfast/master/clientip"
 )
 
 // affinity remembers which worker has served a client last, by its key, so that it can go back there while the worker lingers after a
@@ -33,8 +32,8 @@ func newAffinity(within time.Duration) *affinity {
 	return &affinity{within: within, clients: make([]remembered, affinitySize)}
 }
 
-// served says that a worker was handed a client's connection.
-func (a *affinity) served(key hash.Key, by clientip.Name) {
+// served says that a worker, by the start in its name, was handed a client's connection.
+func (a *affinity) served(key hash.Key, start uint32) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	group := a.group(key)
@@ -47,7 +46,7 @@ func (a *affinity) served(key hash.Key, by clientip.Name) {
 			at = r
 		}
 	}
-	*at = remembered{key, by.Start, time.Now().UnixNano()}
+	*at = remembered{key, start, time.Now().UnixNano()}
 }
 
 // servedBy returns which start of a worker has served a client, if it was lately; else 0.

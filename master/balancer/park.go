@@ -150,7 +150,7 @@ func (b *Balancer) deliver(c *connection, rank int) (changed <-chan struct{}, er
 		return seat.changed, errEmpty
 	}
 	if err = b.deliverTo(seat.worker, slot, c); err == nil {
-		b.table.served(c, seat.worker)
+		b.table.served(c, seat)
 	}
 	return seat.changed, err
 }

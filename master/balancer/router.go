@@ -46,7 +46,7 @@ func (r *router) route(batch []connection) {
 		n := r.deliver(seats[slot].worker, seats[slot].counts)
 		if r.table.affinity != nil {
 			for _, i := range r.index[:n] {
-				r.table.served(&batch[i], seats[slot].worker)
+				r.table.served(&batch[i], seats[slot])
 			}
 		}
 		if r.ledger.every {

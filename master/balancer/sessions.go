@@ -102,16 +102,20 @@ func (s *Sessions) setReplaced(w Worker, replaced bool) {
 	}
 }
 
-// served notes that a slot's worker was handed a client's connection.
-func (s *Sessions) served(c *connection, w Worker) {
-	if s.affinity == nil || c.addressed {
-		return
-	}
+// startOf returns the start in the name of a worker; 0: it has none.
+func (s *Sessions) startOf(w Worker) (start uint32) {
 	s.mu.RLock()
-	named := s.names[w]
-	s.mu.RUnlock()
-	if named != nil {
-		s.affinity.served(c.client.Key, named.name)
+	defer s.mu.RUnlock()
+	if named := s.names[w]; named != nil {
+		start = named.name.Start
+	}
+	return start
+}
+
+// served notes that a slot's worker was handed a client's connection. It takes no lock of Sessions.
+func (s *Sessions) served(c *connection, by seat) {
+	if s.affinity != nil && by.start != 0 && !c.addressed {
+		s.affinity.served(c.client.Key, by.start)
 	}
 }
 
@@ -166,7 +170,7 @@ func (s *Sessions) ownerOf(c *connection) owner {
 		return found
 	}
 	if named := s.named[s.affinity.servedBy(c.client.Key)]; named != nil && named.replaced.Load() {
-		s.affinity.served(c.client.Key, named.name)
+		s.affinity.served(c.client.Key, named.name.Start)
 		return named.comesBack()
 	}
 	return owner{}

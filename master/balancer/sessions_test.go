@@ -19,7 +19,7 @@ import (
 	"github.com/handfast/handfast/master/reexec"
 )
 
-var sessionA = clientip.NameSession([]byte("a"))
+var sessionA = clientip.NameSession("a")
 
 // tlsHello is what no HTTP request begins with.
 const tlsHello = "\x16\x03\x01"
@@ -91,7 +91,7 @@ func TestSessionOwnerGone(t *testing.T) {
 	begins(t, conn, "slot")
 
 	full := &fakeWorker{name: "owner"}
-	sessionB := clientip.NameSession([]byte("b"))
+	sessionB := clientip.NameSession("b")
 	table.Claim(sessionB, full, 0)
 	conn = dial(1)
 	fmt.Fprint(conn, "GET /?sid=b HTTP/1.1\r\n\r\n")

@@ -22,6 +22,7 @@ type Table struct {
 // seat is what one slot holds.
 type seat struct {
 	worker  Worker        // nil: empty
+	start   uint32        // in the worker's name; 0: it has none
 	changed chan struct{} // closed when the slot gets another worker, or is removed
 	counts  *counts       // of the slot, whichever worker is in it
 }
@@ -42,14 +43,14 @@ func NewTable(n int) *Table {
 // Len returns the number of slots.
 func (t *Table) Len() int { return len(t.load()) }
 
-// Fill puts a worker into a slot, in place of the one that was there, which it returns; nil: none was. The slot
+// Fill puts a worker, which has its name by now if it gets one, into a slot, in place of the one that was there, which it returns; nil: none was. The slot
 // must exist. What was delivered to the other worker stays with it.
 func (t *Table) Fill(slot int, w Worker) (before Worker) {
 	t.change(func(seats []seat) ([]seat, []seat) {
 		old := seats[slot]
 		before = old.worker
 		t.setReplaced(before, true) // first: who finds the new one there knows that clients may go back
-		seats[slot] = seat{worker: w, changed: make(chan struct{}), counts: old.counts}
+		seats[slot] = seat{worker: w, start: t.startOf(w), changed: make(chan struct{}), counts: old.counts}
 		return seats, []seat{old}
 	})
 	t.setReplaced(w, false)
