@@ -4,15 +4,12 @@ import (
 	"encoding/json"
 	"slices"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/handfast/handfast/fdpass/fdtest"
-	"github.com/handfast/handfast/master/reexec"
 )
 
 // idle is how long workers linger after they were named, in scripts.
@@ -299,7 +296,6 @@ func (w *world) drainLingering(want int) {
 // The next program lets workers linger on, in no slot, until the same deadline.
 func TestLingerAcrossAnUpgrade(t *testing.T) {
 	fdtest.NoLeaks(t)
-	b := reexec.NewBundle("")
 	state := saved{Generation: 2, Published: 1, Wanted: 1, Slots: []savedSlot{{Generation: 2}}}
 	for i, word := range []string{"serves", "soon", "later"} {
 		p := start(t, Spec{Command: []string{"sleep", "1000"}})
@@ -310,46 +306,17 @@ func TestLingerAcrossAnUpgrade(t *testing.T) {
 		}
 		state.Workers = append(state.Workers, w)
 	}
-	if err := b.Put(part, state); err != nil {
-		t.Fatal(err)
-	}
-	links := map[string]kept{}
-	cfg := DefaultConfig()
-	cfg.Command, cfg.Workers, cfg.Resume, cfg.StopTimeout = []string{"true"}, 1, b, 0
-	slots := filled{links: make(chan Link, 10)}
-	cfg.Slots = slots
-	cfg.NewLink = func(Seat) (Link, error) { return nil, syscall.EMFILE }
-	cfg.RestoreLink = func(_ Seat, _ int, text json.RawMessage) (Link, error) {
-		k := kept{drained: make(chan struct{}), once: new(sync.Once)}
-		err := json.Unmarshal(text, &k.name)
-		links[k.name] = k
-		return k, err
-	}
-	cfg.LingerUntil = func(link Link, replaced time.Time) time.Time {
-		if link.(kept).name == "soon" {
-			return replaced
+	r := resume(t, state, func(cfg *Config) {
+		cfg.LingerUntil = func(link Link, replaced time.Time) time.Time {
+			if link.(kept).name == "soon" {
+				return replaced
+			}
+			return replaced.Add(time.Hour)
 		}
-		return replaced.Add(time.Hour)
-	}
-	s, err := New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ran := make(chan error)
-	go func() { ran <- s.Run(t.Context()) }()
-	if got := (<-slots.links).(kept).name; got != "serves" {
-		t.Errorf("%s is in the slot", got)
-	}
-	<-links["soon"].drained
-	next := reexec.NewBundle("")
-	if err := s.Quiesce(true, func() error { return s.Save(next) }); err != nil {
-		t.Error(err)
-	}
-	var again saved
-	if err := next.Get(part, &again); err != nil {
-		t.Error(err)
-	}
-	for _, w := range again.Workers {
+	})
+	r.fills("serves")
+	<-r.links["soon"].drained
+	for _, w := range r.saves().Workers {
 		before := state.Workers[slices.IndexFunc(state.Workers, func(b savedWorker) bool { return b.PID == w.PID })]
 		want := before.State
 		if string(w.Link) == `"soon"` {
@@ -359,8 +326,5 @@ func TestLingerAcrossAnUpgrade(t *testing.T) {
 			t.Errorf("saved again: %+v", w)
 		}
 	}
-	s.Stop()
-	if err := <-ran; err != nil {
-		t.Error(err)
-	}
+	r.ends()
 }

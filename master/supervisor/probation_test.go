@@ -400,12 +400,75 @@ type filled struct {
 
 func (f filled) Fill(_ int, link Link) { f.links <- link }
 
+// resumed is a supervisor that goes on with what another program has saved.
+type resumed struct {
+	*testing.T
+	s     *Supervisor
+	links map[string]kept
+	slots filled
+	ran   chan error
+}
+
+// resume runs one until ends. change says what else it is to do.
+func resume(t *testing.T, state saved, change func(*Config)) *resumed {
+	t.Helper()
+	b := reexec.NewBundle("")
+	if err := b.Put(part, state); err != nil {
+		t.Fatal(err)
+	}
+	r := &resumed{T: t, links: map[string]kept{}, slots: filled{links: make(chan Link, 10)}, ran: make(chan error)}
+	cfg := DefaultConfig()
+	cfg.Command, cfg.Workers, cfg.Resume, cfg.Slots, cfg.StopTimeout = []string{"true"}, 1, b, r.slots, 0
+	cfg.NewLink = func(Seat) (Link, error) { return nil, syscall.EMFILE }
+	cfg.RestoreLink = func(_ Seat, _ int, text json.RawMessage) (Link, error) {
+		k := kept{drained: make(chan struct{}), once: new(sync.Once)}
+		err := json.Unmarshal(text, &k.name)
+		r.links[k.name] = k
+		return k, err
+	}
+	change(&cfg)
+	var err error
+	if r.s, err = New(cfg); err != nil {
+		t.Fatal(err)
+	}
+	go func() { r.ran <- r.s.Run(t.Context()) }()
+	return r
+}
+
+// fills wants the slot to get the worker of a link.
+func (r *resumed) fills(want string) {
+	r.Helper()
+	if got := (<-r.slots.links).(kept).name; got != want {
+		r.Errorf("%s is in the slot", got)
+	}
+}
+
+// saves returns what it saves for the next program.
+func (r *resumed) saves() (again saved) {
+	r.Helper()
+	next := reexec.NewBundle("")
+	if err := r.s.Quiesce(true, func() error { return r.s.Save(next) }); err != nil {
+		r.Error(err)
+	}
+	if err := next.Get(part, &again); err != nil {
+		r.Error(err)
+	}
+	return again
+}
+
+func (r *resumed) ends() {
+	r.Helper()
+	r.s.Stop()
+	if err := <-r.ran; err != nil {
+		r.Error(err)
+	}
+}
+
 // An upgrade while a slot's worker is on probation: the next program knows, and saves it, too.
 func TestProbationAcrossAnUpgrade(t *testing.T) {
 	for name, lasts := range map[string]bool{"lasts": true, "fails": false} {
 		t.Run(name, func(t *testing.T) {
 			fdtest.NoLeaks(t)
-			b := reexec.NewBundle("")
 			var workers []savedWorker
 			for i, state := range []State{Standby, Serving} {
 				p := start(t, Spec{Command: []string{"sleep", "1000"}})
@@ -416,56 +479,20 @@ func TestProbationAcrossAnUpgrade(t *testing.T) {
 				}
 				workers = append(workers, w)
 			}
-			state := saved{Generation: 1, Published: 1, Wanted: 1, Slots: []savedSlot{{Generation: 1}}, Workers: workers}
-			if err := b.Put(part, state); err != nil {
-				t.Fatal(err)
-			}
-			links := map[string]kept{}
-			slots := filled{links: make(chan Link, 10)}
-			cfg := DefaultConfig()
-			cfg.Command, cfg.Workers, cfg.Resume, cfg.Slots = []string{"true"}, 1, b, slots
-			cfg.NewLink = func(Seat) (Link, error) { return nil, syscall.EMFILE }
-			cfg.RestoreLink = func(_ Seat, _ int, text json.RawMessage) (Link, error) {
-				k := kept{drained: make(chan struct{}), once: new(sync.Once)}
-				err := json.Unmarshal(text, &k.name)
-				links[k.name] = k
-				return k, err
-			}
-			cfg.StopTimeout = 0
-			s, err := New(cfg)
-			if err != nil {
-				t.Fatal(err)
-			}
-			ran := make(chan error)
-			go func() { ran <- s.Run(t.Context()) }()
-			if got := (<-slots.links).(kept).name; got != "new" {
-				t.Errorf("%s is in the slot", got)
-			}
-			next := reexec.NewBundle("")
-			if err := s.Quiesce(true, func() error { return s.Save(next) }); err != nil {
-				t.Error(err)
-			}
-			var again saved
-			if err := next.Get(part, &again); err != nil {
-				t.Error(err)
-			}
-			for _, w := range again.Workers {
+			r := resume(t, saved{Generation: 1, Published: 1, Wanted: 1, Slots: []savedSlot{{Generation: 1}}, Workers: workers}, func(*Config) {})
+			r.fills("new")
+			for _, w := range r.saves().Workers {
 				if standsBy := w.PID == workers[0].PID; w.Standby != standsBy || w.Current == standsBy || (w.State == Standby) != standsBy {
 					t.Errorf("saved again: %+v", w)
 				}
 			}
 			if lasts {
-				<-links["old"].drained
+				<-r.links["old"].drained
 			} else {
 				syscall.Kill(workers[1].PID, syscall.SIGKILL)
-				if got := (<-slots.links).(kept).name; got != "old" {
-					t.Errorf("%s is in the slot", got)
-				}
+				r.fills("old")
 			}
-			s.Stop()
-			if err := <-ran; err != nil {
-				t.Error(err)
-			}
+			r.ends()
 		})
 	}
 }
