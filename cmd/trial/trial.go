@@ -130,6 +130,19 @@ func (p *Process) Count(f func(line string) bool) (n int) {
 	return n
 }
 
+// AwaitRound returns the round that clients end n rounds after now; the first of these may be under way. They say each in a line
+// of JSON of its own that begins with its number, from 1: {"round":1,…}.
+func AwaitRound[Round any](clients *Process, n int) (last Round) {
+	clients.t.Helper()
+	isRound := func(line string) bool { return strings.HasPrefix(line, `{"round":`) }
+	for ended := clients.Count(isRound); n > 0; n-- { // each is given its time
+		ended++
+		clients.Await(fmt.Sprint("round ", ended), ended, isRound)
+	}
+	clients.Count(func(line string) bool { return isRound(line) && json.Unmarshal([]byte(line), &last) == nil })
+	return last
+}
+
 // Finish waits for its end, and wants exit status 0.
 func (p *Process) Finish() {
 	p.t.Helper()

@@ -3,8 +3,6 @@
 package deepstream_test
 
 import (
-	"encoding/json"
-	"fmt"
 	"maps"
 	"net"
 	"net/netip"
@@ -31,24 +29,6 @@ type round struct {
 	Slots, Generations map[string]int
 }
 
-// awaitRounds returns the rounds, when there were so many. Each is given its time.
-func awaitRounds(clients *trial.Process, n int) (rounds []round) {
-	for i := range n {
-		clients.Await(fmt.Sprint("round ", i+1), i+1, func(line string) bool {
-			var r round
-			if json.Unmarshal([]byte(line), &r) != nil {
-				return false
-			}
-			if r.Round == 1 {
-				rounds = nil
-			}
-			rounds = append(rounds, r)
-			return true
-		})
-	}
-	return rounds
-}
-
 // TestDeepstream: each client stays in its slot, and reaches all others whichever worker
 // they have. A reload moves nobody: who is there stays with the old workers, which end
 // when they have left, and who comes gets the new ones.
@@ -66,24 +46,22 @@ func TestDeepstream(t *testing.T) {
 
 	// Until a client of each slot was the one that all hear.
 	heard := map[int]bool{}
-	for n := 3; len(heard) < trial.Workers; n++ {
-		for _, r := range awaitRounds(here, n) {
-			heard[r.From] = true
-			want(t, r, 1)
-		}
+	for len(heard) < trial.Workers {
+		r := trial.AwaitRound[round](here, 1)
+		heard[r.From] = true
+		want(t, r, 1)
 	}
 
 	handfast.Process.Signal(syscall.SIGUSR2)
 	handfast.Await("reload", 1, func(line string) bool { return strings.Contains(line, `"reload finished"`) })
-	under := len(awaitRounds(here, 1)) // and another one is under way
-	want(t, awaitRounds(here, under+3)[under+2], 1)
+	want(t, trial.AwaitRound[round](here, 3), 1)
 
 	here.Stop()
 	handfast.Await("the old workers' end", trial.Workers, func(line string) bool {
 		return strings.Contains(line, `"worker exited"`) && strings.Contains(line, `"status 0"`)
 	})
 	here = come()
-	want(t, awaitRounds(here, 3)[2], 2)
+	want(t, trial.AwaitRound[round](here, 3), 2)
 	here.Stop()
 	handfast.Stop()
 }

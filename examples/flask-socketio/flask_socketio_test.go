@@ -2,7 +2,6 @@
 package flask_socketio_test
 
 import (
-	"encoding/json"
 	"maps"
 	"net"
 	"os"
@@ -23,15 +22,6 @@ const python = "/usr/bin/python3"
 type round struct {
 	Round, Reconnects int
 	Workers           map[string]int
-}
-
-// awaitRound returns a round that has begun after the one that is under way.
-func awaitRound(clients *trial.Process) (last round) {
-	rounds := clients.Count(func(line string) bool { return strings.HasPrefix(line, `{"round"`) })
-	clients.Await("round", rounds+2, func(line string) bool {
-		return json.Unmarshal([]byte(line), &last) == nil && last.Round > 0
-	})
-	return last
 }
 
 func TestGunicorn(t *testing.T) {
@@ -59,13 +49,13 @@ func try(t *testing.T, command func(address string) []string) {
 	flags := []string{"--session", "engine.io", "--new-sessions", "least", "--stop-timeout", "1s"}
 	handfast, _ := trial.BalanceAt(t, address, flags, command(address)...)
 	clients := trial.Start(t, python, "clients.py", "http://"+address, "20", "inf")
-	first := awaitRound(clients)
+	first := trial.AwaitRound[round](clients, 2)
 	if len(first.Workers) != trial.Workers {
 		t.Errorf("sessions are at %d workers: %v", len(first.Workers), first)
 	}
 	handfast.Process.Signal(syscall.SIGUSR2)
 	handfast.Await("reload", 1, func(line string) bool { return strings.Contains(line, `"reload finished"`) })
-	last := awaitRound(clients)
+	last := trial.AwaitRound[round](clients, 2)
 	if last.Reconnects > 0 || !maps.Equal(last.Workers, first.Workers) {
 		t.Errorf("before the reload %+v, after it %+v", first, last)
 	}

@@ -2,7 +2,6 @@
 package mcp_test
 
 import (
-	"encoding/json"
 	"net"
 	"os"
 	"path/filepath"
@@ -25,15 +24,6 @@ type round struct {
 	Workers       map[string]int
 }
 
-// awaitRound returns a round that has begun after the one that is under way.
-func awaitRound(clients *trial.Process) (last round) {
-	rounds := clients.Count(func(line string) bool { return strings.HasPrefix(line, `{"round"`) })
-	clients.Await("round", rounds+2, func(line string) bool {
-		return json.Unmarshal([]byte(line), &last) == nil && last.Round > 0
-	})
-	return last
-}
-
 // TestSessions: each session stays with the worker that has begun it, although all share connections, direct and
 // through nginx's pool, and although a reload replaces the workers.
 func TestSessions(t *testing.T) {
@@ -50,14 +40,14 @@ func TestSessions(t *testing.T) {
 	}
 	begun := map[string]round{}
 	for before, c := range clients {
-		if begun[before] = awaitRound(c); len(begun[before].Workers) < 2 {
+		if begun[before] = trial.AwaitRound[round](c, 2); len(begun[before].Workers) < 2 {
 			t.Errorf("behind %s: sessions are at one worker: %+v", before, begun[before])
 		}
 	}
 	handfast.Process.Signal(syscall.SIGUSR2)
 	handfast.Await("reload", 1, func(line string) bool { return strings.Contains(line, `"reload finished"`) })
 	for before, c := range clients {
-		if last := awaitRound(c); last.Failed > 0 {
+		if last := trial.AwaitRound[round](c, 2); last.Failed > 0 {
 			t.Errorf("behind %s: round %d, %d of %d sessions have failed: %v", before, last.Round, last.Failed, sessions, last.Why)
 		} else {
 			t.Logf("behind %s: %d rounds of %d sessions, none has failed", before, last.Round, sessions)

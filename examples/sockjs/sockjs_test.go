@@ -3,7 +3,6 @@
 package sockjs_test
 
 import (
-	"encoding/json"
 	"maps"
 	"net"
 	"os"
@@ -24,25 +23,11 @@ var transports = map[string]int{"xhr-polling": 67, "xhr-streaming": 67, "websock
 
 const clients = 200
 
-// round is what client.js says when every client has its answer.
+// round is what client.js says when every client has its answer. Each has sent its message in the previous one before it ended.
 type round struct {
 	Round              int
 	Slots, Generations map[string]int
 	Ended              map[string]int // sessions, since the start
-}
-
-// awaitRound returns the newest round, when there were so many. Each client has sent
-// its message in the previous one before it ended.
-func awaitRound(clients *trial.Process, n int) (last round) {
-	clients.Await("round", n, func(line string) bool {
-		var r round
-		if json.Unmarshal([]byte(line), &r) != nil {
-			return false
-		}
-		last = r
-		return true
-	})
-	return last
 }
 
 // TestDirect: clients come by IPv4 and IPv6 in turn.
@@ -74,11 +59,10 @@ func try(t *testing.T, listen string, flags []string, before func() (addresses [
 	to := before()
 	clients := trial.Start(t, node, slices.Concat([]string{filepath.Join(dir, "client.js"), "http://" + to[0] + "/sockjs", strconv.Itoa(clients), "Infinity"}, to[1:])...)
 
-	first := awaitRound(clients, 4)
+	first := trial.AwaitRound[round](clients, 4)
 	handfast.Process.Signal(syscall.SIGUSR2)
 	handfast.Await("reload", 1, func(line string) bool { return strings.Contains(line, `"reload finished"`) })
-	under := awaitRound(clients, 1).Round // and another one is under way
-	last := awaitRound(clients, under+3)
+	last := trial.AwaitRound[round](clients, 4)
 	if len(first.Slots) != trial.Workers || !maps.Equal(first.Slots, last.Slots) {
 		t.Errorf("round %d: clients in slots %v; round %d: %v", first.Round, first.Slots, last.Round, last.Slots)
 	}
