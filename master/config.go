@@ -74,6 +74,8 @@ type Config struct {
 	// SessionIdle is for how long, since a request last named it, a worker that was replaced goes on taking requests that do, if sessions
 	// name workers (Balancer.Clients.Rules.Sessions); DrainTimeout bounds that. 0: it drains at once.
 	SessionIdle time.Duration
+	// StopDelay is for how long connections are still accepted after Stop, so that load balancers notice it before (/readyz). 0: not at all.
+	StopDelay time.Duration
 	// DrainAffinity is within how long clients that were served lately go back to their worker although it was replaced, as
 	// long as it lingers, each by what it is recognised by. It needs Listeners. 0: they go to their slot at once.
 	DrainAffinity time.Duration

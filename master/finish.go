@@ -54,7 +54,7 @@ func (m *Master) drain(idle func() bool) launch.Drain {
 // holdsUp tells whether a worker has a connection that it is to be left with. When we stop, what is
 // only kept alive does not count.
 func (m *Master) holdsUp(pid int) (bool, error) {
-	if m.isStopping() {
+	if m.isEnding() {
 		return m.connections.Busy(pid)
 	}
 	return m.connections.Open(pid)

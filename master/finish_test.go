@@ -72,7 +72,11 @@ func TestHoldsUp(t *testing.T) {
 	if open, err := d.Open(pid); !open || err != nil {
 		t.Errorf("open: %v, %v", open, err)
 	}
-	m.Stop()
+	close(m.stop)
+	if open, err := d.Open(pid); !open || err != nil {
+		t.Errorf("open in the delay before all stop: %v, %v", open, err)
+	}
+	m.EndStopDelay()
 	if open, err := d.Open(pid); open || err != nil {
 		t.Errorf("open when all stop: %v, %v", open, err)
 	}

@@ -321,7 +321,7 @@ var _ route = (*fakeRoute)(nil)
 // newFake returns a Master of some kind of link that clients reach at addresses, and which nobody runs.
 func newFake(kind LinkKind, at ...string) (*Master, *journal) {
 	log := new(journal)
-	return &Master{kind: kind.row(), link: kind, balancer: new(balancer.Balancer), route: &fakeRoute{at: addresses(at...)}, log: log.logger(), few: log.logger(), stop: make(chan struct{})}, log
+	return &Master{kind: kind.row(), link: kind, balancer: new(balancer.Balancer), route: &fakeRoute{at: addresses(at...)}, log: log.logger(), few: log.logger(), stop: make(chan struct{}), ending: make(chan struct{})}, log
 }
 
 func group(t *testing.T) *reuseport.Group {

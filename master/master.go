@@ -48,11 +48,14 @@ type Master struct {
 	advice      *advice
 	connections *openconns.Finder // of workers
 
-	access   hclog.Logger // nil: none
-	log      hclog.Logger // of what an operator causes
-	few      hclog.Logger // of what workers can cause again and again
-	stop     chan struct{}
-	stopOnce sync.Once
+	access    hclog.Logger  // nil: none
+	log       hclog.Logger  // of what an operator causes
+	few       hclog.Logger  // of what workers can cause again and again
+	stop      chan struct{} // closed by Stop
+	ending    chan struct{} // closed when the delay after that is over
+	stopOnce  sync.Once
+	endOnce   sync.Once
+	stopDelay time.Duration
 
 	replacing atomic.Bool // the program
 	upgraded  atomic.Pointer[Upgrade]
@@ -77,18 +80,20 @@ func newMaster(cfg Config) (*Master, error) {
 	}
 	cfg.bound()
 	m := &Master{
-		kind:     cfg.Link.row(),
-		common:   nothing{},
-		name:     cfg.Name,
-		version:  cfg.Version,
-		started:  time.Now(),
-		link:     cfg.Link,
-		requests: cfg.requests(),
-		command:  cfg.Supervisor.Command,
-		access:   cfg.AccessLog,
-		log:      cfg.Logger,
-		few:      logging.Limit(cfg.Logger, logging.Few),
-		stop:     make(chan struct{}),
+		kind:      cfg.Link.row(),
+		common:    nothing{},
+		name:      cfg.Name,
+		version:   cfg.Version,
+		started:   time.Now(),
+		link:      cfg.Link,
+		requests:  cfg.requests(),
+		command:   cfg.Supervisor.Command,
+		access:    cfg.AccessLog,
+		log:       cfg.Logger,
+		few:       logging.Limit(cfg.Logger, logging.Few),
+		stop:      make(chan struct{}),
+		ending:    make(chan struct{}),
+		stopDelay: cfg.StopDelay,
 	}
 	m.upgraded.Store(new(Upgrade))
 	m.elsewhere = newElsewhere(m.listensOn, m.warnElsewhere)
@@ -259,20 +264,43 @@ func (m *Master) Run(ctx context.Context) error {
 
 // awaitStop waits until nothing more is to be accepted, or nothing is accepted any more: served, and why.
 func (m *Master) awaitStop(ctx context.Context, serving <-chan error) (failed error, served bool) {
-	select {
-	case <-m.stop:
-		m.log.Info("stopping")
-	case <-ctx.Done():
-	case failed = <-serving:
-		m.log.Error("cannot accept any more, stopping", "err", failed)
-		return failed, true
+	for _, asked := range []<-chan struct{}{m.stop, m.ending} {
+		select {
+		case <-asked:
+		case <-ctx.Done():
+			return nil, false
+		case failed = <-serving:
+			m.log.Error("cannot accept any more, stopping", "err", failed)
+			return failed, true
+		}
 	}
 	return nil, false
 }
 
-// Stop ends Run: nothing more is accepted, what is parked is delivered or refused,
-// and the workers finish what they have. It does not wait.
-func (m *Master) Stop() { m.stopOnce.Do(func() { close(m.stop) }) }
+// Stop ends Run. For Config.StopDelay everything goes on, except that Stopping is closed, and that no reload, scale or upgrade begins any more. Then
+// nothing more is accepted, what is parked is delivered or refused, and the workers finish what they have. It does not wait.
+func (m *Master) Stop() {
+	m.stopOnce.Do(func() {
+		m.supervisor.EndRequests()
+		close(m.stop)
+		if m.stopDelay <= 0 {
+			m.log.Info("stopping")
+			m.EndStopDelay()
+			return
+		}
+		m.log.Info("stopping", "accepts_for", m.stopDelay.String())
+		time.AfterFunc(m.stopDelay, m.EndStopDelay)
+	})
+}
+
+// EndStopDelay cuts the delay short that Stop has begun.
+func (m *Master) EndStopDelay() { m.endOnce.Do(func() { close(m.ending) }) }
+
+// StopDelay is Config.StopDelay.
+func (m *Master) StopDelay() time.Duration { return m.stopDelay }
+
+// isEnding tells whether Stop was called, and the delay is over.
+func (m *Master) isEnding() bool { return isClosed(m.ending) }
 
 // Stopping is closed when Stop is called.
 func (m *Master) Stopping() <-chan struct{} { return m.stop }
@@ -280,9 +308,11 @@ func (m *Master) Stopping() <-chan struct{} { return m.stop }
 // Ping returns when the supervisor has been seen alive, or ctx ends.
 func (m *Master) Ping(ctx context.Context) error { return m.supervisor.Ping(ctx) }
 
-func (m *Master) isStopping() bool {
+func (m *Master) isStopping() bool { return isClosed(m.stop) }
+
+func isClosed(c <-chan struct{}) bool {
 	select {
-	case <-m.stop:
+	case <-c:
 		return true
 	default:
 		return false

@@ -281,8 +281,8 @@ func stopCommand() *cli.Command {
 	return askCommand(cli.Command{
 		Name:  "stop",
 		Usage: "stop the running master",
-		Description: "Nothing more is accepted, workers finish what they have, within the master's\n" +
-			"--stop-timeout. Waits until the master has ended.",
+		Description: "After --stop-delay nothing more is accepted, workers finish what they have, within the\n" +
+			"master's --stop-timeout. Waits until the master has ended.",
 		Flags: []cli.Flag{&cli.BoolFlag{Name: "no-wait", Usage: "do not wait until it has ended"}},
 	}, func(c *cli.Context, m *admin.Client) error {
 		err := m.Stop(c.Context, !c.Bool("no-wait"), func(p admin.Progress) { printStep(c, p) })

@@ -115,6 +115,7 @@ func runFlags() []cli.Flag {
 		durationFlag("probation", super.Probation, "how long a worker that replaces another one, in a reload or drain, has to last; so long the other one stands by, and if the new one ends, leaves or hangs it takes its slot back, and the reload has failed; 0: none"),
 		durationFlag("drain-timeout", super.DrainTimeout, "how long a replaced worker may linger (--session-idle) and finish its connections; then SIGTERM"),
 		durationFlag("stop-timeout", super.StopTimeout, "the same when handfast stops"),
+		durationFlag("stop-delay", 0, "how long handfast, told to stop, still accepts connections, while /readyz and status --ready say that it stops, so that load balancers send no more by then; a second signal ends that"),
 		durationFlag("kill-timeout", super.KillTimeout, "from SIGTERM to SIGKILL"),
 		durationFlag("watchdog", super.Watchdog, "how long a worker may leave the question unanswered whether it still takes connections; 0: it is not asked. For workers of --worker-link native that answer (package worker does, from Accept), no effect on others"),
 		stringFlag("when-hung", "report", "`WHAT` to do with a worker that does not answer by then: report it, or replace it as one that has died (SIGKILL)"),

@@ -43,7 +43,7 @@ var (
 		{"SIGHUP", "Upgrade: the master's own program, and its configuration, are replaced. With a terminal as standard input: as SIGTERM."},
 		{"SIGTTIN, SIGTTOU", "One slot more, one less."},
 		{"SIGUSR1", "The access log is opened anew."},
-		{"SIGTERM, SIGINT", "Nothing more is accepted, what is open is finished within --stop-timeout, and handfast exits. A second one, at least a second later: the workers are killed, and handfast exits at once."},
+		{"SIGTERM, SIGINT", "After --stop-delay nothing more is accepted, what is open is finished within --stop-timeout, and handfast exits. A second one, at least a second later, ends the delay; if there is none the workers are killed, and handfast exits at once."},
 	}
 	manualStatus = [][2]string{
 		{"0", "Stopped as asked, or done. Of check: run would start."},

@@ -39,7 +39,7 @@ func runCommand(stderr io.Writer) *cli.Command {
 			"SIGHUP the master's own program (see upgrade; where standard input is a terminal, which\n" +
 			"closes then, it stops), SIGTTIN and SIGTTOU add and remove a slot, SIGUSR1 opens the access\n" +
 			"log anew, SIGTERM and SIGINT finish what is open and stop, a second one, at least a second\n" +
-			"later, stops at once.\n\n" +
+			"later, stops at once, or ends --stop-delay.\n\n" +
 			"Behind nginx, HAProxy or another HTTP proxy clients are told apart only with\n" +
 			"--behind-proxy, behind a TCP proxy only with --proxy-protocol.\n\n" +
 			"Exit status: 0 stopped as asked; 1 could not start, could not go on, or was\n" +
@@ -142,6 +142,7 @@ func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 	v.lifetimes(&config.Supervisor)
 	config.SessionIdle = v.duration("session-idle", 0)
 	a.idle = v.IsSet("session-idle")
+	config.StopDelay = v.duration("stop-delay", 0)
 	config.DrainAffinity = v.duration("drain-affinity", 0)
 	config.MaxConnections = v.number("max-connections-per-slot", 0, math.MaxInt32)
 	v.rights(&config.Supervisor)

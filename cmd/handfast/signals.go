@@ -22,13 +22,19 @@ var errForced = errors.New("stopped at once by a second signal")
 // second comes late. A person who presses Ctrl-C twice within that time has to press it once more.
 const sameStop = time.Second
 
-// stops tells what a signal that stops means: to begin to stop, to stop at once, or nothing new.
-type stops struct{ began time.Time }
+// stops tells what a signal that stops means: to begin to stop, to accept no more, to stop at once, or nothing new.
+type stops struct {
+	delay time.Duration // for which the first one leaves all as it is
+	began time.Time
+	cut   bool      // by the second one
+	last  time.Time // when a signal meant something new
+}
 
 type stopWish int
 
 const (
 	stopBegin stopWish = iota
+	stopCut
 	stopSame
 	stopAtOnce
 )
@@ -36,10 +42,13 @@ const (
 func (s *stops) hear(sig os.Signal, now time.Time) stopWish {
 	switch {
 	case s.began.IsZero():
-		s.began = now
+		s.began, s.last = now, now
 		return stopBegin
-	case sig == unix.SIGHUP, now.Sub(s.began) < sameStop: // a terminal that is closed is no impatience
+	case sig == unix.SIGHUP, now.Sub(s.last) < sameStop: // a terminal that is closed is no impatience
 		return stopSame
+	case !s.cut && now.Sub(s.began) < s.delay+sameStop: // which may be over since a moment ago
+		s.cut, s.last = true, now
+		return stopCut
 	default:
 		return stopAtOnce
 	}
@@ -48,7 +57,7 @@ func (s *stops) hear(sig os.Signal, now time.Time) stopWish {
 // handleSignals turns signals into actions until ctx ends. attended: standard input is a terminal. What it has not acted
 // on when another program takes the place of this one, and that this one is to stop, is for the next one.
 func handleSignals(ctx context.Context, signals *reexec.Signals, attended bool, m *master.Master, next *successor, log hclog.Logger, kill context.CancelCauseFunc) {
-	var stopping stops
+	stopping := stops{delay: m.StopDelay()}
 	for {
 		received := signals.Next(ctx)
 		if received == nil {
@@ -85,6 +94,9 @@ func handleSignals(ctx context.Context, signals *reexec.Signals, attended bool, 
 				log.Info("the terminal is closed (SIGHUP); to upgrade where standard input is a terminal say handfast upgrade")
 			}
 			m.Stop()
+		case stopCut:
+			log.Info("accepting no more, by a second signal")
+			m.EndStopDelay()
 		case stopSame:
 			log.Debug("the same signal by another way", "signal", sig.String(), "within", sameStop.String())
 		case stopAtOnce:

@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -38,6 +39,97 @@ func TestSameStop(t *testing.T) {
 		if got := s.hear(tt.sig, began.Add(tt.after)); got != tt.want {
 			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
 		}
+	}
+}
+
+// TestSecondSignal: in a delay the second signal ends that, and the third one stops at once; each may come by two ways.
+func TestSecondSignal(t *testing.T) {
+	s, began := stops{delay: 10 * time.Second}, time.Now()
+	for _, step := range []struct {
+		sig   os.Signal
+		after time.Duration
+		want  stopWish
+	}{
+		{unix.SIGTERM, 0, stopBegin},
+		{unix.SIGTERM, 900 * time.Millisecond, stopSame},
+		{unix.SIGHUP, 4 * time.Second, stopSame},
+		{unix.SIGTERM, 5 * time.Second, stopCut},
+		{unix.SIGTERM, 5900 * time.Millisecond, stopSame},
+		{unix.SIGTERM, 6 * time.Second, stopAtOnce},
+	} {
+		if got := s.hear(step.sig, began.Add(step.after)); got != step.want {
+			t.Errorf("after %v: %v, want %v", step.after, got, step.want)
+		}
+	}
+	for after, want := range map[time.Duration]stopWish{
+		10900 * time.Millisecond: stopCut, // it meant to end the delay, which is over by itself since a moment ago
+		11 * time.Second:         stopAtOnce,
+	} {
+		s := stops{delay: 10 * time.Second}
+		s.hear(unix.SIGTERM, began)
+		if got := s.hear(unix.SIGTERM, began.Add(after)); got != want {
+			t.Errorf("the second one after %v: %v, want %v", after, got, want)
+		}
+	}
+}
+
+// TestStopDelay: who is told to stop says at once that it is not ready, and serves on until the delay is over, or a second signal comes. What an
+// operator asks for meanwhile is refused.
+func TestStopDelay(t *testing.T) {
+	t.Parallel()
+	byRoutes(t, func(t *testing.T, route string) {
+		b := start(t, 2, options{lean: true, flags: []string{"--stop-delay", "1h"}})
+		b.tell("status", "--ready")
+		b.signal(unix.SIGTERM)
+		b.await("stopping")
+		if text := b.begin("status", "--ready").ends(exitFailure); !strings.Contains(text, "stopping") {
+			t.Errorf("status --ready: %s", text)
+		}
+		for _, command := range [][]string{{"reload"}, {"scale", "3"}, {"drain", "0"}, {"upgrade"}} {
+			if text := b.begin(command[0], command[1:]...).ends(exitFailure); !strings.Contains(text, "stop") {
+				t.Errorf("%v: %s", command, text)
+			}
+		}
+		kill(t, b.worker(0)) // whose successor is started nevertheless
+		for slot := range 2 {
+			b.mustGet(sourceIn(slot, 2, 0), "/")
+		}
+		slow, err := b.dial(source(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer slow.Close()
+		if err := request(slow, "/sleep/1s"); err != nil {
+			t.Fatal(err)
+		}
+		b.awaitStatus("a request", func(s *master.Status) bool {
+			return slices.ContainsFunc(s.Slots, func(sl master.SlotStatus) bool {
+				return sl.Worker != nil && sl.Worker.Open != nil && *sl.Worker.Open > 0
+			})
+		})
+		if !eventually(func() bool {
+			b.signal(unix.SIGTERM)
+			return len(b.log("accepting no more, by a second signal")) > 0
+		}) {
+			t.Error("the second signal has not ended the delay")
+		}
+		if a, err := response(slow); err != nil || a.status != 200 {
+			t.Errorf("what was accepted in the delay: %+v, %v", a, err)
+		}
+		if status := b.exit(); status != exitOK {
+			t.Errorf("exit status %d", status)
+		}
+	})
+}
+
+// TestStopDelayEnds: by itself.
+func TestStopDelayEnds(t *testing.T) {
+	t.Parallel()
+	b := start(t, 1, options{lean: true, flags: []string{"--stop-delay", "300ms"}})
+	began := time.Now()
+	b.signal(unix.SIGTERM)
+	if status := b.exit(); status != exitOK || time.Since(began) < 300*time.Millisecond {
+		t.Errorf("exit status %d after %v", status, time.Since(began))
 	}
 }
 

@@ -46,9 +46,11 @@ type Supervisor struct {
 	cfg     Config
 	log     hclog.Logger
 	inbox   chan func()
+	refuses chan struct{} // closed by EndRequests, and by Stop
 	stopped chan struct{} // closed by Stop
 	done    chan struct{} // closed when the loop has ended
 	running sync.WaitGroup
+	refuse  sync.Once // for EndRequests
 	once    sync.Once // for Stop
 	view    atomic.Pointer[view]
 	lines   reporter // to the log
@@ -90,6 +92,7 @@ func New(cfg Config) (*Supervisor, error) {
 		cfg:         cfg,
 		log:         cfg.Logger,
 		inbox:       make(chan func()),
+		refuses:     make(chan struct{}),
 		stopped:     make(chan struct{}),
 		done:        make(chan struct{}),
 		workers:     make(map[*worker]struct{}),
@@ -217,7 +220,13 @@ func (s *Supervisor) waitsForStart(sl *slot) bool {
 // Stop lets all workers finish what they have and ends Run, also one that is yet
 // to come. It does not wait.
 func (s *Supervisor) Stop() {
+	s.EndRequests()
 	s.once.Do(func() { close(s.stopped) })
+}
+
+// EndRequests has what is asked for from now on answered by ErrStopped, as after Stop. Workers, and a reload in progress, go on.
+func (s *Supervisor) EndRequests() {
+	s.refuse.Do(func() { close(s.refuses) })
 }
 
 // Ping returns nil when Run's goroutine has taken a turn, or has ended; ctx's error when it
@@ -253,7 +262,7 @@ func (s *Supervisor) post(f func()) bool {
 // do runs f in Run's goroutine, which it waits for, and returns its result.
 func (s *Supervisor) do(f func() error) error {
 	select {
-	case <-s.stopped:
+	case <-s.refuses:
 		return ErrStopped
 	default:
 	}

@@ -24,8 +24,8 @@ type Source interface {
 // wrong, by one goroutine at a time.
 //
 // READY=1 is sent when each slot has had a worker for the first time, and after each
-// reload; RELOADING=1 when a reload begins; STOPPING=1 when the master does not accept any
-// more. STATUS says the same to people.
+// reload; RELOADING=1 when a reload begins; STOPPING=1 when the master was asked to stop,
+// which may go on accepting for a while. STATUS says the same to people.
 func (n *Notifier) Follow(ctx context.Context, source Source, failed func(error)) {
 	var mu sync.Mutex
 	report := func(err error) {
@@ -75,7 +75,7 @@ func (f *follower) next(s *supervisor.Snapshot) (messages [][]string) {
 		f.ready = true
 		say("READY=1")
 	}
-	if r := s.Reload; r != nil && f.ready {
+	if r := s.Reload; r != nil && f.ready && !f.stopping {
 		if !r.Began.Equal(f.reload) {
 			f.reload, f.over = r.Began, false
 			say(reloading()...)
@@ -98,7 +98,9 @@ func (f *follower) next(s *supervisor.Snapshot) (messages [][]string) {
 // describe says it to people.
 func (f *follower) describe(s *supervisor.Snapshot) string {
 	switch r := s.Reload; {
-	case f.stopping || s.Stopping:
+	case f.stopping && !s.Stopping:
+		return fmt.Sprintf("Stopping: %d of %d slots served, soon nobody is accepted any more", served(s), len(s.Slots))
+	case s.Stopping:
 		return fmt.Sprintf("Stopping: %d workers finish what they have", served(s)+len(s.Draining))
 	case r != nil && r.Ended.IsZero() && r.Done == r.Slots:
 		return fmt.Sprintf("Reload to generation %d: the new workers are on probation", r.Generation)

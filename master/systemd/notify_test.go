@@ -155,7 +155,10 @@ func TestFollow(t *testing.T) {
 		m.want("2 of 2 slots served; the reload failed: it is broken", "READY=1")
 
 		close(s.stopping)
-		m.want("Stopping: 2 workers finish what they have", "STOPPING=1")
+		m.want("Stopping: 2 of 2 slots served, soon nobody is accepted any more", "STOPPING=1")
+		// A reload that was under way ends, which does not make it ready again.
+		s.show(supervisor.Snapshot{Generation: 4, Reload: &supervisor.ReloadStatus{Generation: 4, Slots: 2, Began: first.Add(2), Ended: time.Now()}}, 1)
+		m.want("Stopping: 1 of 2 slots served, soon nobody is accepted any more")
 		s.show(supervisor.Snapshot{Stopping: true}, 1)
 		m.want("Stopping: 1 workers finish what they have")
 	}
