@@ -23,15 +23,14 @@
 // HANDFAST_TRUSTED_PROXIES lists the CIDR ranges of those who may write it, with
 // commas, and HANDFAST_TRUSTED_HOPS is 0, or how many proxies' entries in that header
 // count. HANDFAST_KEY is "address", which is meant if it is not there, or a list with commas such as
-// "cookie:NAME,query:NAME": the first of these that a request has is what its client is recognised by, else its address (package
-// forwarded).
+// "cookie:NAME,query:NAME": the first of these that a request has is what its client is recognised by, else its address.
 // HANDFAST_IPV4_PREFIX and HANDFAST_IPV6_PREFIX are how many bits of an address tell
 // clients apart, and HANDFAST_SEED is what package hash is seeded with.
 //
 // HANDFAST_SESSION lists, with commas, where requests have ids of sessions, if the master looks there. Then HANDFAST_ROUTE is a token that
 // names this worker: 26 characters of a–z and 2–7. An id that ends in a dot and the token, or that is the token, takes its requests to this
 // worker while it lives, also when it was replaced, and then to the worker that is in its slot. Nobody but the master can make a
-// token. If HANDFAST_NEW_SESSIONS is "anywhere", requests that have no token and none of the keys but the address belong to whatever worker
+// token. Keys and ids are found by the rules below (What a request says). If HANDFAST_NEW_SESSIONS is "anywhere", requests that have no token and none of the keys but the address belong to whatever worker
 // they come to.
 //
 // SOCK_SEQPACKET keeps messages apart: each recvmsg(2) returns one message, with
@@ -125,6 +124,25 @@
 // the answer. A pong that answers none does no harm: a worker that cannot receive, for
 // want of descriptors, sends one in case that a ping lies behind what it cannot take.
 //
+// # What a request says
+//
+// HANDFAST_KEY and HANDFAST_SESSION have entries of these forms; a text that is empty is none, and the next entry counts:
+//
+//	header:NAME    the value of the last header line of that name, without space around it; as a key only in a request from a
+//	               trusted proxy
+//	cookie:NAME    of the header lines Cookie, in their order, the first value of that name that is not empty; of two in one line
+//	               only the first counts. Pairs are separated by ";", space around name and value is not theirs, nor are
+//	               quotes around the whole value. Nothing is decoded
+//	query:NAME     the first parameter of that name in the target's query, decoded as forms are (also +, which is a space; so is its name)
+//	path:TEMPLATE  the segment in braces of the target's path, decoded; those before it are equal to the template's, or * there and
+//	               not empty; what follows does not matter: for instance path:/echo/{room}
+//	engine.io      query:sid, for HANDFAST_SESSION only
+//
+// The target is a path, or an absolute URI, and ends before "#". What is wrongly percent-encoded is not decoded. A key is the text as bytes,
+// and its slot that of a text in package hash; without a key the client's address has it (package forwarded says what of
+// HANDFAST_PROXY_HEADER that is). An id names a worker if what follows its last dot, or all of it, has the form of a token; the entries are asked in
+// their order, and which is the first that the master knows only it can tell.
+//
 // # Connections that are handed back
 //
 // A proxy that pools its connections sends requests of several clients over one of them,
@@ -144,7 +162,8 @@
 //     and at none if HANDFAST_BEHIND_PROXY is false; but at all of them if HANDFAST_SESSION is there, or a key of HANDFAST_KEY that is not
 //     a header's value or the address;
 //   - takes a request whose session's id has the worker's own token for its own, and if it has another one for another worker's; but
-//     those that the master has brought back with the connection belong to who is no more, and are its own as well;
+//     those that the first request has which the master hands off with the connection belong to who is no more: the worker remembers
+//     them, thousands at most, until the next message slots, and such requests are its own as well;
 //   - counts in its reports the further requests that name it, which the master does not see: while there are such, a worker that
 //     was replaced is left as it is. One that reports 0 is told to drain when no connection has come for a while whose request names it;
 //   - takes the head of a request for the master's word unless flag 2 says otherwise: it
@@ -155,7 +174,7 @@
 //   - does not look at connections to slots' own addresses (getsockname is in HANDFAST_SLOT_ADDRESS), which belong where they are;
 //   - hears by slots, which comes after ready and at each change, that their number is no longer HANDFAST_SLOTS, and whether it was
 //     replaced: then only requests that name it are its own;
-//   - at end of file, or having sent leave, hands back every connection of a trusted proxy that is between two requests,
+//   - at end of file, or having sent leave, hands back every connection that it looks at and that is between two requests,
 //     whether something of the next one is there or not, unless the last slots said 0, as a master does that stops;
 //   - understands details, in whatever message, and sends them back with the connection, in a record of 28 bytes.
 //

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/handfast/handfast/cmd/trial"
 	"github.com/handfast/handfast/fdpass/forwarded"
@@ -152,7 +153,69 @@ func TestBody(t *testing.T) {
 	}
 }
 
-// question is a request to place, with what the worker is told by environment.
+// TestSession: requests of several sessions on one connection reach the workers that they name, also when those are replaced: they are
+// left alone as long as they are named. New sessions begin with new workers.
+func TestSession(t *testing.T) {
+	t.Parallel()
+	p, address := trial.BalanceWith(t, []string{"--session", "cookie:route", "--new-sessions", "least", "--session-idle", "2s"}, python(t), "worker.py")
+	var conn *proxy
+	ask := func(cookie string) (a trial.Answer, session string) {
+		t.Helper()
+		fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: test\r\n%s\r\n", cookie)
+		response, err := http.ReadResponse(conn.lines, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(response.Body)
+		if _, scanned := fmt.Sscanf(string(body), "slot=%d pid=%d generation=%d", &a.Slot, &a.PID, &a.Generation); err != nil || scanned != nil || response.Close {
+			t.Errorf("%q, close %v, error %v", body, response.Close, err)
+		}
+		session, _, _ = strings.Cut(response.Header.Get("Set-Cookie"), ";")
+		return a, session
+	}
+	// The first requests on connections begin sessions at all workers.
+	begun, own := map[string]trial.Answer{}, map[string]*proxy{}
+	for trial.Workers > len(begun) {
+		conn = dialProxy(t, address)
+		defer conn.Close()
+		a, session := ask("")
+		begun[session], own[session] = a, conn
+	}
+	comesBack := func(session string) {
+		t.Helper()
+		if got, again := ask("Cookie: a=b; " + session + "\r\n"); got != begun[session] || again != "" {
+			t.Errorf("%s: %+v, want %+v; it is given %q", session, got, begun[session], again)
+		}
+	}
+	p.Process.Signal(syscall.SIGUSR2)
+	reloaded := func(line string) bool { return strings.Contains(line, `"reload finished"`) }
+	// For longer than sessions may be idle. The master sees no request on their own connections but the first, and all of those they share.
+	for end := time.Now(); p.Count(reloaded) == 0 || time.Since(end) < 3*time.Second; time.Sleep(50 * time.Millisecond) {
+		if p.Count(reloaded) == 0 {
+			end = time.Now()
+		}
+		for session := range begun {
+			conn = own[session]
+			comesBack(session)
+		}
+	}
+	for range 3 {
+		for session := range begun {
+			comesBack(session)
+		}
+	}
+	if a, session := ask(""); a.Generation != 2 || session == "" {
+		t.Errorf("a new session: %+v, %q", a, session)
+	}
+	p.Await("the end of the old workers", trial.Workers, func(line string) bool { return strings.Contains(line, `"worker exited"`) })
+	for session, before := range begun {
+		if a, again := ask("Cookie: " + session + "\r\n"); a.Slot != before.Slot || a.Generation != 2 || again == "" {
+			t.Errorf("%s, whose worker %+v is no more: %+v, it is given %q", session, before, a, again)
+		}
+	}
+}
+
+// question is a request to read, with what the worker is told by environment.
 type question struct {
 	Env    map[string]string
 	Source string
@@ -166,7 +229,8 @@ import json, sys, clients
 for line in sys.stdin:
     q = json.loads(line)
     c = clients.Clients(q["Env"])
-    print(c.belongs(clients.address(q["Source"]), q["Head"].encode("latin-1"), q["Slots"]))
+    r = c.read(clients.address(q["Source"]), q["Head"].encode("latin-1"), q["Slots"])
+    print(r if r in (None, -1) else f"{r.slot} {b' '.join(r.tokens).decode()}".strip())
 `
 
 // TestKnown: the worker does not say that it hands connections back if it does not place requests as the master does.
@@ -174,14 +238,13 @@ func TestKnown(t *testing.T) {
 	t.Parallel()
 	const known = "import json, sys, clients\nprint(clients.Clients(json.loads(sys.argv[1])).known)"
 	for env, want := range map[string]string{
-		`"HANDFAST_PROXY_HEADER": "X-Forwarded-For", "HANDFAST_KEY": "address"`:                                     "True",
-		`"HANDFAST_PROXY_HEADER": "X-Forwarded-For", "HANDFAST_KEY": "header:X-User"`:                               "True",
-		`"HANDFAST_PROXY_HEADER": "Forwarded", "HANDFAST_KEY": "address"`:                                           "False",
-		`"HANDFAST_PROXY_HEADER": "X-Forwarded-For", "HANDFAST_KEY": "cookie:id"`:                                   "False",
-		`"HANDFAST_PROXY_HEADER": "X-Forwarded-For", "HANDFAST_KEY": "header:X-User,query:id"`:                      "False",
-		`"HANDFAST_PROXY_HEADER": "X-Forwarded-For", "HANDFAST_KEY": "address", "HANDFAST_SESSION": "cookie:route"`: "False",
+		`"HANDFAST_PROXY_HEADER": "X-Forwarded-For", "HANDFAST_KEY": "address"`:                                                  "True",
+		`"HANDFAST_PROXY_HEADER": "X-Forwarded-For", "HANDFAST_KEY": "header:X-User,query:id", "HANDFAST_SESSION": "path:/{id}"`: "True",
+		`"HANDFAST_PROXY_HEADER": "Forwarded", "HANDFAST_KEY": "address"`:                                                        "False",
+		`"HANDFAST_PROXY_HEADER": "X-Forwarded-For", "HANDFAST_KEY": "header:X-User,planet:id"`:                                  "False",
+		`"HANDFAST_PROXY_HEADER": "X-Forwarded-For", "HANDFAST_KEY": "address", "HANDFAST_SESSION": "planet"`:                    "False",
 	} {
-		const rest = `, "HANDFAST_TRUSTED_PROXIES": "127.0.0.0/8", "HANDFAST_TRUSTED_HOPS": "0", "HANDFAST_IPV4_PREFIX": "32", "HANDFAST_IPV6_PREFIX": "64", "HANDFAST_SEED": "0"`
+		const rest = `, "HANDFAST_BEHIND_PROXY": "true", "HANDFAST_TRUSTED_PROXIES": "127.0.0.0/8", "HANDFAST_TRUSTED_HOPS": "0", "HANDFAST_IPV4_PREFIX": "32", "HANDFAST_IPV6_PREFIX": "64", "HANDFAST_SEED": "0"`
 		got, err := exec.Command(python(t), "-c", known, "{"+env+rest+"}").CombinedOutput()
 		if strings.TrimSpace(string(got)) != want {
 			t.Errorf("%s: %s, error %v, want %s", env, got, err, want)
@@ -194,12 +257,12 @@ func TestPlaces(t *testing.T) {
 	t.Parallel()
 	var input, want []string
 	for range 3000 {
-		q, slot := ask(t)
+		q, answer := ask(t)
 		line, err := json.Marshal(q)
 		if err != nil {
 			t.Fatal(err)
 		}
-		input, want = append(input, string(line)), append(want, slot)
+		input, want = append(input, string(line)), append(want, answer)
 	}
 	cmd := exec.Command(python(t), "-c", place)
 	cmd.Stdin = strings.NewReader(strings.Join(input, "\n"))
@@ -209,7 +272,7 @@ func TestPlaces(t *testing.T) {
 	if err != nil {
 		t.Fatal(err, failure.String())
 	}
-	got := strings.Fields(string(output))
+	got := strings.Split(string(output), "\n")
 	for i := range input {
 		if i >= len(got) || got[i] != want[i] {
 			t.Fatalf("%s: %v, want %s", input[i], got[min(i, len(got)):min(i+1, len(got))], want[i])
@@ -220,18 +283,26 @@ func TestPlaces(t *testing.T) {
 func oneOf[T any](of ...T) T { return of[rand.IntN(len(of))] }
 
 // ask makes a question, and the answer that Go's packages have to it.
-func ask(t *testing.T) (q question, slot string) {
+func ask(t *testing.T) (q question, answer string) {
 	t.Helper()
 	trusted, err := forwarded.ParseTrust(oneOf(forwarded.DefaultTrust, "127.0.0.1,2001:db8::/33", "0.0.0.0/1,::ffff:192.0.2.0/120,127.0.0.0/8"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	rules := forwarded.Rules{Header: oneOf("X-Forwarded-For", "X-Real-IP"), Trusted: trusted, Hops: max(rand.IntN(8)-4, 0)}
-	if rand.IntN(3) == 0 {
-		rules.Keys = forwarded.Keys{{Kind: forwarded.ByHeader, Name: "X-User"}}
+	rules.Keys, err = forwarded.ParseKeys(oneOf("address", "header:X-User", "header:X-User,cookie:id", "cookie:id,query:i d,address", "path:/*/{id}", "path:/echo/*/{id},query:id"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rules.Sessions, err = forwarded.ParseSessions(oneOf("", "", "engine.io", "header:X-User", "cookie:id,path:/{id}", "query:id,cookie:id")); err != nil {
+		t.Fatal(err)
+	}
+	rules.Anywhere = len(rules.Sessions) > 0 && rand.IntN(2) == 0
+	if rand.IntN(4) == 0 && !strings.Contains(rules.Keys.String(), "header") {
+		rules.Header, rules.Trusted, rules.Hops = "", nil, 0
 	}
 	config := hash.Config{Seed: oneOf(0, rand.Uint32()), IPv4Prefix: oneOf(32, rand.IntN(33)), IPv6Prefix: oneOf(64, rand.IntN(129))}
-	q = question{Env: map[string]string{}, Source: "127.0.0.1", Slots: 1 + rand.IntN(oneOf(4, hash.MaxSlots)), Head: randomHead()}
+	q = question{Env: map[string]string{}, Source: oneOf("127.0.0.1", "127.0.0.1", "198.51.100.7"), Slots: 1 + rand.IntN(oneOf(4, hash.MaxSlots)), Head: randomHead()}
 	for _, line := range append(rules.Environ(), fmt.Sprint("HANDFAST_SEED=", config.Seed),
 		fmt.Sprint("HANDFAST_IPV4_PREFIX=", config.IPv4Prefix), fmt.Sprint("HANDFAST_IPV6_PREFIX=", config.IPv6Prefix)) {
 		name, value, _ := strings.Cut(line, "=")
@@ -240,7 +311,15 @@ func ask(t *testing.T) (q question, slot string) {
 	head := forwarded.Head{Request: rules.Request()}
 	switch data := latin1(q.Head); head.Scan(data) {
 	case forwarded.Complete:
-		return q, fmt.Sprint(head.Client(netip.MustParseAddr(q.Source), config).Key.Slot(q.Slots))
+		client := head.Client(netip.MustParseAddr(q.Source), config)
+		answer = fmt.Sprint(client.Key.Slot(q.Slots))
+		if rules.Anywhere && !client.Told {
+			answer = "None"
+		}
+		for token := range head.Tokens {
+			answer += " " + token.String()
+		}
+		return q, answer
 	case forwarded.NotHTTP:
 		if strings.Contains(strings.ReplaceAll(strings.TrimLeft(q.Head, "\r\n"), "\r", ""), "\n\n") {
 			return q, "-1"
@@ -259,16 +338,39 @@ func latin1(text string) (b []byte) {
 func randomHead() string {
 	end := oneOf("\r\n", "\r\n", "\n")
 	var b strings.Builder
-	b.WriteString(oneOf("", "", "\r\n\n") + oneOf("GET", "GET", "G=T") + " " + oneOf("/", "X-Forwarded-For:192.0.2.77", "/é", "/a b") + oneOf(" HTTP/1.1", " HTTP/1.0", " HTTP/1.1 ") + end)
+	b.WriteString(oneOf("", "", "\r\n\n") + oneOf("GET", "GET", "G=T") + " " + oneOf(randomTarget(), randomTarget(), "X-Forwarded-For:192.0.2.77", "/a b") + oneOf(" HTTP/1.1", " HTTP/1.0", " HTTP/1.1 ") + end)
+	odd := rand.IntN(4) == 0
 	for range rand.IntN(5) {
-		b.WriteString(oneOf("X-Forwarded-For:", "x-forwarded-for: ", "X-Real-IP: \t", "X-User:", "Other: "))
+		b.WriteString(oneOf("X-Forwarded-For:", "x-forwarded-for: ", "X-Real-IP: \t", "X-User:"+oneOf("", randomID()+end+"x-user:"), "Other: ", randomCookies(end)+end+"Other:", randomCookies(end)+end+"Other:"))
 		for range rand.IntN(4) {
 			b.WriteString(oneOf("", " ", "\t") + randomNode() + oneOf(",", ", ", " ,", ",,"))
 		}
-		b.WriteString(randomNode() + oneOf(end, end, end, end, "\r\r\n", "\x00"+end, end+" folded"+end))
+		b.WriteString(randomNode())
+		if odd {
+			b.WriteString(oneOf("\r\r\n", "\x00"+end, end+" folded"+end))
+		} else {
+			b.WriteString(end)
+		}
 	}
 	whole := b.String() + end + oneOf("", "\n", "GET / HTTP/1.1\r\n\r\n")
 	return oneOf(whole, whole, whole, b.String())
+}
+
+// randomID is of a session, and it may name a worker.
+func randomID() string {
+	token := strings.Repeat(oneOf("a", "7z"), 26)[:26]
+	return oneOf("", "", "me", "é", "a+b", "%6de", "%", "%4", "a%2Eb", token, "x."+token, "x."+token+"a", "%2e"+token, "x."+strings.ToUpper(token), "."+token+".", token[1:]+"1", `"me"`, `"`, ` "x.`+token+`" `)
+}
+
+func randomTarget() string {
+	id := strings.ReplaceAll(randomID(), " ", "")
+	path := oneOf("/", "/echo/1/", "/%65cho/%2f/", "/echo//", "/a/", "//") + oneOf(id, id+"/xhr", id+"#a?id=b/", "")
+	query := oneOf("", "?", "?id="+id, "?i+d="+id+"&id=2", "?a=b&&%69d="+id, "?id&sid="+id, "?sid="+id+"?", "?id=%zz&s%69d="+id+"#?sid=1")
+	return oneOf("", "", "", "http://a", "http://a?b", "a:b", "://") + path + query
+}
+
+func randomCookies(end string) string {
+	return oneOf("Cookie", "cookie", "Cookies") + ":" + oneOf("", " ", "\t") + oneOf("id", "id ", "a", "ID") + oneOf("=", "=", " = ", "") + randomID() + oneOf("", ";", "; id="+randomID(), ";a=b ;id = "+randomID()) + oneOf("", end+"Cookie: id="+randomID())
 }
 
 func randomNode() string {

@@ -3,8 +3,9 @@
 
 It needs Python 3.9 or later and nothing else. The class Mailbox is all that a worker
 needs to know of handfast (fdpass/doc.go has the whole story); any server of the
-socketserver family can be fed from it as in main. Behind a proxy that sends requests of
-several clients over one connection, HandBack has each of them served in its own slot.
+socketserver family can be fed from it as in main. Where a connection brings requests of
+several clients or sessions, HandBack has each of them served where it belongs: behind a
+proxy that pools its connections, say, or by handfast run --session cookie:route.
 """
 import http.server
 import ipaddress
@@ -22,9 +23,10 @@ HANDOFF, READY, LEAVE, REPORT, PING, PONG, HAND_BACK, SLOTS = 1, 2, 3, 6, 7, 8, 
 HEADER = struct.Struct("!BBHHH")  # version, type, number of records, size of one, bytes of details
 RECORD = struct.Struct("!BBH16sI")  # flags, family, port, address, scope
 DETAILS = struct.Struct("!HH")  # behind it, if there are details: how many bytes, zero
-COUNTS = struct.Struct("!4xQQ4x")  # the record of a report: open, accepted
-NUMBER = struct.Struct("!4xI16x")  # the record of slots: how many there are
+COUNTS = struct.Struct("!4xQQI")  # the record of a report: open, accepted, requests that named us
+NUMBER = struct.Struct("!4xII12x")  # the record of slots: how many there are, whether another worker is in ours
 UNPLACED = 2  # flag: the first request may be another slot's
+ROUTE = os.getenv("HANDFAST_ROUTE", "")  # the token by which sessions name us; empty: by none
 
 
 class Mailbox:
@@ -33,9 +35,11 @@ class Mailbox:
     def __init__(self, fd):
         self.socket = socket.socket(fileno=fd)
         self.socket.set_inheritable(False)
-        self.limited = os.getenv("HANDFAST_MAX_CONNECTIONS_PER_SLOT", "0") != "0"
+        self.reports = os.getenv("HANDFAST_REPORT") == "1"
+        self.limited = self.reports and os.getenv("HANDFAST_MAX_CONNECTIONS_PER_SLOT", "0") != "0"
         self.counting = threading.Lock()
-        self.open = self.accepted = 0
+        self.open = self.accepted = self.named = 0
+        self.due = None  # the report that is to be sent
         self.back = HandBack.of(self, os.environ)
 
     def say(self, kind, record=b"", details=b"", fds=()):
@@ -49,13 +53,27 @@ class Mailbox:
         except OSError:
             return False  # it is gone: end of file is next
 
-    def count(self, accepted=0, closed=0):
-        """Is told of connections. A master that limits them hears of those that are closed."""
+    def count(self, accepted=0, closed=0, named=0):
+        """Is told of connections, and of requests that name us, and reports them within a second. A
+        master that limits connections hears at once of those that are closed."""
         with self.counting:
             self.accepted += accepted
             self.open += accepted - closed
-            if self.limited and (closed or not accepted):
-                self.say(REPORT, COUNTS.pack(self.open, self.accepted))
+            self.named += named
+            if self.limited and closed:
+                self.report()
+            elif self.reports and not self.due:
+                self.due = threading.Timer(1, self.report_due)
+                self.due.daemon = True
+                self.due.start()
+
+    def report(self):
+        return self.say(REPORT, COUNTS.pack(self.open, self.accepted, self.named & 0xFFFFFFFF))
+
+    def report_due(self):
+        with self.counting:
+            self.due = None
+            self.report()
 
     def drain(self):
         """Is told that those between two requests are to go back now."""
@@ -64,7 +82,8 @@ class Mailbox:
 
     def __iter__(self):
         """Yields connections until the master wants no more served."""
-        self.count()  # before READY: we report
+        if self.reports:
+            self.report()  # before READY: we report
         if os.getenv("HANDFAST_PING") == "1":
             self.say(PONG)  # and answer pings
         if self.back:
@@ -81,7 +100,7 @@ class Mailbox:
             if kind == PING:
                 self.say(PONG)  # from here, where connections are taken
             if kind == SLOTS and self.back:
-                (self.back.slots,) = NUMBER.unpack_from(data, HEADER.size)
+                self.back.resize(*NUMBER.unpack_from(data, HEADER.size))
             if kind == HANDOFF:
                 self.count(count, count - len(arrived))  # some may have found no room
                 yield from self.connections(data, arrived)
@@ -120,30 +139,36 @@ class Connection(socket.socket):
 
 
 class HandBack:
-    """Hands connections of proxies back between two requests: those whose next request belongs
-    to another slot, and all when the worker drains."""
+    """Hands connections back between two requests: those whose next request belongs to another
+    worker, and all when this one drains."""
 
     def __init__(self, mailbox, env):
         self.mailbox = mailbox
         self.clients = clients.Clients(env)
         self.slot, self.slots = int(env["HANDFAST_SLOT"]), int(env["HANDFAST_SLOTS"])
+        self.replaced = False  # by another worker: only requests that name us are ours
+        self.adopted = set()  # tokens of workers that are no more, whose requests the master brings us
         own = env.get("HANDFAST_SLOT_ADDRESS")
         self.own = ipaddress.ip_network(own) if own else []
         self.drains, self.drained = os.pipe()  # something is in it when the worker drains
 
     @classmethod
     def of(cls, mailbox, env):
-        """None, if the master takes nothing back, no proxy is believed, or we cannot read what it says."""
-        if env.get("HANDFAST_HAND_BACK") != "1" or env.get("HANDFAST_BEHIND_PROXY") != "true":
+        """None, if the master takes nothing back, or we cannot read where requests belong."""
+        if env.get("HANDFAST_HAND_BACK") != "1":
             return None
         back = cls(mailbox, env)
         return back if back.clients.known else None
 
     def looks_at(self, connection):
-        """Tells whether requests on a connection may belong to several slots."""
-        if not connection.address or not self.clients.trusts(connection.address):
+        """Tells whether requests on a connection may belong to several workers."""
+        if not connection.address or not self.clients.matter(connection.address):
             return False
         return clients.address(connection.getsockname()[0]) not in self.own
+
+    def resize(self, slots, replaced):
+        self.adopted = set()  # they may be another slot's now
+        self.slots, self.replaced = slots, replaced != 0
 
     def await_request(self, connection, seconds):
         """Waits for the next request, and tells whether it is to be served here. If not, the
@@ -163,10 +188,29 @@ class HandBack:
         return True
 
     def is_ours(self, connection):
-        """Peeks at a request."""
+        """Tells whether a request that has come is to be served here."""
+        request = self.peek(connection)
+        if request in (None, -1):
+            return request == -1
+        for token in request.tokens:
+            if token == ROUTE.encode():
+                self.mailbox.count(named=1)
+                return True
+            if token not in self.adopted:
+                return False
+        return not self.replaced and (bool(request.tokens) or request.slot in (self.slot, None))
+
+    def adopt(self, connection):
+        """Notes the workers that a request names which the master has brought: they are no more."""
+        request = self.peek(connection) if self.clients.sessions else -1
+        if request not in (None, -1) and ROUTE.encode() not in request.tokens:
+            self.adopted = (self.adopted if len(self.adopted) < 4096 else set()) | set(request.tokens)
+
+    def peek(self, connection):
+        """The clients.Request that has come; None: not all of it; -1: it is none."""
         data = connection.recv(65536, socket.MSG_PEEK)
         # At end of file, and when it speaks something else, the server knows what to do.
-        return not data or self.clients.belongs(connection.address, data, self.slots) in (self.slot, -1)
+        return self.clients.read(connection.address, data, self.slots) if data else -1
 
     def give(self, connection):
         record, details = connection.record, connection.details
@@ -217,7 +261,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return getattr(self.connection, "back", None)
 
     def handle_one_request(self):
-        if self.back and self.expecting and not self.back.await_request(self.connection, self.idle):
+        if self.back and not self.expecting:
+            self.back.adopt(self.connection)
+        elif self.back and not self.back.await_request(self.connection, self.idle):
             self.close_connection = True
             return
         self.expecting = True
@@ -235,6 +281,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", "text/plain")
         self.send_header("Content-Length", str(len(text)))
+        if ROUTE and ROUTE not in self.headers.get("Cookie", ""):  # a session of any kind is with us from now on
+            self.send_header("Set-Cookie", f"route={ROUTE}; Path=/; HttpOnly; SameSite=Lax")
         if not self.stays_open():
             self.send_header("Connection", "close")
         self.end_headers()
