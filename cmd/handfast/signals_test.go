@@ -3,7 +3,6 @@ package main
 import (
 	"os"
 	"os/exec"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -102,11 +101,6 @@ func TestStopDelay(t *testing.T) {
 		if err := request(slow, "/sleep/1s"); err != nil {
 			t.Fatal(err)
 		}
-		b.awaitStatus("a request", func(s *master.Status) bool {
-			return slices.ContainsFunc(s.Slots, func(sl master.SlotStatus) bool {
-				return sl.Worker != nil && sl.Worker.Open != nil && *sl.Worker.Open > 0
-			})
-		})
 		if !eventually(func() bool {
 			b.signal(unix.SIGTERM)
 			return len(b.log("accepting no more, by a second signal")) > 0
