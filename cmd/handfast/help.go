@@ -26,7 +26,7 @@ var groups = []group{
 	{"Behind a proxy", []string{"behind-proxy", "proxy-header", "trusted-proxies", "trusted-hops", "hand-back", "proxy-protocol", "proxy-protocol-optional", "proxy-protocol-mode", "header-timeout", "header-limit"}},
 	{"How workers get connections", []string{"route", "worker-link"}},
 	{"Waiting and refusing", []string{"retry-delay", "max-retries", "max-parked", "max-per-client", "max-connections-per-slot", "when-down", "refuse"}},
-	{"A worker's life", []string{"ready-when", "ready-timeout", "probation", "drain-signal", "drain-timeout", "stop-timeout", "stop-delay", "kill-timeout",
+	{"A worker's life", []string{"ready-when", "ready-timeout", "probation", "drain-signal", "drain-timeout", "drain-spread", "max-draining", "stop-timeout", "stop-delay", "kill-timeout",
 		"watchdog", "when-hung", "min-uptime", "backoff-min", "backoff-max"}},
 	{"What a worker runs in", []string{"directory", "env", "env-file", "user", "group", "drop-root", "no-new-privs"}},
 	{"Operating", []string{"admin", "access-log", "worker-output", "log-level", "log-json"}},

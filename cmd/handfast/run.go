@@ -180,6 +180,11 @@ func (v *values) lifetimes(s *supervisor.Config) {
 	s.ReadyTimeout = v.duration("ready-timeout", time.Millisecond)
 	s.Probation = v.duration("probation", 0)
 	s.DrainTimeout = v.duration("drain-timeout", 0)
+	s.DrainSpread = v.duration("drain-spread", 0)
+	if v.err == nil && s.DrainSpread > s.DrainTimeout {
+		v.fail("--drain-spread %v: want at most --drain-timeout, %v", s.DrainSpread, s.DrainTimeout)
+	}
+	s.MaxDraining = v.number("max-draining", 0, math.MaxInt32)
 	s.StopTimeout = v.duration("stop-timeout", 0)
 	s.KillTimeout = v.duration("kill-timeout", 0)
 	s.MinUptime = v.duration("min-uptime", 0)

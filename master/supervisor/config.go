@@ -32,8 +32,12 @@ type Config struct {
 	// the reload has failed. 0: it drains at once.
 	Probation    time.Duration
 	DrainTimeout time.Duration // for workers that were replaced; then SIGTERM; 0: at once
-	StopTimeout  time.Duration // the same after Stop
-	KillTimeout  time.Duration // from SIGTERM to SIGKILL; 0: at once
+	// DrainSpread is over how long the ends of DrainTimeout are spread, by slot: it ends by so much earlier at most. 0: not at all.
+	DrainSpread time.Duration
+	// MaxDraining is how many workers of a slot may linger and drain at a time; of more the oldest get SIGTERM. 0: no limit.
+	MaxDraining int
+	StopTimeout time.Duration // the same after Stop
+	KillTimeout time.Duration // from SIGTERM to SIGKILL; 0: at once
 
 	// LingerUntil says until when a worker that was replaced for good, at that time, is to be left as it is, in no slot,
 	// since its clients may come back to it. It is asked then, and again at each time that it returns; at one that is not in
@@ -117,6 +121,10 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("supervisor: ready timeout %v, want more than 0", c.ReadyTimeout)
 	case c.DrainTimeout < 0 || c.StopTimeout < 0 || c.KillTimeout < 0 || c.MinUptime < 0 || c.Watchdog < 0 || c.Probation < 0:
 		return errors.New("supervisor: a timeout is negative")
+	case c.DrainSpread < 0 || c.DrainSpread > c.DrainTimeout:
+		return fmt.Errorf("supervisor: drains end within %v, want 0 to the drain timeout, %v", c.DrainSpread, c.DrainTimeout)
+	case c.MaxDraining < 0:
+		return fmt.Errorf("supervisor: %d workers of a slot may drain, want 0 for no limit or more", c.MaxDraining)
 	case c.BackoffMin <= 0 || c.BackoffMax < c.BackoffMin:
 		return fmt.Errorf("supervisor: backoff from %v to %v, want more than 0 and growing", c.BackoffMin, c.BackoffMax)
 	}

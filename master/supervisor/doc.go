@@ -50,6 +50,7 @@
 //	watch.go, watchdog.go    a worker's life: what its process and its link tell; pings
 //	end.go                   a worker's end, and when its slot gets the next one
 //	reload.go                slot by slot, with probation; linger.go: after it, for the clients of those that were replaced
+//	draining.go              how many drain at a time, and that they do not end together
 //	worker.go, state.go      a worker, a slot; the states and the moves between them
 //	report.go, reporter.go   log lines and events; event.go: the kinds of these
 //	snapshot.go              what can be seen from outside

@@ -23,7 +23,7 @@ func (s *Supervisor) Finishing(link Link) {
 			if w.link == link && (w.state == Serving || w.state == Standby || w.state == Lingering) {
 				w.selfDraining = true
 				s.leaveSlot(w, ErrFinishing)
-				w.enter(Draining, max(w.timeLeft(s.cfg.DrainTimeout), 1))
+				w.enter(Draining, max(w.timeLeft(s.drainTimeout(w.seat)), 1))
 			}
 		}
 	})
@@ -40,7 +40,7 @@ func (s *Supervisor) linkLeft(w *worker) {
 	if w.state == Starting {
 		s.terminate(w) // it was given nothing that it could finish
 	} else {
-		s.drain(w, s.cfg.DrainTimeout)
+		s.drain(w, s.drainTimeout(w.seat))
 	}
 }
 

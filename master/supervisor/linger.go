@@ -19,14 +19,14 @@ const (
 func (s *Supervisor) linger(w *worker) {
 	now := time.Now()
 	var until time.Time
-	if s.cfg.LingerUntil != nil && s.cfg.DrainTimeout > 0 {
+	if s.cfg.LingerUntil != nil && s.drainTimeout(w.seat) > 0 {
 		until = s.cfg.LingerUntil(w.link, now)
 	}
 	if !until.After(now) {
-		s.drain(w, s.cfg.DrainTimeout)
+		s.drain(w, s.drainTimeout(w.seat))
 		return
 	}
-	w.enter(Lingering, s.cfg.DrainTimeout)
+	w.enter(Lingering, s.drainTimeout(w.seat))
 	w.lingerUntil(until)
 	s.startPinging(w)
 	e := w.event(WorkerLingering)
@@ -59,7 +59,7 @@ func (s *Supervisor) stillLingers(w *worker) {
 func (s *Supervisor) endLinger(w *worker, why string) {
 	s.logLater(hclog.Info, "worker lingers no longer, and drains", "slot", w.seat.Slot, "pid", w.pid(), "generation", w.seat.Generation,
 		"lingered", time.Since(w.since).Round(time.Millisecond).String(), "reason", why, "change_with", lingerFlags)
-	s.drain(w, s.cfg.DrainTimeout)
+	s.drain(w, s.drainTimeout(w.seat))
 }
 
 // lingerFlags are those that say how long workers linger.
@@ -106,7 +106,7 @@ func (s *Supervisor) errNoRoom() error {
 	}
 	if draining > 0 || lingering == 0 {
 		they = append(they, "some still drain")
-		remedies = append(remedies, "wait for them, or shorten the drain timeout")
+		remedies = append(remedies, "wait for them, or shorten the drain timeout, or bound them (--max-draining)")
 	}
 	return fmt.Errorf("%d worker processes run, and no more may, of which %s; %s", s.cfg.MaxProcesses, strings.Join(they, ", and "), strings.Join(remedies, "; "))
 }

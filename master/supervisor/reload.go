@@ -194,7 +194,7 @@ func (s *Supervisor) failReload(slot int, why error) {
 	for i, sl := range s.slots {
 		if w := sl.current; sl.standby != nil && w.isOf(r.generation) {
 			s.restoreStandby(sl)
-			s.drain(w, s.cfg.DrainTimeout)
+			s.drain(w, s.drainTimeout(w.seat))
 		}
 		if sl.generation != r.generation {
 			kept = append(kept, i)

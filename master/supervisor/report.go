@@ -68,7 +68,7 @@ func (s *Supervisor) logEvent(e Event) {
 	case WorkerStandby:
 		s.log.Debug("worker stands by, while its successor is on probation", where...)
 	case WorkerLingering:
-		s.log.Info("worker lingers: it was replaced, and clients may come back to it", append(where, "until", e.Until.UTC().Format(time.RFC3339Nano), "at_most", s.cfg.DrainTimeout.String(), "change_with", lingerFlags)...)
+		s.log.Info("worker lingers: it was replaced, and clients may come back to it", append(where, "until", e.Until.UTC().Format(time.RFC3339Nano), "at_most", s.drainTimeout(e.Seat).String(), "change_with", lingerFlags)...)
 	case WorkerRestored:
 		s.log.Info("worker is back in its slot, since its successor has failed on probation", where...)
 	case WorkerGone:

@@ -190,6 +190,7 @@ func (s *Supervisor) tick() time.Duration {
 			s.spawn(sl, sl.generation)
 		}
 	}
+	s.endOldest()
 	// In a second pass, since what was late may have given others a new deadline.
 	now, next := time.Now(), never
 	for w := range s.workers {
