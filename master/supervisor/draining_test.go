@@ -51,8 +51,10 @@ func TestMaxDraining(t *testing.T) {
 func TestMaxDrainingLingers(t *testing.T) {
 	playLinger(t, 1, func(w *world, _ func(string)) {
 		w.s.cfg.MaxDraining = 1
+		w.pass(time.Second)
 		w.takeOver("0b")
 		w.shows("0b serving; 0a lingering")
+		w.pass(time.Second)
 		w.replace(0)
 		w.ready("0c")
 		w.expect("0c starts", "fill 0c", "0a drains", "0a TERM")
@@ -77,6 +79,7 @@ func TestMaxDrainingStandby(t *testing.T) {
 	play(t, func(w *world) {
 		w.cfg.MaxDraining, w.cfg.Probation = 1, time.Minute
 		w.serve(1)
+		w.pass(time.Second)
 		w.takeOver("0b")
 		w.replace(0)
 		w.ready("0c")
