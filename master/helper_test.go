@@ -283,10 +283,12 @@ func (p *play) asks() string {
 // fakeRoute is a route that gives nobody to any slot.
 type fakeRoute struct {
 	supervisor.Slots
-	at     []netip.AddrPort
-	kernel bool
-	of     []*balancer.Balancer
-	queued map[int]int
+	at      []netip.AddrPort
+	kernel  bool
+	of      []*balancer.Balancer
+	queued  map[int]int
+	openNow []int
+	cameNow []uint64
 }
 
 func addresses(texts ...string) (all []netip.AddrPort) {
@@ -304,6 +306,9 @@ func (r *fakeRoute) balancers() []*balancer.Balancer { return r.of }
 func (r *fakeRoute) acceptsAll() bool                { return !r.kernel }
 func (r *fakeRoute) queue(slot int) (int, bool)      { return r.queued[slot], r.kernel }
 func (r *fakeRoute) save(*reexec.Bundle, *saved)     {}
+func (r *fakeRoute) openBySlot() []int               { return r.openNow }
+func (r *fakeRoute) came() []uint64                  { return r.cameNow }
+func (r *fakeRoute) sample()                         {}
 
 func (r *fakeRoute) open(supervisor.Seat, func(*kernelroute.Lease) (*workerLink, error)) (supervisor.Link, error) {
 	panic("not asked")

@@ -43,6 +43,7 @@ type Master struct {
 	drainSignal syscall.Signal
 	drainsTold  bool // drainSignal is one on which this program is known to finish
 	lossTold    bool // that it does not; of handleEvent
+	observer    observer
 	elsewhere   *elsewhere
 	several     *several
 	advice      *advice
@@ -96,6 +97,7 @@ func newMaster(cfg Config) (*Master, error) {
 		stopDelay: cfg.StopDelay,
 	}
 	m.upgraded.Store(new(Upgrade))
+	m.observer.warn = m.warnCrowded
 	m.elsewhere = newElsewhere(m.listensOn, m.warnElsewhere)
 	m.several = newSeveral(m.sharing, m.warnSeveral)
 	m.advice = newAdvice(m.adviseSlow, m.adviseFailed)
@@ -231,6 +233,11 @@ func (m *Master) Run(ctx context.Context) error {
 	if len(m.parked) > 0 {
 		m.balancer.ReadmitParked(m.parked)
 	}
+	observing, blind := context.WithCancel(ctx)
+	var observers sync.WaitGroup
+	observers.Go(func() { m.observe(observing) })
+	defer observers.Wait()
+	defer blind()
 	supervising, serving := make(chan error, 1), make(chan error, 1)
 	go func() { supervising <- m.supervisor.Run(ctx) }()
 	go func() { serving <- m.route.serve(accepting, ctx, m.patience) }()

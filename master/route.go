@@ -45,6 +45,12 @@ type route interface {
 	acceptsAll() bool
 	// queue returns how many connections wait for a slot's workers to accept, and whether such can.
 	queue(slot int) (waiting int, ok bool)
+	// openBySlot returns how many connections workers have, by slot; nil: not known.
+	openBySlot() []int
+	// came returns how many connections have come to each slot; nil: not known.
+	came() []uint64
+	// sample is called every few seconds.
+	sample()
 	// save keeps the listeners for the next program.
 	save(*reexec.Bundle, *saved)
 }
@@ -158,6 +164,15 @@ func (r *masterRoute) close(context.Context)           {}
 func (r *masterRoute) balancers() []*balancer.Balancer { return []*balancer.Balancer{r.balancer} }
 func (r *masterRoute) acceptsAll() bool                { return true }
 func (r *masterRoute) queue(int) (int, bool)           { return 0, false }
+func (r *masterRoute) openBySlot() []int               { return nil }
+func (r *masterRoute) sample()                         {}
+
+func (r *masterRoute) came() (bySlot []uint64) {
+	for _, c := range r.AllCounts() {
+		bySlot = append(bySlot, c.HandedOff)
+	}
+	return bySlot
+}
 
 func (r *masterRoute) save(b *reexec.Bundle, state *saved) {
 	state.Listeners = r.balancer.SaveListeners(b)
@@ -199,6 +214,9 @@ func (r kernelRoute) balancers() []*balancer.Balancer {
 
 func (r kernelRoute) acceptsAll() bool                    { return false }
 func (r kernelRoute) queue(slot int) (int, bool)          { return r.Route.Queue(slot), true }
+func (r kernelRoute) openBySlot() []int                   { return r.Route.Open() }
+func (r kernelRoute) came() []uint64                      { return nil }
+func (r kernelRoute) sample()                             { r.Route.Sample() }
 func (r kernelRoute) save(b *reexec.Bundle, state *saved) { state.KernelRoute = r.Route.Save(b) }
 
 // opened is a link, or none: a nil *workerLink is not a nil supervisor.Link.

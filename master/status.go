@@ -35,7 +35,8 @@ type Status struct {
 	Draining []WorkerStatus `json:"draining"` // workers that are in no slot any more, also those that linger, in the order of their generations
 	Reload   *ReloadStatus  `json:"reload"`   // the one in progress, else the last one; null: there was none
 	Totals   Totals         `json:"totals"`
-	Largest  *LargestClient `json:"largest_client"` // null: not known, since the kernel routes, or hardly anybody comes
+	Largest  *LargestClient `json:"largest_client"` // null: not known, since hardly anybody comes
+	Fullest  *FullestSlot   `json:"fullest_slot"`   // null: not known, for the same reason, or there is one slot only
 	Sessions *SessionTotals `json:"sessions"`       // null: none names a worker
 	Upgrade  UpgradeStatus  `json:"upgrade"`
 }
@@ -47,8 +48,8 @@ type SessionTotals struct {
 	ToSuccessor uint64 `json:"to_successor"` // in its slot, since it is no more
 }
 
-// LargestClient is the client that has more than half of the connections which the master accepted lately: most likely others are
-// behind it.
+// LargestClient is the client that has more than half of the connections which came lately: most likely others are
+// behind it. Where workers accept for themselves these are the connections that were seen open, every few seconds.
 type LargestClient struct {
 	Client string    `json:"client"` // empty: no client has more than half
 	Share  float64   `json:"share"`  // more than 0.5, or 0 for no client
@@ -76,6 +77,9 @@ type SlotStatus struct {
 	NextStart *time.Time    `json:"next_start"` // null: none is due
 	Restarts  int           `json:"restarts"`   // successors that were needed since a worker had ended, left, or could not be started
 	LastEnd   *End          `json:"last_end"`   // the last one of those, which nobody had asked for
+
+	Open *int     `json:"open"` // connections of its clients that workers have, also such as were replaced; null when the master routes
+	Rate *float64 `json:"rate"` // connections a second that came to it in the last ten seconds or so; null: not known
 
 	HandedOff   *uint64 `json:"handed_off"`   // connections given to its workers by the master; one that was taken back counts again
 	HandedBack  *uint64 `json:"handed_back"`  // by its workers, between two requests of which the next is another slot's
@@ -121,9 +125,10 @@ type ReloadStatus struct {
 	Error      string     `json:"error"`     // why it failed; empty: it did not
 }
 
-// Totals are those of all slots, also of such as were removed. Those of the first four are
+// Totals are those of all slots, also of such as were removed. Those that the master hands off are
 // null when the kernel routes and the master has accepted nothing.
 type Totals struct {
+	Open       *int    `json:"open"`        // connections that workers have; null when the master routes
 	Accepted   *uint64 `json:"accepted"`    // connections accepted from listeners, by the master
 	HandedOff  *uint64 `json:"handed_off"`  // given to workers; one that was taken back counts again
 	TakenBack  *uint64 `json:"taken_back"`  // not taken by the worker that they were given to
@@ -136,9 +141,29 @@ type Totals struct {
 // Hung is the state of a worker that serves, and does not answer the watchdog.
 const Hung = "hung"
 
-// Status returns what the master is doing. It asks nobody who could be busy; the figures
-// are not of one instant.
+// Status returns what the master is doing. It asks nobody who could be busy but the kernel, and that for the connections that
+// are open; the figures are not of one instant.
 func (m *Master) Status() Status {
+	s := m.outline()
+	for i := range s.Slots {
+		s.Slots[i].Addresses = m.slotAddresses(i)
+	}
+	m.count(&s)
+	if s.Session != "" {
+		s.Sessions = new(SessionTotals)
+		s.Sessions.ToWorker, s.Sessions.ToSuccessor = m.balancer.Table().SessionCounts()
+	}
+	return s
+}
+
+// NotReady is that of the Status, without counting anything.
+func (m *Master) NotReady() string {
+	s := m.outline()
+	return s.NotReady()
+}
+
+// outline is the Status without figures.
+func (m *Master) outline() Status {
 	snapshot, _ := m.supervisor.Snapshot()
 	s := Status{
 		Name:       m.name,
@@ -167,15 +192,9 @@ func (m *Master) Status() Status {
 	}
 	for i := range snapshot.Slots {
 		s.Slots[i] = slotStatus(i, snapshot)
-		s.Slots[i].Addresses = m.slotAddresses(i)
 	}
 	for _, w := range snapshot.Draining {
 		s.Draining = append(s.Draining, *workerStatus(w))
-	}
-	m.count(&s)
-	if s.Session != "" {
-		s.Sessions = new(SessionTotals)
-		s.Sessions.ToWorker, s.Sessions.ToSuccessor = m.balancer.Table().SessionCounts()
 	}
 	s.Ready = s.NotReady() == ""
 	return s
@@ -211,7 +230,7 @@ func (m *Master) count(s *Status) {
 			sl.Queue = &waiting
 		}
 	}
-	if l, known := m.balancer.Largest(); known && m.route.acceptsAll() {
+	if l, known := m.balancer.Largest(); known {
 		s.Largest = &LargestClient{Share: l.Share(), Of: l.Of, At: l.At.UTC()}
 		if l.Client.IsValid() {
 			s.Largest.Client = l.Client.String()
@@ -219,8 +238,34 @@ func (m *Master) count(s *Status) {
 	}
 	stats := m.Stats()
 	s.Totals = Totals{Refused: stats.Refused, Parked: stats.Parked}
+	m.countLately(s)
 	if m.route.acceptsAll() || stats.Accepted > 0 {
 		s.Totals.Accepted, s.Totals.HandedOff, s.Totals.TakenBack, s.Totals.HandedBack, s.Totals.Gone = &stats.Accepted, &stats.HandedOff, &stats.TakenBack, &stats.HandedBack, &stats.Gone
+	}
+}
+
+// countLately fills in what is open, and what came lately.
+func (m *Master) countLately(s *Status) {
+	open, came, now := m.route.openBySlot(), m.route.came(), time.Now()
+	if open != nil {
+		s.Totals.Open = new(0)
+	}
+	for i, n := range open {
+		*s.Totals.Open += n
+		if i < len(s.Slots) {
+			s.Slots[i].Open = &n
+		}
+	}
+	for i, rate := range m.observer.rates(now, came) {
+		if i < len(s.Slots) {
+			s.Slots[i].Rate = &rate
+		}
+	}
+	if s.Fullest = m.observer.latest(now); came == nil {
+		if f, ok := fullest(open, fullestOpen); ok {
+			f.Open, f.At = true, now.UTC()
+			s.Fullest = &f
+		}
 	}
 }
 

@@ -96,6 +96,13 @@ func statusTextIn(s *master.Status, padding int) string {
 	if l := s.Largest; l != nil && l.Client != "" {
 		fmt.Fprintf(&b, "client %s has %.0f%% of the connections (of the last %d, %s ago)\n", l.Client, 100*l.Share, l.Of, age(s, l.At))
 	}
+	if f := s.Fullest; f != nil {
+		of := fmt.Sprintf("the last %d, %s ago", f.Of, age(s, f.At))
+		if f.Open {
+			of = fmt.Sprintf("%d that are open", f.Of)
+		}
+		fmt.Fprintf(&b, "slot %d has %.0f%% of the connections, the most of all slots (of %s)\n", f.Slot, 100*f.Share, of)
+	}
 	b.WriteString(lingerText(s) + "\n")
 	printTable(&b, slotTable(s), padding)
 	b.WriteString(lastWordsText(s))
@@ -229,7 +236,7 @@ func upgradeText(s *master.Status) string {
 
 // slotTable is a row of titles, one for each slot, and one for each worker that drains.
 func slotTable(s *master.Status) [][]string {
-	rows := [][]string{{"SLOT", "ADDRESS", "STATE", "PID", "GEN", "UPTIME", "HANDED OFF", "ACCEPTED", "OPEN", "QUEUE", "PARKED", "REFUSED", "FULL", "RESTARTS", "LAST EXIT"}}
+	rows := [][]string{{"SLOT", "ADDRESS", "STATE", "PID", "GEN", "UPTIME", "HANDED OFF", "ACCEPTED", "RATE/S", "OPEN", "QUEUE", "PARKED", "REFUSED", "FULL", "RESTARTS", "LAST EXIT"}}
 	for i := range s.Slots {
 		sl := &s.Slots[i]
 		last := ""
@@ -241,18 +248,18 @@ func slotTable(s *master.Status) [][]string {
 			worker = sl.Next
 		}
 		rows = append(rows, append(workerRow(s, sl.Slot, strings.Join(sl.Addresses, " "), sl.State, worker),
-			figure(sl.HandedOff), accepted(worker), open(worker), figure(sl.Queue), fmt.Sprint(sl.Parked), fmt.Sprint(sl.Refused),
+			figure(sl.HandedOff), accepted(worker), rate(sl.Rate), cmp.Or(open(worker), figure(sl.Open)), figure(sl.Queue), fmt.Sprint(sl.Parked), fmt.Sprint(sl.Refused),
 			figure(sl.MailboxFull), fmt.Sprint(sl.Restarts), last))
 		if sl.Worker != nil && sl.Next != nil {
-			rows = append(rows, append(workerRow(s, sl.Slot, "", sl.Next.State, sl.Next), make([]string, 9)...))
+			rows = append(rows, append(workerRow(s, sl.Slot, "", sl.Next.State, sl.Next), make([]string, 10)...))
 		}
 		if w := sl.Standby; w != nil {
-			rows = append(rows, append(workerRow(s, sl.Slot, "", w.State, w), "", accepted(w), open(w), "", "", "", "", "", ""))
+			rows = append(rows, append(workerRow(s, sl.Slot, "", w.State, w), "", accepted(w), "", open(w), "", "", "", "", "", ""))
 		}
 	}
 	for i := range s.Draining {
 		w := &s.Draining[i]
-		rows = append(rows, append(workerRow(s, w.Slot, "", w.State, w), "", accepted(w), open(w), "", "", "", "", "", ""))
+		rows = append(rows, append(workerRow(s, w.Slot, "", w.State, w), "", accepted(w), "", open(w), "", "", "", "", "", ""))
 	}
 	return rows
 }
@@ -291,6 +298,18 @@ func figure[T uint64 | int](n *T) string {
 		return ""
 	}
 	return fmt.Sprint(*n)
+}
+
+// rate is empty when it is not known.
+func rate(perSecond *float64) string {
+	switch {
+	case perSecond == nil:
+		return ""
+	case *perSecond < 10:
+		return fmt.Sprintf("%.1f", *perSecond)
+	default:
+		return fmt.Sprintf("%.0f", *perSecond)
+	}
 }
 
 // printTable leaves out columns without anything below their title.

@@ -41,6 +41,22 @@ SLOT  STATE     PID  GEN  UPTIME  HANDED OFF  ACCEPTED  OPEN  PARKED  REFUSED  F
 	if got := statusText(&s); got != want {
 		t.Errorf("\n%s\nwant\n%s", got, want)
 	}
+	few, many, fast := 7, 1.25, 1234.5
+	kernel := s
+	kernel.Slots = []master.SlotStatus{{State: "serving", InUse: true, Rate: &many, Open: &few, Queue: new(0), Worker: &master.WorkerStatus{PID: 100, Generation: 3, State: "serving", Started: now}},
+		{Slot: 1, State: "serving", InUse: true, Rate: &fast, Open: &few, Queue: new(0), Worker: &master.WorkerStatus{PID: 101, Generation: 3, State: "serving", Started: now, Open: count(6)}}}
+	kernel.Draining, kernel.Fullest = nil, &master.FullestSlot{Slot: 1, Share: 0.914, Of: 1000, At: ago(3 * time.Second)}
+	const wantKernel = `slot 1 has 91% of the connections, the most of all slots (of the last 1000, 3s ago)
+
+SLOT  STATE    PID  GEN  UPTIME  RATE/S  OPEN  QUEUE  PARKED  REFUSED  RESTARTS  LAST EXIT
+`
+	if got := statusText(&kernel); !strings.Contains(got, strings.TrimSuffix(wantKernel, "  LAST EXIT\n")) || !strings.Contains(got, "  1.2     7     0 ") || !strings.Contains(got, "  1234    6     0 ") {
+		t.Error(got)
+	}
+	kernel.Fullest.Open = true
+	if got := statusText(&kernel); !strings.Contains(got, "slot 1 has 91% of the connections, the most of all slots (of 1000 that are open)\n") {
+		t.Error(got)
+	}
 	for _, slot := range []int{0, 2} {
 		s.Draining = append(s.Draining, master.WorkerStatus{Slot: slot, PID: 97 - slot, Generation: 2, State: "lingering", Started: ago(time.Hour),
 			Since: ago(time.Duration(3-slot) * time.Second), Until: at(time.Duration(-9-slot) * time.Second), Deadline: at(time.Duration(slot) * -time.Minute)})

@@ -69,6 +69,11 @@ func (f *fake) do(what any) error {
 	return f.err
 }
 
+func (f *fake) NotReady() string {
+	s := f.Status()
+	return s.NotReady()
+}
+
 func (f *fake) Status() master.Status {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -37,6 +37,7 @@ const (
 // Master is what is asked: a *master.Master.
 type Master interface {
 	Status() master.Status
+	NotReady() string
 	Place(client string) (master.Placement, error)
 	Snapshot() (*supervisor.Snapshot, <-chan struct{})
 	StartReload() (generation int, result <-chan error, err error)
@@ -254,8 +255,7 @@ func (s *Server) healthy(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
-	status := s.master.Status()
-	if why := status.NotReady(); why != "" {
+	if why := s.master.NotReady(); why != "" {
 		http.Error(w, "not ready: "+why, http.StatusServiceUnavailable)
 		return
 	}

@@ -17,6 +17,8 @@ import (
 const (
 	// windowLen is how many connections a window of majority has at least.
 	windowLen = 1000
+	// openLen is how many must be open that NoteOpen tells of.
+	openLen = 100
 	// windowTime is the longest that they may take: where hardly anybody comes, most of it may be health checks.
 	windowTime = 10 * time.Minute
 )
@@ -31,7 +33,7 @@ type advice struct {
 	crowdTold, insideTold atomic.Bool
 
 	mu      sync.Mutex
-	largest Largest // of the last window of a listener
+	largest Largest // of the last window of a listener, or of NoteOpen
 }
 
 // Largest is a client that has more than half of the connections that lately came to a listener.
@@ -51,12 +53,32 @@ func (l Largest) Share() float64 {
 }
 
 // Largest returns the client that has more than half of the connections, if there is one, and false while that is not known: two
-// times in a row it takes 1,000 connections that came within ten minutes.
+// times in a row it takes 1,000 connections that came within ten minutes, or once 100 that are open (NoteOpen).
 func (b *Balancer) Largest() (l Largest, known bool) {
 	v := b.advice
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.largest, v.largest.Of > 0 && time.Since(v.largest.At) <= windowTime
+}
+
+// NoteOpen tells whose the connections are that workers have accepted by themselves and that are open, a client for each. They must be
+// recognised by their address. One that has more than half of 100 or more is as if it had most of those that the balancer accepts.
+func (b *Balancer) NoteOpen(clients []netip.Addr) {
+	if len(clients) < openLen {
+		return
+	}
+	var m majority
+	of := func(addr netip.Addr) *clientip.Client {
+		return &clientip.Client{Addr: addr, Key: b.cfg.Clients.Hash.Key(addr)}
+	}
+	for _, addr := range clients {
+		m.add(of(addr))
+	}
+	m.suspect = m.candidate
+	for _, addr := range clients {
+		m.add(of(addr))
+	}
+	b.advice.note(m.suspect, m.hits, len(clients))
 }
 
 func newAdvice(log hclog.Logger, clients *clientip.Config) *advice {

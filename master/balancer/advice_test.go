@@ -217,3 +217,37 @@ func TestAdviceAllocatesNothing(t *testing.T) {
 		t.Errorf("allocates %v times a window, writes %q", n, log())
 	}
 }
+
+// TestNoteOpen: a client with more than half of many connections that are open is known and warned of, once.
+func TestNoteOpen(t *testing.T) {
+	open := func(hits, of int) (all []netip.Addr) {
+		for i := range of {
+			addr := netip.AddrFrom4([4]byte{203, 0, byte(i >> 8), byte(i)})
+			if (i+1)*hits/of > i*hits/of {
+				addr = gateway
+			}
+			all = append(all, addr)
+		}
+		return all
+	}
+	v, log := advises(noProxy)
+	b := &Balancer{advice: v}
+	b.cfg.Clients.Hash = hash.DefaultConfig()
+	b.NoteOpen(open(openLen-1, openLen-1))
+	if l, known := b.Largest(); known {
+		t.Errorf("of a few: %+v", l)
+	}
+	b.NoteOpen(open(100, 200))
+	if l, known := b.Largest(); !known || l.Client.IsValid() || l.Of != 200 || len(log()) != 0 {
+		t.Errorf("with a half: %+v, %v, %q", l, known, log())
+	}
+	for range 3 {
+		b.NoteOpen(open(120, 200))
+		if l, known := b.Largest(); !known || l.Client != gateway || l.Share() != 0.6 {
+			t.Errorf("%+v, %v", l, known)
+		}
+	}
+	if lines := log(); len(lines) != 1 || !strings.Contains(lines[0], gateway.String()) || !strings.Contains(lines[0], "--behind-proxy") {
+		t.Errorf("%q", lines)
+	}
+}

@@ -33,5 +33,6 @@
 //   - families.go listens on IPv4 alone, or where workers do.
 //   - serve.go looks after the listeners while the master runs, and after their connections at its end.
 //   - group.go says what a Route needs of listeners, balancers and the machine.
+//   - census.go counts the connections that slots' clients have open.
 //   - upgrade.go leaves all of it to another program (package reexec).
 package kernelroute

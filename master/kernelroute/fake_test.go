@@ -232,6 +232,8 @@ func (a *fakeAcceptor) TakeBacklog(listener *os.File) error {
 	return nil
 }
 
+func (a *fakeAcceptor) NoteOpen(clients []netip.Addr) { a.w.told = append(a.w.told, len(clients)) }
+
 func (a *fakeAcceptor) Shutdown(context.Context) { a.w.journal.note("%s shuts down", a.name) }
 
 // fakeHolder is a process that has a listener open until it has not.
@@ -253,6 +255,7 @@ type world struct {
 	holder    *fakeHolder       // of any listener; nil: none is found
 	hidden    error             // that nobody may look
 
+	told   []int             // of so many clients, each time
 	owned  []reuseport.Owner // who have strangers' listeners
 	opened func(address string) (group, error)
 }

@@ -3,6 +3,7 @@ package kernelroute
 import (
 	"context"
 	"net"
+	"net/netip"
 	"os"
 	"time"
 
@@ -50,6 +51,7 @@ type acceptor interface {
 	AcceptShared(ctx context.Context, listener *os.File) error
 	RefuseOverdue(tick time.Duration, overdue func(waiting int) int) func(context.Context, *os.File) error
 	TakeBacklog(listener *os.File) error
+	NoteOpen(clients []netip.Addr)
 	Shutdown(context.Context)
 }
 

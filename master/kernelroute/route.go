@@ -53,6 +53,7 @@ type Route struct {
 	logger   hclog.Logger  // of what an operator causes
 	log      hclog.Logger  // of what workers and clients can cause again and again
 	clock    *waitClock
+	census   *census
 
 	mu        sync.Mutex
 	berths    []*berth          // by number
@@ -145,6 +146,7 @@ func newRoute(cfg Config, placing balancer.Config, groups []group) *Route {
 	}
 	r.acceptors.failed = func(err error) { r.log.Error("cannot accept for a slot", "err", err) }
 	r.clock = newWaitClock(r.slotOf)
+	r.census = newCensus()
 	if len(groups) > 0 {
 		for i := range groups[0].Members() {
 			r.berths = append(r.berths, newBerth(i, i))

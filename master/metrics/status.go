@@ -25,6 +25,7 @@ var (
 	takenBack = desc("taken_back_connections_total", "Connections that the worker which they were given to did not take.")
 	parked    = desc("parked_connections", "Connections that wait in the master now.")
 	largest   = desc("largest_client_share", "Share of the connections that the client with more than half of them has lately; 0 if no client has so many.")
+	fullest   = desc("fullest_slot_share", "Share of the connections that the slot with most of them has lately; of those that are open where nobody knows how many came.")
 	sessions  = desc("session_connections_total", "Connections, and where workers hand them back requests, that came by the id of a session which names a worker: to that worker, or to its successor in the slot.", "to")
 	slots     = desc("slots", "The number of slots.")
 	draining  = desc("draining_workers", "Workers that are in no slot any more and finish what they have.")
@@ -43,6 +44,7 @@ var (
 	slotParked = desc("slot_parked_connections", "Connections that wait in the master for the slot.", "slot")
 	refused    = desc("slot_refused_connections_total", "Connections that were refused for want of the slot's worker.", "slot")
 	full       = desc("mailbox_full_total", "How often the slot's worker did not keep up, each try counted.", "slot")
+	slotOpen   = desc("slot_open_connections", "Connections of the slot's clients that workers have open, where workers accept for themselves.", "slot")
 	queued     = desc("slot_queued_connections", "Connections that wait in the slot's listeners for its worker to accept them.", "slot")
 )
 
@@ -66,6 +68,9 @@ func (status collector) Collect(out chan<- prometheus.Metric) {
 	gauge(parked, float64(s.Totals.Parked))
 	if s.Largest != nil {
 		gauge(largest, s.Largest.Share)
+	}
+	if s.Fullest != nil {
+		gauge(fullest, s.Fullest.Share)
 	}
 	if s.Sessions != nil {
 		counter(sessions, &s.Sessions.ToWorker, "worker")
@@ -101,6 +106,9 @@ func (status collector) Collect(out chan<- prometheus.Metric) {
 			}
 		}
 		gauge(slotParked, float64(sl.Parked), slot)
+		if sl.Open != nil {
+			gauge(slotOpen, float64(*sl.Open), slot)
+		}
 		if sl.Queue != nil {
 			gauge(queued, float64(*sl.Queue), slot)
 		}

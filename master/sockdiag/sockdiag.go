@@ -64,6 +64,29 @@ func List(port uint16, states ...State) ([]Socket, error) {
 	return all, err
 }
 
+// Each calls visit with every socket of List, one after the other: so a hundred thousand need no memory. What it is given is its own
+// until it returns. On an error it may have seen some.
+func Each(port uint16, visit func(*Socket), states ...State) error {
+	var one Socket
+	seen, mask := false, maskOf(states)
+	each := func(s Socket) {
+		seen, one = true, s
+		visit(&one)
+	}
+	err := eachFor(port, mask, 0, each)
+	if err != nil && !seen {
+		procErr := walk("/proc/net", "tcp", mask, func(s Socket) {
+			if s.Local.Port() == port {
+				each(s)
+			}
+		})
+		if procErr == nil {
+			return nil
+		}
+	}
+	return err
+}
+
 func maskOf(states []State) (mask uint32) {
 	for _, state := range states {
 		mask |= 1 << state
@@ -79,23 +102,32 @@ func ask(port uint16, states uint32) ([]Socket, error) { return askFor(port, sta
 
 // askFor is ask with extensions (linux/inet_diag.h) to each socket's answer.
 func askFor(port uint16, states uint32, extensions uint8) (all []Socket, err error) {
+	err = eachFor(port, states, extensions, func(s Socket) { all = append(all, s) })
+	if err != nil {
+		return nil, err
+	}
+	return all, nil
+}
+
+// eachFor calls each with every socket of the answer.
+func eachFor(port uint16, states uint32, extensions uint8, each func(Socket)) error {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
-		return nil, fmt.Errorf("sockdiag: %w", os.NewSyscallError("socket", err))
+		return fmt.Errorf("sockdiag: %w", os.NewSyscallError("socket", err))
 	}
 	defer unix.Close(fd)
 	// The kernel answers before it returns; a sandbox in its place may not.
 	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 2})
 	buf := make([]byte, 32<<10)
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		if err := dump(fd, request(family, port, states, extensions), buf, func(s Socket) { all = append(all, s) }); err != nil {
+		if err := dump(fd, request(family, port, states, extensions), buf, each); err != nil {
 			if family == unix.AF_INET6 && errors.Is(err, unix.ENOENT) {
 				break // a kernel without IPv6
 			}
-			return nil, fmt.Errorf("sockdiag: %w", err)
+			return fmt.Errorf("sockdiag: %w", err)
 		}
 	}
-	return all, nil
+	return nil
 }
 
 const (
