@@ -108,7 +108,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		ExitErrHandler: func(*cli.Context, error) {},
 		Commands: []*cli.Command{
 			runCommand(stderr), statusCommand(), reloadCommand(), scaleCommand(), drainCommand(), upgradeCommand(), stopCommand(),
-			slotCommand(), proxyConfigCommand(), checkCommand(stderr), manCommand(), completionCommand(),
+			slotCommand(), proxyConfigCommand(), checkCommand(stderr), manCommand(), completionCommand(), versionCommand(),
 		},
 		Action: func(c *cli.Context) error {
 			if c.NArg() > 0 {
@@ -135,8 +135,26 @@ func commandNames(app *cli.App) string {
 	return strings.Join(names, ", ")
 }
 
-// version is what the Go toolchain knows of this build.
+func versionCommand() *cli.Command {
+	return &cli.Command{
+		Name:        "version",
+		Usage:       "print which handfast this is",
+		Description: "The master that runs may be another one: 'handfast status' tells.",
+		Action: func(c *cli.Context) error {
+			_, err := fmt.Fprintln(c.App.Writer, "handfast", c.App.Version)
+			return err
+		},
+	}
+}
+
+// release is the version that cmd/dist has built, and empty in other programs.
+var release string
+
+// version is the release's, or what the Go toolchain knows of this build.
 func version() string {
+	if release != "" {
+		return release
+	}
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
 		return info.Main.Version
 	}
