@@ -11,11 +11,11 @@ FUZZMINIMIZE ?= 10x
 # Where make install puts what it installs; a package's build adds DESTDIR.
 PREFIX  ?= /usr/local
 RESULTS ?= cmd/bench/results/README.md
-TESTED_WITH = python3 node npm curl nginx haproxy apache2 gunicorn redis-server php javac chromium puma lighttpd caddy h2o varnishd sshd prosody mandoc
+TESTED_WITH = python3 node npm curl nginx haproxy apache2 gunicorn redis-server php javac chromium puma lighttpd caddy h2o varnishd sshd prosody mandoc rpm crun
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .DEFAULT_GOAL := help
-.PHONY: help build install demo check test soak bench microbench fuzz lint
+.PHONY: help build install dist demo check test soak bench microbench fuzz lint
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,10 @@ install: ## handfast into PREFIX (/usr/local): bin, its manual page, and what sh
 	bin/handfast completion bash | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/bash-completion/completions/handfast
 	bin/handfast completion zsh | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_handfast
 	bin/handfast completion fish | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/handfast.fish
+
+dist: ## what people install, into dist/: .tar.gz, .deb, .rpm and image for amd64 and arm64, checksums
+	$(GO) -C cmd/dist run . -root $(CURDIR) -o $(CURDIR)/dist
+	@ls dist
 
 demo: build ## run the balancer with example workers on LISTEN (127.0.0.1:8080)
 	@echo 'Try, in another terminal:'; \
@@ -49,6 +53,7 @@ test: ## all tests, those of our packages with the race detector (says what it s
 	done
 	$(GO) test -vet=off -race -shuffle=on -timeout 30m $$($(GO) list ./... | grep -v /examples/)
 	$(GO) test -vet=off -shuffle=on -timeout 30m ./examples/... # only clients run in their processes
+	$(GO) -C cmd/dist test -timeout 10m ./...
 	$(GO) test -vet=off -run '^TestPlan' ./cmd/handfast # all of them: with the race detector they walk a part
 
 soak: ## the trials with real processes, again and again (SOAK=20 times), a million injected connections, all servers in all ways, 100,000 requests through each pool
@@ -77,10 +82,12 @@ fuzz: ## each parser for FUZZTIME (30s)
 			done; \
 		done; }
 
-lint: ## formatting, vet, staticcheck, and a tidy go.mod; cmd/bench/tcpproxy is a module of its own
+lint: ## formatting, vet, staticcheck, and a tidy go.mod; cmd/bench/tcpproxy and cmd/dist are modules of their own
 	@test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }
 	$(GO) vet ./... ./cmd/handfast/testdata/worker
 	$(GO) -C cmd/bench/tcpproxy vet ./...
+	$(GO) -C cmd/dist vet ./...
 	$(GO) run $(STATICCHECK) ./... ./cmd/handfast/testdata/worker
 	$(GO) mod tidy -diff
 	$(GO) -C cmd/bench/tcpproxy mod tidy -diff
+	$(GO) -C cmd/dist mod tidy -diff
