@@ -34,7 +34,11 @@ func playCareless() int {
 	if address := os.Getenv("HANDFAST_TEST_LISTEN"); address != "" {
 		ln, err = net.Listen("tcp", address)
 	}
-	if err == nil {
+	switch {
+	case err != nil:
+	case os.Getenv("HANDFAST_TEST_TLS") == "1":
+		err = (&http.Server{TLSConfig: ownCertificate()}).ServeTLS(ln, "", "")
+	default:
 		err = http.Serve(ln, nil)
 	}
 	fmt.Fprintln(os.Stderr, "worker:", err)

@@ -19,6 +19,7 @@
 //	careless     the same as http, but with --worker-link any or activation: SIGTERM ends it at once
 //	accepts N    the same as http, with N threads that wait in accept; for --worker-link any
 //
+// With HANDFAST_TEST_TLS=1 http and careless serve TLS and HTTP/2, by a certificate of their own.
 // With --worker-link any they know nothing of handfast, and listen where HANDFAST_TEST_LISTEN says.
 // It is a program of its own so that it starts soon: tests start hundreds of them.
 package main
@@ -106,6 +107,8 @@ func play(args []string) int {
 	}
 	http.HandleFunc("/", answerWith)
 	http.HandleFunc("/ws", echo)
+	http.HandleFunc("/events", events)
+	http.HandleFunc("/events/", events)
 	if args[0] == "careless" {
 		return playCareless()
 	}
@@ -123,7 +126,11 @@ func play(args []string) int {
 		}
 		return playListens(address)
 	}
-	if err := worker.Serve(&http.Server{Handler: worker.StickyCookie("route", http.DefaultServeMux)}); err != nil {
+	server := &http.Server{Handler: worker.StickyCookie("route", http.DefaultServeMux)}
+	if os.Getenv("HANDFAST_TEST_TLS") == "1" {
+		server.TLSConfig = ownCertificate()
+	}
+	if err := worker.Serve(server); err != nil {
 		fmt.Fprintln(os.Stderr, "worker:", err)
 		return 1
 	}
