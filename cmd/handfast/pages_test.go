@@ -2,13 +2,17 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/urfave/cli/v2"
 )
 
 // repository is where the pages are.
@@ -210,4 +214,58 @@ func TestReadmeRecipes(t *testing.T) {
 	if found < 10 {
 		t.Errorf("%s has %d commands", recipes, found)
 	}
+}
+
+// TestReadmeCommands: each `handfast run` of a page, on a console or in its text, has flags and values that run takes.
+func TestReadmeCommands(t *testing.T) {
+	found := 0
+	for page, text := range pages(t) {
+		if page == "CHANGELOG.md" {
+			continue
+		}
+		lines, code := prose(text)
+		commands := codeSpan.FindAllString(strings.Join(lines, "\n"), -1)
+		for _, line := range code {
+			if command, is := strings.CutPrefix(line, "$ "); is {
+				commands = append(commands, command)
+			}
+		}
+		for _, command := range commands {
+			_, command, is := strings.Cut(strings.Trim(command, "`"), "handfast run ")
+			flags, _, hasCommand := strings.Cut(command, " -- ")
+			if strings.HasPrefix(command, "-- ") {
+				flags, hasCommand = "", true
+			}
+			if !is || !hasCommand || strings.Contains(flags, "…") {
+				continue
+			}
+			found++
+			var words []string
+			for word := range strings.FieldsSeq(flags) {
+				words = append(words, strings.Trim(word, "'"))
+			}
+			if err := readOnly(words); err != nil {
+				t.Errorf("%s: handfast run %s: %v", page, flags, err)
+			}
+		}
+	}
+	if found < 40 {
+		t.Errorf("%d commands", found)
+	}
+}
+
+// readOnly reads flags of run as `handfast check` does, and tries nothing.
+func readOnly(flags []string) error {
+	app := newApp(io.Discard, io.Discard)
+	var mistake error
+	app.Command("check").Action = func(c *cli.Context) error {
+		_, mistake = readAll(c, io.Discard)
+		return nil
+	}
+	parsing.Lock()
+	defer parsing.Unlock()
+	if err := app.Run(slices.Concat([]string{"handfast", "check"}, flags, []string{"--", "true"})); err != nil {
+		return err
+	}
+	return mistake
 }
