@@ -411,8 +411,7 @@ var (
 	duration = regexp.MustCompile(`\b\d+(\.\d+)?(ms|s|m\d+s|m)\b`)
 	token    = regexp.MustCompile(`\b[a-z2-7]{26}\b`)
 	ready    = regexp.MustCompile(`(worker ready: slot=)\d+`)
-	row      = regexp.MustCompile(`^\d+ +(serving|draining|standby|lingering|starting) `)
-	number   = regexp.MustCompile(`\d+`)
+	row      = regexp.MustCompile(`^(\d+ +(?:serving|draining|standby|lingering|starting)) .*`)
 	blanks   = regexp.MustCompile(` {2,}`)
 )
 
@@ -423,10 +422,8 @@ func plain(line string) string {
 	line = duration.ReplaceAllString(line, "#s")
 	line = token.ReplaceAllString(line, "#")
 	line = ready.ReplaceAllString(line, "$1#")
-	if row.MatchString(line) {
-		slot, rest, _ := strings.Cut(line, " ")
-		line = slot + " " + number.ReplaceAllString(rest, "#")
-	}
+	line = row.ReplaceAllString(line, "$1")
+	line = strings.Replace(line, "RATE/S", "", 1) // it is there when handfast has looked twice
 	return strings.TrimSpace(blanks.ReplaceAllString(line, " "))
 }
 
