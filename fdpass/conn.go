@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -46,6 +47,7 @@ type Conn struct {
 
 	sending sync.Mutex
 	out     outgoing
+	sent    atomic.Uint64 // bytes
 
 	receiving sync.Mutex
 	in        *incoming
@@ -174,7 +176,19 @@ func (c *Conn) transmit(hs []Handoff, wait bool) error {
 	if err := c.raw.Write(o.write); err != nil {
 		return ErrClosed
 	}
+	if o.err == nil {
+		c.sent.Add(uint64(len(o.body)))
+	}
 	return o.err
+}
+
+// Sent returns how many bytes of messages were sent.
+func (c *Conn) Sent() uint64 { return c.sent.Load() }
+
+// Unread returns how many bytes of messages from the other side wait to be received. It does not wait itself.
+func (c *Conn) Unread() (n int, err error) {
+	controlErr := c.raw.Control(func(fd uintptr) { n, err = unix.IoctlGetInt(int(fd), unix.SIOCINQ) })
+	return n, errors.Join(controlErr, os.NewSyscallError("ioctl", err))
 }
 
 // attach writes the control message with the descriptors of hs.

@@ -152,8 +152,8 @@ func (c *Config) check() error {
 		return fmt.Errorf("master: workers of link %v take listeners: Groups are required", c.Link)
 	case kernel && !kind.listeners:
 		return fmt.Errorf("master: workers of link %v take connections: Listeners are required", c.Link)
-	case (c.MaxConnections > 0 || c.Supervisor.Watchdog > 0) && !kind.reports:
-		return fmt.Errorf("master: workers of link %v neither report their connections nor answer a watchdog: MaxConnections and Watchdog need link %s", c.Link, kindsThat(LinkKind.Reports))
+	case c.MaxConnections > 0 && !kind.reports:
+		return fmt.Errorf("master: workers of link %v do not report their connections: MaxConnections needs link %s", c.Link, kindsThat(LinkKind.Reports))
 	case c.SessionIdle < 0 || c.DrainAffinity < 0:
 		return fmt.Errorf("master: SessionIdle %v, DrainAffinity %v: want 0 or more", c.SessionIdle, c.DrainAffinity)
 	case c.MaxConnections < 0 || c.MaxConnections > 0 && kernel:

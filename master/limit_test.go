@@ -3,7 +3,6 @@ package master
 import (
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/handfast/handfast/master/balancer"
 	"github.com/handfast/handfast/master/reuseport"
@@ -14,7 +13,6 @@ import (
 func TestLimitsNeedMailboxes(t *testing.T) {
 	for want, change := range map[string]func(*Config){
 		"link native":                func(c *Config) { c.Link, c.MaxConnections = LinkNode, 5 },
-		"Watchdog need link native":  func(c *Config) { c.Link, c.Supervisor.Watchdog = LinkNode, time.Second },
 		"at most -1 connections":     func(c *Config) { c.MaxConnections = -1 },
 		"a timeout is negative":      func(c *Config) { c.Supervisor.Watchdog = -1 },
 		"5 connections of a worker:": func(c *Config) { c.MaxConnections, c.Groups = 5, []*reuseport.Group{group(t)} },

@@ -62,7 +62,7 @@ func (k LinkKind) TakesListeners() bool { return rows[k].listeners }
 // Follows tells whether workers say where they listen, so that handfast need not know it before.
 func (k LinkKind) Follows() bool { return rows[k].follows }
 
-// Reports tells whether workers may report their connections and answer a watchdog.
+// Reports tells whether workers may report their connections.
 func (k LinkKind) Reports() bool { return rows[k].reports }
 
 // Clustered tells whether workers are processes of a Node cluster, each of them.
@@ -236,7 +236,8 @@ type workerLink struct {
 	asked   func() []foreign.OwnAddress // addresses that it has asked for and are not the balancer's
 	reports reporter
 
-	named *named // nil: no session names the worker
+	lease *kernelroute.Lease // of listeners; nil: it has none
+	named *named             // nil: no session names the worker
 }
 
 // reporter is a worker that may say something of itself.
@@ -293,6 +294,16 @@ func (l *workerLink) Worker() balancer.Worker { return l.worker }
 
 // Accepts implements kernelroute.Link.
 func (l *workerLink) Accepts(at netip.AddrPort) bool { return l.accepts != nil && l.accepts(at) }
+
+// Ping implements supervisor.Link. A worker that does not answer is alive if it takes what waits for it, in its listeners as well.
+func (l *workerLink) Ping() (alive bool) {
+	alive = l.Link.Ping()
+	if l.reports == nil || !l.reports.Answers() {
+		takes := l.lease.Takes()
+		alive = alive && takes
+	}
+	return alive
+}
 
 func (l *workerLink) isServed() bool { return l.served != nil && l.served() }
 

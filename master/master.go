@@ -3,7 +3,6 @@ package master
 import (
 	"context"
 	"errors"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -188,6 +187,7 @@ func (m *Master) openLink(seat supervisor.Seat) (supervisor.Link, error) {
 	return m.route.open(seat, func(l *kernelroute.Lease) (*workerLink, error) {
 		link, err := m.kind.made(m.kind.open(m, seat, l))
 		if err == nil {
+			link.lease = l
 			m.names.open(link, seat)
 		}
 		return link, err
@@ -209,16 +209,10 @@ func (m *Master) warnIncapable(e supervisor.Event) {
 	if worker == nil || e.Kind != supervisor.WorkerReady || e.Generation == m.warned {
 		return
 	}
-	var without []string
 	if m.requests.MaxConnections > 0 && worker.MaxConnections() == 0 {
-		without = append(without, "--max-connections-per-slot: it has not reported its connections before it was ready")
-	}
-	if m.requests.Pings && !worker.Answers() {
-		without = append(without, "--watchdog: it does not answer pings")
-	}
-	if len(without) > 0 {
 		m.warned = e.Generation
-		m.few.Warn("worker cannot be held to everything", "slot", e.Slot, "pid", e.PID, "generation", e.Generation, "without", strings.Join(without, "; "))
+		m.few.Warn("worker cannot be held to everything", "slot", e.Slot, "pid", e.PID, "generation", e.Generation,
+			"without", "--max-connections-per-slot: it has not reported its connections before it was ready")
 	}
 }
 

@@ -94,7 +94,7 @@ type WorkerStatus struct {
 	Slot       int        `json:"slot"`
 	PID        int        `json:"pid"` // 0: its process is being started
 	Generation int        `json:"generation"`
-	State      string     `json:"state"` // starting, serving, hung (does not answer --watchdog), standby, lingering, draining, stopping (was sent SIGTERM) or killed
+	State      string     `json:"state"` // starting, serving, hung (takes nothing, or does not answer: --watchdog), standby, lingering, draining, stopping (was sent SIGTERM) or killed
 	Started    time.Time  `json:"started"`
 	Since      time.Time  `json:"since"`    // it is in this state
 	Deadline   *time.Time `json:"deadline"` // when the state has lasted too long; null: never

@@ -201,6 +201,9 @@ func (m *Master) restoreLink(b *reexec.Bundle) func(supervisor.Seat, int, json.R
 		return m.route.reopen(pid, func(l *kernelroute.Lease) (*workerLink, error) {
 			link, err := m.kind.made(m.kind.restore(m, seat, l, b, state))
 			if err == nil {
+				link.lease = l
+			}
+			if err == nil {
 				m.names.reopen(link, pid)
 			}
 			return link, err

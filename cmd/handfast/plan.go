@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -132,7 +131,6 @@ type intent struct {
 	accessLog      bool
 	nextWhenDown   bool // --when-down next
 	maxConnections int
-	watchdog       time.Duration
 }
 
 const (
@@ -256,16 +254,9 @@ func (r intent) fits(kind master.LinkKind) error {
 		return usagef("--ready-when %s: only Node workers say so, and these get connections by --worker-link %s; use --ready-when auto, or --worker-link node if the command is Node",
 			readyWords[r.readyWhen], kind.Flag())
 	}
-	if kind.Reports() {
-		return nil
-	}
-	if r.maxConnections > 0 {
+	if r.maxConnections > 0 && !kind.Reports() {
 		return usagef("--max-connections-per-slot %d: workers of --worker-link %s do not say how many connections they have open; limit them in the server itself (server.maxConnections in Node), or use --worker-link native with a program that reports them (package worker, examples/python)",
 			r.maxConnections, kind.Flag())
-	}
-	if r.watchdog > 0 {
-		return usagef("--watchdog %v: workers of --worker-link %s cannot be asked whether they are there; use --worker-link native with a program that answers (package worker, examples/python)",
-			r.watchdog, kind.Flag())
 	}
 	return nil
 }

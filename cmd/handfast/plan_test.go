@@ -62,19 +62,16 @@ func (f facts) on(machine facts, passed bool) facts {
 // planIntents are all combinations of what the plan depends on.
 func planIntents() iter.Seq[intent] {
 	return func(yield func(intent) bool) {
-		for bits := range 1 << 8 {
+		for bits := range 1 << 7 {
 			has := func(bit int) bool { return bits>>bit&1 == 1 }
 			r := intent{workers: 2, header: has(0), proxyProtocol: has(1), accessLog: has(2), nextWhenDown: has(3)}
 			if has(4) {
 				r.maxConnections = 5
 			}
 			if has(5) {
-				r.watchdog = time.Second
-			}
-			if has(6) {
 				r.readyWhen = nodeipc.ReadyMessage
 			}
-			if has(7) {
+			if has(6) {
 				r.workers = reuseport.MaxSlots + 1
 			}
 			for i := range len(routeWords) * len(linkWords) {
@@ -102,7 +99,6 @@ func (r intent) flags() (all []string) {
 		{"--access-log FILE", r.accessLog},
 		{"--when-down next", r.nextWhenDown},
 		{"--max-connections-per-slot 5", r.maxConnections > 0},
-		{"--watchdog 1s", r.watchdog > 0},
 		{"--ready-when message", r.readyWhen != nodeipc.ReadyAuto},
 		{"--listen :80", len(r.listen) > 0},
 	} {
@@ -289,7 +285,6 @@ func TestPlans(t *testing.T) {
 		{flags: intent{link: linkAny, workers: 200}, command: "gunicorn", plan: "--worker-link any: 200 slots"},
 		{flags: intent{link: linkActivation}, command: "gunicorn", plan: "kernel; activation; :8080"},
 		{flags: intent{link: linkActivation, route: routeMaster}, command: "gunicorn", plan: "--worker-link activation: its workers accept from a listener of their own, and with --route master"},
-		{flags: intent{link: linkNode, watchdog: time.Second}, command: "node app.js", plan: "--watchdog 1s: workers of --worker-link node cannot be asked"},
 		{flags: intent{link: linkNative, readyWhen: nodeipc.ReadyMessage}, command: "node app.js", plan: "--ready-when message: only Node workers say so"},
 	} {
 		if c.flags.workers == 0 {
@@ -348,7 +343,7 @@ func fitsRoute(t *testing.T, what planCase, d decision) {
 		t.Errorf("%s: nobody knows why the route was chosen", what)
 	case (d.why != "") != (r.link == linkAuto):
 		t.Errorf("%s: the link was chosen because %q", what, d.why)
-	case d.link != master.LinkNative && (r.maxConnections > 0 || r.watchdog > 0):
+	case d.link != master.LinkNative && r.maxConnections > 0:
 		t.Errorf("%s: link %v cannot", what, d.link)
 	case d.link != master.LinkNode && (d.readyWhen != nodeipc.ReadyAuto || d.dialect != 0):
 		t.Errorf("%s: link %v is not Node's", what, d.link)

@@ -111,7 +111,6 @@ func (a asked) intent() intent {
 		accessLog:      a.access != "",
 		nextWhenDown:   c.Balancer.WhenDown == balancer.Next,
 		maxConnections: c.MaxConnections,
-		watchdog:       c.Supervisor.Watchdog,
 	}
 }
 

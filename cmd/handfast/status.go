@@ -23,7 +23,7 @@ func statusCommand() *cli.Command {
 		Description: "One line for each slot, and one for each worker that starts, lingers, drains, or stands by\n" +
 			"while another one is on probation. What nobody can know is left out: workers that accept for\n" +
 			"themselves are handed nothing off, and few workers say what they have open. A worker that is\n" +
-			"hung serves, but does not answer --watchdog.\n\n" +
+			"hung takes no connections, or does not answer (--watchdog).\n\n" +
 			"Exit status: 0 it runs; 1 it does not answer, or with --ready a slot has no worker that is\n" +
 			"ready. GET /readyz tells probes the same, but does not wait for slots that scale has added.",
 		Flags: []cli.Flag{

@@ -148,7 +148,7 @@ func (v *values) watchdog(s *supervisor.Config) {
 	}
 	s.ReplaceHung = v.choice("when-hung", "report", "replace") == 1
 	if s.ReplaceHung && s.Watchdog == 0 {
-		v.fail("--when-hung replace: needs --watchdog, else nobody is asked")
+		v.fail("--when-hung replace: needs --watchdog, else nobody looks")
 	}
 }
 

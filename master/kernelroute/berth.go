@@ -36,6 +36,7 @@ type berth struct {
 	left    time.Time      // when the slot moved to another berth; zero: it has not
 	doing   map[group]task // what the master does about its listeners
 	watch   listenerWatch
+	queue   queueWatch
 	warned  []string // what was logged of its workers already
 }
 

@@ -29,7 +29,7 @@
 //     sharedacceptors.go runs the loops, package balancer does the accepting, and waitclock.go knows
 //     how long clients have waited that nobody has accepted.
 //   - repair.go puts right what workers do to their listeners, and names other processes that listen there.
-//   - closed.go notices workers that have closed their listeners.
+//   - closed.go notices workers that have closed their listeners, and queues.go those that take nothing from them.
 //   - families.go listens on IPv4 alone, or where workers do.
 //   - serve.go looks after the listeners while the master runs, and after their connections at its end.
 //   - group.go says what a Route needs of listeners, balancers and the machine.

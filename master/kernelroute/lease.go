@@ -98,7 +98,7 @@ func (r *Route) grant(slot int) (*Lease, error) {
 		b.used, b.left = false, time.Time{}
 	}
 	if len(b.leases) == 0 {
-		b.warned = nil
+		b.warned, b.queue = nil, queueWatch{}
 	}
 	l := &Lease{route: r, berth: b, slot: slot}
 	b.slot = slot

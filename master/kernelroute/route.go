@@ -55,6 +55,8 @@ type Route struct {
 	clock    *waitClock
 	census   *census
 
+	queuesAsked chan struct{} // Serve is to look at queues; holds one
+
 	mu        sync.Mutex
 	berths    []*berth          // by number
 	berthOf   []*berth          // by slot: the one that its clients come to
@@ -143,6 +145,7 @@ func newRoute(cfg Config, placing balancer.Config, groups []group) *Route {
 		logger:        placing.Logger,
 		log:           logging.Limit(placing.Logger, logging.Few),
 		acceptors:     newSharedAcceptors(),
+		queuesAsked:   make(chan struct{}, 1),
 	}
 	r.acceptors.failed = func(err error) { r.log.Error("cannot accept for a slot", "err", err) }
 	r.clock = newWaitClock(r.slotOf)

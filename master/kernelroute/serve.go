@@ -33,6 +33,8 @@ func (r *Route) Serve(accepting, killed context.Context, patience time.Duration)
 			for _, link := range r.lookForClosed() {
 				r.finishing(link)
 			}
+		case <-r.queuesAsked:
+			r.lookAtQueues()
 		case <-accepting.Done():
 		}
 	}

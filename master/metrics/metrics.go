@@ -55,7 +55,7 @@ func New() *Metrics {
 			"reason", balancer.Reasons()...),
 		ended: newCounters("worker_failures_total", "Workers that needed a successor which nobody had asked for.",
 			"reason", slices.Collect(maps.Values(failures))...),
-		hung:           newCounters("watchdog_timeouts_total", "How often a worker has not answered the watchdog in time, whatever was done then.", "", ""),
+		hung:           newCounters("watchdog_timeouts_total", "How often a worker has hung for the time of the watchdog, whatever was done then.", "", ""),
 		reloads:        newCounters("reloads_total", "Reloads that have ended.", "result", succeeded, failed),
 		reloadDuration: newHistograms("reload_duration_seconds", "How long reloads took.", "result", reloadBuckets),
 	}

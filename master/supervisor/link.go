@@ -24,8 +24,8 @@ type Link interface {
 	// Ready is closed when the worker can take work.
 	Ready() <-chan struct{}
 	// Ping asks the worker whether it still takes work, unless an answer is outstanding, and tells
-	// whether there was a sign of it since the last time, or since it was ready. It is true for a
-	// worker that cannot answer.
+	// whether there was a sign of it since the last time, or since it was ready. Of a worker that cannot answer
+	// the sign is that it takes what waits for it, or that nothing does (Progress).
 	Ping() (alive bool)
 	// Left is closed when the worker takes no more work although its process
 	// lives; Err then tells why. It drains, and its slot gets another.

@@ -44,6 +44,7 @@ func (l *Link) handleAccept(n *seccomp.Notification, caller seccomp.Caller, flag
 	l.MarkReady()
 	l.mu.Lock()
 	l.accepted = true
+	l.calls++
 	if conn, ok := l.pop(call.decoy); ok {
 		l.mu.Unlock()
 		l.answer(&call, conn)
@@ -81,7 +82,10 @@ func (l *Link) answerWaiting() {
 	for {
 		l.mu.Lock()
 		call, conn, ok := l.popWaiting()
-		l.accepted = l.accepted || ok
+		if ok {
+			l.accepted = true
+			l.calls++
+		}
 		l.mu.Unlock()
 		if !ok {
 			return

@@ -57,8 +57,10 @@ type Link struct {
 	waiting   []acceptCall // calls that wait, the oldest first
 	stopped   bool         // no more is taken
 	accepted  bool         // a call has come, or was answered, since the last tick
-	idleTicks int          // ticks since then with connections queued
-	ticking   bool         // there will be a tick
+	calls     uint64       // that have come, or were answered
+	progress  supervisor.Progress
+	idleTicks int  // ticks since then with connections queued
+	ticking   bool // there will be a tick
 }
 
 // Open makes a link for a worker that is not yet started.
@@ -107,6 +109,14 @@ func (l *Link) Served() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.decoys) > 0
+}
+
+// Ping implements supervisor.Link: it is false if connections were queued the last time, too, and the worker has not called
+// accept since.
+func (l *Link) Ping() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.progress.Note(len(l.queue) > 0, l.calls)
 }
 
 // Drain returns what the worker has not accepted, and tells it to finish.

@@ -134,7 +134,7 @@ func (l *Link) Env(func(string) string) []string { return l.env }
 // Ready is closed when processes of the worker wait for connections on every listener, or have accepted some.
 func (l *Link) Ready() <-chan struct{} { return l.ready }
 
-// Ping implements supervisor.Link: a program that knows nothing of us cannot answer.
+// Ping implements supervisor.Link: a program that knows nothing of us cannot answer. What waits at its listeners their owner sees.
 func (l *Link) Ping() bool { return true }
 
 // Left is closed when the listeners could not be passed. Err tells why.

@@ -80,7 +80,7 @@ func (l *Link) Env(func(string) string) []string { return nil }
 // the slot, if that has some.
 func (l *Link) Ready() <-chan struct{} { return l.ready }
 
-// Ping implements supervisor.Link: a program that knows nothing of us cannot answer.
+// Ping implements supervisor.Link: a program that knows nothing of us cannot answer. What waits at its listeners their owner sees.
 func (l *Link) Ping() bool { return true }
 
 // Left is closed when the worker cannot be given what it asks for. Err tells why: an

@@ -72,12 +72,13 @@ type Mailbox struct {
 	rulesChanged bool         // since the worker was told how clients are recognised; written before receive
 	has          atomic.Int64 // connections that were handed off and not handed back: at least as many as it has
 
-	answers    bool          // the worker answers the pings that are requested; written before ready is closed
-	ponged     bool          // it has sent a pong; of receive
-	owes       atomic.Bool   // it was sent a ping and has not answered
-	alive      atomic.Bool   // there was a sign of it since the last Ping
-	sent       atomic.Uint64 // messages with connections
-	sentBefore uint64        // when there was no room for a ping; of Ping
+	answers    bool                // the worker answers the pings that are requested; written before ready is closed
+	ponged     bool                // it has sent a pong; of receive
+	owes       atomic.Bool         // it was sent a ping and has not answered
+	alive      atomic.Bool         // there was a sign of it since the last Ping
+	sent       atomic.Uint64       // messages with connections
+	sentBefore uint64              // when there was no room for a ping; of Ping
+	progress   supervisor.Progress // of a worker that does not answer; likewise
 }
 
 // Open makes a mailbox, and offers the worker the slot's listeners, if there are any.

@@ -10,15 +10,16 @@ import (
 func (m *Mailbox) Answers() bool { return m.isKnown() && m.answers }
 
 // Ping implements supervisor.Link: it asks the worker whether it still takes connections,
-// unless it owes an answer, and tells whether there was a sign of that since the last time. It
-// is true for a worker that does not answer pings. It does not wait. It belongs to one
+// unless it owes an answer, and tells whether there was a sign of that since the last time. For a worker that does not answer
+// pings the sign is that it has received messages, or that it has all. It does not wait. It belongs to one
 // goroutine; call it only after Ready is closed.
 //
 // Signs are the answer; a report of more accepted connections, since the ping may lie behind
 // many; and that a mailbox which is too full for a ping has had room for connections.
 func (m *Mailbox) Ping() (alive bool) {
 	if !m.answers {
-		return true
+		unread, err := m.theirs.Unread()
+		return m.progress.Note(err == nil && unread > 0, m.ours.Sent()-uint64(unread))
 	}
 	alive = m.alive.Swap(false)
 	if !m.owes.CompareAndSwap(false, true) {

@@ -79,17 +79,19 @@ type Link struct {
 	draining sync.Once
 	finished chan struct{}
 
-	mu      sync.Mutex
-	seq     int64
-	text    []byte    // of the connection that is being sent
-	servers []server  // the worker's, that listen on the balancer's port
-	shut    bool      // it had some, and may listen again (closes)
-	pinged  bool      // its answer to a ping is awaited
-	outbox  outbox    // messages that wait for room
-	queue   []waiting // to be sent
-	flight  []sent    // sent and not acknowledged, in that order
-	lost    []sent    // shared listeners to be sent again after the pause
-	paused  bool      // after a NACK, or a refusal, or while too many descriptors are in flight
+	mu       sync.Mutex
+	seq      int64
+	text     []byte    // of the connection that is being sent
+	servers  []server  // the worker's, that listen on the balancer's port
+	shut     bool      // it had some, and may listen again (closes)
+	pinged   bool      // its answer to a ping is awaited
+	outbox   outbox    // messages that wait for room
+	queue    []waiting // to be sent
+	flight   []sent    // sent and not acknowledged, in that order
+	answers  uint64    // about what was sent, that have come
+	progress supervisor.Progress
+	lost     []sent // shared listeners to be sent again after the pause
+	paused   bool   // after a NACK, or a refusal, or while too many descriptors are in flight
 	// inFlight tells that the last message could not be sent, since too many descriptors of this user are in flight.
 	inFlight bool
 	stopped  bool // it gets no more connections: it drains, has left or ended
@@ -179,8 +181,13 @@ func (l *Link) after(d time.Duration, f func()) { time.AfterFunc(d, func() { l.l
 // Launch returns the command as it is: Node looks for its channel by itself.
 func (l *Link) Launch(command []string) []string { return command }
 
-// Ping implements supervisor.Link: Node does not say whether a program still takes connections.
-func (l *Link) Ping() bool { return true }
+// Ping implements supervisor.Link: it is false if the worker had been handed connections the last time, too, and not acknowledged all, and has
+// said nothing of any since. Node acknowledges in its event loop; saying that it has enough is an answer, too.
+func (l *Link) Ping() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.progress.Note(len(l.flight) > 0, l.answers)
+}
 
 // Files returns the worker's end of the channel.
 func (l *Link) Files() []*os.File { return []*os.File{l.theirs} }
@@ -400,6 +407,7 @@ func (l *Link) giveBack(conns []fdpass.Handoff) {
 // handleTaken notes that the worker's Node has the oldest descriptor that it had not. A program
 // that only listens for messages has its connection then.
 func (l *Link) handleTaken() {
+	l.answers++
 	for i := range l.flight {
 		s := &l.flight[i]
 		if s.taken {
@@ -420,6 +428,7 @@ func (l *Link) handleTaken() {
 // handleLost notes that a message came without its descriptor, since the worker is at its limit of open
 // files. It is sent again after a while.
 func (l *Link) handleLost() {
+	l.answers++
 	for i := range l.flight {
 		s := l.flight[i]
 		if s.taken {
@@ -479,6 +488,7 @@ func (l *Link) endPause() {
 // acknowledged notes that a server took a connection, or refused it: it is at its maxConnections, or
 // has just been closed.
 func (l *Link) acknowledged(seq int64, accepted bool) {
+	l.answers++
 	for i := range l.flight {
 		s := l.flight[i]
 		if s.seq != seq || !s.cluster {
