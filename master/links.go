@@ -229,12 +229,13 @@ var (
 // if links of its kind cannot tell.
 type workerLink struct {
 	supervisor.Link
-	worker  balancer.Worker             // takes connections
-	accepts func(netip.AddrPort) bool   // whether the worker accepts from its own listener at an address, when it is ready
-	served  func() bool                 // whether the worker has a socket to get connections from, whatever its address
-	lost    func(supervisor.Exit) bool  // whether its drain signal has ended it at once, although it was busy
-	asked   func() []foreign.OwnAddress // addresses that it has asked for and are not the balancer's
-	reports reporter
+	worker    balancer.Worker             // takes connections
+	accepts   func(netip.AddrPort) bool   // whether the worker accepts from its own listener at an address, when it is ready
+	served    func() bool                 // whether the worker has a socket to get connections from, whatever its address
+	lost      func(supervisor.Exit) bool  // whether its drain signal has ended it at once, although it was busy
+	asked     func() []foreign.OwnAddress // addresses that it has asked for and are not the balancer's
+	handsBack func() bool                 // whether the worker, which is ready, hands connections back between two requests
+	reports   reporter
 
 	lease *kernelroute.Lease // of listeners; nil: it has none
 	named *named             // nil: no session names the worker
@@ -281,6 +282,7 @@ func (r *row) check(l *workerLink) error {
 		{"bind the port", r.binds, l.asked != nil},
 		{"are foreign", r.foreign, l.lost != nil},
 		{"report", r.reports, l.reports != nil},
+		{"hand connections back", r.handsBack, l.handsBack != nil},
 	} {
 		if c.said != c.has {
 			return fmt.Errorf("master: whether workers of link %s %s: its row says %v, their link %v", r.name, c.what, c.said, c.has)
@@ -305,20 +307,23 @@ func (l *workerLink) Ping() (alive bool) {
 	return alive
 }
 
+// eachRequest tells whether each request on a connection is served where it belongs, since the worker hands the connection back.
+func (l *workerLink) eachRequest() bool { return l.handsBack != nil && l.handsBack() }
+
 func (l *workerLink) isServed() bool { return l.served != nil && l.served() }
 
 func mailboxLink(l *mailbox.Mailbox, err error) (*workerLink, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &workerLink{Link: l, worker: l, accepts: l.Accepts, reports: l}, nil
+	return &workerLink{Link: l, worker: l, accepts: l.Accepts, handsBack: l.Looks, reports: l}, nil
 }
 
 func nodeLink(l *nodeipc.Link, err error) (*workerLink, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &workerLink{Link: l, worker: l, accepts: l.Accepts, served: l.Served}, nil
+	return &workerLink{Link: l, worker: l, accepts: l.Accepts, served: l.Served, handsBack: l.HandsBack}, nil
 }
 
 func activationLink(l *activation.Link, err error) (*workerLink, error) {

@@ -21,8 +21,8 @@ import (
 
 // abilities are what workers of each kind can do, as its row says it, and what their link can be asked.
 var abilities = map[LinkKind]struct{ row, link string }{
-	LinkNative:     {"connections listeners reports handsBack", "worker accepts reports"},
-	LinkNode:       {"connections listeners clustered handsBack", "worker accepts served"},
+	LinkNative:     {"connections listeners reports handsBack", "worker accepts handsBack reports"},
+	LinkNode:       {"connections listeners clustered handsBack", "worker accepts served handsBack"},
 	LinkActivation: {"listeners blocking foreign", "accepts lost"},
 	LinkAny:        {"listeners blocking follows foreign binds", "accepts served lost asked"},
 	LinkInject:     {"connections foreign binds anywhere", "worker served lost asked"},
@@ -118,7 +118,7 @@ func TestLinks(t *testing.T) {
 		}
 		link := known(opened)
 		can := namesOf(ability{"worker", link.worker != nil}, ability{"accepts", link.accepts != nil}, ability{"served", link.served != nil},
-			ability{"lost", link.lost != nil}, ability{"asked", link.asked != nil}, ability{"reports", link.reports != nil})
+			ability{"lost", link.lost != nil}, ability{"asked", link.asked != nil}, ability{"handsBack", link.handsBack != nil}, ability{"reports", link.reports != nil})
 		if want, known := abilities[kind]; !known || can != want.link {
 			t.Errorf("%v: %s, want %s", kind, can, want.link)
 		}
@@ -174,6 +174,7 @@ func TestLinkUnlikeItsRow(t *testing.T) {
 		{"bind the port", row{binds: true}, workerLink{asked: asked}},
 		{"are foreign", row{foreign: true}, workerLink{lost: lost}},
 		{"report", row{reports: true}, workerLink{reports: new(mailbox.Mailbox)}},
+		{"hand connections back", row{handsBack: true}, workerLink{handsBack: new(nodeipc.Link).HandsBack}},
 	} {
 		inner := new(closed)
 		able, unable := c.has, workerLink{Link: inner}

@@ -3,6 +3,7 @@ package master
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -36,7 +37,9 @@ type Master struct {
 	started       time.Time
 	link          LinkKind
 	requests      mailbox.Requests
-	warned        int // the last generation of which a worker could not do what is requested; of handleEvent
+	// requestsDecide: what a request says decides about its worker, not only where its connection comes from or came to.
+	requestsDecide bool
+	warned         int // the last generation of which a worker could not do what is requested; of handleEvent
 
 	command     []string
 	drainSignal syscall.Signal
@@ -126,6 +129,7 @@ func (m *Master) balance(cfg *Config) (err error) {
 	if m.balancer, err = balancer.New(cfg.Balancer, balancer.NewTable(1)); err != nil {
 		return err
 	}
+	m.requestsDecide = cfg.Balancer.Clients.Rules.Looks()
 	if m.names != nil {
 		m.names.table = m.balancer.Table()
 		if cfg.names != nil {
@@ -209,10 +213,17 @@ func (m *Master) warnIncapable(e supervisor.Event) {
 	if worker == nil || e.Kind != supervisor.WorkerReady || e.Generation == m.warned {
 		return
 	}
+	var without []string
 	if m.requests.MaxConnections > 0 && worker.MaxConnections() == 0 {
+		without = append(without, "--max-connections-per-slot: it has not reported its connections before it was ready")
+	}
+	if m.requestsDecide && m.requests.Slots != nil && !known(e.Link).eachRequest() {
+		without = append(without, "handing connections back: the first request on one decides about the slot of all; turn off the proxy's pool of connections, or have it choose slots (--slot-address)")
+	}
+	if len(without) > 0 {
 		m.warned = e.Generation
 		m.few.Warn("worker cannot be held to everything", "slot", e.Slot, "pid", e.PID, "generation", e.Generation,
-			"without", "--max-connections-per-slot: it has not reported its connections before it was ready")
+			"without", strings.Join(without, "; "))
 	}
 }
 

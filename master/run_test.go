@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/handfast/handfast/fdpass/fdtest"
+	"github.com/handfast/handfast/master/link/mailbox"
 	"github.com/handfast/handfast/master/supervisor"
 )
 
@@ -277,7 +278,8 @@ func TestWarnIncapable(t *testing.T) {
 	}
 	m.warnIncapable(supervisor.Event{Kind: supervisor.WorkerStarted, Seat: supervisor.Seat{Generation: 1}, Link: &workerLink{reports: reports{}}})
 	m.warnIncapable(supervisor.Event{Kind: supervisor.WorkerReady, Seat: supervisor.Seat{Generation: 1}, Link: &workerLink{}})
-	ready(1, 7)
+	m.requests.Slots = new(mailbox.Slots)
+	ready(1, 7) // no request decides
 	if log.String() != "" {
 		t.Errorf("log:\n%s", log)
 	}
@@ -286,6 +288,13 @@ func TestWarnIncapable(t *testing.T) {
 	ready(3, 7)
 	ready(4, 0)
 	if lines := log.lines("worker cannot be held to everything"); len(lines) != 2 || !strings.Contains(lines[0], "--max-connections-per-slot") {
+		t.Errorf("log:\n%s", log)
+	}
+	m.requestsDecide = true
+	ready(5, 7)
+	m.requests.Slots = nil // it was not asked to
+	ready(6, 7)
+	if lines := log.lines("worker cannot be held to everything"); len(lines) != 3 || !strings.Contains(lines[2], "the first request on one decides") || !strings.Contains(lines[2], "--slot-address") {
 		t.Errorf("log:\n%s", log)
 	}
 }

@@ -96,12 +96,13 @@ type WorkerStatus struct {
 	Generation int        `json:"generation"`
 	State      string     `json:"state"` // starting, serving, hung (takes nothing, or does not answer: --watchdog), standby, lingering, draining, stopping (was sent SIGTERM) or killed
 	Started    time.Time  `json:"started"`
-	Since      time.Time  `json:"since"`    // it is in this state
-	Deadline   *time.Time `json:"deadline"` // when the state has lasted too long; null: never
-	Until      *time.Time `json:"until"`    // it lingers, if no client comes back; null: it does not linger
-	Open       *uint64    `json:"open"`     // connections, as the worker says, a second ago at most
-	MaxOpen    *int       `json:"max_open"` // beyond them new ones are refused; null: never
-	Accepted   *uint64    `json:"accepted"` // likewise, since it was started
+	Since      time.Time  `json:"since"`      // it is in this state
+	Deadline   *time.Time `json:"deadline"`   // when the state has lasted too long; null: never
+	Until      *time.Time `json:"until"`      // it lingers, if no client comes back; null: it does not linger
+	Open       *uint64    `json:"open"`       // connections, as the worker says, a second ago at most
+	MaxOpen    *int       `json:"max_open"`   // beyond them new ones are refused; null: never
+	HandsBack  *bool      `json:"hands_back"` // connections whose next request is not its own; false: the first request on a connection decides for all; null: no request decides, or the worker is not ready
+	Accepted   *uint64    `json:"accepted"`   // likewise, since it was started
 }
 
 // End is that of a worker when nobody had asked for it.
@@ -191,10 +192,10 @@ func (m *Master) outline() Status {
 		s.Addresses = append(s.Addresses, addr.String())
 	}
 	for i := range snapshot.Slots {
-		s.Slots[i] = slotStatus(i, snapshot)
+		s.Slots[i] = m.slotStatus(i, snapshot)
 	}
 	for _, w := range snapshot.Draining {
-		s.Draining = append(s.Draining, *workerStatus(w))
+		s.Draining = append(s.Draining, *m.workerStatus(w))
 	}
 	s.Ready = s.NotReady() == ""
 	return s
@@ -269,6 +270,21 @@ func (m *Master) countLately(s *Status) {
 	}
 }
 
+// Requests says which requests decide which worker serves them: "each" on a connection, or the "first" for all that follow on it, of
+// some worker at least. It is empty where none does, or no worker is ready.
+func (s Status) Requests() (which string) {
+	for _, sl := range s.Slots {
+		switch w := sl.Worker; {
+		case w == nil || w.HandsBack == nil:
+		case !*w.HandsBack:
+			return "first"
+		default:
+			which = "each"
+		}
+	}
+	return which
+}
+
 // NotReady says why the master is not ready, or nothing: it is when each slot that is in use has
 // a worker that serves, and no stop is under way. During a reload it is.
 func (s *Status) NotReady() string {
@@ -305,15 +321,15 @@ func (s *Status) NotInUse() string {
 	return strings.Join(all, ", ")
 }
 
-func slotStatus(slot int, snapshot *supervisor.Snapshot) SlotStatus {
+func (m *Master) slotStatus(slot int, snapshot *supervisor.Snapshot) SlotStatus {
 	sl := &snapshot.Slots[slot]
 	s := SlotStatus{
 		Slot:      slot,
 		State:     "empty",
 		InUse:     slot < snapshot.InUse,
-		Worker:    workerStatus(sl.Worker),
-		Next:      workerStatus(sl.Next),
-		Standby:   workerStatus(sl.Standby),
+		Worker:    m.workerStatus(sl.Worker),
+		Next:      m.workerStatus(sl.Next),
+		Standby:   m.workerStatus(sl.Standby),
 		NextStart: timeStatus(sl.NextStart),
 		Restarts:  sl.Restarts,
 	}
@@ -327,7 +343,7 @@ func slotStatus(slot int, snapshot *supervisor.Snapshot) SlotStatus {
 }
 
 // workerStatus is nil for no worker.
-func workerStatus(w *supervisor.WorkerStatus) *WorkerStatus {
+func (m *Master) workerStatus(w *supervisor.WorkerStatus) *WorkerStatus {
 	if w == nil {
 		return nil
 	}
@@ -344,7 +360,11 @@ func workerStatus(w *supervisor.WorkerStatus) *WorkerStatus {
 	if !w.Silent.IsZero() {
 		s.State, s.Since = Hung, w.Silent.UTC()
 	}
-	if worker := known(w.Link).reports; worker != nil {
+	link := known(w.Link)
+	if m.requestsDecide && w.State != supervisor.Starting {
+		s.HandsBack = new(link.eachRequest())
+	}
+	if worker := link.reports; worker != nil {
 		if most := worker.MaxConnections(); most > 0 {
 			s.MaxOpen = &most
 		}
@@ -405,7 +425,7 @@ func (m *Master) Place(client string) (Placement, error) {
 	snapshot, _ := m.supervisor.Snapshot()
 	if name, found := m.names.of(client); found && name.Slot < p.Slots {
 		p.Key, p.Slot = bySession, name.Slot
-		p.Worker = workerStatus(m.names.find(snapshot, name))
+		p.Worker = m.workerStatus(m.names.find(snapshot, name))
 		return p, nil
 	}
 	key, err := cfg.Clients.KeyOf(client)
@@ -414,7 +434,7 @@ func (m *Master) Place(client string) (Placement, error) {
 	}
 	p.Slot = cfg.Strategy.Slot(clientip.Client{Key: key}, p.Slots, 0)
 	if p.Slot < len(snapshot.Slots) {
-		p.Worker = workerStatus(snapshot.Slots[p.Slot].Worker)
+		p.Worker = m.workerStatus(snapshot.Slots[p.Slot].Worker)
 	}
 	return p, nil
 }

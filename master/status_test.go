@@ -1,6 +1,7 @@
 package master
 
 import (
+	"encoding/json"
 	"errors"
 	"net/netip"
 	"strings"
@@ -36,10 +37,10 @@ func TestNotReady(t *testing.T) {
 
 // TestWorkerReports: what a worker has open is null until it says so, and 0 when it does.
 func TestWorkerReports(t *testing.T) {
-	if s := workerStatus(&supervisor.WorkerStatus{Link: &workerLink{reports: reports{}}}); s.Open != nil || s.Accepted != nil {
+	if s := new(Master).workerStatus(&supervisor.WorkerStatus{Link: &workerLink{reports: reports{}}}); s.Open != nil || s.Accepted != nil {
 		t.Errorf("%+v", s)
 	}
-	s := workerStatus(&supervisor.WorkerStatus{Link: &workerLink{reports: reports{said: true, last: fdpass.Report{Accepted: 7}}}})
+	s := new(Master).workerStatus(&supervisor.WorkerStatus{Link: &workerLink{reports: reports{said: true, last: fdpass.Report{Accepted: 7}}}})
 	if s.Open == nil || *s.Open != 0 || *s.Accepted != 7 {
 		t.Errorf("%+v", s)
 	}
@@ -170,13 +171,46 @@ func TestStatusByRoute(t *testing.T) {
 	log.expect(t, "stopped: refused=8\n")
 }
 
+// TestWorkerHandsBack: whether it does matters only where requests decide, and once it can be known.
+func TestWorkerHandsBack(t *testing.T) {
+	does, doesNot := &workerLink{handsBack: func() bool { return true }}, new(workerLink)
+	for _, c := range []struct {
+		decide bool
+		state  supervisor.State
+		link   *workerLink
+		want   string
+	}{
+		{false, supervisor.Serving, does, "null"},
+		{true, supervisor.Starting, does, "null"},
+		{true, supervisor.Serving, does, "true"},
+		{true, supervisor.Lingering, does, "true"},
+		{true, supervisor.Serving, doesNot, "false"},
+	} {
+		m := &Master{requestsDecide: c.decide}
+		s := m.workerStatus(&supervisor.WorkerStatus{State: c.state, Link: c.link})
+		if got, err := json.Marshal(s.HandsBack); string(got) != c.want || err != nil {
+			t.Errorf("%+v: %s, %v", c, got, err)
+		}
+	}
+	slot := func(handsBack *bool) SlotStatus { return SlotStatus{Worker: &WorkerStatus{HandsBack: handsBack}} }
+	for want, slots := range map[string][]SlotStatus{
+		"":      {{}, slot(nil)},
+		"each":  {{}, slot(new(true)), slot(nil)},
+		"first": {slot(new(true)), slot(new(false)), slot(new(true))},
+	} {
+		if got := (Status{Slots: slots}).Requests(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
 // A worker that does not answer the watchdog is hung since it was heard last, whatever its state.
 func TestStatusOfWorkers(t *testing.T) {
 	now := time.Now()
-	if workerStatus(nil) != nil || reloadStatus(&supervisor.Snapshot{}) != nil || timeStatus(time.Time{}) != nil {
+	if new(Master).workerStatus(nil) != nil || reloadStatus(&supervisor.Snapshot{}) != nil || timeStatus(time.Time{}) != nil {
 		t.Error("there is none")
 	}
-	s := workerStatus(&supervisor.WorkerStatus{State: supervisor.Serving, Since: now, Silent: now.Add(time.Second), Deadline: now.Add(time.Minute), Link: &workerLink{reports: reports{most: 4}}})
+	s := new(Master).workerStatus(&supervisor.WorkerStatus{State: supervisor.Serving, Since: now, Silent: now.Add(time.Second), Deadline: now.Add(time.Minute), Link: &workerLink{reports: reports{most: 4}}})
 	if s.State != Hung || !s.Since.Equal(now.Add(time.Second)) || !s.Deadline.Equal(now.Add(time.Minute)) || *s.MaxOpen != 4 || s.Open != nil {
 		t.Errorf("%+v", s)
 	}

@@ -142,8 +142,11 @@ func (t *checking) sayPlan() {
 		t.say("--worker-link auto", d.link.Flag()+": "+d.why)
 	}
 	for _, remark := range d.remarks {
-		if remark.warning {
+		switch {
+		case remark.warning:
 			t.note("run warns", remark.String())
+		case remark.message != linkChosen: // which was said
+			t.say("run says", remark.String())
 		}
 	}
 	if t.config.DrainSignal == 0 && d.link.Foreign() {

@@ -47,7 +47,7 @@ type facts struct {
 func (r intent) gather(setting supervisor.Setting, command []string, passed bool) facts {
 	f := facts{passed: passed, noProc: checkProc()}
 	command = setting.Located(command)
-	if r.link == linkAuto || r.link == linkNode {
+	if r.link == linkAuto || r.link == linkNode || r.engineIO {
 		f.program = programs.ResolveIn(setting.Directory, command)
 		f.server, f.known = f.program.Server()
 	}

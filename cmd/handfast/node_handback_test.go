@@ -72,6 +72,7 @@ func TestNodeHandsBack(t *testing.T) {
 	t.Parallel()
 	const slots = 3
 	b := startNode(t, slots, readsBodies+plain, nodeOptions{flags: []string{"--behind-proxy"}})
+	b.showsRequests("each")
 	p := b.openPool(proxyAt)
 	requests := 0
 	served := func(client netip.Addr, length int, a answer) {
@@ -184,6 +185,7 @@ func TestNodeHandBackOff(t *testing.T) {
 			t.Errorf("%q", options)
 		}
 	}
+	b.showsRequests("first")
 }
 
 // TestNodeOptionsStay: options that Node has already stay, and processes that a worker starts are none of ours.

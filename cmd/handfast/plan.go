@@ -14,6 +14,7 @@ import (
 	"github.com/handfast/handfast/hash"
 	"github.com/handfast/handfast/master"
 	"github.com/handfast/handfast/master/link/nodeipc"
+	"github.com/handfast/handfast/master/programs"
 	"github.com/handfast/handfast/master/reuseport"
 )
 
@@ -122,6 +123,7 @@ type intent struct {
 	readyWhen      nodeipc.ReadyWhen
 	header         bool // --behind-proxy
 	brought        bool // --session, or a --key that clients bring
+	engineIO       bool // --session engine.io
 	affinity       bool // --drain-affinity
 	sessions       bool // --session
 	sessionIdle    bool // --session-idle is given
@@ -203,6 +205,7 @@ func (r intent) decide(f facts) (decision, error) {
 	d.engineIO = r.namesEngineIO(f)
 	r.decideRoute(&d, notKernel)
 	r.adviseOnProxies(&d)
+	r.adviseOnEngineIO(&d, f)
 	if r.sessionIdle && !r.sessions {
 		d.note("--session-idle has no effect: no request names a worker", "needs", "--session")
 	}
@@ -282,14 +285,28 @@ func (r intent) decideRoute(d *decision, notKernel error) {
 	}
 }
 
+// handsBack tells whether workers of a link hand connections back between two requests. Node would lose what a PROXY header said.
+func (r intent) handsBack(link master.LinkKind) bool {
+	return link.HandsBack() && !r.keep && !(link == master.LinkNode && r.proxyProtocol)
+}
+
+// adviseOnEngineIO says whose affair it is that ids of Engine.IO end in their worker's token: only Node workers get a module for that.
+func (r intent) adviseOnEngineIO(d *decision, f facts) {
+	const message = "ids of Engine.IO's sessions end in HANDFAST_ROUTE only if the program itself does that: with this link nothing is loaded into it"
+	switch {
+	case !r.engineIO || d.link == master.LinkNode:
+	case f.program.Kind == programs.Other:
+		d.note(message, "link", d.link.String(), "how", "examples/flask-socketio")
+	default:
+		d.warn(message, "link", d.link.String(), "remedy", "--worker-link node; "+f.runNodeItself())
+	}
+}
+
 // adviseOnProxies says what the proxy must do, and who sees what a PROXY header names: only the native link has room for it.
 func (r intent) adviseOnProxies(d *decision) {
-	if r.header && (!d.link.HandsBack() || r.keep) {
-		d.note("the first request on a connection decides about the slot of all: the proxy has to have its pool of connections turned off", "link", d.link.String(),
-			"or_the_proxy_chooses_slots", "--slot-address")
-	}
-	if r.brought && !r.header && (!d.link.HandsBack() || r.keep) {
-		d.note("the first request on a connection decides about the slot of all: clients that send several sessions' over one are served where the first one belongs", "link", d.link.String())
+	if (r.header || r.brought) && !r.handsBack(d.link) {
+		d.note("the first request on a connection decides about the slot of all: it must be those of one client, or session", "link", d.link.String(),
+			"behind_a_proxy", "turn off its pool of connections, or have it choose slots (--slot-address)")
 	}
 	switch native := d.link == master.LinkNative; {
 	case r.leaveProxy:

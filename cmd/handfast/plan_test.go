@@ -538,6 +538,64 @@ func TestSocketIOSticky(t *testing.T) {
 	}
 }
 
+// TestFirstRequestDecides: where requests decide, and workers do not hand connections back, the plan says what a proxy has to do.
+func TestFirstRequestDecides(t *testing.T) {
+	for _, c := range []struct {
+		flags   intent
+		command string
+		want    bool
+	}{
+		{intent{header: true}, "gunicorn", true},
+		{intent{header: true}, "native", false},
+		{intent{header: true, keep: true}, "native", true},
+		{intent{header: true}, "node app.js", false},
+		{intent{header: true, proxyProtocol: true}, "node app.js", true},
+		{intent{header: true, proxyProtocol: true}, "native", false},
+		{intent{sessions: true, brought: true}, "gunicorn", true},
+		{intent{sessions: true, brought: true, keep: true}, "node app.js", true},
+		{intent{sessions: true, brought: true}, "node app.js", false},
+		{intent{brought: true, link: linkAny}, "node app.js", true},
+		{intent{}, "gunicorn", false},
+		{intent{keep: true}, "native", false},
+	} {
+		c.flags.workers = 1
+		d, err := c.flags.decide(planCommands[c.command].on(machines["all"], false))
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(d.remarks, func(r remark) bool { return strings.HasPrefix(r.message, "the first request on a connection decides") })
+		if i >= 0 != c.want || i >= 0 && !strings.Contains(d.remarks[i].String(), "turn off its pool of connections, or have it choose slots (--slot-address)") {
+			t.Errorf("%+v, %s: %v, want %v", c.flags, c.command, d.remarks, c.want)
+		}
+	}
+}
+
+// TestEngineIOWithoutModule: the plan says that ids name no worker unless the program has them do so, and warns if Node could have.
+func TestEngineIOWithoutModule(t *testing.T) {
+	for _, c := range []struct {
+		link         link
+		command      string
+		said, warned bool
+	}{
+		{linkAuto, "node app.js", false, false},
+		{linkNode, "node app.js", false, false},
+		{linkAny, "node app.js", true, true},
+		{linkAny, "npm start", true, true},
+		{linkAuto, "gunicorn", true, false},
+		{linkAuto, "native", true, false},
+	} {
+		flags := intent{workers: 1, link: c.link, sessions: true, brought: true, engineIO: true}
+		d, err := flags.decide(planCommands[c.command].on(machines["all"], false))
+		if err != nil {
+			t.Fatal(c.command, err)
+		}
+		i := slices.IndexFunc(d.remarks, func(r remark) bool { return strings.HasPrefix(r.message, "ids of Engine.IO's sessions") })
+		if i >= 0 != c.said || i >= 0 && (d.remarks[i].warning != c.warned || c.warned != strings.Contains(d.remarks[i].String(), "--worker-link node")) {
+			t.Errorf("%v, %s: %v", c.link, c.command, d.remarks)
+		}
+	}
+}
+
 // TestSessionIdleAlone: a flag without effect is said to have none.
 func TestSessionIdleAlone(t *testing.T) {
 	for _, c := range []struct {

@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/fdpass/forwarded"
 	"github.com/handfast/handfast/master"
 	"github.com/handfast/handfast/master/admin"
 	"github.com/handfast/handfast/master/balancer"
@@ -105,6 +107,7 @@ func (a asked) intent() intent {
 		sessions:       len(c.Balancer.Clients.Rules.Sessions) > 0,
 		sessionIdle:    a.idle,
 		brought:        c.Balancer.Clients.Rules.LooksAtAll(),
+		engineIO:       slices.Contains(c.Balancer.Clients.Rules.Sessions, forwarded.Key{Kind: forwarded.ByEngineIO}),
 		keep:           c.NoHandBack,
 		proxyProtocol:  c.Balancer.Clients.ProxyProtocol,
 		leaveProxy:     c.Balancer.Clients.LeaveProxy,

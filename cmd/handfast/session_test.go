@@ -180,6 +180,7 @@ func TestSessionOnOneConnection(t *testing.T) {
 	v := &visitor{b: b, conn: new(keptConn)}
 	defer v.conn.close()
 	first := v.visit(true)
+	b.showsRequests("each")
 	b.signal(unix.SIGUSR2)
 	b.await("reload finished")
 	for began := time.Now(); time.Since(began) < 2*idle; {
@@ -193,6 +194,18 @@ func TestSessionOnOneConnection(t *testing.T) {
 		time.Sleep(idle / 20) // as a client that polls
 	}
 	b.await("worker exited") // its connection is idle
+}
+
+// showsRequests wants status and metrics to say which requests decide.
+func (b *instance) showsRequests(which string) {
+	b.t.Helper()
+	if got := b.status().Requests(); got != which {
+		b.t.Errorf("%q requests decide, want %q", got, which)
+	}
+	want := map[string]string{"first": "\nhandfast_worker_hands_back{slot=\"0\"} 0\n", "each": "\nhandfast_worker_hands_back{slot=\"0\"} 1\n"}[which]
+	if text := b.metrics(); !strings.Contains(text, want) {
+		b.t.Errorf("no %q in\n%s", want, text)
+	}
 }
 
 // TestDrainNow: status shows who lingers, and drain --now ends it, for some or for all: their sessions are then with the workers in their slots.
@@ -288,6 +301,7 @@ func TestSessionOnOneConnectionOfAnyServer(t *testing.T) {
 	v := &visitor{b: b, conn: new(keptConn)}
 	defer v.conn.close()
 	first := v.visit(true)
+	b.showsRequests("first")
 	b.signal(unix.SIGUSR2)
 	b.await("reload finished")
 	for began := time.Now(); time.Since(began) < 3*idle; {

@@ -91,7 +91,7 @@ func statusTextIn(s *master.Status, padding int) string {
 		state = "not ready: " + why
 	}
 	fmt.Fprintf(&b, "%s %s, pid %d, up %s, %s\n", s.Name, s.Version, s.PID, age(s, s.Started), state)
-	fmt.Fprintf(&b, "%s, route %s, link %s, by %s%s\n", strings.Join(s.Addresses, " "), s.Route, s.Link, s.Key, sessionsText(s))
+	fmt.Fprintf(&b, "%s, route %s, link %s, by %s%s%s\n", strings.Join(s.Addresses, " "), s.Route, s.Link, s.Key, sessionsText(s), requestsText(s))
 	fmt.Fprintf(&b, "%s%s%s\n", generationText(s), reloadText(s), upgradeText(s))
 	if l := s.Largest; l != nil && l.Client != "" {
 		fmt.Fprintf(&b, "client %s has %.0f%% of the connections (of the last %d, %s ago)\n", l.Client, 100*l.Share, l.Of, age(s, l.At))
@@ -115,6 +115,18 @@ func sessionsText(s *master.Status) string {
 		return ""
 	}
 	return fmt.Sprintf(", sessions by %s (%d to their worker, %d to its successor)", s.Session, s.Sessions.ToWorker, s.Sessions.ToSuccessor)
+}
+
+// requestsText says which requests are looked at, if any.
+func requestsText(s *master.Status) string {
+	switch which := s.Requests(); which {
+	case "":
+		return ""
+	case "first":
+		return ", of the first request on a connection"
+	default:
+		return ", of " + which + " request"
+	}
 }
 
 // Bounds of what is shown of what workers wrote before they ended; --json has more.

@@ -57,6 +57,12 @@ SLOT  STATE    PID  GEN  UPTIME  RATE/S  OPEN  QUEUE  PARKED  REFUSED  RESTARTS 
 	if got := statusText(&kernel); !strings.Contains(got, "slot 1 has 91% of the connections, the most of all slots (of 1000 that are open)\n") {
 		t.Error(got)
 	}
+	for handsBack, want := range map[bool]string{true: "by header:X-User, of each request\n", false: "by header:X-User, of the first request on a connection\n"} {
+		s.Slots[0].Worker.HandsBack = &handsBack
+		if got := statusText(&s); !strings.Contains(got, want) {
+			t.Error(got)
+		}
+	}
 	for _, slot := range []int{0, 2} {
 		s.Draining = append(s.Draining, master.WorkerStatus{Slot: slot, PID: 97 - slot, Generation: 2, State: "lingering", Started: ago(time.Hour),
 			Since: ago(time.Duration(3-slot) * time.Second), Until: at(time.Duration(-9-slot) * time.Second), Deadline: at(time.Duration(slot) * -time.Minute)})

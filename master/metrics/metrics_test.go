@@ -83,7 +83,7 @@ func TestStatus(t *testing.T) {
 		Version: "v1", Ready: true, Generation: 4, Started: time.Unix(1000, 0),
 		Reload: &master.ReloadStatus{},
 		Slots: []master.SlotStatus{
-			{Slot: 0, State: "serving", Worker: &master.WorkerStatus{Generation: 4, State: "serving", Started: time.Unix(2000, 0), Open: &nine}, HandedOff: &seven, Restarts: 2, Parked: 5},
+			{Slot: 0, State: "serving", Worker: &master.WorkerStatus{Generation: 4, State: "serving", Started: time.Unix(2000, 0), Open: &nine, HandsBack: new(true)}, HandedOff: &seven, Restarts: 2, Parked: 5},
 			{Slot: 1, State: "empty", Queue: &waiting, Refused: 6, Open: &waiting},
 		},
 		Fullest:  &master.FullestSlot{Slot: 1, Share: 0.75},
@@ -98,7 +98,7 @@ func TestStatus(t *testing.T) {
 		`handfast_worker_state{slot="0",state="serving"} 1` + "\n", `handfast_worker_state{slot="0",state="empty"} 0` + "\n",
 		`handfast_worker_state{slot="1",state="empty"} 1` + "\n",
 		`handfast_worker_generation{slot="0"} 4` + "\n", `handfast_worker_start_time_seconds{slot="0"} 2000` + "\n",
-		`handfast_worker_open_connections{slot="0"} 9` + "\n", `handfast_worker_restarts_total{slot="0"} 2` + "\n",
+		`handfast_worker_hands_back{slot="0"} 1` + "\n", `handfast_worker_open_connections{slot="0"} 9` + "\n", `handfast_worker_restarts_total{slot="0"} 2` + "\n",
 		`handfast_handed_off_connections_total{slot="0"} 7` + "\n", `handfast_slot_parked_connections{slot="0"} 5` + "\n",
 		`handfast_slot_refused_connections_total{slot="1"} 6` + "\n", `handfast_slot_queued_connections{slot="1"} 3` + "\n",
 		"handfast_fullest_slot_share 0.75\n", `handfast_slot_open_connections{slot="1"} 3` + "\n",

@@ -38,6 +38,7 @@ var (
 	since      = desc("worker_start_time_seconds", "When the worker in the slot was started, in Unix time.", "slot")
 	open       = desc("worker_open_connections", "Connections that the worker in the slot has open, if it says so.", "slot")
 	mayOpen    = desc("worker_open_connections_limit", "Connections that the worker in the slot may have open before further ones are refused, if it is held to that.", "slot")
+	handsBack  = desc("worker_hands_back", "1 if the worker in the slot hands connections back whose next request is not its own, 0 if the first request on a connection decides for all; not there if none decides.", "slot")
 	restarts   = desc("worker_restarts_total", "Successors that were needed since a worker had ended, left, or could not be started.", "slot")
 	handedOff  = desc("handed_off_connections_total", "Connections that the master gave to the slot's workers; one that was taken back counts again.", "slot")
 	handedBack = desc("handed_back_connections_total", "Connections that the slot's workers handed back between two requests, since the next one was another slot's or the worker drained.", "slot")
@@ -100,6 +101,9 @@ func (status collector) Collect(out chan<- prometheus.Metric) {
 			gauge(since, float64(w.Started.Unix()), slot)
 			if w.Open != nil {
 				gauge(open, float64(*w.Open), slot)
+			}
+			if w.HandsBack != nil {
+				gauge(handsBack, truth(*w.HandsBack), slot)
 			}
 			if w.MaxOpen != nil {
 				gauge(mayOpen, float64(*w.MaxOpen), slot)

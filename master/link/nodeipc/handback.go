@@ -14,6 +14,7 @@ type handBackAnswer struct {
 // beginHandBack answers a worker that asks whether it is to hand connections back.
 func (l *Link) beginHandBack() {
 	if l.primary.cfg.HandBack != nil {
+		l.handsBack = true
 		l.post(packet{text: line(handBackAnswer{cmdHandBack, l.primary.cfg.Everybody})})
 	}
 }
@@ -45,6 +46,13 @@ func (l *Link) receiveHandle(word string) {
 // Looks tells that the worker does not look at requests that it does not serve: it hands each connection back after each
 // response, whatever comes next.
 func (l *Link) Looks() bool { return false }
+
+// HandsBack tells whether it hands connections back at all: it has loaded Config.Module, and the master takes them.
+func (l *Link) HandsBack() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.handsBack
+}
 
 // Drains tells whether the worker is handed nothing more.
 func (l *Link) Drains() bool {

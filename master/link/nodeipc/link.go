@@ -93,13 +93,14 @@ type Link struct {
 	lost     []sent // shared listeners to be sent again after the pause
 	paused   bool   // after a NACK, or a refusal, or while too many descriptors are in flight
 	// inFlight tells that the last message could not be sent, since too many descriptors of this user are in flight.
-	inFlight bool
-	stopped  bool // it gets no more connections: it drains, has left or ended
-	drained  bool // it was told to, or told us so
-	leaving  bool // it will be told when its last session has ended
-	missed   int  // messages of other workers that it missed, not reported yet
-	leftErr  error
-	refused  []packet // answers that wait until it is told to finish
+	inFlight  bool
+	stopped   bool // it gets no more connections: it drains, has left or ended
+	drained   bool // it was told to, or told us so
+	leaving   bool // it will be told when its last session has ended
+	handsBack bool // it asked whether it is to hand connections back, and is
+	missed    int  // messages of other workers that it missed, not reported yet
+	leftErr   error
+	refused   []packet // answers that wait until it is told to finish
 
 	sessions map[clientip.Session]string // that it keeps, and their names
 	warned   map[string]bool

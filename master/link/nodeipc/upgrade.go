@@ -282,6 +282,7 @@ func (p *Primary) RestoreLink(b *reexec.Bundle, slot int, own func(netip.AddrPor
 	l.seq = s.Seq
 	l.shut, l.paused, l.stopped, l.drained = s.Shut, s.Paused, s.Over, s.Drained
 	l.missed = s.Missed
+	l.handsBack = p.cfg.HandBack != nil // it was started with the module, as far as we know
 	if err := l.restoreTraffic(b, &s); err != nil {
 		ours.file.Close()
 		return nil, err
