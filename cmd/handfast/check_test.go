@@ -79,6 +79,10 @@ func TestCheckIsRun(t *testing.T) {
 			t.Errorf("%s: no %q in %s", c.flags, c.says, text)
 		}
 	}
+	if out, status := runCheck(t, "--name", "a", "--listen", "127.0.0.1:0", "--behind-proxy", "--hand-back=false", "--", trial.Build(t, testWorker)); status != exitOK ||
+		!strings.Contains(answerOf(t, out, "run says"), "have it choose slots (--slot-address)") {
+		t.Errorf("status %d: %s", status, out)
+	}
 	log := filepath.Join(t.TempDir(), "access.log")
 	if out, status := runCheck(t, "--name", "a", "--listen", "127.0.0.1:0", "--access-log", log, "--", trial.Build(t, testWorker)); status != exitOK {
 		t.Errorf("status %d: %s", status, out)
