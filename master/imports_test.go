@@ -50,6 +50,7 @@ var layers = map[string]string{
 	"master/admin":             "fdpass master master/supervisor",
 	"master/metrics":           "master master/balancer master/supervisor master/reexec",
 	"master/asuser":            "",
+	"master/changes":           "",
 	"master/fdlimit":           "",
 	"master/logging":           "",
 	"master/pgroup":            "",

@@ -201,6 +201,11 @@ func (t *checking) addresses(ctx context.Context) {
 	if t.access != "" {
 		t.try("--access-log "+t.access, tryAccessLog(t.access))
 	}
+	if len(t.follow) > 0 {
+		files, err := t.openFiles()
+		files.Close()
+		t.try("--restart-on-change", err)
+	}
 	if t.config.Balancer.Clients.Hash.Seed == 0 && slices.ContainsFunc(all, isPublic) {
 		t.note("--hash-seed 0", "anybody can compute which addresses share a slot, and fill one of them; if those who can connect are not to be trusted with that, give a number that they do not know")
 	}

@@ -139,6 +139,8 @@ func runFlags() []cli.Flag {
 			Usage: "the master itself becomes --user, too, as soon as all is open that it listens on"},
 		&cli.BoolFlag{Name: "no-new-privs", EnvVars: env("no-new-privs"),
 			Usage: "workers gain no rights by set-user-ID programs, such as sudo"},
+		&cli.StringSliceFlag{Name: "restart-on-change", EnvVars: env("restart-on-change"),
+			Usage: "`PATH` of a file, or of a directory with all that is below, repeatable: when something there changes, all workers are replaced, as by a reload. For development, not for production, where a version that is half copied would be started. Hidden files, node_modules, __pycache__ and what editors leave do not count"},
 		stringFlag("worker-output", "auto", "`HOW` what workers print is written: prefix (each line behind its slot), json (an object for each line, with slot, pid, generation and stream), raw (as it is; workers write to handfast's own standard output and error), or auto: json with --log-json, prefix if standard error is a terminal, else raw"),
 		stringFlag("log-level", "info", "`LEVEL`: trace, debug, info, warn or error"),
 		&cli.BoolFlag{Name: "log-json", EnvVars: env("log-json"), Usage: "log JSON, one object a line"},

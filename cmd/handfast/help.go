@@ -29,7 +29,7 @@ var groups = []group{
 	{"A worker's life", []string{"ready-when", "ready-timeout", "probation", "drain-signal", "drain-timeout", "drain-spread", "max-draining", "stop-timeout", "stop-delay", "kill-timeout",
 		"watchdog", "when-hung", "min-uptime", "backoff-min", "backoff-max"}},
 	{"What a worker runs in", []string{"directory", "env", "env-file", "user", "group", "drop-root", "no-new-privs"}},
-	{"Operating", []string{"admin", "access-log", "worker-output", "log-level", "log-json"}},
+	{"Operating", []string{"admin", "access-log", "restart-on-change", "worker-output", "log-level", "log-json"}},
 }
 
 // grouped returns the flags of a command by groups; those of others than run and check are one.

@@ -73,10 +73,11 @@ type asked struct {
 	link   link
 	listen []string // addresses; none: what a service manager passes, or the default
 	opens  opener
-	idle   bool   // --session-idle is given
-	access string // file of the access log; empty: none
-	output string // one of outputWords
-	json   bool   // logs are
+	idle   bool     // --session-idle is given
+	access string   // file of the access log; empty: none
+	follow []string // files that workers are restarted for, when they change
+	output string   // one of outputWords
+	json   bool     // logs are
 
 	answers answering
 	drop    bool // root, for the workers' user
@@ -155,6 +156,9 @@ func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 	config.ReadyWhen, config.Supervisor.Probe = v.readyWhen()
 	config.DrainSignal = v.drainSignal("drain-signal")
 	a.answers = v.answering()
+	for _, path := range v.list("restart-on-change") {
+		a.follow = append(a.follow, v.absolute("restart-on-change", path))
+	}
 	a.listen = v.listens()
 	a.output = outputWords[v.choice("worker-output", outputWords...)]
 	if unknown := v.variables(); v.err == nil && len(unknown) > 0 {
@@ -220,6 +224,11 @@ func serve(ctx context.Context, a asked, log *logging.Queue) error {
 		return err
 	}
 	defer closeAll(sockets)
+	files, err := a.openFiles()
+	if err != nil {
+		return err
+	}
+	defer files.Close()
 	on, err := a.openAddresses(ctx, &config, before)
 	if err != nil {
 		return err
@@ -251,6 +260,7 @@ func serve(ctx context.Context, a asked, log *logging.Queue) error {
 		}
 		before.bundle.Close()
 	}
+	defer reloadOnChange(ctx, files, next.master, config.Logger)()
 	return serveUntilStopped(ctx, next, config.Logger)
 }
 
