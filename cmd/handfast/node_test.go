@@ -306,13 +306,7 @@ func TestNodeKillWithFullLink(t *testing.T) {
 // reloads is how often a trial reloads: n times, or as often as asked (make soak).
 func reloads(t *testing.T, n int) int {
 	t.Helper()
-	if text := os.Getenv("HANDFAST_TEST_RELOADS"); text != "" {
-		var err error
-		if n, err = strconv.Atoi(text); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return n
+	return fromEnv(t, "HANDFAST_TEST_RELOADS", n)
 }
 
 // TestNodeReloadUnderLoad: no request fails, whatever is going on when a worker drains.
