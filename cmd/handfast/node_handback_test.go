@@ -71,7 +71,8 @@ server.on('request', (req, res) => { let n = 0; req.on('data', (d) => n += d.len
 func TestNodeHandsBack(t *testing.T) {
 	t.Parallel()
 	const slots = 3
-	b := startNode(t, slots, readsBodies+plain, nodeOptions{flags: []string{"--behind-proxy"}})
+	// The connection is silent while workers start, and closed after the header timeout.
+	b := startNode(t, slots, readsBodies+plain, nodeOptions{flags: []string{"--behind-proxy", "--header-timeout", "1m"}})
 	b.showsRequests("each")
 	p := b.openPool(proxyAt)
 	requests := 0
