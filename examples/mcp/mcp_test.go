@@ -2,10 +2,10 @@
 package mcp_test
 
 import (
+	"cmp"
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,7 +15,8 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(trial.Main(m)) }
 
-const sessions = 16
+// sessions is how many clients there are before each address: few, or what the environment says.
+func sessions() string { return cmp.Or(os.Getenv("HANDFAST_TEST_CLIENTS"), "8") }
 
 // round is what clients.js says when every session has written and read, or failed.
 type round struct {
@@ -25,8 +26,10 @@ type round struct {
 }
 
 // TestSessions: each session stays with the worker that has begun it, although all share connections, direct and
-// through nginx's pool, and although a reload replaces the workers.
+// through the pools of nginx and HAProxy, and although a reload replaces the workers.
 func TestSessions(t *testing.T) {
+	trial.Nginx.Need(t)
+	trial.HAProxy.Need(t)
 	node, dir := trial.Install(t, "server.js", "clients.js")
 	listen := trial.FreeAddress(t)
 	host, port, _ := net.SplitHostPort(listen)
@@ -35,8 +38,10 @@ func TestSessions(t *testing.T) {
 	flags := []string{"--session", "header:Mcp-Session-Id", "--new-sessions", "least", "--stop-timeout", "1s"}
 	handfast, _ := trial.BalanceAt(t, listen, flags, node, filepath.Join(dir, "server.js"))
 	clients := map[string]*trial.Process{}
-	for before, address := range map[string]string{"nobody": listen, "nginx": nginx(t, listen)} {
-		clients[before] = trial.Start(t, node, filepath.Join(dir, "clients.js"), "http://"+address+"/mcp", strconv.Itoa(sessions), "Infinity")
+	_, nginx := trial.Nginx.Start(t, "../proxies/nginx-pool.conf", listen)
+	_, haproxy := trial.HAProxy.Start(t, "../proxies/haproxy-pool.cfg", listen)
+	for before, address := range map[string]string{"nobody": listen, "nginx": nginx, "HAProxy": haproxy} {
+		clients[before] = trial.Start(t, node, filepath.Join(dir, "clients.js"), "http://"+address+"/mcp", sessions(), "Infinity")
 	}
 	begun := map[string]round{}
 	for before, c := range clients {
@@ -48,18 +53,11 @@ func TestSessions(t *testing.T) {
 	handfast.Await("reload", 1, func(line string) bool { return strings.Contains(line, `"reload finished"`) })
 	for before, c := range clients {
 		if last := trial.AwaitRound[round](c, 2); last.Failed > 0 {
-			t.Errorf("behind %s: round %d, %d of %d sessions have failed: %v", before, last.Round, last.Failed, sessions, last.Why)
+			t.Errorf("behind %s: round %d, %d of %s sessions have failed: %v", before, last.Round, last.Failed, sessions(), last.Why)
 		} else {
-			t.Logf("behind %s: %d rounds of %d sessions, none has failed", before, last.Round, sessions)
+			t.Logf("behind %s: %d rounds of %s sessions, none has failed", before, last.Round, sessions())
 		}
 		c.Stop()
 	}
 	handfast.Stop()
-}
-
-// nginx returns its address. All its connections are kept, and mixed.
-func nginx(t *testing.T, handfast string) (address string) {
-	t.Helper()
-	_, address = trial.Nginx.Start(t, "../proxies/nginx-pool.conf", handfast)
-	return address
 }
