@@ -1,5 +1,6 @@
-// Package frameworks_test runs servers of Node frameworks, unmodified, under the real command and behind nginx, which
-// pools its connections: handfast loads a module into the workers that hands them back between requests.
+// Package frameworks_test runs servers of web frameworks under the real command. Those of Node, unmodified, are behind nginx, which
+// pools its connections: handfast loads a module into the workers that hands them back between requests. Others have sessions
+// (session_test.go).
 package frameworks_test
 
 import (
