@@ -157,7 +157,13 @@ func (m *Master) supervise(cfg *Config) (err error) {
 	s.Env = append(environ(&cfg.Balancer.Clients, m.route.addresses()), s.Env...)
 	s.Slots, s.NewLink = m.route, m.openLink
 	s.LogNotReady = []any{"link", m.kind.name, "change_with", "--ready-timeout"}
-	s.OnEventInLoop = m.route.handleEvent
+	s.OnEventInLoop = func(e supervisor.Event) {
+		m.route.handleEvent(e)
+		if e.Kind == supervisor.GaveUp {
+			m.Stop()
+			m.EndStopDelay()
+		}
+	}
 	if m.names != nil {
 		m.names.lingers = cfg.lingers()
 		if !cfg.seesRequests() {

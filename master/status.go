@@ -94,7 +94,7 @@ type WorkerStatus struct {
 	Slot       int        `json:"slot"`
 	PID        int        `json:"pid"` // 0: its process is being started
 	Generation int        `json:"generation"`
-	State      string     `json:"state"` // starting, serving, hung (takes nothing, or does not answer: --watchdog), standby, lingering, draining, stopping (was sent SIGTERM) or killed
+	State      string     `json:"state"` // starting, serving, hung (takes nothing, or does not answer: --watchdog), unhealthy (serves, and fails --healthy-when), standby, lingering, draining, stopping (was sent SIGTERM) or killed
 	Started    time.Time  `json:"started"`
 	Since      time.Time  `json:"since"`      // it is in this state
 	Deadline   *time.Time `json:"deadline"`   // when the state has lasted too long; null: never
@@ -103,6 +103,7 @@ type WorkerStatus struct {
 	MaxOpen    *int       `json:"max_open"`   // beyond them new ones are refused; null: never
 	HandsBack  *bool      `json:"hands_back"` // connections whose next request is not its own; false: the first request on a connection decides for all; null: no request decides, or the worker is not ready
 	Accepted   *uint64    `json:"accepted"`   // likewise, since it was started
+	Memory     *int64     `json:"memory"`     // bytes that it and its process group had some seconds ago; null: nobody looks (--max-memory)
 }
 
 // End is that of a worker when nobody had asked for it.
@@ -141,6 +142,9 @@ type Totals struct {
 
 // Hung is the state of a worker that serves, and does not answer the watchdog.
 const Hung = "hung"
+
+// Unhealthy is the state of a worker that serves, and fails its health checks.
+const Unhealthy = "unhealthy"
 
 // Status returns what the master is doing. It asks nobody who could be busy but the kernel, and that for the connections that
 // are open; the figures are not of one instant.
@@ -356,6 +360,12 @@ func (m *Master) workerStatus(w *supervisor.WorkerStatus) *WorkerStatus {
 		Since:      w.Since.UTC(),
 		Deadline:   timeStatus(w.Deadline),
 		Until:      timeStatus(w.Until),
+	}
+	if !w.Sick.IsZero() && w.State == supervisor.Serving {
+		s.State, s.Since = Unhealthy, w.Sick.UTC()
+	}
+	if w.Memory > 0 {
+		s.Memory = &w.Memory
 	}
 	if !w.Silent.IsZero() {
 		s.State, s.Since = Hung, w.Silent.UTC()

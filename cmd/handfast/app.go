@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/handfast/handfast/master/logging"
+	"github.com/handfast/handfast/master/supervisor"
 )
 
 // Exit statuses.
@@ -20,6 +21,7 @@ const (
 	exitOK      = 0 // stopped as asked, or printed what was asked for
 	exitFailure = 1 // could not start or go on, or was stopped by force
 	exitUsage   = 2 // the command line or the environment makes no sense
+	exitGaveUp  = 3 // workers kept dying young (--max-restarts)
 )
 
 // usageError is a mistake of the person who typed the command.
@@ -73,6 +75,9 @@ func exitStatus(stderr io.Writer, err error) int {
 	case errors.As(err, &usage):
 		say(stderr, "handfast: %s\nTry 'handfast help'.\n", strings.ReplaceAll(logging.WithoutPackages(err.Error()), "\n", "\nhandfast: "))
 		return exitUsage
+	case errors.Is(err, supervisor.ErrGaveUp):
+		say(stderr, "handfast: %s\n", logging.WithoutPackages(err.Error()))
+		return exitGaveUp
 	default:
 		say(stderr, "handfast: %s\n", logging.WithoutPackages(err.Error()))
 		return exitFailure

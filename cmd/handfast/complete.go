@@ -57,6 +57,8 @@ var choices = map[string][]string{
 	"when-down":       {"wait", "next"},
 	"refuse":          {"http", "close"},
 	"when-hung":       {"report", "replace"},
+	"when-unhealthy":  {"report", "replace"},
+	"healthy-when":    {"http://127.0.0.1:900{slot}/", "tcp:127.0.0.1:900{slot}"},
 	"log-level":       {"trace", "debug", "info", "warn", "error"},
 	"drain-signal":    {"auto", "TERM", "INT", "QUIT", "WINCH", "USR1", "USR2", "HUP"},
 	"key":             {"address", "cookie:", "query:", "path:", "header:"},

@@ -27,7 +27,8 @@ var groups = []group{
 	{"How workers get connections", []string{"route", "worker-link"}},
 	{"Waiting and refusing", []string{"retry-delay", "max-retries", "max-parked", "max-per-client", "max-connections-per-slot", "when-down", "refuse"}},
 	{"A worker's life", []string{"ready-when", "ready-timeout", "probation", "drain-signal", "drain-timeout", "drain-spread", "max-draining", "stop-timeout", "stop-delay", "kill-timeout",
-		"watchdog", "when-hung", "min-uptime", "backoff-min", "backoff-max"}},
+		"watchdog", "when-hung", "healthy-when", "health-interval", "health-timeout", "health-failures", "when-unhealthy", "max-memory", "max-age",
+		"min-uptime", "backoff-min", "backoff-max", "max-restarts"}},
 	{"What a worker runs in", []string{"directory", "env", "env-file", "user", "group", "drop-root", "no-new-privs"}},
 	{"Operating", []string{"admin", "access-log", "restart-on-change", "worker-output", "log-level", "log-json"}},
 }

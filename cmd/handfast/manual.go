@@ -49,6 +49,7 @@ var (
 		{"0", "Stopped as asked, or done. Of check: run would start."},
 		{"1", "Could not start, could not go on, was stopped by force, or a command has failed. Of status --ready: a slot has no worker that is ready."},
 		{"2", "The command line, the environment or the configuration makes no sense."},
+		{"3", "Workers kept dying young, more often than --max-restarts allows."},
 	}
 	manualVariables = [][2]string{
 		{"HANDFAST_...", "Each flag of run has a variable: --retry-delay is HANDFAST_RETRY_DELAY. Several addresses are separated by commas."},

@@ -195,6 +195,7 @@ func (v *values) lifetimes(s *supervisor.Config) {
 	s.KillTimeout = v.duration("kill-timeout", 0)
 	s.MinUptime = v.duration("min-uptime", 0)
 	v.watchdog(s)
+	v.recycling(s)
 	s.BackoffMin = v.duration("backoff-min", time.Millisecond)
 	s.BackoffMax = v.duration("backoff-max", s.BackoffMin)
 }

@@ -23,7 +23,7 @@ func statusCommand() *cli.Command {
 		Description: "One line for each slot, and one for each worker that starts, lingers, drains, or stands by\n" +
 			"while another one is on probation. What nobody can know is left out: workers that accept for\n" +
 			"themselves are handed nothing off, and few workers say what they have open. A worker that is\n" +
-			"hung takes no connections, or does not answer (--watchdog).\n\n" +
+			"hung takes no connections, or does not answer (--watchdog); one that is unhealthy fails --healthy-when.\n\n" +
 			"Exit status: 0 it runs; 1 it does not answer, or with --ready a slot has no worker that is\n" +
 			"ready. GET /readyz tells probes the same, but does not wait for slots that scale has added.",
 		Flags: []cli.Flag{
@@ -248,7 +248,7 @@ func upgradeText(s *master.Status) string {
 
 // slotTable is a row of titles, one for each slot, and one for each worker that drains.
 func slotTable(s *master.Status) [][]string {
-	rows := [][]string{{"SLOT", "ADDRESS", "STATE", "PID", "GEN", "UPTIME", "HANDED OFF", "ACCEPTED", "RATE/S", "OPEN", "QUEUE", "PARKED", "REFUSED", "FULL", "RESTARTS", "LAST EXIT"}}
+	rows := [][]string{{"SLOT", "ADDRESS", "STATE", "PID", "GEN", "UPTIME", "MEMORY", "HANDED OFF", "ACCEPTED", "RATE/S", "OPEN", "QUEUE", "PARKED", "REFUSED", "FULL", "RESTARTS", "LAST EXIT"}}
 	for i := range s.Slots {
 		sl := &s.Slots[i]
 		last := ""
@@ -277,8 +277,9 @@ func slotTable(s *master.Status) [][]string {
 }
 
 func workerRow(s *master.Status, slot int, addresses, state string, w *master.WorkerStatus) []string {
-	row := []string{fmt.Sprint(slot), addresses, state, "", "", ""}
+	row := []string{fmt.Sprint(slot), addresses, state, "", "", "", ""}
 	if w != nil {
+		row[6] = memory(w.Memory)
 		row[3], row[4], row[5] = fmt.Sprint(w.PID), fmt.Sprint(w.Generation), age(s, w.Started)
 		if w.PID == 0 { // it is being started
 			row[3] = "-"
@@ -302,6 +303,14 @@ func open(w *master.WorkerStatus) string {
 		return fmt.Sprintf("%d/%d", *w.Open, *w.MaxOpen)
 	}
 	return figure(w.Open)
+}
+
+// memory is empty when it is not known.
+func memory(n *int64) string {
+	if n == nil {
+		return ""
+	}
+	return fmt.Sprintf("%d MiB", *n>>20)
 }
 
 // figure is empty when it is not known.

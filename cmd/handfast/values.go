@@ -140,21 +140,6 @@ func (v *values) readyWhen() (nodeipc.ReadyWhen, func(context.Context, superviso
 	}
 }
 
-// watchdog reads how workers are watched.
-func (v *values) watchdog(s *supervisor.Config) {
-	s.Watchdog = v.duration("watchdog", 0)
-	if s.Watchdog > 0 && s.Watchdog < minWatchdog {
-		v.fail("--watchdog %v: want 0 for none, or at least %v", s.Watchdog, minWatchdog)
-	}
-	s.ReplaceHung = v.choice("when-hung", "report", "replace") == 1
-	if s.ReplaceHung && s.Watchdog == 0 {
-		v.fail("--when-hung replace: needs --watchdog, else nobody looks")
-	}
-}
-
-// minWatchdog leaves a worker that is well, on a machine that is busy, the time to answer.
-const minWatchdog = 100 * time.Millisecond
-
 // keys returns what clients are recognised by.
 func (v *values) keys() forwarded.Keys {
 	keys, err := forwarded.ParseKeys(v.String("key"))

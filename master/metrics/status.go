@@ -39,6 +39,7 @@ var (
 	open       = desc("worker_open_connections", "Connections that the worker in the slot has open, if it says so.", "slot")
 	mayOpen    = desc("worker_open_connections_limit", "Connections that the worker in the slot may have open before further ones are refused, if it is held to that.", "slot")
 	handsBack  = desc("worker_hands_back", "1 if the worker in the slot hands connections back whose next request is not its own, 0 if the first request on a connection decides for all; not there if none decides.", "slot")
+	memory     = desc("worker_memory_bytes", "Memory that the worker in the slot and its process group have, if --max-memory bounds it: pages that they share count once.", "slot")
 	restarts   = desc("worker_restarts_total", "Successors that were needed since a worker had ended, left, or could not be started.", "slot")
 	handedOff  = desc("handed_off_connections_total", "Connections that the master gave to the slot's workers; one that was taken back counts again.", "slot")
 	handedBack = desc("handed_back_connections_total", "Connections that the slot's workers handed back between two requests, since the next one was another slot's or the worker drained.", "slot")
@@ -105,6 +106,9 @@ func (status collector) Collect(out chan<- prometheus.Metric) {
 			if w.HandsBack != nil {
 				gauge(handsBack, truth(*w.HandsBack), slot)
 			}
+			if w.Memory != nil {
+				gauge(memory, float64(*w.Memory), slot)
+			}
 			if w.MaxOpen != nil {
 				gauge(mayOpen, float64(*w.MaxOpen), slot)
 			}
@@ -151,7 +155,7 @@ func count(s *master.Status) map[whereabouts]int {
 }
 
 // states are those that the worker in a slot can be in.
-var states = []string{"empty", supervisor.Starting.String(), supervisor.Serving.String(), master.Hung}
+var states = []string{"empty", supervisor.Starting.String(), supervisor.Serving.String(), master.Hung, master.Unhealthy}
 
 func truth(is bool) float64 {
 	if is {

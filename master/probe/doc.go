@@ -1,5 +1,5 @@
 // Package probe asks a worker whether it can take clients, beyond what its link says: a server
-// that listens may still have something to load.
+// that listens may still have something to load, and one that has served may not be able to any more.
 //
 //	3s                              it has listened for so long
 //	tcp:127.0.0.1:900{slot}         it accepts a connection there

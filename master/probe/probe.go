@@ -81,16 +81,18 @@ func (p Probe) Wait(ctx context.Context, slot, generation int) (err error) {
 			return errors.Join(context.Cause(ctx), err)
 		case <-time.After(delay):
 		}
-		if err = p.try(ctx, slot, generation); err == nil {
+		asking, cancel := context.WithTimeout(ctx, patience)
+		err = p.Ask(asking, slot, generation)
+		cancel()
+		if err == nil {
 			return nil
 		}
 		delay = interval
 	}
 }
 
-func (p Probe) try(ctx context.Context, slot, generation int) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
+// Ask asks once, until ctx ends, and returns nil if the worker has answered. A delay is not waited for.
+func (p Probe) Ask(ctx context.Context, slot, generation int) error {
 	switch {
 	case p.TCP != "":
 		conn, err := new(net.Dialer).DialContext(ctx, "tcp", expand(p.TCP, slot, generation))

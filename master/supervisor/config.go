@@ -51,6 +51,20 @@ type Config struct {
 	Watchdog    time.Duration
 	ReplaceHung bool
 
+	// Health says how workers are asked whether they are healthy.
+	Health Health
+
+	// MaxMemory is how many bytes the process group of a worker may have, as Memory tells, and MaxAge how old a worker may be, before it is
+	// recycled: one slot at a time, another worker takes its place. 0: no limit. Memory may take its time, and returns 0 if it does not know; nil:
+	// pgroup.Memory.
+	MaxMemory int64
+	MaxAge    time.Duration
+	Memory    func(pgid int) int64
+
+	// MaxRestarts is how many workers of a slot in a row may die young and be replaced. When the next one does, too, all workers are told
+	// to finish, and Run returns ErrGaveUp. 0: any number.
+	MaxRestarts int
+
 	// A worker that ends within MinUptime of being ready died young. The first
 	// is replaced at once, the next ones after BackoffMin, doubling to
 	// BackoffMax, until one has lived longer. A MinUptime of 0 means that none
@@ -94,6 +108,7 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		ReadyTimeout: 60 * time.Second,
+		Health:       DefaultHealth(),
 		Probation:    2 * time.Second,
 		DrainTimeout: time.Hour,
 		StopTimeout:  30 * time.Second,
@@ -119,12 +134,16 @@ func (c *Config) Validate() error {
 		return errors.New("supervisor: NewLink and Slots are required")
 	case c.ReadyTimeout <= 0:
 		return fmt.Errorf("supervisor: ready timeout %v, want more than 0", c.ReadyTimeout)
-	case c.DrainTimeout < 0 || c.StopTimeout < 0 || c.KillTimeout < 0 || c.MinUptime < 0 || c.Watchdog < 0 || c.Probation < 0:
+	case c.DrainTimeout < 0 || c.StopTimeout < 0 || c.KillTimeout < 0 || c.MinUptime < 0 || c.Watchdog < 0 || c.Probation < 0 || c.MaxAge < 0:
 		return errors.New("supervisor: a timeout is negative")
 	case c.DrainSpread < 0 || c.DrainSpread > c.DrainTimeout:
 		return fmt.Errorf("supervisor: drains end within %v, want 0 to the drain timeout, %v", c.DrainSpread, c.DrainTimeout)
 	case c.MaxDraining < 0:
 		return fmt.Errorf("supervisor: %d workers of a slot may drain, want 0 for no limit or more", c.MaxDraining)
+	case c.MaxMemory < 0 || c.MaxRestarts < 0:
+		return fmt.Errorf("supervisor: at most %d bytes of memory and %d restarts, want 0 for no limit or more", c.MaxMemory, c.MaxRestarts)
+	case c.Health.validate() != nil:
+		return c.Health.validate()
 	case c.BackoffMin <= 0 || c.BackoffMax < c.BackoffMin:
 		return fmt.Errorf("supervisor: backoff from %v to %v, want more than 0 and growing", c.BackoffMin, c.BackoffMax)
 	}

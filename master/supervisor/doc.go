@@ -48,6 +48,7 @@
 //	request.go               what others ask for: Reload, Replace; in scale.go: Scale; in linger.go: DrainLingering
 //	start.go, process.go     a worker's start; how a process is made. setting.go, envfile.go: where, and with which variables
 //	watch.go, watchdog.go    a worker's life: what its process and its link tell; pings
+//	health.go, recycle.go    whether workers are healthy; replacing them one by one: for that, their memory, their age
 //	end.go                   a worker's end, and when its slot gets the next one
 //	reload.go                slot by slot, with probation; linger.go: after it, for the clients of those that were replaced
 //	draining.go              how many drain at a time, and that they do not end together

@@ -273,8 +273,12 @@ func (s *Supervisor) respawn(sl *slot, before *worker) {
 		sl.failures = 0
 	}
 	delay := s.cfg.backoff(sl.failures)
-	if delay > 0 {
+	if delay > 0 && (s.cfg.MaxRestarts == 0 || sl.failures < s.cfg.MaxRestarts) {
 		s.logLater(hclog.Warn, "workers keep dying young, next start is delayed", "slot", sl.number, "attempt", sl.failures, "delay", delay.String())
+	}
+	if s.cfg.MaxRestarts > 0 && sl.failures >= s.cfg.MaxRestarts {
+		s.giveUp(sl)
+		return
 	}
 	sl.failures++
 	sl.restarts++
@@ -282,6 +286,17 @@ func (s *Supervisor) respawn(sl *slot, before *worker) {
 	if earliest := before.started.Add(s.cfg.BackoffMin); !young && sl.respawnAt.Before(earliest) {
 		sl.respawnAt = earliest
 	}
+}
+
+// giveUp ends all: more workers of a slot than may have died young in a row.
+func (s *Supervisor) giveUp(sl *slot) {
+	if s.gaveUp != nil || s.stopping {
+		return
+	}
+	why := errors.New(sl.lastEnd.Why)
+	s.gaveUp = fmt.Errorf("%w: slot %d, %d in a row; the last one %w", ErrGaveUp, sl.number, sl.failures+1, why)
+	s.emit(Event{Kind: GaveUp, Seat: Seat{Slot: sl.number, Generation: sl.generation}, Err: why, LastWords: sl.lastEnd.LastWords})
+	s.stop()
 }
 
 // startSoon starts the next worker of a slot that has nobody left, when there may be descriptors again.

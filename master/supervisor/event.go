@@ -30,6 +30,10 @@ const (
 	WorkerRestored                     // that one has failed, and it is in its slot again
 	WorkerGone                         // the processes that it left behind have ended, too
 	WorkerLingering                    // it was replaced, and goes on for clients that come back: Until
+	WorkerUnhealthy                    // it fails its health checks: Err, Replaced
+	WorkerHealthy                      // it passes them again
+	WorkerRecycled                     // another one is started to take its place, although it serves: Err
+	GaveUp                             // workers of a slot keep dying young, and all are to stop: Err, LastWords
 )
 
 // Event is one change. Slot is -1 in events that are not about one worker.
@@ -43,7 +47,7 @@ type Event struct {
 	Rest []int // processes of its group that go on
 	Err  error
 
-	// LastWords are the last lines that the worker has written, of WorkerExited, WorkerNotReady, WorkerLeft and WorkerHung;
+	// LastWords are the last lines that the worker has written, of WorkerExited, WorkerNotReady, WorkerLeft, WorkerHung, WorkerUnhealthy and GaveUp;
 	// empty if nobody reads along (Config.NewOutput).
 	LastWords string
 

@@ -371,7 +371,8 @@ func (w *world) Empty(slot int) {
 }
 
 var kinds = [...]string{"started", "start failed", "ready", "not ready", "left", "hung", "answers", "draining", "terminated",
-	"killed", "exited", "reloading", "reloaded", "reload failed", "scaled", "standby", "restored", "gone", "lingering"}
+	"killed", "exited", "reloading", "reloaded", "reload failed", "scaled", "standby", "restored", "gone", "lingering", "unhealthy", "healthy",
+	"recycled", "gave up"}
 
 // hear writes an event down as its kind, whom it is about, and its details.
 func (w *world) hear(e Event) {

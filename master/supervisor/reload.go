@@ -68,6 +68,9 @@ func (s *Supervisor) replyWaiting(w *worker, why error) {
 		s.answer(result, why)
 	}
 	w.waiting = nil
+	if w.recycles {
+		s.recycled(w, why)
+	}
 }
 
 // roomForOne tells whether another process may run.
@@ -162,6 +165,7 @@ func (s *Supervisor) restoreStandby(sl *slot) {
 	w := sl.standby
 	w.enter(Serving, 0)
 	s.startPinging(w)
+	s.startHealth(w)
 	sl.standby, sl.current, sl.generation = nil, w, w.seat.Generation
 	s.fill(sl)
 	s.emit(w.event(WorkerRestored))

@@ -71,6 +71,14 @@ func (s *Supervisor) logEvent(e Event) {
 		s.log.Info("worker lingers: it was replaced, and clients may come back to it", append(where, "until", e.Until.UTC().Format(time.RFC3339Nano), "at_most", s.drainTimeout(e.Seat).String(), "change_with", lingerFlags)...)
 	case WorkerRestored:
 		s.log.Info("worker is back in its slot, since its successor has failed on probation", where...)
+	case WorkerUnhealthy:
+		s.log.Warn("worker is not healthy", withWords(append(where, "failures", s.cfg.Health.Failures, "err", e.Err, "replaced", e.Replaced), e)...)
+	case WorkerHealthy:
+		s.log.Info("worker is healthy again", where...)
+	case WorkerRecycled:
+		s.log.Info("worker is recycled: another one takes its place when it is ready", append(where, "reason", e.Err)...)
+	case GaveUp:
+		s.log.Error("workers keep dying young: giving up", withWords([]any{"slot", e.Slot, "generation", e.Generation, "in_a_row", s.cfg.MaxRestarts + 1, "err", e.Err, "change_with", "--max-restarts, --min-uptime"}, e)...)
 	case WorkerGone:
 		s.log.Info("processes that the worker left behind have ended", where...)
 	case Reloading:

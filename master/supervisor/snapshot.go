@@ -38,6 +38,8 @@ type WorkerStatus struct {
 	Deadline time.Time // when the state has lasted too long; zero: never
 	Until    time.Time // it lingers, if its clients do not come back; zero: it does not linger
 	Silent   time.Time // since when it has not answered the watchdog; zero: it does, or is not asked
+	Sick     time.Time // since when it is unhealthy; zero: it is not, or is not asked
+	Memory   int64     // bytes that its process group had some seconds ago; 0: not known
 	Link     Link      // not to be used for anything but questions
 }
 
@@ -119,7 +121,7 @@ func (s *Supervisor) takeSnapshot() Snapshot {
 // status is nil for no worker. It is made anew after each change only.
 func (w *worker) status() *WorkerStatus {
 	if w != nil && w.cached == nil {
-		w.cached = &WorkerStatus{w.seat, w.pid(), w.state, w.started, w.since, w.deadline, w.until, w.silentSince(), w.link}
+		w.cached = &WorkerStatus{w.seat, w.pid(), w.state, w.started, w.since, w.deadline, w.until, w.silentSince(), w.health.since, w.memory, w.link}
 	}
 	if w == nil {
 		return nil

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/handfast/handfast/master/pgroup"
 )
 
 // reapTimeout is how long to wait for a process that was sent SIGKILL.
@@ -31,6 +33,8 @@ var (
 	ErrNoSlot = errors.New("supervisor: no slot")
 	// ErrEmpty: there is no worker to be replaced. The slot gets one as soon as one is ready.
 	ErrEmpty = errors.New("supervisor: no worker to replace")
+	// ErrGaveUp: the workers of a slot keep dying young, more often than they may.
+	ErrGaveUp = errors.New("supervisor: workers keep dying young")
 	// ErrReloading: a reload is in progress, which replaces all workers.
 	ErrReloading = errors.New("supervisor: a reload is in progress, which replaces all workers; wait for it")
 
@@ -64,6 +68,8 @@ type Supervisor struct {
 	reload     *reload              // the one in progress, or nil
 	queued     []chan error         // requests for the reload after it
 	lastReload *ReloadStatus        // the one that has ended, or nil
+	recycling  recycling
+	gaveUp     error // what Run is to return
 	stopping   bool
 
 	starting    int             // starts of workers that have not come to an end
@@ -81,6 +87,9 @@ type Supervisor struct {
 func New(cfg Config) (*Supervisor, error) {
 	if cfg.Start == nil {
 		cfg.Start = StartProcess
+	}
+	if cfg.Memory == nil {
+		cfg.Memory = pgroup.Memory
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = hclog.NewNullLogger()
@@ -113,7 +122,7 @@ func New(cfg Config) (*Supervisor, error) {
 }
 
 // Run starts the workers and keeps them running until Stop, and returns when all
-// of them have ended. When ctx ends it kills them instead. Call it once.
+// of them have ended: with nil, or with ErrGaveUp. When ctx ends it kills them instead. Call it once.
 func (s *Supervisor) Run(ctx context.Context) error {
 	if s.restored {
 		s.resume()
@@ -149,7 +158,10 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	}
 	close(s.done)
 	s.end()
-	return context.Cause(ctx)
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	return s.gaveUp
 }
 
 // end waits until links are closed, and until all that has happened is in the log and was told, but not for ever.
@@ -184,6 +196,9 @@ func (s *Supervisor) tick() time.Duration {
 		if w.state == Lingering && !now.Before(w.until) {
 			s.stillLingers(w)
 		}
+		if w.state == Serving && !w.health.next.IsZero() && !now.Before(w.health.next) {
+			s.askHealth(w)
+		}
 	}
 	for _, sl := range s.slots {
 		if s.waitsForStart(sl) && !now.Before(sl.respawnAt) {
@@ -191,6 +206,7 @@ func (s *Supervisor) tick() time.Duration {
 		}
 	}
 	s.endOldest()
+	s.stepRecycle(now)
 	// In a second pass, since what was late may have given others a new deadline.
 	now, next := time.Now(), never
 	for w := range s.workers {
@@ -203,7 +219,11 @@ func (s *Supervisor) tick() time.Duration {
 		if w.state == Lingering {
 			next = min(next, w.until.Sub(now))
 		}
+		if w.state == Serving && !w.health.next.IsZero() {
+			next = min(next, w.health.next.Sub(now))
+		}
 	}
+	next = min(next, s.recycleWait(now))
 	for _, sl := range s.slots {
 		if s.waitsForStart(sl) {
 			next = min(next, sl.respawnAt.Sub(now))

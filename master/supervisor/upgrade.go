@@ -316,6 +316,9 @@ func (s *Supervisor) resume() {
 		w.output.Resume()
 		if w.state == Serving || w.state == Lingering {
 			s.startPinging(w)
+			if w.state == Serving {
+				s.startHealth(w)
+			}
 		}
 		if w.state == Draining && !w.selfDraining {
 			w.link.Drain() // it may be about to tell the worker

@@ -114,6 +114,7 @@ func (s *Supervisor) ready(w *worker) {
 	w.enter(Serving, 0)
 	w.readyAt = time.Now()
 	s.startPinging(w)
+	s.startHealth(w)
 	sl.current, sl.next, sl.generation = w, nil, w.seat.Generation
 	s.fill(sl)
 	s.emit(w.event(WorkerReady))

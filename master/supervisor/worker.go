@@ -43,6 +43,12 @@ type worker struct {
 	beat   time.Time // when to ask it again whether it is there; zero: not at all
 	missed int       // beats in a row without a sign of it
 	heard  time.Time // when there was one last, if it is asked
+
+	health       health
+	memory       int64     // bytes that it and its group had when that was looked at; 0: it was not
+	recycle      error     // why another one is to take its place while it serves; nil: none is
+	recycleSince time.Time // that is so
+	recycles     bool      // it is to take the place of one that is recycled
 }
 
 // enter changes the state; a zero timeout means no deadline.
