@@ -292,9 +292,17 @@ func (b *instance) cleanup() {
 			<-b.exited
 		}
 	}
+	reaped := make(map[int]int) // by pid, which others may have by now
+	for _, l := range b.log("worker exited") {
+		reaped[l.PID]++
+	}
 	for _, l := range b.log("worker started") {
 		if b.contained {
 			break
+		}
+		if reaped[l.PID] > 0 {
+			reaped[l.PID]--
+			continue
 		}
 		pid := l.PID
 		if !eventually(func() bool { return !alive(pid) }) {

@@ -63,12 +63,8 @@ func TestManyReloads(t *testing.T) {
 				kept = most + 1
 			}
 			b.awaitCount("worker exited", slots*(len(of)-kept))
-			living := 0
-			for _, l := range b.log("worker ready") {
-				if alive(l.PID) {
-					living++
-				}
-			}
+			status := b.status()
+			living := len(status.Slots) + len(status.Draining)
 			if living != slots*kept {
 				t.Errorf("%d workers run, want %d", living, slots*kept)
 			}
