@@ -38,6 +38,10 @@
 // is inherited over exec(2): a worker makes it close-on-exec before it starts
 // processes of its own, and removes HANDFAST_FD from their environment.
 //
+// HANDFAST_DRAIN_SPREAD and HANDFAST_DRAIN_TIMEOUT are numbers of seconds, if ends of workers that were replaced are spread: that of slot s of n
+// has TIMEOUT - SPREAD*s/n to drain, and may close what is still open, one connection after the other, in the last SPREAD/n of that. Then it gets
+// SIGTERM.
+//
 // # Messages
 //
 // Numbers are unsigned and in network byte order. A message is a header and as

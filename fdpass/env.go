@@ -15,6 +15,8 @@ const (
 	EnvHandBack       = "HANDFAST_HAND_BACK"
 	EnvSeed           = "HANDFAST_SEED"
 	EnvRoute          = "HANDFAST_ROUTE"
+	EnvDrainTimeout   = "HANDFAST_DRAIN_TIMEOUT"
+	EnvDrainSpread    = "HANDFAST_DRAIN_SPREAD"
 	EnvMaxConnections = "HANDFAST_MAX_CONNECTIONS_PER_SLOT"
 
 	// Package forwarded writes and reads these.

@@ -209,6 +209,15 @@ func environ(clients *clientip.Config, addresses []netip.AddrPort) []string {
 	return env
 }
 
+// draining tells workers how long they may drain, if their ends are spread.
+func draining(s *supervisor.Config) []string {
+	if s.DrainSpread <= 0 {
+		return nil
+	}
+	seconds := func(d time.Duration) string { return strconv.FormatFloat(d.Seconds(), 'f', -1, 64) }
+	return []string{fdpass.EnvDrainTimeout + "=" + seconds(s.DrainTimeout), fdpass.EnvDrainSpread + "=" + seconds(s.DrainSpread)}
+}
+
 // placing tells workers how we recognise clients.
 func placing(clients *clientip.Config) []string {
 	return append(clients.Rules.Environ(),

@@ -3,6 +3,7 @@ package master
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -154,7 +155,7 @@ func (m *Master) balance(cfg *Config) (err error) {
 func (m *Master) supervise(cfg *Config) (err error) {
 	s := &cfg.Supervisor
 	s.Logger = logging.Limit(cfg.Logger.Named("supervisor"), supervisorRate)
-	s.Env = append(environ(&cfg.Balancer.Clients, m.route.addresses()), s.Env...)
+	s.Env = slices.Concat(environ(&cfg.Balancer.Clients, m.route.addresses()), draining(s), s.Env)
 	s.Slots, s.NewLink = m.route, m.openLink
 	s.LogNotReady = []any{"link", m.kind.name, "change_with", "--ready-timeout"}
 	s.OnEventInLoop = func(e supervisor.Event) {

@@ -67,6 +67,9 @@ func (c *Conn) Write(b []byte) (int, error) {
 func (c *Conn) Close() error {
 	again := c.closed.Swap(true)
 	err := c.wrap("close", c.file.Load().Close())
+	if !again {
+		c.listener.spread.remove(c)
+	}
 	if !again && (c.look == nil || !c.look.back.remove(c.look)) {
 		c.listener.count(-1)
 	}

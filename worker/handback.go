@@ -37,7 +37,8 @@ type handBack struct {
 	unreported atomic.Bool   // one has, since the last report
 	reportSoon func()        // nil: nobody wants to know
 
-	replaced atomic.Bool // another worker is in our slot: only requests that name us belong here
+	changed  atomic.Int64 // when that did last
+	replaced atomic.Bool  // another worker is in our slot: only requests that name us belong here
 	adopted  adopted
 
 	mu       sync.Mutex
@@ -90,11 +91,21 @@ func hashOfMaster() hash.Config {
 	return config
 }
 
+// since is when another worker has taken the slot over, or now if that is not known.
+func (h *handBack) since() time.Time {
+	if h == nil || !h.replaced.Load() {
+		return time.Now()
+	}
+	return time.Unix(0, h.changed.Load())
+}
+
 // resize says how many slots there are, and whether another worker is in ours.
 func (h *handBack) resize(slots int, replaced bool) {
 	if h != nil && slots >= 0 && slots <= hash.MaxSlots {
 		h.adopted.forget() // they may be another slot's now
-		h.replaced.Store(replaced)
+		if h.replaced.Swap(replaced) != replaced {
+			h.changed.Store(time.Now().UnixNano())
+		}
 		h.slots.Store(int32(slots))
 	}
 }

@@ -47,6 +47,7 @@ type Listener struct {
 	accepted uint64        // since the start
 	reporter *reporter     // nil: nobody wants to know
 	back     *handBack     // nil: nobody takes connections back
+	spread   *spread       // nil: what is open when the time is over ends at once
 	draining chan struct{} // closed when no more will come
 	idle     chan struct{} // closed when, after that, open is 0
 	closed   sync.Once
@@ -70,6 +71,7 @@ func (c Config) Listen() (*Listener, error) {
 		source:      source,
 		reporter:    reporter,
 		back:        back,
+		spread:      newSpread(),
 		manualReady: c.ManualReady,
 		draining:    make(chan struct{}),
 		idle:        make(chan struct{}),
@@ -145,7 +147,9 @@ func (l *Listener) Accept() (net.Conn, error) {
 			return nil, l.acceptError(err)
 		}
 		if !l.back.takeReturned(h) {
-			return newConn(l, h), nil
+			c := newConn(l, h)
+			l.spread.add(c)
+			return c, nil
 		}
 	}
 }
@@ -252,6 +256,8 @@ func (l *Listener) drain() {
 	close(l.draining)
 	if l.open == 0 {
 		l.end()
+	} else {
+		l.spread.begin(l.back.since(), l.idle)
 	}
 }
 

@@ -30,7 +30,10 @@ func fromEnv(t *testing.T, name string, byDefault int) int {
 // old; there are as many processes as there must be, and the master's memory does not grow with the reloads.
 func TestManyReloads(t *testing.T) {
 	t.Parallel()
-	const slots = 2
+	const (
+		slots     = 2
+		perWorker = 256 << 10 // of the master's memory, more than twice as much as was seen
+	)
 	reloads, sockets := reloads(t, 5), fromEnv(t, "HANDFAST_TEST_SOCKETS", 24)
 	within, err := time.ParseDuration(os.Getenv("HANDFAST_TEST_WITHIN"))
 	if err != nil {
@@ -85,9 +88,40 @@ func TestManyReloads(t *testing.T) {
 			}
 			t.Logf("%d reloads in %v, %d WebSockets, %d cut, %d workers run, of %d started; the master's memory: %d KiB, at most %d KiB, in the end %d KiB",
 				reloads, time.Since(began).Round(time.Second), open, cut, living, slots*len(of), before>>10, largest>>10, b.memory()>>10)
-			if largest > before+16<<20+living<<16 {
+			if largest > before+16<<20+living*perWorker {
 				t.Errorf("the master had %d KiB, at first %d KiB", largest>>10, before>>10)
 			}
 		})
 	}
+}
+
+// TestDrainSpread: WebSockets of a worker that was replaced are closed one after the other, over --drain-spread, and not all when it ends.
+func TestDrainSpread(t *testing.T) {
+	t.Parallel()
+	const sockets = 60
+	byRoutes(t, func(t *testing.T, _ string) {
+		// Each would be open for a second longer than the one before.
+		b := start(t, 1, options{lean: true, flags: []string{"--drain-timeout", "60s", "--drain-spread", "60s", "--stop-timeout", "100ms"}})
+		closed := make(chan error, sockets)
+		for i := range sockets {
+			conn := b.socketFor(source(i))
+			go func() { _, _, err := conn.Read(t.Context()); closed <- err }()
+		}
+		old := b.worker(0)
+		b.signal(unix.SIGUSR2)
+		b.await("reload finished")
+		for range 2 {
+			select {
+			case err := <-closed:
+				if err == nil {
+					t.Error("a message that nobody has sent")
+				}
+			case <-time.After(patience):
+				t.Fatal("none is closed")
+			}
+		}
+		if len(closed) > sockets/2 || !alive(old) {
+			t.Errorf("%d others are closed at the same time; the worker lives: %v", len(closed), alive(old))
+		}
+	})
 }
