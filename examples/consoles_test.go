@@ -408,7 +408,7 @@ func (sh *shell) stop() {
 var (
 	moment   = regexp.MustCompile(`\d{4}-\d\d-\d\dT[\d:.]+Z`)
 	pid      = regexp.MustCompile(`(pid[= ]|process_id:)\d+|worker \d+ `)
-	duration = regexp.MustCompile(`\b\d+(\.\d+)?(ms|s|m\d+s|m)\b`)
+	duration = regexp.MustCompile(`\b(\d+(\.\d+)?(h|ms|m|s))+\b`)
 	token    = regexp.MustCompile(`\b[a-z2-7]{26}\b`)
 	ready    = regexp.MustCompile(`(worker ready: slot=)\d+`)
 	row      = regexp.MustCompile(`^(\d+ +(?:serving|draining|standby|lingering|starting)) .*`)
