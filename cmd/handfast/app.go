@@ -57,13 +57,23 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		}
 		return exitOK
 	}
-	if len(args) > 2 && args[1] == "help" && app.Command(args[2]) == nil {
-		if known, err := writeTopic(stdout, args[2]); known {
-			return exitStatus(stderr, err)
-		}
-		return exitStatus(stderr, commandMistake(app, args[2:]))
+	if len(args) > 2 && args[1] == "help" && (len(args) > 3 || app.Command(args[2]) == nil) {
+		return exitStatus(stderr, explain(app, stdout, args[2:]))
 	}
 	return exitStatus(stderr, app.RunContext(ctx, arrange(app, args)))
+}
+
+// explain is help about something that is no command.
+func explain(app *cli.App, stdout io.Writer, words []string) error {
+	if len(words) == 1 {
+		if known, err := writeTopic(stdout, words[0]); known {
+			return err
+		}
+	}
+	if known, err := writeTrouble(stdout, words); known {
+		return err
+	}
+	return helpMistake(commandWords(app), strings.Join(words, " "))
 }
 
 // exitStatus says what is wrong, and returns the exit status.
@@ -79,7 +89,11 @@ func exitStatus(stderr io.Writer, err error) int {
 		say(stderr, "handfast: %s\n", logging.WithoutPackages(err.Error()))
 		return exitGaveUp
 	default:
-		say(stderr, "handfast: %s\n", logging.WithoutPackages(err.Error()))
+		text := logging.WithoutPackages(err.Error())
+		say(stderr, "handfast: %s\n", text)
+		if name := troubleIn(text); name != "" {
+			say(stderr, "Try 'handfast help %s'.\n", name)
+		}
 		return exitFailure
 	}
 }

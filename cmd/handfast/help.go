@@ -179,7 +179,7 @@ func appHelp(app *cli.App) string {
 	for _, t := range topics {
 		fmt.Fprintf(&b, "  %-17s%s\n", t.name, t.about)
 	}
-	fmt.Fprint(&b, "\n'handfast COMMAND --help' tells more, 'handfast man | man -l -' all of it, and\n'handfast --version' which one this is.\n")
+	fmt.Fprint(&b, "\n'handfast help MESSAGE' explains a message, by its words or the log's help=NAME.\n\n'handfast COMMAND --help' tells more, 'handfast man | man -l -' all of it, and\n'handfast --version' which one this is.\n")
 	return b.String()
 }
 

@@ -166,17 +166,21 @@ func distance(a, b string) int {
 // commandMistake says of a word that is no command what may have been meant.
 func commandMistake(app *cli.App, args []string) error {
 	name := args[0]
-	var names []string
-	for _, command := range app.Commands {
-		names = append(names, command.Names()...)
-	}
-	if hint := nearest(name, names); hint != "" {
+	if hint := nearest(name, commandWords(app)); hint != "" {
 		return usagef("no command %q; did you mean handfast %s?", name, hint)
 	}
 	if _, err := exec.LookPath(name); err == nil {
 		return usagef("no command %q; to serve with it: handfast run -- %s", name, strings.Join(args, " "))
 	}
 	return usagef("no command %q; there are %s", name, commandNames(app))
+}
+
+// commandWords are the commands' names, short ones too.
+func commandWords(app *cli.App) (words []string) {
+	for _, command := range app.Commands {
+		words = append(words, command.Names()...)
+	}
+	return words
 }
 
 // ownVariables are those that we set ourselves, for workers and for the next program, and that

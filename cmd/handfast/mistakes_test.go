@@ -19,7 +19,7 @@ func TestMistakes(t *testing.T) {
 		{args: "--workers 3 -- true", says: "no flag --workers: it is one of run: handfast run --workers"},
 		{args: "statsu", says: `no command "statsu"; did you mean handfast status?`},
 		{args: "true --x", says: `no command "true"; to serve with it: handfast run -- true --x`},
-		{args: "help statsu", says: `no command "statsu"; did you mean handfast status?`},
+		{args: "help statsu", says: `help has nothing of "statsu"; did you mean handfast help status?`},
 		{args: "run -x -- true", says: "run: no flag -x; 'handfast run --help' lists them"},
 		{args: "run -n x -- true", says: `run: -n "x": want a whole number`},
 		{args: "no-such-thing", says: `no command "no-such-thing"; there are run, status`},

@@ -139,7 +139,7 @@ func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 		Level:      hclog.LevelFromString(c.String("log-level")),
 		JSONFormat: a.json,
 		Output:     logs,
-	}))
+	}), troubleName)
 	v.waiting(&config.Balancer)
 	config.Balancer.Clients = v.clients()
 	v.lifetimes(&config.Supervisor)

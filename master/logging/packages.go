@@ -27,10 +27,16 @@ func WithoutPackages(text string) string {
 }
 
 // ForOperators returns a logger whose lines do not name handfast's packages: errors and strings among a
-// line's values are written as WithoutPackages says, but not the last words of a worker.
-func ForOperators(log hclog.Logger) hclog.Logger { return operators{log} }
+// line's values are written as WithoutPackages says, but not the last words of a worker. Lines from Warn on end in
+// help=NAME, if explained names where their message is explained.
+func ForOperators(log hclog.Logger, explained func(message string) (name string)) hclog.Logger {
+	return operators{log, explained}
+}
 
-type operators struct{ hclog.Logger }
+type operators struct {
+	hclog.Logger
+	explained func(message string) string
+}
 
 // workersWords is the key of what a worker has written, which stays as it is.
 const workersWords = "last_words"
@@ -59,9 +65,16 @@ func clean(args []any) []any {
 }
 
 func (l operators) Log(level hclog.Level, message string, args ...any) {
-	if level >= l.GetLevel() {
-		l.Logger.Log(level, message, clean(args)...)
+	if level < l.GetLevel() {
+		return
 	}
+	args = clean(args)
+	if level >= hclog.Warn {
+		if name := l.explained(message); name != "" {
+			args = append(slices.Clip(args), "help", name)
+		}
+	}
+	l.Logger.Log(level, message, args...)
 }
 
 func (l operators) Trace(message string, args ...any) { l.Log(hclog.Trace, message, args...) }
@@ -71,7 +84,11 @@ func (l operators) Warn(message string, args ...any)  { l.Log(hclog.Warn, messag
 func (l operators) Error(message string, args ...any) { l.Log(hclog.Error, message, args...) }
 
 func (l operators) With(args ...any) hclog.Logger {
-	return operators{l.Logger.With(clean(args)...)}
+	return operators{l.Logger.With(clean(args)...), l.explained}
 }
-func (l operators) Named(name string) hclog.Logger      { return operators{l.Logger.Named(name)} }
-func (l operators) ResetNamed(name string) hclog.Logger { return operators{l.Logger.ResetNamed(name)} }
+func (l operators) Named(name string) hclog.Logger {
+	return operators{l.Logger.Named(name), l.explained}
+}
+func (l operators) ResetNamed(name string) hclog.Logger {
+	return operators{l.Logger.ResetNamed(name), l.explained}
+}

@@ -48,11 +48,13 @@ func TestWithoutPackages(t *testing.T) {
 	}
 }
 
-// TestForOperators: no package's name is in a line, however its logger was made.
+// TestForOperators: no package's name is in a line, however its logger was made; and warnings say where they are explained.
 func TestForOperators(t *testing.T) {
 	for _, json := range []bool{false, true} {
 		var out bytes.Buffer
-		log := ForOperators(hclog.New(&hclog.LoggerOptions{Name: "handfast", Level: hclog.Debug, Output: &out, JSONFormat: json}))
+		log := ForOperators(hclog.New(&hclog.LoggerOptions{Name: "handfast", Level: hclog.Debug, Output: &out, JSONFormat: json}), func(message string) string {
+			return map[string]string{"said": "the-page"}[message]
+		})
 		err := fmt.Errorf("supervisor: slot 1: %w", errors.New("fdpass: closed"))
 		args := []any{"err", err, "slot", 1}
 		for _, l := range []hclog.Logger{log, log.Named("balancer"), log.ResetNamed("other"), log.With("why", "master: so"), Limit(log.Named("few"), Few)} {
@@ -62,10 +64,11 @@ func TestForOperators(t *testing.T) {
 			l.Warn("said", args...)
 			l.Error("said", args...)
 			l.Log(hclog.Warn, "said", args...)
+			l.Warn("of no page")
 			l.Info("said", "last_words", "hash: the worker's own")
 		}
 		text := out.String()
-		for part, want := range map[string]int{"slot 1: closed": 25, "supervisor:": 0, "fdpass:": 0, "master:": 0, "hash: the worker's own": 5, "traced": 0, "handfast.balancer": 6} {
+		for part, want := range map[string]int{"slot 1: closed": 25, "supervisor:": 0, "fdpass:": 0, "master:": 0, "hash: the worker's own": 5, "traced": 0, "handfast.balancer": 7, "the-page": 15} {
 			if n := strings.Count(text, part); n != want {
 				t.Errorf("JSON %v: %q is there %d times, want %d", json, part, n, want)
 			}
