@@ -114,7 +114,7 @@ func runFlags() []cli.Flag {
 		durationFlag("ready-timeout", super.ReadyTimeout, "a worker that is not ready by then is replaced"),
 		durationFlag("probation", super.Probation, "how long a worker that replaces another one, in a reload or drain, has to last; so long the other one stands by, and if the new one ends, leaves or hangs it takes its slot back, and the reload has failed; 0: none"),
 		durationFlag("drain-timeout", super.DrainTimeout, "how long a replaced worker may linger (--session-idle) and finish its connections; then SIGTERM"),
-		durationFlag("drain-spread", 0, "over how long the ends of --drain-timeout are spread, the last slot's first, so that not all clients of a generation connect anew in the same moment; at most --drain-timeout"),
+		durationFlag("drain-spread", 0, "over how long the ends of --drain-timeout are spread, the last slot's first, so that not all clients of a generation connect anew in the same moment; Go workers with package worker also close their connections one after the other; at most --drain-timeout"),
 		intFlag("max-draining", 0, "`NUMBER` of replaced workers of a slot that may linger and drain at a time; of more, the oldest get SIGTERM; 0: no such limit"),
 		durationFlag("stop-timeout", super.StopTimeout, "the same when handfast stops"),
 		durationFlag("stop-delay", 0, "how long handfast, told to stop, still accepts connections, while /readyz and status --ready say that it stops, so that load balancers send no more by then; a second signal ends that"),
