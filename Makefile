@@ -54,14 +54,16 @@ test: ## all tests, those of our packages with the race detector (says what it s
 	$(GO) test -vet=off -race -shuffle=on -timeout 30m $$($(GO) list ./... | grep -v /examples/)
 	$(GO) test -vet=off -shuffle=on -timeout 30m ./examples/... # only clients run in their processes
 	$(GO) -C cmd/dist test -timeout 10m ./...
+	HANDFAST_TEST_SEEDS=10000 $(GO) test -vet=off -run '^TestSimulation$$' ./master/simulation
 	$(GO) test -vet=off -run '^TestPlan' ./cmd/handfast # all of them: with the race detector they walk a part
 
-soak: ## the trials with real processes, again and again (SOAK=20 times), a million injected connections, all servers in all ways, 100,000 requests through each pool, 136 reloads with 1,000 WebSockets
+soak: ## the trials with real processes, again and again (SOAK=20 times), a million injected connections, all servers in all ways, 100,000 requests through each pool, 136 reloads with 1,000 WebSockets, a million seeds of the simulation
 	HANDFAST_SOAK_CONNECTIONS=$${HANDFAST_SOAK_CONNECTIONS:-1000000} $(GO) test -timeout 2h -v -run '^TestInjectSoak$$' ./cmd/handfast
 	HANDFAST_TEST_SERVERS=all $(GO) test -timeout 2h -v ./examples/servers
 	HANDFAST_TEST_CLIENTS=$${HANDFAST_TEST_CLIENTS:-200} HANDFAST_TEST_REQUESTS=$${HANDFAST_TEST_REQUESTS:-100000} $(GO) test -race -timeout 2h ./examples/...
 	HANDFAST_TEST_REQUESTS=$${HANDFAST_TEST_REQUESTS:-100000} $(GO) test -timeout 2h -v -run '^TestHandBack$$' ./cmd/handfast
 	HANDFAST_TEST_RELOADS=136 HANDFAST_TEST_SOCKETS=1000 HANDFAST_TEST_WITHIN=10m $(GO) test -timeout 2h -v -run '^TestManyReloads$$' ./cmd/handfast
+	HANDFAST_TEST_SEEDS=$${HANDFAST_TEST_SEEDS:-1000000} $(GO) test -timeout 4h -v -run '^TestSimulation$$' ./master/simulation
 	HANDFAST_TEST_SIGNALS=$${HANDFAST_TEST_SIGNALS:-2000} $(GO) test -timeout 2h -v -run '^TestSignalsOverExec$$' ./master/reexec
 	HANDFAST_TEST_SERVERS=all HANDFAST_TEST_RELOADS=$${HANDFAST_TEST_RELOADS:-50} $(GO) test -race -shuffle=on -timeout 2h -count=$${SOAK:-20} ./cmd/handfast ./master/... ./worker/... ./fdpass
 

@@ -56,6 +56,7 @@ var layers = map[string]string{
 	"master/pgroup":            "",
 	"master/probe":             "",
 	"master/programs":          "",
+	"master/simulation":        "",
 	"master/sockdiag":          "",
 
 	"cmd/handfast":                 "hash fdpass fdpass/forwarded master master/...",

@@ -84,6 +84,7 @@ type Config struct {
 	NewLink func(Seat) (Link, error)    // required
 	Slots   Slots                       // told of every change; required
 	Start   func(Spec) (Process, error) // nil: a process of this machine (StartProcess)
+	Adopt   func(pid int) Process       // for one that the program before has started (Resume); nil: AdoptProcess
 
 	// NewOutput says where a worker writes. nil: where the master does.
 	NewOutput func(Seat) (Output, error)

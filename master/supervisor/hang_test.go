@@ -113,6 +113,43 @@ func TestStartHangs(t *testing.T) {
 	}
 }
 
+// TestReloadWhileStartsHang: a reload that fails since two starts of an empty slot hang already does not end the one that is
+// waited for: nobody would start another.
+func TestReloadWhileStartsHang(t *testing.T) {
+	play(t, func(w *world) {
+		over := make(chan struct{})
+		end := sync.OnceFunc(func() { close(over) })
+		defer end()
+		ofSlot1["link open"](w, over)
+		w.serve(2)
+		w.exits("1a", 1)
+		w.pass(startDelay)
+		r := w.reload()
+		w.pass(startDelay)
+		w.ready("0b")
+		w.pass(startDelay)
+		w.exits("0b", 1) // so it fails while the second start of slot 1 hangs
+		r.fails()
+		w.pass(startDelay)
+		w.ready("0c")
+		r = w.reload()
+		w.pass(startDelay)
+		w.ready("0d")
+		if err := r.fails(); !strings.Contains(err.Error(), errStartHangs.Error()) {
+			t.Error(err)
+		}
+		if slot := w.snapshot().Slots[1]; slot.Next == nil && slot.NextStart.IsZero() {
+			t.Errorf("%+v: nobody is to come", slot)
+		}
+		end()
+		w.pass(time.Second)
+		w.ready(w.latest(1))
+		if w.snapshot().Slots[1].Worker == nil {
+			t.Error("slot 1 stays empty")
+		}
+	})
+}
+
 // latest names the worker of a slot that was made last.
 func (w *world) latest(slot int) (name string) {
 	w.Helper()

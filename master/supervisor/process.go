@@ -88,6 +88,12 @@ func StartProcess(spec Spec) (Process, error) {
 	return &process{pid: pid}, nil
 }
 
+// AdoptProcess returns a worker that the program before has started, whose parent is this one now.
+func AdoptProcess(pid int) Process {
+	ours.add(pid)
+	return &process{pid: pid}
+}
+
 // withoutNewPrivs calls f on a thread that can gain no rights any more, and neither can what
 // it starts. The thread ends with that.
 func withoutNewPrivs(f func() error) error {

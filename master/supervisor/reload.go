@@ -107,11 +107,11 @@ func (s *Supervisor) stepReload() {
 			s.noRoom(sl, err)
 			return
 		}
-		s.cancelNext(sl, errOvertaken) // it was started before the reload
-		if err := sl.checkStart(); err != nil {
+		if err := sl.checkStart(); err != nil { // what is being started goes on: an empty slot has nobody else
 			s.failReload(sl.number, err)
 			return
 		}
+		s.cancelNext(sl, errOvertaken) // it was started before the reload
 		s.spawn(sl, r.generation)
 		return
 	}

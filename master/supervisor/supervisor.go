@@ -91,6 +91,9 @@ func New(cfg Config) (*Supervisor, error) {
 	if cfg.Memory == nil {
 		cfg.Memory = pgroup.Memory
 	}
+	if cfg.Adopt == nil {
+		cfg.Adopt = AdoptProcess
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = hclog.NewNullLogger()
 	}

@@ -281,8 +281,7 @@ func (s *Supervisor) restoreWorker(entry savedWorker) (err error) {
 		seat: entry.Seat, state: entry.State, since: entry.Since, started: entry.Started,
 		readyAt: entry.ReadyAt, deadline: entry.Deadline, ended: entry.Ended, selfDraining: entry.Unasked, exited: make(chan struct{}), link: noLink{},
 	}
-	ours.add(entry.PID)
-	w.process = &process{pid: entry.PID}
+	w.process = s.cfg.Adopt(entry.PID)
 	if w.output, err = s.restoreOutput(entry.Seat, entry.PID, entry.Output); err != nil {
 		return err
 	}

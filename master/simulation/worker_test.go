@@ -1,0 +1,319 @@
+package simulation
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/master/reexec"
+	"github.com/handfast/handfast/master/supervisor"
+)
+
+// mailboxRoom is how many connections wait in a mailbox at most.
+const mailboxRoom = 3
+
+// nature is what a worker is like. It depends on the seed, on its slot and on how many that slot had before alone, so that it
+// stays the same when events are left out of a schedule.
+type nature struct {
+	startTime time.Duration // that its start takes
+	startErr  error         // why it does not come up
+	readyTime time.Duration // after its start; negative: it is never ready
+	lifetime  time.Duration // then it dies; 0: it does not
+	drainTime time.Duration // that it takes to finish; negative: it does not
+	heedsTerm bool
+	killable  bool
+}
+
+// worker is a process, the worker's end of its mailbox, and what it has.
+type worker struct {
+	w       *world
+	name    string
+	seat    supervisor.Seat
+	pid     int
+	like    nature
+	isReady chan struct{}
+	left    chan struct{}
+	dead    chan struct{}
+	exit    supervisor.Exit // when it is dead
+
+	started, ready, hasLeft, hangs, hung, isDead bool
+
+	told     bool // to finish
+	removed  bool // with its slot
+	mailbox  []*connection
+	accepted map[*connection]bool
+	closed   int
+	readyAt  time.Time
+
+	filledAt   time.Time // when it came into its slot; zero: it never did
+	replacedAt time.Time // when another one did; zero: it is there, or was there never
+	roomSince  time.Time // its mailbox has room
+}
+
+func (w *world) natureOf(seat supervisor.Seat, nth int) nature {
+	r := rand.New(rand.NewPCG(w.seed, uint64(seat.Slot)<<32|uint64(nth)))
+	ms := func(most int) time.Duration { return time.Duration(r.IntN(most)) * time.Millisecond }
+	n := nature{readyTime: 1 + ms(1000), drainTime: ms(20_000), heedsTerm: true, killable: true}
+	bad := r.IntN(100)
+	slow := ms(15_000)
+	if w.calm {
+		return n
+	}
+	switch {
+	case bad < 4:
+		n.readyTime = -1
+	case bad < 9:
+		n.readyTime, n.lifetime = -1, 1+slow/5
+	case bad < 15:
+		n.lifetime = 1 + slow
+	case bad < 19:
+		n.drainTime = -1
+	case bad < 22:
+		n.drainTime, n.heedsTerm = -1, false
+	case bad < 23:
+		n.drainTime, n.heedsTerm, n.killable = -1, false, false
+	case bad < 26:
+		n.startErr = errors.New("no such program")
+	case bad < 28:
+		n.startErr = syscall.EMFILE
+	case bad < 32:
+		n.startTime = slow
+	}
+	return n
+}
+
+// begins is the start of a process, which has come to an end.
+func (k *worker) begins() {
+	k.started = true
+	k.w.alive++
+	if k.like.readyTime >= 0 {
+		time.AfterFunc(k.like.readyTime, k.becomeReady)
+	}
+	if k.like.lifetime > 0 {
+		time.AfterFunc(max(k.like.readyTime, 0)+k.like.lifetime, func() { k.w.locked(func() { k.die(1) }) })
+	}
+}
+
+func (k *worker) becomeReady() {
+	k.w.locked(func() {
+		if !k.isDead && !k.ready {
+			k.ready, k.readyAt, k.roomSince = true, time.Now(), time.Now()
+			close(k.isReady)
+		}
+	})
+}
+
+func (k *worker) leave() {
+	if k.ready && !k.hasLeft && !k.isDead {
+		k.hasLeft = true
+		close(k.left)
+	}
+}
+
+// die ends the process, and with it the connections that it had accepted.
+func (k *worker) die(code int) {
+	if k.isDead || !k.started {
+		return
+	}
+	k.isDead, k.exit = true, supervisor.Exit{Code: code}
+	k.w.alive--
+	close(k.dead)
+	for c := range k.accepted {
+		k.w.finish(c, "its worker died")
+	}
+	clear(k.accepted)
+}
+
+// deliver puts a connection into the mailbox, from which the worker takes it a moment later.
+func (k *worker) deliver(c *connection) error {
+	if len(k.mailbox) >= mailboxRoom {
+		return fdpass.ErrFull
+	}
+	k.mailbox = append(k.mailbox, c)
+	if len(k.mailbox) == mailboxRoom {
+		k.roomSince = time.Time{}
+	}
+	time.AfterFunc(time.Millisecond, func() { k.w.locked(k.take) })
+	return nil
+}
+
+func (k *worker) take() {
+	if k.isDead || k.hangs || k.closed > 0 {
+		return
+	}
+	for _, c := range k.mailbox {
+		c.owner = k.name + "'s"
+		k.accepted[c] = true
+		time.AfterFunc(c.serveTime, func() {
+			k.w.locked(func() {
+				if k.accepted[c] {
+					delete(k.accepted, c)
+					k.w.finish(c, "served by "+k.name)
+				}
+			})
+		})
+	}
+	k.mailbox = nil
+	if k.roomSince.IsZero() {
+		k.roomSince = time.Now()
+	}
+}
+
+// handle is a worker as one master sees it: its process, its link, and what a slot is filled with. When another master has taken over,
+// nothing that is done to the handle reaches the worker.
+type handle struct {
+	*worker
+	m *master
+}
+
+var errOver = errors.New("another master runs")
+
+var gone = supervisor.Exit{Code: -1}
+
+func (h handle) Launch(command []string) []string { return command }
+func (h handle) Files() []*os.File                { return nil }
+func (h handle) Env(func(string) string) []string { return []string{"WORKER=" + h.name} }
+func (h handle) Started(supervisor.Process)       {}
+func (h handle) Ready() <-chan struct{}           { return h.isReady }
+func (h handle) Left() <-chan struct{}            { return h.left }
+func (h handle) Err() error                       { return errors.New("it has enough") }
+func (h handle) DrainsGroup() bool                { return false }
+func (h handle) Finished() <-chan struct{}        { return nil }
+func (h handle) Resume()                          {}
+func (h handle) PID() int                         { return h.pid }
+func (h handle) Rest() []int                      { return nil }
+func (h handle) Wait() supervisor.Exit            { return h.Await() }
+
+func (h handle) Save(*reexec.Bundle) (any, error) { return h.name, nil }
+
+func (h handle) Ping() (alive bool) {
+	h.w.locked(func() { alive = !h.hangs })
+	return alive
+}
+
+func (h handle) Await() supervisor.Exit {
+	select {
+	case <-h.dead:
+		return h.exit
+	case <-h.m.over:
+		return gone
+	}
+}
+
+func (h handle) Signal(sig syscall.Signal) {
+	h.m.locked(func() {
+		switch {
+		case sig == syscall.SIGKILL && h.like.killable:
+			h.die(-1)
+		case sig == syscall.SIGTERM && h.like.heedsTerm && !h.hangs:
+			time.AfterFunc(10*time.Millisecond, func() { h.w.locked(func() { h.die(0) }) })
+		}
+	})
+}
+
+func (h handle) Drain() {
+	h.m.locked(func() {
+		if h.told {
+			return
+		}
+		h.told = true
+		h.w.noteDrain(h.worker)
+		if h.like.drainTime >= 0 && !h.hangs {
+			time.AfterFunc(h.like.drainTime, func() { h.w.locked(func() { h.die(0) }) })
+		}
+	})
+}
+
+// Close takes back what the worker has not taken, as links do.
+func (h handle) Close() {
+	var back []fdpass.Handoff
+	h.m.locked(func() {
+		if h.closed++; h.closed > 1 {
+			h.w.fail("the link of %s is closed again", h.name)
+		}
+		if !h.isDead && h.started && h.like.killable {
+			h.w.fail("the link of %s is closed while it lives", h.name)
+		}
+		for _, c := range h.mailbox {
+			c.waits()
+			back = append(back, c.handoff())
+		}
+		h.mailbox = nil
+	})
+	h.m.readmit(back)
+}
+
+// Deliver implements balancer.Worker.
+func (h handle) Deliver(conns []fdpass.Handoff) (n int, err error) {
+	err = fdpass.ErrClosed
+	h.m.locked(func() {
+		if h.closed > 0 {
+			return
+		}
+		for _, taken := range conns {
+			c := h.w.connections[taken.Client.Port()]
+			h.w.checkDelivery(h.worker, c, taken.FD)
+			if err = h.deliver(c); err != nil {
+				return
+			}
+			c.owner = "in the mailbox of " + h.name
+			n++
+		}
+	})
+	return n, err
+}
+
+func (m *master) newLink(seat supervisor.Seat) (supervisor.Link, error) {
+	w, k := m.w, (*worker)(nil)
+	m.locked(func() {
+		nth := w.made[seat.Slot]
+		w.made[seat.Slot]++
+		k = &worker{
+			w: w, seat: seat, pid: 100 + len(w.workers), like: w.natureOf(seat, nth), name: fmt.Sprint(seat.Slot, ordinal(nth)),
+			isReady: make(chan struct{}), left: make(chan struct{}), dead: make(chan struct{}), accepted: make(map[*connection]bool),
+		}
+		w.workers = append(w.workers, k)
+	})
+	if k == nil {
+		return nil, errOver
+	}
+	return handle{k, m}, nil
+}
+
+// ordinal is a, b … z, ba, bb …
+func ordinal(n int) string {
+	if n < 26 {
+		return string(rune('a' + n))
+	}
+	return ordinal(n/26) + ordinal(n%26)
+}
+
+func (m *master) start(spec supervisor.Spec) (_ supervisor.Process, err error) {
+	var k *worker
+	m.w.locked(func() {
+		for _, other := range m.w.workers {
+			for _, variable := range spec.Env {
+				if variable == "WORKER="+other.name {
+					k = other
+				}
+			}
+		}
+	})
+	time.Sleep(k.like.startTime)
+	if k.like.startErr != nil {
+		return nil, k.like.startErr
+	}
+	m.w.locked(k.begins)
+	return handle{k, m}, nil
+}
+
+func (m *master) adopt(pid int) supervisor.Process { return handle{m.w.workers[pid-100], m} }
+
+func (m *master) restoreLink(_ supervisor.Seat, pid int, _ json.RawMessage) (supervisor.Link, error) {
+	return handle{m.w.workers[pid-100], m}, nil
+}
