@@ -63,6 +63,7 @@ var layers = map[string]string{
 	"cmd/handfast/testdata/worker": "fdpass worker",
 	"cmd/bench":                    "worker",
 	"cmd/trial":                    "hash",
+	"examples":                     "",
 	"examples/...":                 "worker",
 }
 
