@@ -33,15 +33,7 @@ type round struct {
 // they have. A reload moves nobody: who is there stays with the old workers, which end
 // when they have left, and who comes gets the new ones.
 func TestDeepstream(t *testing.T) {
-	node, dir := trial.Install(t, "server.js", "auth.js", "client.js")
-	listen := trial.FreeAddress(t)
-	_, port, _ := net.SplitHostPort(listen)
-	t.Setenv("PORT", port)
-	t.Setenv("REDIS", trial.Redis(t))
-	handfast, at := trial.BalanceAt(t, listen, []string{"--ready-when", "message"}, node, filepath.Join(dir, "server.js"))
-	come := func() *trial.Process {
-		return trial.Start(t, node, filepath.Join(dir, "client.js"), "ws://"+at+"/deepstream", strconv.Itoa(clients), "Infinity")
-	}
+	handfast, come := begin(t)
 	here := come()
 
 	// Until a client of each slot was the one that all hear.
@@ -52,8 +44,7 @@ func TestDeepstream(t *testing.T) {
 		want(t, r, 1)
 	}
 
-	handfast.Process.Signal(syscall.SIGUSR2)
-	handfast.Await("reload", 1, func(line string) bool { return strings.Contains(line, `"reload finished"`) })
+	reload(handfast)
 	want(t, trial.AwaitRound[round](here, 3), 1)
 
 	here.Stop()
@@ -64,6 +55,42 @@ func TestDeepstream(t *testing.T) {
 	want(t, trial.AwaitRound[round](here, 3), 2)
 	here.Stop()
 	handfast.Stop()
+}
+
+// TestAffinity: with --drain-affinity clients that connect anew stay with the old workers, too, as long as they come.
+func TestAffinity(t *testing.T) {
+	if os.Getenv("HANDFAST_TEST_CLIENTS") == "" {
+		t.Skip("in make soak")
+	}
+	handfast, come := begin(t, "--drain-affinity", "1m", "--stop-timeout", "1s")
+	here := come()
+	want(t, trial.AwaitRound[round](here, 2), 1)
+	reload(handfast)
+	for range 3 {
+		here.Stop()
+		here = come()
+		want(t, trial.AwaitRound[round](here, 2), 1)
+	}
+	here.Stop()
+	handfast.Stop()
+}
+
+// begin starts the server under handfast; come starts clients.
+func begin(t *testing.T, flags ...string) (handfast *trial.Process, come func() *trial.Process) {
+	node, dir := trial.Install(t, "server.js", "auth.js", "client.js")
+	listen := trial.FreeAddress(t)
+	_, port, _ := net.SplitHostPort(listen)
+	t.Setenv("PORT", port)
+	t.Setenv("REDIS", trial.Redis(t))
+	handfast, at := trial.BalanceAt(t, listen, append(flags, "--ready-when", "message"), node, filepath.Join(dir, "server.js"))
+	return handfast, func() *trial.Process {
+		return trial.Start(t, node, filepath.Join(dir, "client.js"), "ws://"+at+"/deepstream", strconv.Itoa(clients), "Infinity")
+	}
+}
+
+func reload(handfast *trial.Process) {
+	handfast.Process.Signal(syscall.SIGUSR2)
+	handfast.Await("reload", 1, func(line string) bool { return strings.Contains(line, `"reload finished"`) })
 }
 
 func want(t *testing.T, got round, generation int) {

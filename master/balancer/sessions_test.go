@@ -388,3 +388,41 @@ func TestSpread(t *testing.T) {
 		t.Errorf("an empty slot is given %d", taken[1])
 	}
 }
+
+// TestTokensNeedNoMemory: nothing is kept of sessions whose ids name their worker, nor of ids that name one which is no more: a flood
+// of them keeps nobody alive.
+func TestTokensNeedNoMemory(t *testing.T) {
+	table := NewTable(2)
+	living, old := clientip.Name{Slot: 0, Generation: 2, Start: 2}, clientip.Name{Slot: 0, Generation: 1, Start: 1}
+	w := new(sink)
+	table.Name(living, w)
+	table.Fill(0, w)
+	key := hash.Key(0)
+	comes := func(name clientip.Name) owner {
+		key++
+		c := connection{client: clientip.Client{Key: key, Name: name}}
+		table.count(&c)
+		return table.ownerOf(&c)
+	}
+	const sessions = 100_000
+	if n := testing.AllocsPerRun(sessions, func() {
+		if comes(old).worker != nil {
+			t.Error("an old token has an owner")
+		}
+	}); n != 0 || !table.LastNamed(living).IsZero() || !table.LastNamed(old).IsZero() {
+		t.Errorf("%v allocations for an old token; the living worker was named at %v", n, table.LastNamed(living))
+	}
+	if n := testing.AllocsPerRun(sessions, func() {
+		if comes(living).worker != Worker(w) {
+			t.Error("a token has another owner")
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations for a token", n)
+	}
+	if len(table.owners) > 0 || len(table.named) != 1 || len(table.names) != 1 {
+		t.Errorf("%d sessions and %d workers are kept", len(table.owners), len(table.named))
+	}
+	if toWorker, toSuccessor := table.SessionCounts(); toWorker != sessions+1 || toSuccessor != sessions+1 { // one to warm up
+		t.Errorf("%d to the worker, %d to its successor", toWorker, toSuccessor)
+	}
+}
