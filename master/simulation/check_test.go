@@ -71,10 +71,7 @@ func (w *world) noteDrain(k *worker) {
 
 func (w *world) checkDrains() {
 	for _, k := range w.early {
-		if k.seat.Slot >= len(w.m.table) {
-			continue
-		}
-		successor := w.m.table[k.seat.Slot]
+		successor := w.m.at(k.seat.Slot)
 		switch {
 		case successor == nil: // it has gone
 		case successor.seat.Generation < k.seat.Generation: // a reload has failed
@@ -178,20 +175,17 @@ func (w *world) longest(s supervisor.State) time.Duration {
 func (w *world) checkConnections() {
 	m, now := w.m, time.Now()
 	for _, c := range w.connections {
-		if c.ended != "" {
-			continue
-		}
-		if c.owner != waiting {
+		if c.ended != "" || c.owner != waiting {
 			continue
 		}
 		if waited := now.Sub(c.since); waited > m.b.Patience()+slack {
 			w.fail("connection %d waits for %v", c.port, waited)
 		}
 		slot, known := w.slotsSeen[c.client][len(m.table)]
-		if !known || slot >= len(m.table) || m.table[slot] == nil {
+		k := m.at(slot)
+		if !known || k == nil {
 			continue
 		}
-		k := m.table[slot]
 		retry := m.b.Config().RetryDelay + time.Millisecond
 		room := k.closed == 0 && len(k.mailbox) < mailboxRoom
 		if room && (k.filledAt.Equal(now) || now.Sub(c.since) > retry && now.Sub(k.roomSince) > retry) {

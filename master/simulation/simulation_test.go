@@ -42,6 +42,8 @@ var kinds = []kind{
 	{"a worker hangs", 6, func(w *world, n int) { w.pick(n, func(k *worker) { k.hangs, k.hung = true, true }) }},
 	{"workers do not hang any more", 4, func(w *world, n int) { w.wake() }},
 	{"a worker leaves", 3, func(w *world, n int) { w.pick(n, (*worker).leave) }},
+	{"a worker falls ill", 3, func(w *world, n int) { w.pick(n, func(k *worker) { k.isIll = true }) }},
+	{"a worker grows", 3, func(w *world, n int) { w.pick(n, func(k *worker) { k.memory = 2 }) }},
 	{"reload", 10, func(w *world, n int) {
 		w.call("reload", func(s *supervisor.Supervisor) error { return s.Reload(context.Background()) })
 	}},

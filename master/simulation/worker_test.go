@@ -1,6 +1,7 @@
 package simulation
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -41,7 +42,8 @@ type worker struct {
 	dead    chan struct{}
 	exit    supervisor.Exit // when it is dead
 
-	started, ready, hasLeft, hangs, hung, isDead bool
+	started, ready, hasLeft, hangs, hung, isDead, isIll bool
+	memory                                              int64 // that it has
 
 	told     bool // to finish
 	removed  bool // with its slot
@@ -316,4 +318,28 @@ func (m *master) adopt(pid int) supervisor.Process { return handle{m.w.workers[p
 
 func (m *master) restoreLink(_ supervisor.Seat, pid int, _ json.RawMessage) (supervisor.Link, error) {
 	return handle{m.w.workers[pid-100], m}, nil
+}
+
+func (m *master) memory(pid int) (used int64) {
+	m.w.locked(func() { used = m.w.workers[pid-100].memory })
+	return used
+}
+
+var errIll = errors.New("it is ill")
+
+func (m *master) checkHealth(_ context.Context, seat supervisor.Seat) (err error) {
+	m.locked(func() {
+		if k := m.at(seat.Slot); k != nil && k.isIll {
+			err = errIll
+		}
+	})
+	return err
+}
+
+// at returns the worker in a slot; nil: there is none.
+func (m *master) at(slot int) *worker {
+	if slot < len(m.table) {
+		return m.table[slot]
+	}
+	return nil
 }

@@ -113,6 +113,12 @@ func newWorld(seed uint64) *world {
 		cfg.MaxProcesses = 8
 	}
 	if odds(3) {
+		cfg.MaxMemory = 1
+	}
+	if odds(3) {
+		cfg.Health.Interval, cfg.Health.Timeout, cfg.Health.Failures, cfg.Health.Replace = 3*time.Second, time.Second, 2, odds(2)
+	}
+	if odds(3) {
 		cfg.DrainSpread = 10 * time.Second
 	}
 	return &world{
@@ -126,6 +132,7 @@ func (w *world) startMaster(left *reexec.Bundle, slots int, parked []balancer.Sa
 	m := &master{w: w, over: make(chan struct{}), ended: make(chan struct{})}
 	cfg := w.cfg
 	cfg.NewLink, cfg.Start, cfg.Adopt, cfg.RestoreLink, cfg.Slots, cfg.Resume = m.newLink, m.start, m.adopt, m.restoreLink, m, left
+	cfg.Memory, cfg.Health.Check = m.memory, m.checkHealth
 	placing := balancer.DefaultConfig()
 	placing.MaxParked = 20
 	placing.OnOutcome = m.outcome
