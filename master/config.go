@@ -79,8 +79,10 @@ type Config struct {
 	// DrainAffinity is within how long clients that were served lately go back to their worker although it was replaced, as
 	// long as it lingers, each by what it is recognised by. It needs Listeners. 0: they go to their slot at once.
 	DrainAffinity time.Duration
-	Name          string // for people, in Status
-	Version       string // likewise
+	// HearNotices has workers say by man 3 sd_notify how they are: each has a NOTIFY_SOCKET of its own.
+	HearNotices bool
+	Name        string // for people, in Status
+	Version     string // likewise
 	// Logger must not wait for its reader: package logging has what does not (Queue). nil: none.
 	Logger hclog.Logger
 
@@ -133,6 +135,9 @@ func (c *Config) filesPerWorker() int {
 	n := filesPerProcess + c.groups()
 	if c.Supervisor.NewOutput != nil {
 		n += filesPerOutput
+	}
+	if c.HearNotices {
+		n++
 	}
 	return n
 }

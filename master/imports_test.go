@@ -46,6 +46,7 @@ var layers = map[string]string{
 	"master/reexec/reexectest": "fdpass master/reexec",
 	"master/output":            "master/supervisor master/reexec",
 	"master/systemd":           "master/supervisor",
+	"master/sdnotify":          "fdpass master/supervisor master/reexec",
 	"master/openconns":         "master/sockdiag",
 	"master/admin":             "fdpass master master/supervisor",
 	"master/metrics":           "master master/balancer master/supervisor master/reexec",

@@ -18,6 +18,7 @@ import (
 	"github.com/handfast/handfast/master/link/nodeipc"
 	"github.com/handfast/handfast/master/logging"
 	"github.com/handfast/handfast/master/openconns"
+	"github.com/handfast/handfast/master/sdnotify"
 	"github.com/handfast/handfast/master/supervisor"
 )
 
@@ -180,7 +181,17 @@ func (m *Master) supervise(cfg *Config) (err error) {
 			cfg.OnEvent(e)
 		}
 	}
+	if cfg.HearNotices {
+		s.NewNotices = func() (supervisor.Notices, error) {
+			r, err := sdnotify.Open(s.Watchdog)
+			if err != nil {
+				return nil, err
+			}
+			return r, nil
+		}
+	}
 	if b := s.Resume; b != nil {
+		s.RestoreNotices = sdnotify.Restore(b)
 		s.RestoreLink = m.restoreLink(b)
 		if err := m.resume(cfg.resume, b); err != nil {
 			return err

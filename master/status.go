@@ -104,6 +104,7 @@ type WorkerStatus struct {
 	HandsBack  *bool      `json:"hands_back"` // connections whose next request is not its own; false: the first request on a connection decides for all; null: no request decides, or the worker is not ready
 	Accepted   *uint64    `json:"accepted"`   // likewise, since it was started
 	Memory     *int64     `json:"memory"`     // bytes that it and its process group had some seconds ago; null: nobody looks (--max-memory)
+	Says       string     `json:"says"`       // its STATUS by sd_notify (--sd-notify); empty: it has said none
 }
 
 // End is that of a worker when nobody had asked for it.
@@ -363,6 +364,9 @@ func (m *Master) workerStatus(w *supervisor.WorkerStatus) *WorkerStatus {
 	}
 	if !w.Sick.IsZero() && w.State == supervisor.Serving {
 		s.State, s.Since = Unhealthy, w.Sick.UTC()
+	}
+	if w.Notices != nil {
+		s.Says = w.Notices.Said().Status
 	}
 	if w.Memory > 0 {
 		s.Memory = &w.Memory

@@ -53,7 +53,7 @@ var choices = map[string][]string{
 	"route":           routeWords,
 	"worker-link":     linkWords,
 	"worker-output":   outputWords,
-	"ready-when":      readyWords,
+	"ready-when":      append(slices.Clone(readyWords), readyNotify),
 	"when-down":       {"wait", "next"},
 	"refuse":          {"http", "close"},
 	"when-hung":       {"report", "replace"},

@@ -26,7 +26,7 @@ var groups = []group{
 	{"Behind a proxy", []string{"behind-proxy", "proxy-header", "trusted-proxies", "trusted-hops", "hand-back", "proxy-protocol", "proxy-protocol-optional", "proxy-protocol-mode", "header-timeout", "header-limit"}},
 	{"How workers get connections", []string{"route", "worker-link"}},
 	{"Waiting and refusing", []string{"retry-delay", "max-retries", "max-parked", "max-per-client", "max-connections-per-slot", "when-down", "refuse"}},
-	{"A worker's life", []string{"ready-when", "ready-timeout", "probation", "drain-signal", "drain-timeout", "drain-spread", "max-draining", "stop-timeout", "stop-delay", "kill-timeout",
+	{"A worker's life", []string{"ready-when", "ready-timeout", "sd-notify", "probation", "drain-signal", "drain-timeout", "drain-spread", "max-draining", "stop-timeout", "stop-delay", "kill-timeout",
 		"watchdog", "when-hung", "healthy-when", "health-interval", "health-timeout", "health-failures", "when-unhealthy", "max-memory", "max-age",
 		"min-uptime", "backoff-min", "backoff-max", "max-restarts"}},
 	{"What a worker runs in", []string{"directory", "env", "env-file", "user", "group", "drop-root", "no-new-privs"}},

@@ -156,7 +156,7 @@ func TestChoices(t *testing.T) {
 			case strings.HasSuffix(word, "@"):
 				word += list
 			}
-			effective(t, "--behind-proxy", "--proxy-protocol", "--watchdog", "1s", "--healthy-when", "tcp:127.0.0.1:900{slot}", "--session", "header:X", "--"+name, word) // or the test has failed
+			effective(t, "--behind-proxy", "--proxy-protocol", "--watchdog", "1s", "--sd-notify", "--healthy-when", "tcp:127.0.0.1:900{slot}", "--session", "header:X", "--"+name, word) // or the test has failed
 		}
 	}
 }

@@ -154,6 +154,8 @@ func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 	a.link = links[v.choice("worker-link", linkWords...)]
 	v.choice("log-level", "trace", "debug", "info", "warn", "error")
 	config.ReadyWhen, config.Supervisor.Probe = v.readyWhen()
+	config.HearNotices = v.Bool("sd-notify")
+	config.Supervisor.NeedsNotice = v.String("ready-when") == readyNotify
 	config.DrainSignal = v.drainSignal("drain-signal")
 	a.answers = v.answering()
 	for _, path := range v.list("restart-on-change") {

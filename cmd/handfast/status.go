@@ -105,7 +105,7 @@ func statusTextIn(s *master.Status, padding int) string {
 	}
 	b.WriteString(lingerText(s) + "\n")
 	printTable(&b, slotTable(s), padding)
-	b.WriteString(lastWordsText(s))
+	b.WriteString(saysText(s) + lastWordsText(s))
 	return printable(b.String())
 }
 
@@ -127,6 +127,19 @@ func requestsText(s *master.Status) string {
 	default:
 		return ", of " + which + " request"
 	}
+}
+
+// saysText is what workers in slots say of themselves (--sd-notify), a line for each.
+func saysText(s *master.Status) (text string) {
+	for i := range s.Slots {
+		if w := s.Slots[i].Worker; w != nil && w.Says != "" {
+			text += fmt.Sprintf("slot %d says: %s\n", i, w.Says)
+		}
+	}
+	if text != "" {
+		text = "\n" + text
+	}
+	return text
 }
 
 // Bounds of what is shown of what workers wrote before they ended; --json has more.

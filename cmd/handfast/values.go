@@ -120,16 +120,25 @@ func (v *values) drainSignal(name string) syscall.Signal {
 // readyWords are the values of --ready-when that are no probes.
 var readyWords = []string{"auto", "message", "listening", "started"}
 
+// readyNotify is a value of --ready-when: sd_notify's READY=1.
+const readyNotify = "notify"
+
 // readyWhen returns what a Node worker does when it is ready, and a probe of any worker, or nil.
 func (v *values) readyWhen() (nodeipc.ReadyWhen, func(context.Context, supervisor.Seat) error) {
 	text := v.String("ready-when")
+	if text == readyNotify {
+		if !v.Bool("sd-notify") {
+			v.fail("--ready-when notify: needs --sd-notify, else workers have nowhere to say so")
+		}
+		return nodeipc.ReadyAuto, nil
+	}
 	if i := slices.Index(readyWords, text); i >= 0 {
 		return nodeipc.ReadyWhen(i), nil
 	}
 	p, err := probe.Parse(text)
 	switch limit := v.Duration("ready-timeout"); {
 	case errors.Is(err, probe.ErrUnknown):
-		v.fail("--ready-when %q: want %s, a delay such as 3s, tcp:HOST:PORT or http://HOST:PORT/PATH", text, strings.Join(readyWords, ", "))
+		v.fail("--ready-when %q: want %s, a delay such as 3s, tcp:HOST:PORT or http://HOST:PORT/PATH", text, strings.Join(readyWords, ", ")+", "+readyNotify)
 	case err != nil:
 		v.fail("--ready-when %q: %w", text, err)
 	case p.Delay >= limit:

@@ -89,6 +89,12 @@ type Config struct {
 	// NewOutput says where a worker writes. nil: where the master does.
 	NewOutput func(Seat) (Output, error)
 
+	// NewNotices makes what a worker says of itself by sd_notify heard; nil: nobody hears it. With NeedsNotice a worker
+	// is ready only when it has said so, too. RestoreNotices does the same for what Notices.Save returned.
+	NewNotices     func() (Notices, error)
+	NeedsNotice    bool
+	RestoreNotices func(pid int, state json.RawMessage) (Notices, error)
+
 	// Resume has what the program before has left of its supervisor (Save), whose workers go on, and
 	// RestoreLink makes the link of a worker, by its pid, of what Link.Save returned there. nil: nothing.
 	Resume      *reexec.Bundle

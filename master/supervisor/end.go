@@ -20,13 +20,19 @@ var ErrFinishing = errors.New("it has closed its listeners, and finishes")
 func (s *Supervisor) Finishing(link Link) {
 	s.post(func() {
 		for w := range s.workers {
-			if w.link == link && (w.state == Serving || w.state == Standby || w.state == Lingering) {
-				w.selfDraining = true
-				s.leaveSlot(w, ErrFinishing)
-				w.enter(Draining, max(w.timeLeft(s.drainTimeout(w.seat)), 1))
+			if w.link == link {
+				s.finishing(w)
 			}
 		}
 	})
+}
+
+func (s *Supervisor) finishing(w *worker) {
+	if w.state == Serving || w.state == Standby || w.state == Lingering {
+		w.selfDraining = true
+		s.leaveSlot(w, ErrFinishing)
+		w.enter(Draining, max(w.timeLeft(s.drainTimeout(w.seat)), 1))
+	}
 }
 
 // linkLeft: the link reports that the worker takes no more work, although it lives.
@@ -121,6 +127,7 @@ func (s *Supervisor) release(w *worker) {
 		delete(s.workers, w)
 		s.closeLink(w.link)
 		w.output.Close()
+		w.notices.Close()
 	}
 }
 

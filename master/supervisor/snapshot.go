@@ -41,6 +41,7 @@ type WorkerStatus struct {
 	Sick     time.Time // since when it is unhealthy; zero: it is not, or is not asked
 	Memory   int64     // bytes that its process group had some seconds ago; 0: not known
 	Link     Link      // not to be used for anything but questions
+	Notices  Notices   // likewise
 }
 
 // End is that of a worker, or of its time in a slot, when nobody had asked for it.
@@ -121,7 +122,7 @@ func (s *Supervisor) takeSnapshot() Snapshot {
 // status is nil for no worker. It is made anew after each change only.
 func (w *worker) status() *WorkerStatus {
 	if w != nil && w.cached == nil {
-		w.cached = &WorkerStatus{w.seat, w.pid(), w.state, w.started, w.since, w.deadline, w.until, w.silentSince(), w.health.since, w.memory, w.link}
+		w.cached = &WorkerStatus{w.seat, w.pid(), w.state, w.started, w.since, w.deadline, w.until, w.silentSince(), w.health.since, w.memory, w.link, w.notices}
 	}
 	if w == nil {
 		return nil

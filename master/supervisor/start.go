@@ -28,6 +28,7 @@ type startResult struct {
 	link    Link
 	output  Output
 	process Process
+	notices Notices
 	err     error
 }
 
@@ -41,6 +42,7 @@ func (s *Supervisor) spawn(sl *slot, generation int) {
 		slot:    sl,
 		link:    noLink{},
 		output:  inherited{},
+		notices: noNotices{},
 		started: time.Now(),
 		exited:  make(chan struct{}),
 	}
@@ -79,8 +81,12 @@ func (s *Supervisor) start(seat Seat) (r startResult) {
 		r.output = nil
 		return r
 	}
+	if r.notices, r.err = s.openNotices(); r.err != nil {
+		r.notices = nil
+		return r
+	}
 	stdout, stderr := r.output.Files()
-	env := slices.Concat(s.cfg.Rights.Env, variables, seat.env())
+	env := slices.Concat(s.cfg.Rights.Env, variables, seat.env(), r.notices.Env())
 	env = slices.Concat(env, r.link.Env(func(name string) string { return valueOf(env, name) }), s.cfg.Env)
 	r.process, r.err = s.cfg.Start(Spec{
 		Command:   s.command(seat, r.link),
@@ -95,6 +101,7 @@ func (s *Supervisor) start(seat Seat) (r startResult) {
 		return r
 	}
 	r.output.Started(r.process.PID())
+	r.notices.Started(r.process.PID())
 	r.link.Started(r.process)
 	return r
 }
@@ -140,6 +147,9 @@ func (r startResult) undo() {
 	if r.output != nil {
 		r.output.Close()
 	}
+	if r.notices != nil {
+		r.notices.Close()
+	}
 }
 
 // started goes on with a worker whose start has come to an end. Meanwhile it may have been told to end,
@@ -152,7 +162,7 @@ func (s *Supervisor) started(w *worker, result startResult) {
 		s.startFailed(w, result)
 		return
 	}
-	w.link, w.output, w.process, w.started, w.cached = result.link, result.output, result.process, time.Now(), nil
+	w.link, w.output, w.notices, w.process, w.started, w.cached = result.link, result.output, result.notices, result.process, time.Now(), nil
 	s.workers[w] = struct{}{} // again, if it was given up
 	s.emit(w.event(WorkerStarted))
 	s.observe(w)
@@ -182,6 +192,9 @@ func (s *Supervisor) startFailed(w *worker, result startResult) {
 	}
 	if result.output != nil {
 		result.output.Close()
+	}
+	if result.notices != nil {
+		result.notices.Close()
 	}
 	if w.state == Starting {
 		s.vacate(w, result.err)

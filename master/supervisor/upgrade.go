@@ -182,6 +182,9 @@ func (s *Supervisor) Save(b *reexec.Bundle) error {
 		}
 		state.Workers = append(state.Workers, entry)
 	}
+	if err := s.saveNotices(b); err != nil {
+		return err
+	}
 	return b.Put(part, state)
 }
 
@@ -220,7 +223,7 @@ func (s *Supervisor) restore(b *reexec.Bundle) error {
 			return err
 		}
 	}
-	return nil
+	return s.restoreNotices(b)
 }
 
 // errState: what the program before has left is nothing that it could have been.
@@ -279,7 +282,7 @@ func (w *savedWorker) check(slots int) error {
 func (s *Supervisor) restoreWorker(entry savedWorker) (err error) {
 	w := &worker{
 		seat: entry.Seat, state: entry.State, since: entry.Since, started: entry.Started,
-		readyAt: entry.ReadyAt, deadline: entry.Deadline, ended: entry.Ended, selfDraining: entry.Unasked, exited: make(chan struct{}), link: noLink{},
+		readyAt: entry.ReadyAt, deadline: entry.Deadline, ended: entry.Ended, selfDraining: entry.Unasked, exited: make(chan struct{}), link: noLink{}, notices: noNotices{},
 	}
 	w.process = s.cfg.Adopt(entry.PID)
 	if w.output, err = s.restoreOutput(entry.Seat, entry.PID, entry.Output); err != nil {
@@ -313,6 +316,7 @@ func (s *Supervisor) resume() {
 	for w := range s.workers {
 		w.link.Resume()
 		w.output.Resume()
+		w.notices.Resume()
 		if w.state == Serving || w.state == Lingering {
 			s.startPinging(w)
 			if w.state == Serving {

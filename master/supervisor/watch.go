@@ -67,8 +67,8 @@ func (s *Supervisor) watchLink(w *worker, ready <-chan struct{}, probed chan str
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.ReadyTimeout)
 	defer cancel()
 	left, leaves := w.link.Left(), (<-chan time.Time)(nil)
-	finished := w.link.Finished()
-	for probed != nil || left != nil || leaves != nil || finished != nil {
+	finished, stopping := w.link.Finished(), w.notices.Stopping()
+	for probed != nil || left != nil || leaves != nil || finished != nil || stopping != nil {
 		select {
 		case <-ready:
 			ready = nil
@@ -85,6 +85,9 @@ func (s *Supervisor) watchLink(w *worker, ready <-chan struct{}, probed chan str
 		case <-finished:
 			finished = nil
 			s.post(func() { s.finishedAll(w) })
+		case <-stopping:
+			stopping = nil
+			s.post(func() { s.finishing(w) })
 		case <-w.exited:
 			return
 		case <-s.done:
@@ -95,6 +98,14 @@ func (s *Supervisor) watchLink(w *worker, ready <-chan struct{}, probed chan str
 
 // probe closes passed, unless ctx ends before.
 func (s *Supervisor) probe(ctx context.Context, w *worker, passed chan<- struct{}) {
+	if s.cfg.NeedsNotice {
+		select {
+		case <-w.notices.Ready():
+		case <-ctx.Done():
+			s.logLater(hclog.Info, "worker has not said READY=1", "slot", w.seat.Slot, "pid", w.pid(), "generation", w.seat.Generation, "err", context.Cause(ctx))
+			return
+		}
+	}
 	if s.cfg.Probe != nil {
 		if err := s.cfg.Probe(ctx, w.seat); err != nil {
 			s.logLater(hclog.Info, "worker has not passed its probe", "slot", w.seat.Slot, "pid", w.pid(), "generation", w.seat.Generation, "err", err)

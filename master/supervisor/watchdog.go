@@ -24,19 +24,31 @@ func (s *Supervisor) startPinging(w *worker) {
 func (s *Supervisor) ping(w *worker) {
 	now := time.Now()
 	w.beat = now.Add(s.cfg.Watchdog / beats)
-	if w.link.Ping() {
-		w.heard = now
-		if w.missed >= beats {
-			w.cached = nil
-			s.emit(w.event(WorkerAnswers))
-		}
-		w.missed = 0
-		return
+	before := w.missed
+	w.silent.link = missed(w.silent.link, w.link.Ping())
+	w.silent.notices = missed(w.silent.notices, w.notifies())
+	if w.notices.Said().Trigger {
+		w.silent.notices = beats
 	}
-	if w.missed++; w.missed == beats {
+	w.missed = max(w.silent.link, w.silent.notices)
+	switch {
+	case w.missed >= beats && before < beats:
 		w.cached = nil
 		s.hung(w)
+	case w.missed < beats && before >= beats:
+		w.heard, w.cached = now, nil
+		s.emit(w.event(WorkerAnswers))
+	case w.missed == 0:
+		w.heard = now
 	}
+}
+
+// missed returns how many beats in a row were without a sign.
+func missed(before int, alive bool) int {
+	if alive {
+		return 0
+	}
+	return min(before+1, beats)
 }
 
 // hung: the worker has not answered for the time of the watchdog. It cannot drain: if it is to be replaced, it is

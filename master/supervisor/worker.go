@@ -28,6 +28,7 @@ type worker struct {
 	link         Link
 	process      Process // nil: its start has not come to an end
 	output       Output
+	notices      Notices
 	started      time.Time
 	readyAt      time.Time
 	deadline     time.Time     // when the state has lasted too long; zero: never
@@ -40,9 +41,11 @@ type worker struct {
 	cached       *WorkerStatus // as it was last shown; nil: something has changed since
 	waiting      []chan error  // requests to be answered when its start has come to an end
 
-	beat   time.Time // when to ask it again whether it is there; zero: not at all
-	missed int       // beats in a row without a sign of it
-	heard  time.Time // when there was one last, if it is asked
+	beat   time.Time                   // when to ask it again whether it is there; zero: not at all
+	missed int                         // beats in a row without a sign of it
+	silent struct{ link, notices int } // likewise, of each kind of sign that there is; the larger counts
+	pings  uint64                      // that it had sent by sd_notify at the last beat
+	heard  time.Time                   // when there was one last, if it is asked
 
 	health       health
 	memory       int64     // bytes that it and its group had when that was looked at; 0: it was not
@@ -58,6 +61,7 @@ func (w *worker) enter(next State, timeout time.Duration) {
 	}
 	w.state, w.since = next, time.Now()
 	w.beat, w.missed, w.until = time.Time{}, 0, time.Time{}
+	w.silent.link, w.silent.notices = 0, 0
 	w.setDeadline(time.Time{})
 	if timeout > 0 {
 		w.setDeadline(w.since.Add(timeout))
