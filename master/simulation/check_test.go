@@ -209,14 +209,19 @@ func (w *world) checkQuiet() {
 		if len(snapshot.Draining) > 0 || snapshot.InUse != len(snapshot.Slots) {
 			w.fail("workers do not end, or slots are not filled: %d drain, %d slots of %d", len(snapshot.Draining), snapshot.InUse, len(snapshot.Slots))
 		}
-		for call := range w.calls {
-			w.fail("%s does not return", call)
-		}
+		w.checkCalls()
 		w.checkNoneOpen()
 	})
 }
 
-// checkNoneOpen: every connection has ended, but those of workers that hang.
+// checkCalls: all that was asked of the supervisor has been answered.
+func (w *world) checkCalls() {
+	for call := range w.calls {
+		w.fail("%s does not return", call)
+	}
+}
+
+// checkNoneOpen: every connection has ended.
 func (w *world) checkNoneOpen() {
 	for _, c := range w.connections {
 		if c.ended == "" {
