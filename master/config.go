@@ -18,6 +18,7 @@ import (
 	"github.com/handfast/handfast/master/balancer"
 	"github.com/handfast/handfast/master/clientip"
 	"github.com/handfast/handfast/master/fdlimit"
+	"github.com/handfast/handfast/master/kernelroute"
 	"github.com/handfast/handfast/master/link/mailbox"
 	"github.com/handfast/handfast/master/link/nodeipc"
 	"github.com/handfast/handfast/master/logging"
@@ -33,8 +34,8 @@ const (
 	// process, also one that drains: both ends of its mailbox, the inbox of ours, and its pidfd.
 	filesPerProcess = 4
 
-	// baseFiles is what it holds besides: standard streams, poller, listeners.
-	baseFiles = 16
+	// baseFiles is what it holds besides: standard streams, poller, listeners, and eBPF programs with their maps.
+	baseFiles = 28
 )
 
 // supervisorRate leaves room for all that operators do with a slot, and bounds what its workers cause.
@@ -48,6 +49,10 @@ var supervisorRate = logging.Rate{Burst: 100, Every: 200 * time.Millisecond, By:
 type Config struct {
 	Listeners []net.Listener     // of which the Master takes ownership, also on error
 	Groups    []*reuseport.Group // likewise
+
+	// Programs are for the Groups of another program (Adopt), and for groups that are opened later: those that are given one count what comes
+	// to each slot. The Master takes ownership, also on error. nil: there are none.
+	Programs *reuseport.Programs
 
 	// Follow has the master listen where workers of LinkAny do, and the kernel route: there may be no
 	// Groups yet.
@@ -94,9 +99,10 @@ type Config struct {
 	// nothing else.
 	OnEvent func(supervisor.Event)
 
-	resume  *saved         // what the program before has left (Adopt); nil: nothing
-	names   *savedNames    // likewise; nil: it had none
-	retired []net.Listener // of it, that are not wanted any more (Retire)
+	resume  *saved                   // what the program before has left (Adopt); nil: nothing
+	names   *savedNames              // likewise; nil: it had none
+	counts  *kernelroute.SavedCounts // likewise
+	retired []net.Listener           // of it, that are not wanted any more (Retire)
 }
 
 // kernelRoutes tells whether the kernel gives clients to slots.
@@ -174,12 +180,23 @@ func (c *Config) bound() {
 	c.Supervisor.MaxProcesses = (fdlimit.Limit() - baseFiles - fdlimit.Reserve) / c.filesPerWorker()
 	c.Supervisor.MaxWorkers = min(hash.MaxSlots, c.Supervisor.MaxProcesses/2)
 	if c.kernelRoutes() {
-		c.Supervisor.MaxWorkers = min(reuseport.MaxSlots, c.Supervisor.MaxWorkers)
+		c.Supervisor.MaxWorkers = min(c.maxSlots(), c.Supervisor.MaxWorkers)
 	}
 	if own := c.Balancer.Clients.Hash.Slots; own.IsValid() && own.Room() < c.Supervisor.MaxWorkers {
 		c.Supervisor.MaxWorkers = own.Room()
 		c.Supervisor.MaxWorkersWhy = fmt.Sprintf("so many addresses has --slot-address %v; for more slots give a larger network", own)
 	}
+}
+
+// maxSlots is from how many slots the kernel can pick.
+func (c *Config) maxSlots() int {
+	most := c.Programs.MaxSlots()
+	for i, g := range c.Groups {
+		if i == 0 || g.MaxSlots() < most {
+			most = g.MaxSlots()
+		}
+	}
+	return most
 }
 
 // requests are what is asked of workers that can report.
@@ -200,6 +217,7 @@ func (c *Config) close() {
 	for _, g := range c.Groups {
 		g.Close()
 	}
+	c.Programs.Close()
 }
 
 // environ tells workers how we recognise clients, and where the first of our listeners is.

@@ -307,8 +307,10 @@ func (r *fakeRoute) acceptsAll() bool                { return !r.kernel }
 func (r *fakeRoute) queue(slot int) (int, bool)      { return r.queued[slot], r.kernel }
 func (r *fakeRoute) save(*reexec.Bundle, *saved)     {}
 func (r *fakeRoute) openBySlot() []int               { return r.openNow }
-func (r *fakeRoute) came() []uint64                  { return r.cameNow }
+func (r *fakeRoute) came() ([]uint64, uint64)        { return r.cameNow, 7 }
 func (r *fakeRoute) sample()                         {}
+
+func (r *fakeRoute) saveCounts(*reexec.Bundle) *kernelroute.SavedCounts { return nil }
 
 func (r *fakeRoute) open(supervisor.Seat, func(*kernelroute.Lease) (*workerLink, error)) (supervisor.Link, error) {
 	panic("not asked")

@@ -3,6 +3,7 @@ package master
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -383,7 +384,7 @@ func (m *Master) Stats() (all balancer.Stats) {
 }
 
 // logSummary says what is known of all connections. Where workers accept for themselves that is what the master
-// refused, and what it accepted while a slot was empty.
+// refused, what it accepted while a slot was empty, and if the kernel counts, the handshakes of all.
 func (m *Master) logSummary() {
 	s := m.Stats()
 	fields := []any{"accepted", s.Accepted, "handed_off", s.HandedOff, "taken_back", s.TakenBack, "refused", s.Refused, "gone", s.Gone}
@@ -393,6 +394,9 @@ func (m *Master) logSummary() {
 		fields = []any{"refused", s.Refused}
 	default:
 		fields[0] = "accepted_by_master"
+	}
+	if came, all := m.route.came(); came != nil && !m.route.acceptsAll() {
+		fields = append([]any{"handshakes", all, "by_slot", strings.Trim(fmt.Sprint(came), "[]")}, fields...)
 	}
 	m.log.Info("stopped", fields...)
 }

@@ -47,7 +47,7 @@ type FullestSlot struct {
 	Slot  int       `json:"slot"`
 	Share float64   `json:"share"` // between 0 and 1; where clients are many, that of each slot is about the same
 	Of    int       `json:"of"`    // of so many connections
-	Open  bool      `json:"open"`  // which are open, since nobody knows how many have come
+	Open  bool      `json:"open"`  // which are open, since few have come lately, or nobody knows how many
 	At    time.Time `json:"at"`    // when the last of them was counted
 }
 
@@ -134,16 +134,21 @@ func (o *observer) latest(now time.Time) *FullestSlot {
 func (m *Master) observe(ctx context.Context) {
 	look := time.NewTicker(observeInterval)
 	defer look.Stop()
-	m.observer.note(time.Now(), m.route.came())
+	m.noteCame()
 	for {
 		select {
 		case <-look.C:
-			m.observer.note(time.Now(), m.route.came())
+			m.noteCame()
 			m.route.sample()
 		case <-ctx.Done():
 			return
 		}
 	}
+}
+
+func (m *Master) noteCame() {
+	came, _ := m.route.came()
+	m.observer.note(time.Now(), came)
 }
 
 // warnCrowded warns that nearly all connections belong to one slot, where workers accept for themselves. Else, or if that can be

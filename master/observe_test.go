@@ -112,11 +112,18 @@ func TestStatusLately(t *testing.T) {
 	}
 	m.observer.note(time.Now().Add(-time.Minute), []uint64{0, 0})
 	r.cameNow = []uint64{600, 0}
-	if s := of(); s.Fullest != nil || *s.Slots[0].Rate != 10 || *s.Slots[1].Rate != 0 {
+	if s := of(); !s.Fullest.Open || *s.Slots[0].Rate != 10 || *s.Slots[1].Rate != 0 {
 		t.Errorf("%+v", s)
 	}
 	m.observer.note(time.Now(), []uint64{900, 300})
 	if f := of().Fullest; f == nil || f.Slot != 0 || f.Share != 0.75 || f.Open {
 		t.Errorf("%+v", f)
+	}
+	if s := of(); s.Slots[0].Handshakes != nil || s.Totals.Handshakes != nil {
+		t.Errorf("the master routes: %+v", s)
+	}
+	r.kernel = true
+	if s := of(); *s.Slots[0].Handshakes != 600 || *s.Slots[1].Handshakes != 0 || *s.Totals.Handshakes != 7 {
+		t.Errorf("the kernel counts: %+v", s)
 	}
 }

@@ -47,12 +47,14 @@ type route interface {
 	queue(slot int) (waiting int, ok bool)
 	// openBySlot returns how many connections workers have, by slot; nil: not known.
 	openBySlot() []int
-	// came returns how many connections have come to each slot; nil: not known.
-	came() []uint64
+	// came returns how many connections have come to each slot, and how many in all; nil: not known.
+	came() (bySlot []uint64, all uint64)
 	// sample is called every few seconds.
 	sample()
 	// save keeps the listeners for the next program.
 	save(*reexec.Bundle, *saved)
+	// saveCounts keeps, after save, what counts; nil: nothing.
+	saveCounts(*reexec.Bundle) *kernelroute.SavedCounts
 }
 
 // newRoute makes the route that the configuration asks for.
@@ -72,12 +74,13 @@ func (m *Master) newRoute(cfg *Config) (route, error) {
 		HandsOff:      m.kind.connections,
 		Blocking:      m.kind.blocking,
 		SharingRemedy: m.kind.sharing,
+		Programs:      cfg.Programs,
 		Follows:       cfg.Follow,
 		User:          cfg.Supervisor.Rights.User,
 		Finishing:     func(link supervisor.Link) { m.supervisor.Finishing(link) },
 	})
 	if err == nil && cfg.resume != nil {
-		err = kernel.Restore(cfg.resume.KernelRoute)
+		err = kernel.Restore(cfg.resume.KernelRoute, cfg.counts)
 	}
 	return kernelRoute{kernel, m.balancer}, err
 }
@@ -167,11 +170,13 @@ func (r *masterRoute) queue(int) (int, bool)           { return 0, false }
 func (r *masterRoute) openBySlot() []int               { return nil }
 func (r *masterRoute) sample()                         {}
 
-func (r *masterRoute) came() (bySlot []uint64) {
+func (r *masterRoute) saveCounts(*reexec.Bundle) *kernelroute.SavedCounts { return nil }
+
+func (r *masterRoute) came() (bySlot []uint64, all uint64) {
 	for _, c := range r.AllCounts() {
 		bySlot = append(bySlot, c.HandedOff)
 	}
-	return bySlot
+	return bySlot, r.balancer.Stats().HandedOff
 }
 
 func (r *masterRoute) save(b *reexec.Bundle, state *saved) {
@@ -215,9 +220,11 @@ func (r kernelRoute) balancers() []*balancer.Balancer {
 func (r kernelRoute) acceptsAll() bool                    { return false }
 func (r kernelRoute) queue(slot int) (int, bool)          { return r.Route.Queue(slot), true }
 func (r kernelRoute) openBySlot() []int                   { return r.Route.Open() }
-func (r kernelRoute) came() []uint64                      { return nil }
+func (r kernelRoute) came() ([]uint64, uint64)            { return r.Route.Came() }
 func (r kernelRoute) sample()                             { r.Route.Sample() }
 func (r kernelRoute) save(b *reexec.Bundle, state *saved) { state.KernelRoute = r.Route.Save(b) }
+
+func (r kernelRoute) saveCounts(b *reexec.Bundle) *kernelroute.SavedCounts { return r.SaveCounts(b) }
 
 // opened is a link, or none: a nil *workerLink is not a nil supervisor.Link.
 func opened[L supervisor.Link](link L, err error) (supervisor.Link, error) {

@@ -12,6 +12,7 @@ import (
 	"github.com/handfast/handfast/master/kernelroute"
 	"github.com/handfast/handfast/master/reexec"
 	"github.com/handfast/handfast/master/reexec/reexectest"
+	"github.com/handfast/handfast/master/reuseport"
 )
 
 // TestGolden: the state of a master, as if both routes were taken.
@@ -33,6 +34,12 @@ func TestGolden(t *testing.T) {
 		Listeners:   []balancer.SavedListener{{FD: 11}},
 		KernelRoute: kernel,
 	})
+}
+
+// TestGoldenCounts: what counts by the kernel's route.
+func TestGoldenCounts(t *testing.T) {
+	reexectest.Golden(t, countsPart, kernelroute.SavedCounts{Came: []uint64{7}, Uncounted: true,
+		Programs: []*reuseport.SavedProgram{{Layout: 1, Slots: 128, Program: 12, Tables: 13, Counts: 14, Processors: 2, Came: []uint64{5, 6}}}})
 }
 
 // TestGoldenNames: what is left of workers that sessions name.

@@ -81,6 +81,10 @@ type SlotStatus struct {
 	Open *int     `json:"open"` // connections of its clients that workers have, also such as were replaced; null when the master routes
 	Rate *float64 `json:"rate"` // connections a second that came to it in the last ten seconds or so; null: not known
 
+	// Handshakes are those that clients have begun to the slot: nearly always a connection each. One whose first packet the kernel drops,
+	// since too many connections wait, counts again when it comes again. Null when the master routes, and where the kernel may not count.
+	Handshakes *uint64 `json:"handshakes"`
+
 	HandedOff   *uint64 `json:"handed_off"`   // connections given to its workers by the master; one that was taken back counts again
 	HandedBack  *uint64 `json:"handed_back"`  // by its workers, between two requests of which the next is another slot's
 	Queue       *int    `json:"queue"`        // connections that wait in the slot's listeners for its worker to accept; null when the master routes
@@ -132,6 +136,7 @@ type ReloadStatus struct {
 // null when the kernel routes and the master has accepted nothing.
 type Totals struct {
 	Open       *int    `json:"open"`        // connections that workers have; null when the master routes
+	Handshakes *uint64 `json:"handshakes"`  // that clients have begun, of all slots; null as those of a slot
 	Accepted   *uint64 `json:"accepted"`    // connections accepted from listeners, by the master
 	HandedOff  *uint64 `json:"handed_off"`  // given to workers; one that was taken back counts again
 	TakenBack  *uint64 `json:"taken_back"`  // not taken by the worker that they were given to
@@ -252,7 +257,14 @@ func (m *Master) count(s *Status) {
 
 // countLately fills in what is open, and what came lately.
 func (m *Master) countLately(s *Status) {
-	open, came, now := m.route.openBySlot(), m.route.came(), time.Now()
+	open, now := m.route.openBySlot(), time.Now()
+	came, all := m.route.came()
+	if came != nil && !m.route.acceptsAll() {
+		s.Totals.Handshakes = &all
+		for i := range s.Slots[:min(len(came), len(s.Slots))] {
+			s.Slots[i].Handshakes = &came[i]
+		}
+	}
 	if open != nil {
 		s.Totals.Open = new(0)
 	}
@@ -267,7 +279,7 @@ func (m *Master) countLately(s *Status) {
 			s.Slots[i].Rate = &rate
 		}
 	}
-	if s.Fullest = m.observer.latest(now); came == nil {
+	if s.Fullest = m.observer.latest(now); s.Fullest == nil {
 		if f, ok := fullest(open, fullestOpen); ok {
 			f.Open, f.At = true, now.UTC()
 			s.Fullest = &f

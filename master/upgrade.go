@@ -19,6 +19,9 @@ import (
 // part is where a bundle has what a Master saves.
 var part = reexec.Part{Name: "master", Version: 1}
 
+// countsPart is where a bundle has what counts, by the kernel's route.
+var countsPart = reexec.Part{Name: "counts", Version: 1}
+
 // Why a Master's program is not replaced.
 var (
 	errUpgrading = errors.New("master: another upgrade is in progress")
@@ -136,6 +139,9 @@ func (m *Master) save(save func(*reexec.Bundle) error, final bool) (*reexec.Bund
 	if err == nil && m.names != nil {
 		err = b.Put(namesPart, m.names.save())
 	}
+	if counts := m.route.saveCounts(b); err == nil && counts != nil {
+		err = b.Put(countsPart, counts)
+	}
 	if err == nil {
 		err = save(b)
 	}
@@ -168,8 +174,14 @@ func (c *Config) Adopt(b *reexec.Bundle) (err error) {
 		}
 		c.Listeners = append(c.Listeners, listener)
 	}
+	if b.Has(countsPart) {
+		c.counts = new(kernelroute.SavedCounts)
+		if err := b.Get(countsPart, c.counts); err != nil {
+			return err
+		}
+	}
 	if c.resume.KernelRoute != nil {
-		c.Groups, err = c.resume.KernelRoute.Restore(b, c.Balancer.Clients.Hash)
+		c.Groups, err = c.resume.KernelRoute.Restore(b, c.Balancer.Clients.Hash, c.counts, c.Programs)
 	}
 	return err
 }

@@ -138,6 +138,9 @@ func (t *checking) sayPlan() {
 	if d.route == routeKernel {
 		t.say("a reload", "takes all clients to the new workers at once; --session or --drain-affinity leaves those of sessions where they are, by the master's route")
 	}
+	if d.route == routeKernel {
+		t.sayEBPF()
+	}
 	if d.why != "" {
 		t.say("--worker-link auto", d.link.Flag()+": "+d.why)
 	}
@@ -152,6 +155,19 @@ func (t *checking) sayPlan() {
 	if t.config.DrainSignal == 0 && d.link.Foreign() {
 		signal, why := master.ChooseDrainSignal(t.config.Supervisor.Command)
 		t.say("--drain-signal auto", signal+": "+why)
+	}
+}
+
+// sayEBPF says whether the kernel can count what comes to slots.
+func (t *checking) sayEBPF() {
+	what := "--ebpf " + ebpfWords[t.opens.ebpf]
+	switch err := t.opens.ebpf.check(t.config.Supervisor.Workers); {
+	case err == nil:
+		t.say(what, "the kernel counts what comes to slots")
+	case t.opens.ebpf == ebpfOn:
+		t.try(what, err)
+	default:
+		t.note(what, "nobody counts what comes to slots: "+logging.WithoutPackages(err.Error()))
 	}
 }
 

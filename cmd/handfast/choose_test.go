@@ -70,6 +70,7 @@ func TestChoose(t *testing.T) {
 			noBind:  test.filter,
 
 			noInjection: test.injection,
+			noEBPF:      errNoRight,
 		}
 		f.server, f.known = f.program.Server()
 		noListeners := test.asked.noListeners(test.asked.notKernel(f))

@@ -55,6 +55,7 @@ var choices = map[string][]string{
 	"worker-output":   outputWords,
 	"ready-when":      append(slices.Clone(readyWords), readyNotify),
 	"when-down":       {"wait", "next"},
+	"ebpf":            ebpfWords,
 	"refuse":          {"http", "close"},
 	"when-hung":       {"report", "replace"},
 	"when-unhealthy":  {"report", "replace"},

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -57,5 +58,84 @@ func TestKernelOpen(t *testing.T) {
 	}
 	if text := b.metrics(); !strings.Contains(text, "\nhandfast_largest_client_share ") || !strings.Contains(text, "\nhandfast_fullest_slot_share ") {
 		t.Error(text)
+	}
+}
+
+// TestKernelCounts: where the kernel routes and eBPF may be loaded, what comes to each slot is counted: in status and metrics, over a
+// reload and an upgrade, also one that may load nothing any more, and in the last line of the log. Without eBPF nobody says a figure.
+func TestKernelCounts(t *testing.T) {
+	t.Parallel()
+	if err := ebpfAuto.may(); err != nil {
+		t.Skip(err)
+	}
+	for name, flags := range map[string][]string{"root": nil, "dropped": {"--user", fmt.Sprint(nobody), "--drop-root"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := startKernel(t, 2, options{flags: flags, change: func(cmd *exec.Cmd) {
+				if flags != nil {
+					last := len(cmd.Args) - 2 // before "http"
+					cmd.Path, cmd.Args[last] = everybodys(t, cmd.Path), everybodys(t, cmd.Args[last])
+					cmd.Args[0] = cmd.Path
+				}
+			}})
+			if line := b.await("the kernel counts what comes to slots"); !strings.Contains(line.text, "eBPF") {
+				t.Error(line.text)
+			}
+			comes := func() {
+				for i := range 3 {
+					b.mustGet(sourceIn(0, 2, i), "/")
+				}
+				b.mustGet(sourceIn(1, 2, 0), "/")
+			}
+			expect := func(zero, one uint64) {
+				t.Helper()
+				s := b.status()
+				if s.Slots[0].Handshakes == nil || *s.Slots[0].Handshakes != zero || *s.Slots[1].Handshakes != one || *s.Totals.Handshakes != zero+one {
+					t.Errorf("slots have %s and %s handshakes, want %d and %d", known(s.Slots[0].Handshakes), known(s.Slots[1].Handshakes), zero, one)
+				}
+			}
+			expect(0, 0)
+			comes()
+			expect(3, 1)
+			b.tell("reload")
+			comes()
+			expect(6, 2)
+			b.tell("upgrade")
+			b.awaitStatus("an upgrade", func(s *master.Status) bool { return s.Ready && s.Upgrade.Count == 1 })
+			comes()
+			expect(9, 3)
+			b.tell("reload")
+			comes()
+			expect(12, 4)
+			if text := b.metrics(); !strings.Contains(text, "\n"+`handfast_slot_handshakes_total{slot="0"} 12`+"\n") {
+				t.Error(text)
+			}
+			b.awaitStatus("rates", func(s *master.Status) bool { return s.Slots[0].Rate != nil && *s.Slots[0].Rate > 0 })
+			if text := b.tell("status"); !strings.Contains(text, "  HANDSHAKES  ") || !strings.Contains(text, "  RATE/S  ") {
+				t.Error(text)
+			}
+			if end := b.stopped(); !strings.Contains(end.text, `"handshakes":16`) || !strings.Contains(end.text, `"by_slot":"12 4"`) {
+				t.Error(end.text)
+			}
+		})
+	}
+}
+
+// TestKernelCountsNot: without eBPF status has no figure, rather than zeros; the log says once why, and `--ebpf on` does not start.
+func TestKernelCountsNot(t *testing.T) {
+	t.Parallel()
+	b := startKernel(t, 2, options{flags: []string{"--ebpf", "off"}})
+	if line := b.await("nobody counts what comes to slots: no eBPF"); !strings.Contains(line.text, "--ebpf off") {
+		t.Error(line.text)
+	}
+	b.mustGet(source(0), "/")
+	if s := b.status(); s.Slots[0].Handshakes != nil || s.Totals.Handshakes != nil || s.Slots[0].Rate != nil || s.Slots[0].Open == nil {
+		t.Errorf("%+v", s)
+	}
+	if text := b.metrics(); strings.Contains(text, "handshakes") {
+		t.Error(text)
+	}
+	if end := b.stopped(); strings.Contains(end.text, "handshakes") {
+		t.Error(end.text)
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/handfast/handfast/master/link/bindswap"
 	"github.com/handfast/handfast/master/link/nodeipc"
 	"github.com/handfast/handfast/master/programs"
+	"github.com/handfast/handfast/master/reuseport"
 	"github.com/handfast/handfast/master/supervisor"
 )
 
@@ -38,6 +39,7 @@ type facts struct {
 	noBind        error // to give a server a listener when it binds
 	noInjection   error // to give a server connections when it accepts
 	noSlotAddress error // to listen on slots' own addresses
+	noEBPF        error // to tell more than reuseport.MaxSlots slots apart
 
 	// Of the environment.
 	passed bool // a service manager has opened listeners
@@ -64,6 +66,9 @@ func (r intent) gather(setting supervisor.Setting, command []string, passed bool
 	}
 	if r.mayInject(f) {
 		f.noInjection = checkInjection()
+	}
+	if r.workers > reuseport.MaxSlots && r.route != routeMaster {
+		f.noEBPF = r.ebpf.check(r.workers)
 	}
 	if r.slotAddress.IsValid() && !r.freebind {
 		f.noSlotAddress = checkSlotAddresses(r.slotAddress, r.workers)

@@ -107,6 +107,7 @@ func runFlags() []cli.Flag {
 		intFlag("max-connections-per-slot", 0, "`NUMBER` of connections that a slot's worker may have open; further ones get 503; 0: no such limit. For workers of --worker-link native that report them (package worker does), no effect on others. Needs --route master, which auto takes then"),
 		stringFlag("when-down", "wait", "`WHAT` to do when the slot stays empty: wait (refuse after the retries) or next (the client's next slot takes it)"),
 		stringFlag("refuse", "http", "`HOW` to refuse: http (502 or 503) or close"),
+		stringFlag("ebpf", "auto", "`WHEN` to use eBPF, by which the kernel counts what comes to each slot and can tell more than 128 apart, with --route kernel: auto (if the master has CAP_BPF, and no seccomp filter could end it for trying), on (or do not start) or off"),
 		stringFlag("route", "auto", "`WHO` gives clients to slots: kernel (each slot has a listener, and its worker accepts; by address only), master (accepts and hands off), or auto: the kernel if it can"),
 		stringFlag("worker-link", "auto", "`HOW` workers get connections: "+linkHelp()),
 		stringFlag("drain-signal", "auto", "`SIGNAL` on which a worker of --worker-link activation or any finishes what it has; none: it gets no more connections, and SIGTERM when its last one has ended (when handfast stops, its last request); auto: the signal that the program is known to finish on (check names it), else none"),

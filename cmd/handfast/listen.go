@@ -54,7 +54,11 @@ func (a asked) openAddresses(ctx context.Context, config *master.Config, before 
 		return on, err
 	}
 	r := a.intent()
-	d, err := r.decide(r.gather(config.Supervisor.Setting, config.Supervisor.Command, on.passed))
+	f := r.gather(config.Supervisor.Setting, config.Supervisor.Command, on.passed)
+	if before != nil {
+		f.noEBPF = nil // what that one has loaded is gone on with
+	}
+	d, err := r.decide(f)
 	if err != nil {
 		closeAll(config.Listeners)
 		return on, err
@@ -66,23 +70,33 @@ func (a asked) openAddresses(ctx context.Context, config *master.Config, before 
 
 // opener opens what the master listens on.
 type opener struct {
-	free bool // also addresses that the machine does not have yet
+	free  bool // also addresses that the machine does not have yet
+	ebpf  ebpf
+	drops bool // rights, when all is open
 }
 
 // open opens what a plan says, beside what a service manager has opened. A program that takes the
 // place of another (before is not nil) goes on with what that listened on.
 func (o opener) open(ctx context.Context, config *master.Config, d decision, before *predecessor) error {
 	if before != nil {
-		return before.listen(ctx, config, o, d)
+		return o.adoptPrograms(config, func() error { return before.listen(ctx, config, o, d) })
+	}
+	var noEBPF error
+	if d.route == routeKernel {
+		if noEBPF = o.loadPrograms(config, d); noEBPF != nil && o.ebpf == ebpfOn {
+			return fmt.Errorf("--ebpf on: %w; --ebpf auto goes on without", noEBPF)
+		}
 	}
 	if d.follow {
 		d.logRoute(config.Logger)
+		logEBPF(config, noEBPF)
 		return nil
 	}
 	if d.route == routeKernel {
 		err := o.groups(ctx, config, d.listen)
 		if err == nil {
 			d.logRoute(config.Logger)
+			logEBPF(config, noEBPF)
 		}
 		if err == nil || !d.fallback || isAddressError(err) {
 			return err
@@ -132,7 +146,7 @@ func (o opener) groups(ctx context.Context, config *master.Config, addresses []s
 	for _, address := range addresses {
 		address, prepare := o.socket(address)
 		err := whenThere(ctx, config, address, func() error {
-			g, err := reuseport.ListenWith(ctx, address, config.Balancer.Clients.Hash, config.Supervisor.Workers, prepare)
+			g, err := reuseport.ListenWith(ctx, address, config.Balancer.Clients.Hash, config.Supervisor.Workers, reuseport.Options{Prepare: prepare, Programs: config.Programs})
 			if err == nil {
 				config.Groups = append(config.Groups, g)
 			}

@@ -14,6 +14,7 @@ import (
 	"github.com/handfast/handfast/hash"
 	"github.com/handfast/handfast/master"
 	"github.com/handfast/handfast/master/link/nodeipc"
+	"github.com/handfast/handfast/master/logging"
 	"github.com/handfast/handfast/master/programs"
 	"github.com/handfast/handfast/master/reuseport"
 )
@@ -119,6 +120,7 @@ type intent struct {
 	listen         []string // addresses; none: it was left out
 	slotAddress    hash.SlotAddresses
 	freebind       bool
+	ebpf           ebpf
 	workers        int
 	readyWhen      nodeipc.ReadyWhen
 	header         bool // --behind-proxy
@@ -232,8 +234,8 @@ func (r intent) notKernel(f facts) error {
 		return errors.New("with --max-connections-per-slot further clients are refused by the master, which has to accept them")
 	case f.passed:
 		return errors.New("what a service manager passed is one listener, not one for each slot")
-	case r.workers > reuseport.MaxSlots:
-		return tooManySlots{r.workers}
+	case r.workers > reuseport.MaxSlots && f.noEBPF != nil:
+		return tooManySlots{r.workers, f.noEBPF}
 	}
 	return nil
 }
@@ -245,10 +247,14 @@ func (r intent) namesEngineIO(f facts) bool {
 }
 
 // tooManySlots is why the kernel cannot route if that is all. It says what would do.
-type tooManySlots struct{ slots int }
+type tooManySlots struct {
+	slots  int
+	noEBPF error
+}
 
 func (e tooManySlots) Error() string {
-	return fmt.Sprintf("%d slots are more than the %[2]d that the kernel's program can tell apart; use --workers %[2]d or fewer", e.slots, reuseport.MaxSlots)
+	return fmt.Sprintf("%d slots are more than the %[2]d that the kernel can tell apart without eBPF (%[3]s); use --workers %[2]d or fewer",
+		e.slots, reuseport.MaxSlots, logging.WithoutPackages(e.noEBPF.Error()))
 }
 
 // fits says what was asked for that workers of a link cannot do.

@@ -50,12 +50,13 @@ var machines = map[string]facts{
 	"all":          {},
 	"no /proc":     {noProc: errNoProc, noBind: errNoProc, noInjection: errNoProc},
 	"no bind":      {noBind: errors.New("EBUSY; without it use --worker-link activation")},
+	"no eBPF":      {noEBPF: errNoRight},
 	"no injection": {noInjection: errors.New("an old kernel; without it use --worker-link native")},
 }
 
 // on is a command on a machine.
 func (f facts) on(machine facts, passed bool) facts {
-	f.noProc, f.noBind, f.noInjection, f.passed = machine.noProc, machine.noBind, machine.noInjection, passed
+	f.noProc, f.noBind, f.noInjection, f.noEBPF, f.passed = machine.noProc, machine.noBind, machine.noInjection, machine.noEBPF, passed
 	return f
 }
 
@@ -263,7 +264,8 @@ func TestPlans(t *testing.T) {
 		{flags: intent{accessLog: true}, command: "node app.js", plan: "master; node; :8080"},
 		{flags: intent{nextWhenDown: true}, command: "node app.js", plan: "master; node; :8080"},
 		{flags: intent{maxConnections: 5}, command: "native", plan: "master; native; :8080"},
-		{flags: intent{workers: 200}, command: "native", plan: "master; native; :8080"},
+		{flags: intent{workers: 200}, command: "native", machine: "no eBPF", plan: "master; native; :8080"},
+		{flags: intent{workers: 200}, command: "native", plan: "kernel, or master; native; :8080"},
 		{flags: intent{header: true}, command: "unknown", plan: "master; any, by accept injection; :8080"},
 		{flags: intent{brought: true}, command: "gunicorn", plan: "master; any, by accept injection; :8080"},
 		{flags: intent{affinity: true}, command: "node app.js", plan: "master; node; :8080"},
@@ -282,7 +284,8 @@ func TestPlans(t *testing.T) {
 		// Links that are asked for.
 		{flags: intent{link: linkAny, header: true}, command: "gunicorn", plan: "master; any, by accept injection; :8080"},
 		{flags: intent{link: linkAny, header: true}, command: "gunicorn", machine: "no injection", plan: "an old kernel"},
-		{flags: intent{link: linkAny, workers: 200}, command: "gunicorn", plan: "--worker-link any: 200 slots"},
+		{flags: intent{link: linkAny, workers: 200}, command: "gunicorn", machine: "no eBPF", plan: "--worker-link any: 200 slots"},
+		{flags: intent{link: linkAny, workers: 200}, command: "gunicorn", plan: "kernel; any; where the worker listens"},
 		{flags: intent{link: linkActivation}, command: "gunicorn", plan: "kernel; activation; :8080"},
 		{flags: intent{link: linkActivation, route: routeMaster}, command: "gunicorn", plan: "--worker-link activation: its workers accept from a listener of their own, and with --route master"},
 		{flags: intent{link: linkNative, readyWhen: nodeipc.ReadyMessage}, command: "node app.js", plan: "--ready-when message: only Node workers say so"},

@@ -100,6 +100,7 @@ func (a asked) intent() intent {
 		link:           a.link,
 		listen:         a.listen,
 		freebind:       a.opens.free,
+		ebpf:           a.opens.ebpf,
 		slotAddress:    c.Balancer.Clients.Hash.Slots,
 		workers:        c.Supervisor.Workers,
 		readyWhen:      c.ReadyWhen,
@@ -126,7 +127,7 @@ func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 		config: master.Config{Balancer: balancer.DefaultConfig(), Supervisor: supervisor.DefaultConfig()},
 		access: c.String("access-log"),
 		json:   c.Bool("log-json"),
-		opens:  opener{free: c.Bool("freebind")},
+		opens:  opener{free: c.Bool("freebind"), drops: c.Bool("drop-root")},
 		drop:   c.Bool("drop-root"),
 		from:   from,
 	}
@@ -150,6 +151,7 @@ func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 	config.MaxConnections = v.number("max-connections-per-slot", 0, math.MaxInt32)
 	v.rights(&config.Supervisor)
 	v.setting(&config.Supervisor.Setting)
+	a.opens.ebpf = ebpf(v.choice("ebpf", ebpfWords...))
 	a.route = route(v.choice("route", routeWords...))
 	a.link = links[v.choice("worker-link", linkWords...)]
 	v.choice("log-level", "trace", "debug", "info", "warn", "error")

@@ -261,7 +261,7 @@ func upgradeText(s *master.Status) string {
 
 // slotTable is a row of titles, one for each slot, and one for each worker that drains.
 func slotTable(s *master.Status) [][]string {
-	rows := [][]string{{"SLOT", "ADDRESS", "STATE", "PID", "GEN", "UPTIME", "MEMORY", "HANDED OFF", "ACCEPTED", "RATE/S", "OPEN", "QUEUE", "PARKED", "REFUSED", "FULL", "RESTARTS", "LAST EXIT"}}
+	rows := [][]string{{"SLOT", "ADDRESS", "STATE", "PID", "GEN", "UPTIME", "MEMORY", "HANDSHAKES", "HANDED OFF", "ACCEPTED", "RATE/S", "OPEN", "QUEUE", "PARKED", "REFUSED", "FULL", "RESTARTS", "LAST EXIT"}}
 	for i := range s.Slots {
 		sl := &s.Slots[i]
 		last := ""
@@ -273,18 +273,18 @@ func slotTable(s *master.Status) [][]string {
 			worker = sl.Next
 		}
 		rows = append(rows, append(workerRow(s, sl.Slot, strings.Join(sl.Addresses, " "), sl.State, worker),
-			figure(sl.HandedOff), accepted(worker), rate(sl.Rate), cmp.Or(open(worker), figure(sl.Open)), figure(sl.Queue), fmt.Sprint(sl.Parked), fmt.Sprint(sl.Refused),
+			figure(sl.Handshakes), figure(sl.HandedOff), accepted(worker), rate(sl.Rate), cmp.Or(open(worker), figure(sl.Open)), figure(sl.Queue), fmt.Sprint(sl.Parked), fmt.Sprint(sl.Refused),
 			figure(sl.MailboxFull), fmt.Sprint(sl.Restarts), last))
 		if sl.Worker != nil && sl.Next != nil {
-			rows = append(rows, append(workerRow(s, sl.Slot, "", sl.Next.State, sl.Next), make([]string, 10)...))
+			rows = append(rows, append(workerRow(s, sl.Slot, "", sl.Next.State, sl.Next), make([]string, 11)...))
 		}
 		if w := sl.Standby; w != nil {
-			rows = append(rows, append(workerRow(s, sl.Slot, "", w.State, w), "", accepted(w), "", open(w), "", "", "", "", "", ""))
+			rows = append(rows, append(workerRow(s, sl.Slot, "", w.State, w), "", "", accepted(w), "", open(w), "", "", "", "", "", ""))
 		}
 	}
 	for i := range s.Draining {
 		w := &s.Draining[i]
-		rows = append(rows, append(workerRow(s, w.Slot, "", w.State, w), "", accepted(w), "", open(w), "", "", "", "", "", ""))
+		rows = append(rows, append(workerRow(s, w.Slot, "", w.State, w), "", "", accepted(w), "", open(w), "", "", "", "", "", ""))
 	}
 	return rows
 }

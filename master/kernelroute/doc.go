@@ -34,5 +34,6 @@
 //   - serve.go looks after the listeners while the master runs, and after their connections at its end.
 //   - group.go says what a Route needs of listeners, balancers and the machine.
 //   - census.go counts the connections that slots' clients have open.
+//   - came.go says how many have come, where the kernel counts.
 //   - upgrade.go leaves all of it to another program (package reexec).
 package kernelroute

@@ -67,6 +67,7 @@ type fakeGroup struct {
 	four     *fakeGroup // for IPv4 alone
 	found    reuseport.Repaired
 	repairs  int
+	came     []uint64
 	stopped  bool
 	closed   bool
 
@@ -168,6 +169,10 @@ func (g *fakeGroup) StopHandshakes() error {
 	g.stopped = true
 	return nil
 }
+
+func (g *fakeGroup) SaveCounting(*reexec.Bundle) *reuseport.SavedProgram { return nil }
+
+func (g *fakeGroup) Came() []uint64 { return g.came }
 
 func (g *fakeGroup) Save(*reexec.Bundle) reuseport.Saved {
 	saved := reuseport.Saved{Network: "tcp", Addr: g.addr, At: g.memberOf}

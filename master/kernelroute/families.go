@@ -182,6 +182,8 @@ func (r *Route) removeGroup(g group) bool {
 		return false
 	}
 	r.groups = slices.Delete(slices.Clone(r.groups), i, i+1)
+	came := g.Came()
+	r.came, r.uncounted = added(r.came, came), r.uncounted || came == nil
 	for i := range g.Members() {
 		r.acceptors.stop(g.Listener(i))
 	}

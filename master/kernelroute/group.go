@@ -30,7 +30,9 @@ type group interface {
 	Repair() (reuseport.Repaired, error)
 	OnlyIPv4() (group, error) // nil: it is none of both families
 	StopHandshakes() error
+	Came() []uint64 // by slot; nil: nobody counts
 	Save(*reexec.Bundle) reuseport.Saved
+	SaveCounting(*reexec.Bundle) *reuseport.SavedProgram
 	Close() error
 }
 
@@ -71,10 +73,11 @@ type surroundings struct {
 	owners func(reuseport.Stranger) []reuseport.Owner
 }
 
-func theMachine() surroundings {
+// theMachine has groups count that are given one of the programs, which it borrows.
+func theMachine(programs *reuseport.Programs) surroundings {
 	return surroundings{
 		listen: func(ctx context.Context, address string, config hash.Config, memberOf []int, members int) (group, error) {
-			g, err := reuseport.ListenFor(ctx, address, config, memberOf, members)
+			g, err := reuseport.ListenFor(ctx, address, config, memberOf, members, programs)
 			if err != nil {
 				return nil, err
 			}

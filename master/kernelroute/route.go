@@ -46,6 +46,7 @@ type Route struct {
 	refuser  acceptor           // for clients that nobody accepts and that cannot be handed off
 	refusing *balancer.Balancer // the same
 	machine  surroundings
+	programs *reuseport.Programs
 	patience time.Duration // how long those may wait
 	tick     time.Duration // between two looks at how long they have
 	handsOff bool          // connections can be handed to workers
@@ -64,6 +65,9 @@ type Route struct {
 	groups    []group
 	ipv4      map[group]group     // by group for both families: the one for IPv4 in its place
 	follows   bool                // there are groups where workers listen
+	came      []uint64            // by slot, by groups that are no more
+	final     []uint64            // Came since Close
+	uncounted bool                // there was one that nobody has counted
 	user      *syscall.Credential // that workers run as; nil: as we do
 	closed    bool
 	served    bool // a slot was filled, once
@@ -96,6 +100,9 @@ type Config struct {
 	Blocking      bool               // workers get listeners that block, until they change that; not with HandsOff
 	SharingRemedy string             // what to do about workers that listen by themselves, for the log
 
+	// Programs are for groups that are opened, with which Came counts; the Route takes ownership with Close. nil: there are none.
+	Programs *reuseport.Programs
+
 	// Follows has the Route listen where workers do: there may be no Groups yet.
 	Follows bool
 	User    *syscall.Credential // that workers run as; nil: as we do
@@ -124,7 +131,7 @@ func New(cfg Config) (*Route, error) {
 	}
 	r := newRoute(cfg, cfg.Balancer.Config(), groups)
 	r.table, r.balancer, r.refuser, r.refusing = cfg.Balancer.Table(), cfg.Balancer, refuser, refuser
-	r.machine = theMachine()
+	r.machine = theMachine(cfg.Programs)
 	return r, nil
 }
 
@@ -140,6 +147,7 @@ func newRoute(cfg Config, placing balancer.Config, groups []group) *Route {
 		blocking:      cfg.Blocking,
 		sharingRemedy: cfg.SharingRemedy,
 		follows:       cfg.Follows,
+		programs:      cfg.Programs,
 		user:          cfg.User,
 		finishing:     cfg.Finishing,
 		logger:        placing.Logger,

@@ -90,6 +90,7 @@ func (r *Route) each(f func(listener *os.File, waiting int) error) (err error) {
 // ended.
 func (r *Route) Close(ctx context.Context) {
 	r.mu.Lock()
+	r.final = r.total()
 	r.closed = true
 	r.mu.Unlock()
 	r.acceptors.stopAll()
@@ -106,4 +107,5 @@ func (r *Route) Close(ctx context.Context) {
 	for _, g := range r.groups {
 		g.Close()
 	}
+	r.programs.Close()
 }

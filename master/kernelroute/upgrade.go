@@ -19,6 +19,13 @@ type Saved struct {
 	Served bool
 }
 
+// SavedCounts is what the next program needs in order to go on counting.
+type SavedCounts struct {
+	Programs  []*reuseport.SavedProgram // of the groups
+	Came      []uint64                  // by slot, to groups that are no more
+	Uncounted bool                      // there was one that nobody has counted
+}
+
 type savedGroup struct {
 	reuseport.Saved
 	IPv4Of int // the group in whose place this one is, for IPv4 alone; -1: in none's
@@ -60,10 +67,29 @@ func (r *Route) Save(b *reexec.Bundle) *Saved {
 	return state
 }
 
-// Restore makes the groups, which the caller owns, also on error.
-func (s *Saved) Restore(b *reexec.Bundle, config hash.Config) (groups []*reuseport.Group, err error) {
-	for _, entry := range s.Groups {
-		g, err := reuseport.Restore(b, entry.Saved, config)
+// SaveCounts keeps what counts; nil: nobody does. Call it after Save.
+func (r *Route) SaveCounts(b *reexec.Bundle) *SavedCounts {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.total() == nil {
+		return nil
+	}
+	state := &SavedCounts{Came: r.came, Uncounted: r.uncounted}
+	for _, g := range r.groups {
+		state.Programs = append(state.Programs, g.SaveCounting(b))
+	}
+	return state
+}
+
+// Restore makes the groups, which the caller owns, also on error. Counts are nil if the program before has saved none. It borrows the
+// programs.
+func (s *Saved) Restore(b *reexec.Bundle, config hash.Config, counts *SavedCounts, programs *reuseport.Programs) (groups []*reuseport.Group, err error) {
+	for i, entry := range s.Groups {
+		var counting *reuseport.SavedProgram
+		if counts != nil && i < len(counts.Programs) {
+			counting = counts.Programs[i]
+		}
+		g, err := reuseport.Restore(b, entry.Saved, config, counting, programs)
 		if err != nil {
 			return groups, err
 		}
@@ -72,14 +98,18 @@ func (s *Saved) Restore(b *reexec.Bundle, config hash.Config) (groups []*reusepo
 	return groups, nil
 }
 
-// Restore puts back what the program before knew of the groups that New was given. Call it before anything else.
-func (r *Route) Restore(state *Saved) error {
+// Restore puts back what the program before knew of the groups that New was given; counts are nil if it did not count. Call it before
+// anything else.
+func (r *Route) Restore(state *Saved, counts *SavedCounts) error {
 	n := len(state.Berths)
 	if len(state.Groups) == 0 && !r.follows || n == 0 || slices.ContainsFunc(state.Groups, func(g savedGroup) bool { return len(g.Members) != n }) ||
 		len(state.At) == 0 || slices.Min(state.At) < 0 || slices.Max(state.At) >= n {
 		return fmt.Errorf("kernelroute: %d listeners for slots at %v: that cannot be", n, state.At)
 	}
 	r.served = state.Served
+	if counts != nil {
+		r.came, r.uncounted = counts.Came, counts.Uncounted
+	}
 	for i, entry := range state.Groups {
 		if of := entry.IPv4Of; of >= 0 && of < len(r.groups) {
 			r.ipv4[r.groups[of]] = r.groups[i]

@@ -30,7 +30,7 @@ func (w *world) next(kind Config, state *Saved) error {
 	w.acceptors.stopAll()
 	w.acceptors.running.Wait()
 	w.makeRoute(kind, w.groups)
-	return w.Restore(state)
+	return w.Restore(state, nil)
 }
 
 // TestSaveRestore: the next program knows which worker has which berth, where slots' clients come to, whose berth is

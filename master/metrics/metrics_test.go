@@ -84,7 +84,7 @@ func TestStatus(t *testing.T) {
 		Reload: &master.ReloadStatus{},
 		Slots: []master.SlotStatus{
 			{Slot: 0, State: "serving", Worker: &master.WorkerStatus{Generation: 4, State: "serving", Started: time.Unix(2000, 0), Open: &nine, HandsBack: new(true)}, HandedOff: &seven, Restarts: 2, Parked: 5},
-			{Slot: 1, State: "empty", Queue: &waiting, Refused: 6, Open: &waiting},
+			{Slot: 1, State: "empty", Queue: &waiting, Refused: 6, Open: &waiting, Handshakes: &nine},
 		},
 		Fullest:  &master.FullestSlot{Slot: 1, Share: 0.75},
 		Draining: []master.WorkerStatus{{Generation: 2, State: "lingering"}, {Generation: 3, State: "lingering"}, {Generation: 2, State: "lingering"}, {Generation: 3, State: "draining"}, {State: "stopping"}},
@@ -101,13 +101,13 @@ func TestStatus(t *testing.T) {
 		`handfast_worker_hands_back{slot="0"} 1` + "\n", `handfast_worker_open_connections{slot="0"} 9` + "\n", `handfast_worker_restarts_total{slot="0"} 2` + "\n",
 		`handfast_handed_off_connections_total{slot="0"} 7` + "\n", `handfast_slot_parked_connections{slot="0"} 5` + "\n",
 		`handfast_slot_refused_connections_total{slot="1"} 6` + "\n", `handfast_slot_queued_connections{slot="1"} 3` + "\n",
-		"handfast_fullest_slot_share 0.75\n", `handfast_slot_open_connections{slot="1"} 3` + "\n",
+		"handfast_fullest_slot_share 0.75\n", `handfast_slot_open_connections{slot="1"} 3` + "\n", `handfast_slot_handshakes_total{slot="1"} 9` + "\n",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q", want)
 		}
 	}
-	for _, unknown := range []string{"taken_back", `handed_off_connections_total{slot="1"`, `worker_generation{slot="1"`, `queued_connections{slot="0"`, `slot_open_connections{slot="0"`} {
+	for _, unknown := range []string{"taken_back", `handed_off_connections_total{slot="1"`, `worker_generation{slot="1"`, `queued_connections{slot="0"`, `slot_open_connections{slot="0"`, `slot_handshakes_total{slot="0"`} {
 		if strings.Contains(text, unknown) {
 			t.Errorf("%s is not known", unknown)
 		}

@@ -38,6 +38,7 @@
 // the client of that address away; and a program that replaces ours, until the next Repair.
 //
 // File by file: group.go opens, steers and closes a Group of sockets, which socket.go makes. program.go is the
-// program. repair.go and settings.go undo what workers do. owner.go names processes that listen, and
+// classic program, which needs no right; ebpf.go is the same one in eBPF, which also counts, and counting.go loads it and has what it shares
+// with the kernel. repair.go and settings.go undo what workers do. owner.go names processes that listen, and
 // upgrade.go leaves a Group to another program (package reexec).
 package reuseport

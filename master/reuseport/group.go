@@ -39,6 +39,9 @@ type Group struct {
 	bound   unix.Sockaddr // the same, for the kernel
 	known   *net.TCPAddr  // by which it is known (sock.Listening)
 
+	programs *Programs // borrowed; for another group beside this one
+	counting *counting // nil: the program is the classic one
+
 	mu       sync.Mutex
 	settings settings   // of a member that no process has had
 	anchor   *member    // which no process but this one has, and no slot's clients come to (Absent)
@@ -65,51 +68,60 @@ type member struct {
 // the address, even with SO_REUSEPORT, as workers do of a master that was killed, the error matches
 // syscall.EADDRINUSE and names it.
 func Listen(ctx context.Context, address string, config hash.Config, slots int) (*Group, error) {
-	return ListenWith(ctx, address, config, slots, func(int) error { return nil })
+	return ListenWith(ctx, address, config, slots, Options{})
 }
 
-// ListenWith is Listen with sockets that are prepared before they are bound: by fdpass.SetFreebind, sock.BindToLoopback, or both.
-// Those that are opened later are likewise.
-func ListenWith(ctx context.Context, address string, config hash.Config, slots int, prepare func(fd int) error) (*Group, error) {
-	if err := config.Validate(); err != nil {
-		return nil, err
-	}
-	if err := checkSlots(slots); err != nil {
-		return nil, err
-	}
+// Options are what else a group may be given. The zero value has nothing.
+type Options struct {
+	// Prepare sees sockets before they are bound: fdpass.SetFreebind, sock.BindToLoopback, or both. Those that are opened later are likewise.
+	Prepare func(fd int) error
+	// Programs have one that counts (Came), and that can pick from more slots; the group borrows them. Where there is none left, and none
+	// can be loaded, the group does without.
+	Programs *Programs
+}
+
+// ListenWith is Listen with options.
+func ListenWith(ctx context.Context, address string, config hash.Config, slots int, o Options) (*Group, error) {
 	// The anchor listens for itself alone, which fails if there is any other socket, and then lets others
 	// join. Two masters that start at once both bind, but only one listens.
-	return open(ctx, fdpass.ListenNetwork(address), address, config, inOrder(slots), slots,
-		func(fd int) error { return errors.Join(prepare(fd), dropPackets(fd)) })
+	prepare := func(fd int) (err error) {
+		if o.Prepare != nil {
+			err = o.Prepare(fd)
+		}
+		return errors.Join(err, dropPackets(fd))
+	}
+	return open(ctx, fdpass.ListenNetwork(address), address, config, inOrder(max(slots, 0)), slots, o.Programs, prepare)
 }
 
-// ListenFor is Listen for slots whose clients come to these members, of so many.
-func ListenFor(ctx context.Context, address string, config hash.Config, at []int, members int) (*Group, error) {
-	if err := config.Validate(); err != nil {
-		return nil, err
-	}
-	if err := errors.Join(checkSlots(len(at)), checkSlots(members)); err != nil {
-		return nil, err
-	}
-	return open(ctx, fdpass.ListenNetwork(address), address, config, at, members, dropPackets)
+// ListenFor is Listen for slots whose clients come to these members, of so many, with Programs of ListenWith.
+func ListenFor(ctx context.Context, address string, config hash.Config, at []int, members int, programs *Programs) (*Group, error) {
+	return open(ctx, fdpass.ListenNetwork(address), address, config, at, members, programs, dropPackets)
 }
 
 // open opens a group. prepare sees its first socket before that is bound.
-func open(ctx context.Context, network, address string, config hash.Config, at []int, members int, prepare func(fd int) error) (*Group, error) {
+func open(ctx context.Context, network, address string, config hash.Config, at []int, members int, programs *Programs, prepare func(fd int) error) (g *Group, err error) {
+	if err := config.Validate(); err != nil {
+		return nil, err
+	}
+	g = &Group{config: config, network: network, programs: programs, counting: programs.take()}
+	defer func() {
+		if err != nil {
+			g.Close()
+			g = nil
+		}
+	}()
+	if err := errors.Join(g.checkSlots(len(at)), g.checkMembers(members)); err != nil {
+		return g, err
+	}
 	first, addr, err := listen(ctx, network, address, "listener of nobody", prepare)
 	if err != nil {
-		return nil, err
+		return g, err
 	}
-	own, err := newMember(first)
-	if err != nil {
-		return nil, err
+	if g.anchor, err = newMember(first); err != nil {
+		return g, err
 	}
-	g := &Group{config: config, network: network, addr: addr, anchor: own, sockets: []uint64{own.inode}}
-	if err := g.start(at, members); err != nil {
-		g.Close()
-		return nil, err
-	}
-	return g, nil
+	g.addr, g.sockets = addr, []uint64{g.anchor.inode}
+	return g, g.start(at, members)
 }
 
 // inOrder has each slot's clients come to the member of the same number.
@@ -132,7 +144,7 @@ func (g *Group) OnlyIPv4() (*Group, error) {
 	at, members := slices.Clone(g.memberOf), len(g.members)
 	g.mu.Unlock()
 	address := net.JoinHostPort(net.IPv4zero.String(), strconv.Itoa(g.addr.Port))
-	return open(context.Background(), "tcp4", address, g.config, at, members, shareDropping)
+	return open(context.Background(), "tcp4", address, g.config, at, members, g.programs, shareDropping)
 }
 
 // newMember takes ownership of a listener.
@@ -262,11 +274,11 @@ func (g *Group) all() []*member {
 // clients move, as package hash says. A connection that waits in the queue of a member, or whose handshake is
 // under way, stays with it.
 func (g *Group) Steer(members []int) error {
-	if err := checkSlots(len(members)); err != nil {
-		return err
-	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if err := g.checkSlots(len(members)); err != nil {
+		return err
+	}
 	for _, i := range members {
 		if i < 0 || i >= len(g.members) {
 			return fmt.Errorf("reuseport: no member %d of %d", i, len(g.members))
@@ -299,8 +311,31 @@ func (g *Group) attach() error {
 		answer = passPackets
 	}
 	return control(g.anchor.file, func(fd int) error {
+		if g.counting != nil {
+			g.counting.steer(g.config, places, absent)
+			return errors.Join(g.counting.attach(fd), answer(fd))
+		}
 		return errors.Join(attach(fd, program(g.config, places, absent)), answer(fd))
 	})
+}
+
+// Came returns how many handshakes have begun for each slot, of hash.MaxSlots; nil if nobody counts. A first packet that comes again
+// since nobody has answered the one before counts again; what comes to slots' addresses that are not there does not count.
+func (g *Group) Came() []uint64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.counting == nil {
+		return nil
+	}
+	return g.counting.came()
+}
+
+// MaxSlots returns from how many slots the group's program can pick.
+func (g *Group) MaxSlots() int {
+	if g.counting != nil {
+		return g.counting.slots
+	}
+	return MaxSlots
 }
 
 // StopHandshakes answers no first packet of a handshake any more, as if it were lost, while handshakes
@@ -374,12 +409,24 @@ func (g *Group) Close() error {
 	for _, m := range slices.Backward(g.all()) { // from the last on, so that no place changes
 		errs = append(errs, m.file.Close())
 	}
+	g.counting.close()
+	g.counting = nil
 	return errors.Join(errs...)
 }
 
-func checkSlots(slots int) error {
-	if slots < 1 || slots > MaxSlots {
-		return fmt.Errorf("reuseport: %d slots: want 1 to %d", slots, MaxSlots)
+func (g *Group) checkSlots(slots int) error {
+	if slots < 1 || slots > g.MaxSlots() {
+		return fmt.Errorf("reuseport: %d slots: want 1 to %d", slots, g.MaxSlots())
+	}
+	return nil
+}
+
+// maxMembers is how many sockets a group may have, without the anchor: the kernel counts them in 16 bits.
+const maxMembers = 1<<16 - 2
+
+func (g *Group) checkMembers(members int) error {
+	if members < 1 || members > maxMembers {
+		return fmt.Errorf("reuseport: %d listeners: want 1 to %d", members, maxMembers)
 	}
 	return nil
 }

@@ -139,9 +139,12 @@ func (p *process) kill() {
 	}
 }
 
+// programsAtTest are those that groups of mustListen are given (TestCounting).
+var programsAtTest *Programs
+
 func mustListen(t *testing.T, address string, config hash.Config, slots int) *Group {
 	t.Helper()
-	g, err := Listen(t.Context(), address, config, slots)
+	g, err := ListenWith(t.Context(), address, config, slots, Options{Programs: programsAtTest})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,7 +19,7 @@ import (
 // TestListenFor: slots' clients come to the members that were said, from the first one on.
 func TestListenFor(t *testing.T) {
 	fdtest.NoLeaks(t)
-	g, err := ListenFor(t.Context(), "127.0.0.1:0", hash.DefaultConfig(), []int{3, 1}, 4)
+	g, err := ListenFor(t.Context(), "127.0.0.1:0", hash.DefaultConfig(), []int{3, 1}, 4, nil)
 	fdtest.Check(t, err)
 	t.Cleanup(func() { g.Close() })
 	acceptAll(t, g, 0, 4, nil)
@@ -29,13 +29,13 @@ func TestListenFor(t *testing.T) {
 			t.Fatalf("%s came to member %d (%v), want %d", loopback(i), got, err, want)
 		}
 	}
-	for members, at := range map[int][]int{0: {0}, MaxSlots + 1: {0}, 2: nil} {
-		if g, err := ListenFor(t.Context(), "127.0.0.1:0", hash.DefaultConfig(), at, members); err == nil {
+	for members, at := range map[int][]int{0: {0}, maxMembers + 1: {0}, 2: nil} {
+		if g, err := ListenFor(t.Context(), "127.0.0.1:0", hash.DefaultConfig(), at, members, nil); err == nil {
 			g.Close()
 			t.Errorf("slots at %v of %d members: no error", at, members)
 		}
 	}
-	if g, err := ListenFor(t.Context(), "127.0.0.1:0", hash.Config{IPv4Prefix: 33}, []int{0}, 1); err == nil {
+	if g, err := ListenFor(t.Context(), "127.0.0.1:0", hash.Config{IPv4Prefix: 33}, []int{0}, 1, nil); err == nil {
 		g.Close()
 		t.Error("a prefix of 33 bits: no error")
 	}
@@ -51,7 +51,7 @@ func TestListenFree(t *testing.T) {
 		}
 		t.Skipf("this machine has all addresses: %v", err)
 	}
-	g, err := ListenWith(t.Context(), address, hash.DefaultConfig(), 2, fdpass.SetFreebind)
+	g, err := ListenWith(t.Context(), address, hash.DefaultConfig(), 2, Options{Prepare: fdpass.SetFreebind})
 	fdtest.Check(t, err)
 	t.Cleanup(func() { g.Close() })
 	fdtest.Check(t, g.Clean(1, false))

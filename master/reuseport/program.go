@@ -11,7 +11,8 @@ import (
 	"github.com/handfast/handfast/hash"
 )
 
-// MaxSlots is the largest number of slots that the kernel can be made to pick from.
+// MaxSlots is the largest number of slots that the kernel can be made to pick from by a classic program; the one that counts
+// (countingProgram) has a loop, and can pick from hash.MaxSlots.
 // A program has at most 4096 instructions (BPF_MAXINSNS), enough for 223 slots, but
 // in the kernel's own form it must also fit into net.core.optmem_max, which is 20,480
 // bytes by default before Linux 6.7: enough for 134.

@@ -26,16 +26,30 @@ func inherit(t *testing.T, g *Group) (*reexec.Bundle, Saved) {
 	fdtest.Check(t, json.Unmarshal(text, &s))
 	b := reexec.NewBundle("1")
 	t.Cleanup(b.Close)
-	duplicate := func(fd int) int {
-		fd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
-		fdtest.Check(t, err)
-		return b.Keep(fd)
-	}
-	s.Own = duplicate(s.Own)
+	s.Own = duplicate(t, b, s.Own)
 	for i, fd := range s.Members {
-		s.Members[i] = duplicate(fd)
+		s.Members[i] = duplicate(t, b, fd)
 	}
 	return b, s
+}
+
+// inheritCounting is inherit for the program that counts.
+func inheritCounting(t *testing.T, g *Group, b *reexec.Bundle) (s *SavedProgram) {
+	t.Helper()
+	text, err := json.Marshal(g.SaveCounting(reexec.NewBundle("1")))
+	fdtest.Check(t, err)
+	fdtest.Check(t, json.Unmarshal(text, &s))
+	if s != nil {
+		s.Program, s.Tables, s.Counts = duplicate(t, b, s.Program), duplicate(t, b, s.Tables), duplicate(t, b, s.Counts)
+	}
+	return s
+}
+
+func duplicate(t *testing.T, b *reexec.Bundle, fd int) int {
+	t.Helper()
+	fd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+	fdtest.Check(t, err)
+	return b.Keep(fd)
 }
 
 // TestSaveRestore: the next program goes on with the group when this one has closed it: clients come to where they did,
@@ -51,7 +65,7 @@ func TestSaveRestore(t *testing.T) {
 			}
 			fdtest.Check(t, before.Steer([]int{2, 0}))
 			b, saved := inherit(t, before)
-			g, err := Restore(b, saved, hash.DefaultConfig())
+			g, err := Restore(b, saved, hash.DefaultConfig(), inheritCounting(t, before, b), nil)
 			fdtest.Check(t, err)
 			t.Cleanup(func() { g.Close() })
 			fdtest.Check(t, before.Close())
@@ -108,7 +122,7 @@ func TestRestoreOtherHash(t *testing.T) {
 	config, next := hash.DefaultConfig(), hash.Config{Seed: 4711, IPv4Prefix: 32, IPv6Prefix: 64}
 	before := mustListen(t, "127.0.0.1:0", config, 2)
 	b, saved := inherit(t, before)
-	g, err := Restore(b, saved, next)
+	g, err := Restore(b, saved, next, nil, nil)
 	fdtest.Check(t, err)
 	t.Cleanup(func() { g.Close() })
 	fdtest.Check(t, before.Close())
@@ -143,14 +157,14 @@ func TestRestoreNonsense(t *testing.T) {
 			before := mustListen(t, "127.0.0.1:0", hash.DefaultConfig(), 2)
 			b, saved := inherit(t, before)
 			spoil(&saved)
-			if g, err := Restore(b, saved, hash.DefaultConfig()); err == nil {
+			if g, err := Restore(b, saved, hash.DefaultConfig(), nil, nil); err == nil {
 				g.Close()
 				t.Error("no error")
 			}
 			b.Close()
 		})
 	}
-	if _, err := Restore(reexec.NewBundle("1"), Saved{}, hash.Config{IPv4Prefix: 33}); err == nil {
+	if _, err := Restore(reexec.NewBundle("1"), Saved{}, hash.Config{IPv4Prefix: 33}, nil, nil); err == nil {
 		t.Error("a prefix of 33 bits: no error")
 	}
 }

@@ -72,7 +72,7 @@ func StartProcess(spec Spec) (Process, error) {
 	catchIgnored()
 	// Descriptors that we inherited ourselves are not close-on-exec. Before Linux 5.11 it leaks.
 	unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC)
-	start := func() error { return reexec.Unblocked(cmd.Start) }
+	start := func() error { return withoutBPF(func() error { return reexec.Unblocked(cmd.Start) }) }
 	if spec.Rights.NoNewPrivs {
 		unblocked := start
 		start = func() error { return withoutNewPrivs(unblocked) }
@@ -92,6 +92,21 @@ func StartProcess(spec Spec) (Process, error) {
 func AdoptProcess(pid int) Process {
 	ours.add(pid)
 	return &process{pid: pid}
+}
+
+// withoutBPF calls f on a thread whose children do not get CAP_BPF, if a service manager has given us that for them, too: it is the
+// master's alone (package reuseport).
+func withoutBPF(f func() error) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if set, err := unix.PrctlRetInt(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_IS_SET, unix.CAP_BPF, 0, 0); err != nil || set == 0 {
+		return f()
+	}
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_LOWER, unix.CAP_BPF, 0, 0); err != nil {
+		return os.NewSyscallError("prctl", err)
+	}
+	defer unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, unix.CAP_BPF, 0, 0)
+	return f()
 }
 
 // withoutNewPrivs calls f on a thread that can gain no rights any more, and neither can what
