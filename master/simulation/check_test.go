@@ -1,6 +1,7 @@
 package simulation
 
 import (
+	"runtime"
 	"slices"
 	"time"
 
@@ -137,6 +138,9 @@ func (w *world) checkWorkers(snapshot *supervisor.Snapshot) {
 		see(sl.Worker, supervisor.Serving)
 		see(sl.Next, supervisor.Starting)
 		see(sl.Standby, supervisor.Standby)
+		if sl.Worker != nil && sl.Next != nil && sl.Next.Generation != sl.Worker.Generation && !reloads(snapshot) {
+			w.fail("slot %d is about to get generation %d, and no reload is in progress", sl.Next.Slot, sl.Next.Generation)
+		}
 		if sl.Worker == nil && sl.Next == nil && sl.NextStart.IsZero() && !snapshot.Stopping {
 			w.fail("slot of generation %d has no worker, and will get none", snapshot.Generation)
 		}
@@ -152,6 +156,10 @@ func (w *world) checkWorkers(snapshot *supervisor.Snapshot) {
 			w.fail("%s lives, and the supervisor does not know it", k.name)
 		}
 	}
+}
+
+func reloads(snapshot *supervisor.Snapshot) bool {
+	return snapshot.Reload != nil && snapshot.Reload.Ended.IsZero()
 }
 
 func (w *world) longest(s supervisor.State) time.Duration {
@@ -203,7 +211,7 @@ func (w *world) checkQuiet() {
 				w.fail("slot %d does not come to rest", i)
 			}
 		}
-		if snapshot.Queued || snapshot.Reload != nil && snapshot.Reload.Ended.IsZero() {
+		if snapshot.Queued || reloads(snapshot) {
 			w.fail("a reload does not end")
 		}
 		if len(snapshot.Draining) > 0 || snapshot.InUse != len(snapshot.Slots) {
@@ -211,6 +219,9 @@ func (w *world) checkQuiet() {
 		}
 		w.checkCalls()
 		w.checkNoneOpen()
+		if n, most := runtime.NumGoroutine()-w.goroutines, 10+3*w.alive; n > most { // those of the runtime come and go
+			w.fail("%d goroutines run, want at most %d", n, most)
+		}
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -30,6 +31,7 @@ type world struct {
 	workers     []*worker // all that there were
 	made        map[int]int
 	alive       int
+	goroutines  int  // that there were before
 	calm        bool // new workers are good ones
 	stopping    bool
 	connections map[uint16]*connection // by port
@@ -122,7 +124,7 @@ func newWorld(seed uint64) *world {
 		cfg.DrainSpread = 10 * time.Second
 	}
 	return &world{
-		seed: seed, cfg: cfg, began: time.Now(), made: make(map[int]int), connections: make(map[uint16]*connection),
+		seed: seed, cfg: cfg, began: time.Now(), goroutines: runtime.NumGoroutine(), made: make(map[int]int), connections: make(map[uint16]*connection),
 		slotsSeen: make(map[netip.Addr]map[int]int), calls: make(map[string]bool),
 	}
 }
