@@ -346,3 +346,37 @@ func BenchmarkLoad(b *testing.B) {
 		c.close()
 	}
 }
+
+// BenchmarkHandshake is a connection to a group, opened, accepted and closed, by either program.
+func BenchmarkHandshake(b *testing.B) {
+	programs := mayLoad(b)
+	for _, slots := range []int{4, MaxSlots} {
+		for name, p := range map[string]*Programs{"classic": nil, "eBPF": programs} {
+			b.Run(name+"/"+strconv.Itoa(slots), func(b *testing.B) {
+				g, err := ListenWith(b.Context(), "127.0.0.1:0", hash.DefaultConfig(), slots, Options{Programs: p})
+				if err != nil {
+					b.Fatal(err)
+				}
+				defer g.Close()
+				to := &unix.SockaddrInet4{Port: g.Addr().Port, Addr: [4]byte{127, 0, 0, 1}}
+				listener := int(g.Listener(g.config.Key(netip.MustParseAddr("127.0.0.1")).Slot(slots)).Fd())
+				for b.Loop() {
+					fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+					if err != nil {
+						b.Fatal(err)
+					}
+					unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+					if err := unix.Connect(fd, to); err != nil {
+						b.Fatal(err)
+					}
+					accepted, _, err := unix.Accept4(listener, unix.SOCK_CLOEXEC)
+					if err != nil {
+						b.Fatal(err)
+					}
+					unix.Close(fd)
+					unix.Close(accepted)
+				}
+			})
+		}
+	}
+}
