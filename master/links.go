@@ -383,7 +383,7 @@ func (m *Master) nodeConfig(cfg *Config) nodeipc.Config {
 	config.Module = cfg.NodeModule
 	// What a PROXY header said of a connection Node would not give back with it, and does not change from request to request.
 	if clients := &cfg.Balancer.Clients; cfg.NodeModule != nil && !cfg.NoHandBack && !clients.ProxyProtocol {
-		config.Everybody = clients.Rules.LooksAtAll()
+		config.Everybody, config.IdleTimeout = clients.Rules.LooksAtAll(), cfg.Balancer.IdleTimeout
 		config.HandBack = func(from *nodeipc.Link, conns []fdpass.Handoff) (int, error) {
 			return m.balancer.HandBack(from.Slot(), from, conns)
 		}

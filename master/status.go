@@ -144,6 +144,7 @@ type Totals struct {
 	Gone       *uint64 `json:"gone"`        // ended by the client before it was known
 	Refused    uint64  `json:"refused"`     // ended for want of a worker, or of a request in time
 	Parked     int     `json:"parked"`      // waiting now: for a slot, for the head of a request, or to be refused
+	Idle       int     `json:"idle"`        // handed back, and between two requests now
 }
 
 // Hung is the state of a worker that serves, and does not answer the watchdog.
@@ -248,7 +249,7 @@ func (m *Master) count(s *Status) {
 		}
 	}
 	stats := m.Stats()
-	s.Totals = Totals{Refused: stats.Refused, Parked: stats.Parked}
+	s.Totals = Totals{Refused: stats.Refused, Parked: stats.Parked, Idle: m.balancer.Idle()}
 	m.countLately(s)
 	if m.route.acceptsAll() || stats.Accepted > 0 {
 		s.Totals.Accepted, s.Totals.HandedOff, s.Totals.TakenBack, s.Totals.HandedBack, s.Totals.Gone = &stats.Accepted, &stats.HandedOff, &stats.TakenBack, &stats.HandedBack, &stats.Gone

@@ -103,6 +103,7 @@ func runFlags() []cli.Flag {
 		durationFlag("retry-delay", placing.RetryDelay, "between two tries to deliver to an empty slot or a full mailbox"),
 		intFlag("max-retries", placing.MaxRetries, "`NUMBER` of tries after the first; then the connection is refused"),
 		intFlag("max-parked", placing.MaxParked, "`NUMBER` of connections that may wait for their slot or their headers; further ones get 503"),
+		durationFlag("idle-timeout", placing.IdleTimeout, "how long a connection that a worker has handed back may have nothing of another request; then it is closed. Longer than proxies keep connections in their pools (nginx 60 s, Go's 90 s, Caddy 2 min), or they send requests into the close. As many as half of --max-parked may be idle; of more, those that are idle longest are closed"),
 		intFlag("max-per-client", placing.MaxClient, "`NUMBER` of connections of one client that may wait for its slot; further ones get 503; 0: no such limit"),
 		intFlag("max-connections-per-slot", 0, "`NUMBER` of connections that a slot's worker may have open; further ones get 503; 0: no such limit. For workers of --worker-link native that report them (package worker does), no effect on others. Needs --route master, which auto takes then"),
 		stringFlag("when-down", "wait", "`WHAT` to do when the slot stays empty: wait (refuse after the retries) or next (the client's next slot takes it)"),

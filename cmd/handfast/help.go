@@ -25,7 +25,7 @@ var groups = []group{
 	{"Which slot a client belongs to", []string{"hash-seed", "ipv4-prefix", "ipv6-prefix", "key", "session", "new-sessions", "session-idle", "drain-affinity"}},
 	{"Behind a proxy", []string{"behind-proxy", "proxy-header", "trusted-proxies", "trusted-hops", "hand-back", "proxy-protocol", "proxy-protocol-optional", "proxy-protocol-mode", "header-timeout", "header-limit"}},
 	{"How workers get connections", []string{"route", "ebpf", "worker-link"}},
-	{"Waiting and refusing", []string{"retry-delay", "max-retries", "max-parked", "max-per-client", "max-connections-per-slot", "when-down", "refuse"}},
+	{"Waiting and refusing", []string{"retry-delay", "max-retries", "max-parked", "idle-timeout", "max-per-client", "max-connections-per-slot", "when-down", "refuse"}},
 	{"A worker's life", []string{"ready-when", "ready-timeout", "sd-notify", "probation", "drain-signal", "drain-timeout", "drain-spread", "max-draining", "stop-timeout", "stop-delay", "kill-timeout",
 		"watchdog", "when-hung", "healthy-when", "health-interval", "health-timeout", "health-failures", "when-unhealthy", "max-memory", "max-age",
 		"min-uptime", "backoff-min", "backoff-max", "max-restarts"}},

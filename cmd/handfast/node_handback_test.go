@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -71,8 +72,7 @@ server.on('request', (req, res) => { let n = 0; req.on('data', (d) => n += d.len
 func TestNodeHandsBack(t *testing.T) {
 	t.Parallel()
 	const slots = 3
-	// The connection is silent while workers start, and closed after the header timeout.
-	b := startNode(t, slots, readsBodies+plain, nodeOptions{flags: []string{"--behind-proxy", "--header-timeout", "1m"}})
+	b := startNode(t, slots, readsBodies+plain, nodeOptions{flags: []string{"--behind-proxy"}})
 	b.showsRequests("each")
 	p := b.openPool(proxyAt)
 	requests := 0
@@ -247,5 +247,53 @@ server.on('request', (req, res) => {
 		}
 		p.Close()
 		b.hears("closed "+path+" false", 1)
+	}
+}
+
+// TestNodeIdle: a connection of a pool is silent for longer than the header timeout, and over an upgrade, and serves the next request; handfast
+// that stops ends it at once.
+func TestNodeIdle(t *testing.T) {
+	t.Parallel()
+	const timeout = 300 * time.Millisecond
+	b := startNode(t, 1, plain, nodeOptions{flags: []string{"--behind-proxy", "--header-timeout", timeout.String()}})
+	p := b.openPool(proxyAt)
+	p.asks(pooledRequest(proxied(1), ""))
+	silent := func() {
+		t.Helper()
+		time.Sleep(2 * timeout)
+		b.awaitStatus("an idle connection", func(s *master.Status) bool { return s.Totals.Idle == 1 && s.Totals.Parked == 0 })
+	}
+	silent()
+	p.asks(pooledRequest(proxied(2), ""))
+	silent()
+	b.upgradesTo(1)
+	silent()
+	p.asks(pooledRequest(proxied(3), ""))
+	silent()
+	b.stopClean(1)
+	if _, err := p.lines.ReadByte(); err != io.EOF {
+		t.Errorf("at the end: %v, want EOF", err)
+	}
+}
+
+// TestNodeIdleTimeout: a connection on which nothing comes ends after --idle-timeout, which clients are told (Keep-Alive: timeout=) if it is shorter than
+// the server's own.
+func TestNodeIdleTimeout(t *testing.T) {
+	t.Parallel()
+	const timeout = time.Second
+	b := startNode(t, 1, plain, nodeOptions{flags: []string{"--behind-proxy", "--idle-timeout", timeout.String()}})
+	p := b.openPool(proxyAt)
+	began := time.Now()
+	io.WriteString(p, pooledRequest(proxied(1), ""))
+	answer, err := http.ReadResponse(p.lines, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.Copy(io.Discard, answer.Body)
+	if hint := answer.Header.Get("Keep-Alive"); hint != "timeout=1" {
+		t.Errorf("Keep-Alive: %s", hint)
+	}
+	if _, err := p.lines.ReadByte(); err != io.EOF || time.Since(began) < timeout {
+		t.Errorf("%v after %v, want EOF after %v", err, time.Since(began), timeout)
 	}
 }

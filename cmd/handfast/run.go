@@ -179,6 +179,10 @@ func (v *values) waiting(b *balancer.Config) {
 		v.fail("--max-retries %d: with --retry-delay %v that is more than %v", b.MaxRetries, b.RetryDelay, balancer.MaxPatience)
 	}
 	b.MaxParked = v.number("max-parked", 0, math.MaxInt32)
+	b.IdleTimeout = v.duration("idle-timeout", time.Millisecond)
+	if v.err == nil && b.IdleTimeout > balancer.MaxPatience {
+		v.fail("--idle-timeout %v: want at most %v", b.IdleTimeout, balancer.MaxPatience)
+	}
 	b.MaxClient = v.number("max-per-client", 0, math.MaxInt32)
 	b.WhenDown = []balancer.WhenDown{balancer.Wait, balancer.Next}[v.choice("when-down", "wait", "next")]
 	b.Refuse = []balancer.Refuse{balancer.RefuseHTTP, balancer.RefuseClose}[v.choice("refuse", "http", "close")]

@@ -281,7 +281,12 @@ func (a *acceptor) flush() {
 
 // rest waits until there are descriptors again, or for a moment when the kernel is
 // short of something else.
+//
+// Idle connections make room first.
 func (a *acceptor) rest(ctx context.Context) {
+	reexec.Lock.RLock()
+	a.b.idlers.shed(cap(a.batch))
+	reexec.Lock.RUnlock()
 	start := time.Now()
 	say := start.Sub(a.said) >= pauseLogInterval
 	for paused := false; a.err != nil || fdlimit.Scarce(); paused = true {

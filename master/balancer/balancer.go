@@ -47,9 +47,12 @@ type Config struct {
 	MaxRetries int             // tries after the first; 0: refuse at once
 	MaxParked  int             // connections that may be parked; beyond them 503
 	MaxClient  int             // of them of one client, once that is known; 0: no limit of its own
-	WhenDown   WhenDown
-	Refuse     Refuse
-	Logger     hclog.Logger // nil: none
+	// IdleTimeout is for how long a connection that was handed back may have nothing of another request. Half of MaxParked may be
+	// idle, beside those that are parked, and half of the open files.
+	IdleTimeout time.Duration
+	WhenDown    WhenDown
+	Refuse      Refuse
+	Logger      hclog.Logger // nil: none
 
 	// OnOutcome, if there is one, is told what became of each connection that was parked, was
 	// refused or is gone, and with EveryOutcome of all others, too. It must not wait, and may be
@@ -58,14 +61,17 @@ type Config struct {
 	EveryOutcome bool
 }
 
-// DefaultConfig waits for 50 tries, 100 ms apart.
+// DefaultConfig waits for 50 tries, 100 ms apart. Idle connections stay for longer than proxies keep them in their pools: nginx (keepalive_timeout of an
+// upstream) and AWS' load balancers do for 60 s, Traefik and others in Go (net/http.DefaultTransport) for 90 s, Caddy for 2 min. So it is mostly
+// the proxy that ends them, and knows of it.
 func DefaultConfig() Config {
 	return Config{
-		Clients:    clientip.DefaultConfig(),
-		Strategy:   ByKey{},
-		RetryDelay: 100 * time.Millisecond,
-		MaxRetries: 50,
-		MaxParked:  10_000,
+		Clients:     clientip.DefaultConfig(),
+		Strategy:    ByKey{},
+		RetryDelay:  100 * time.Millisecond,
+		MaxRetries:  50,
+		MaxParked:   10_000,
+		IdleTimeout: 150 * time.Second,
 	}
 }
 
@@ -89,6 +95,8 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("balancer: %d parked connections, want 0 or more", c.MaxParked)
 	case c.MaxClient < 0:
 		return fmt.Errorf("balancer: %d parked connections of a client, want 0 or more", c.MaxClient)
+	case c.IdleTimeout <= 0 || c.IdleTimeout > MaxPatience:
+		return fmt.Errorf("balancer: idle timeout %v, want more than 0 and at most %v", c.IdleTimeout, MaxPatience)
 	}
 	return c.Clients.Validate()
 }
@@ -97,7 +105,7 @@ func (c *Config) Validate() error {
 const MaxPatience = 24 * time.Hour
 
 // Balancer hands connections to the workers of a table. A goroutine runs for each
-// parked connection; Shutdown waits for them.
+// parked connection, and one for all idle ones; Shutdown waits for them.
 type Balancer struct {
 	cfg     Config
 	table   *Table
@@ -106,6 +114,7 @@ type Balancer struct {
 	advice  *advice
 	refuser *refuser
 
+	idlers      *idlers         // connections that workers have handed back between two requests
 	waitlist    *waitlist       // connections that are parked for their head or their slot, or being refused
 	draining    context.Context // ended when nothing may be parked any longer
 	stopWaiting context.CancelFunc
@@ -158,6 +167,7 @@ func New(cfg Config, table *Table) (*Balancer, error) {
 		mute:     cfg.Refuse == RefuseClose,
 		overflow: newWaitlist(min(maxOverflow, fdlimit.Limit()/8), 0),
 	}
+	b.idlers = newIdlers(cfg.IdleTimeout, b.half, b.leaveIdle)
 	b.returns.New = func() any { return b.newReturns() }
 	b.draining, b.stopWaiting = context.WithCancel(context.Background())
 	return b, nil
@@ -220,10 +230,11 @@ func (b *Balancer) takeBack(conns []fdpass.Handoff) (known []connection) {
 	return b.identify(all, b.clients.Buffer())
 }
 
-// Shutdown waits until no connection is parked. When ctx ends those that are left,
+// Shutdown ends idle connections, and has none any more. It waits until no connection is parked. When ctx ends those that are left,
 // and all that come later, are refused at once; it still waits for that. Call it
 // when Serve has returned.
 func (b *Balancer) Shutdown(ctx context.Context) {
+	b.idlers.close()
 	if b.waitlist.waitUntilEmpty(ctx) != nil {
 		b.stopWaiting()
 		b.waitlist.waitUntilEmpty(context.Background()) // bounded by lingerTimeout
@@ -240,6 +251,9 @@ func (b *Balancer) Table() *Table { return b.table }
 // ParkedBySlot returns how many connections wait for each slot's worker; NoSlot is that of those whose
 // client is not known yet.
 func (b *Balancer) ParkedBySlot() map[int]int { return b.waitlist.countBySlot() }
+
+// Idle returns how many connections are between two requests.
+func (b *Balancer) Idle() int { return b.idlers.len() }
 
 // Patience is how long a connection may be parked.
 func (b *Balancer) Patience() time.Duration {

@@ -18,7 +18,6 @@ type connection struct {
 	fdpass.Handoff
 	client clientip.Client
 	since  time.Time // when it began to wait; zero: it did not
-	idle   bool      // it was served before, and may end without another request
 
 	addressed bool // to a slot's own address (hash.SlotAddresses): to slot, which may not be there
 	assigned  bool // to slot, since it belongs to any

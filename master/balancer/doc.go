@@ -21,7 +21,8 @@
 //	worker.go     Worker and its like: what a table's slots are filled with
 //	strategy.go   where clients belong: Strategy, and ByKey, the one that hashes
 //	waitlist.go   the room for those that wait, and the quotas of a slot and of a client
-//	handback.go   places connections that workers hand back between two requests
+//	handback.go   places connections that workers hand back between two requests; idle.go keeps
+//	              those that have nothing of the next one yet, and watch.go tells when that comes
 //	sessions.go   the worker that keeps a session
 //	listen.go     opens listeners; handshake.go: when their connections are accepted
 //	ledger.go     counts what happens to connections, and reports it; outcome.go: as what

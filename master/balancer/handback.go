@@ -11,7 +11,6 @@ import (
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/fdpass/sock"
-	"github.com/handfast/handfast/master/clientip"
 	"github.com/handfast/handfast/master/reexec"
 )
 
@@ -132,8 +131,7 @@ func (b *Balancer) placeIdle(c connection, slot int, from Returner) {
 			return
 		}
 	}
-	c.idle = true
-	b.parkUnknown(c, clientip.ErrSilent)
+	b.keepIdle(c)
 }
 
 // waitAgain is waitForSlot for a connection that its worker has just handed back.

@@ -163,7 +163,7 @@ func TestHandBackIdle(t *testing.T) {
 		t.Run(v.name, func(t *testing.T) {
 			b, workers, proxy, h := pooled(t, func(c *Config) {
 				if c.Clients.HeaderTimeout = testPatience; !v.send {
-					c.Clients.HeaderTimeout = time.Second
+					c.IdleTimeout = 50 * time.Millisecond
 				}
 			})
 			defer func() {

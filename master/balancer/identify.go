@@ -59,9 +59,6 @@ func (b *Balancer) parkUnknown(c connection, why error) {
 	case clientip.ErrSilent, clientip.ErrPartial:
 		if p, err := b.enter(c, b.unplaced(&c), b.half()); err == nil {
 			go b.waitForClient(p)
-		} else if c.idle {
-			fdpass.CloseConnections(c.FD) // as any server may between two requests
-			b.ledger.isGone(&c)
 		} else if why == clientip.ErrSilent {
 			b.refuser.refuse(c, NoSlot, errCrowdedSilent)
 		} else {
@@ -84,7 +81,7 @@ func (b *Balancer) waitForClient(p *parked) {
 		stays, err = b.place(p, file, client)
 	}
 	switch {
-	case err == clientip.ErrGone, err == clientip.ErrSilent && p.idle:
+	case err == clientip.ErrGone:
 		b.leave(p, file)
 	case err != nil:
 		b.refuser.end(p, b.waitlist, file, NoSlot, err)

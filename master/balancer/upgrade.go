@@ -13,12 +13,12 @@ import (
 // SavedListener is a listener in a bundle.
 type SavedListener struct{ FD int }
 
-// SavedParked is a connection in a bundle that waits, or reads why it was refused.
+// SavedParked is a connection in a bundle that waits, is idle, or reads why it was refused.
 type SavedParked struct {
 	fdpass.Handoff
 	Parked  time.Time
 	Refused bool
-	Idle    bool // it was served before, and may end without another request
+	Idle    bool // it is between two requests
 }
 
 // SaveListeners keeps the listeners that Serve accepts from.
@@ -31,11 +31,15 @@ func (b *Balancer) SaveListeners(bundle *reexec.Bundle) (all []SavedListener) {
 	return all
 }
 
-// SaveParked keeps what is parked, or reads its refusal.
+// SaveParked keeps what is parked, idle, or reads its refusal.
 func (b *Balancer) SaveParked(bundle *reexec.Bundle) (all []SavedParked) {
+	for _, i := range b.idlers.all() {
+		bundle.Keep(i.FD)
+		all = append(all, SavedParked{Handoff: i.Handoff, Parked: i.since, Idle: true})
+	}
 	for _, p := range slices.Concat(b.waitlist.all(), b.refuser.overflow.all()) {
 		bundle.Keep(p.FD)
-		all = append(all, SavedParked{p.Handoff, p.since, p.refused, p.idle})
+		all = append(all, SavedParked{p.Handoff, p.since, p.refused, false})
 	}
 	return all
 }
@@ -58,16 +62,20 @@ func (b *Balancer) RestoreAddresses(all []netip.AddrPort) {
 // RestoreStats goes on with the counts of the program before.
 func (b *Balancer) RestoreStats(s Stats) { b.ledger.restore(s) }
 
-// ReadmitParked parks again what was parked in the program before. Patience begins anew.
+// ReadmitParked parks again what was parked in the program before, and keeps what was idle. Patience begins anew.
 func (b *Balancer) ReadmitParked(conns []SavedParked) {
 	reexec.Lock.RLock()
 	defer reexec.Lock.RUnlock()
 	var waiting []connection
 	for _, saved := range conns {
-		c := connection{Handoff: saved.Handoff, since: saved.Parked, idle: saved.Idle}
-		if saved.Refused {
+		c := connection{Handoff: saved.Handoff, since: saved.Parked}
+		switch {
+		case saved.Refused:
 			b.refuser.resume(c)
-		} else {
+		case saved.Idle:
+			c.since = time.Time{}
+			b.keepIdle(c)
+		default:
 			waiting = append(waiting, c)
 		}
 	}

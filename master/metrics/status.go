@@ -24,6 +24,7 @@ var (
 	accepted  = desc("accepted_connections_total", "Connections that the master has accepted.")
 	takenBack = desc("taken_back_connections_total", "Connections that the worker which they were given to did not take.")
 	parked    = desc("parked_connections", "Connections that wait in the master now.")
+	idle      = desc("idle_connections", "Connections that workers have handed back and that are between two requests.")
 	largest   = desc("largest_client_share", "Share of the connections that the client with more than half of them has lately; 0 if no client has so many.")
 	fullest   = desc("fullest_slot_share", "Share of the connections that the slot with most of them has lately; of those that are open where nobody knows how many came.")
 	sessions  = desc("session_connections_total", "Connections, and where workers hand them back requests, that came by the id of a session which names a worker: to that worker, or to its successor in the slot.", "to")
@@ -69,6 +70,7 @@ func (status collector) Collect(out chan<- prometheus.Metric) {
 	gauge(ready, truth(s.Ready))
 	gauge(started, float64(s.Started.Unix()))
 	gauge(parked, float64(s.Totals.Parked))
+	gauge(idle, float64(s.Totals.Idle))
 	if s.Largest != nil {
 		gauge(largest, s.Largest.Share)
 	}

@@ -9,13 +9,14 @@ var nackLine = []byte(`{"cmd":"NODE_HANDLE_NACK"}`)
 type handBackAnswer struct {
 	Cmd       string `json:"cmd"`
 	Everybody bool   `json:"everybody"` // those of every peer
+	Idle      int64  `json:"idle"`      // for how many milliseconds these may then be idle
 }
 
 // beginHandBack answers a worker that asks whether it is to hand connections back.
 func (l *Link) beginHandBack() {
 	if l.primary.cfg.HandBack != nil {
 		l.handsBack = true
-		l.post(packet{text: line(handBackAnswer{cmdHandBack, l.primary.cfg.Everybody})})
+		l.post(packet{text: line(handBackAnswer{cmdHandBack, l.primary.cfg.Everybody, l.primary.cfg.IdleTimeout.Milliseconds()})})
 	}
 }
 

@@ -84,7 +84,7 @@ function askToHandBack() {
   process.on('internalMessage', function listen(message) {
     if (message && message.cmd === word) {
       process.removeListener('internalMessage', listen);
-      begin(message.everybody === true);
+      begin(message.everybody === true, message.idle);
     }
   });
   process.send({ cmd: word });
@@ -92,9 +92,11 @@ function askToHandBack() {
 
 const state = new WeakMap(); // by socket
 let everybody = false; // connections of every peer are handed back; false: of the trusted proxies
+let idle = 0; // milliseconds for which the master keeps one that has nothing of another request
 
-function begin(ofEverybody) {
+function begin(ofEverybody, timeout) {
   everybody = ofEverybody;
+  idle = timeout;
   const { channel } = require('diagnostics_channel');
   channel('http.server.request.start').subscribe(({ request, response, socket }) => starts(request, response, socket));
   channel('http.server.response.finish').subscribe(({ request, response, socket }) => finishes(request, response, socket));
@@ -132,6 +134,8 @@ function starts(request, response, socket) {
   s.open++;
   if (!process.connected) response.shouldKeepAlive = false; // the client opens another connection, which is placed anew
   if (!response.shouldKeepAlive || !canGo(socket)) return;
+  // What the client is told (Keep-Alive: timeout=) is the server's keepAliveTimeout, no longer than is true.
+  if (response._keepAliveTimeout > idle) response._keepAliveTimeout = idle;
   s.next = false;
   socket.parser[socket.parser.constructor.kOnMessageBegin] = () => { s.next = true; };
   // The proxy may send the next request when it has all of the answer, and not before: by the length that the head says, or

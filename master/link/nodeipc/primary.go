@@ -49,6 +49,8 @@ type Config struct {
 	// Everybody tells whether that is done with the connections of every peer, since requests say themselves where they belong;
 	// false: with those of trusted proxies.
 	Everybody bool
+	// IdleTimeout is for how long what is handed back may be idle. Workers promise their clients no more.
+	IdleTimeout time.Duration
 
 	// Open tells whether a worker has connections open. nil: nobody knows, and a worker that does not
 	// exit by itself drains until it is late.
