@@ -303,6 +303,7 @@ func open(t *testing.T, name string) *shell {
 
 	cmd := exec.Command(self)
 	cmd.Env = []string{
+		"HANDFAST_EBPF=off", // pages show what is seen by those who may not load it, as most
 		terminalRole + "=1", "PATH=" + bin + ":/usr/bin:/bin:/usr/sbin:/sbin:" + os.Getenv("PATH"), "HOME=" + sh.dir, "REPOSITORY=" + root,
 		"HTTP=" + trial.Build(t, "github.com/handfast/handfast/examples/http"),
 		"GOCACHE=" + filepath.Join(cache, "go-build"), "GOPATH=" + strings.TrimSpace(string(gopath)), "GOPROXY=off", "GOSUMDB=off",

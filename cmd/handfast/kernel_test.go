@@ -207,7 +207,7 @@ func TestRouteChosen(t *testing.T) {
 	if why := b.await("route chosen").text; !strings.Contains(why, "--behind-proxy") {
 		t.Error(why)
 	}
-	for args, want := range map[string]string{"--behind-proxy": "--route kernel: ", "--proxy-protocol": "--route kernel: ", "--workers 1000": "--route kernel: 1000 slots are more than the 128"} {
+	for args, want := range map[string]string{"--behind-proxy": "--route kernel: ", "--proxy-protocol": "--route kernel: ", "--ebpf off --workers 1000": "--route kernel: 1000 slots are more than the 128"} {
 		var out bytes.Buffer
 		args := append(append([]string{"handfast", "run", "--route", "kernel", "--listen", "127.0.0.1:0"}, strings.Fields(args)...), "--", "true")
 		ctx, cancel := context.WithTimeout(t.Context(), patience)

@@ -90,7 +90,7 @@ func TestVariables(t *testing.T) {
 	t.Setenv("HANDFAST_LISTEN", "")
 	a := begin(t, "check")
 	<-a.ended
-	if text := a.String(); a.status == exitUsage || !strings.Contains(text, "variables in the environment that no flag reads: names=HANDFAST_SOMETHING_ELSE\n") || strings.Contains(text, "HANDFAST_SLOT") || strings.Contains(text, "HANDFAST_PORT") || !strings.Contains(text, "listen: [':8080']") {
+	if text := a.String(); a.status == exitUsage || !strings.Contains(text, "variables in the environment that no flag reads: names=HANDFAST_SOMETHING_ELSE help=") || strings.Contains(text, "HANDFAST_SLOT") || strings.Contains(text, "HANDFAST_PORT") || !strings.Contains(text, "listen: [':8080']") {
 		t.Errorf("status %d: %s", a.status, text)
 	}
 }
