@@ -10,9 +10,9 @@ import (
 
 // packages are those that handfast is made of; their errors begin with their names.
 var packages = []string{
-	"acceptinject", "activation", "admin", "asuser", "balancer", "bindswap", "clientip", "early", "fdlimit", "fdpass", "foreign", "forwarded",
+	"acceptinject", "activation", "admin", "asuser", "balancer", "bindswap", "changes", "clientip", "early", "fdlimit", "fdpass", "foreign", "forwarded",
 	"hash", "kernelroute", "launch", "listening", "logging", "mailbox", "master", "metrics", "nodeipc", "openconns", "output", "pgroup", "probe",
-	"programs", "reexec", "reuseport", "seccomp", "sock", "sockdiag", "supervisor", "systemd",
+	"programs", "reexec", "reuseport", "sdnotify", "seccomp", "sock", "sockdiag", "supervisor", "systemd",
 }
 
 // packagePrefix is what errors of those packages begin with, also where others wrap them.

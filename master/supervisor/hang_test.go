@@ -142,7 +142,7 @@ func TestReloadWhileStartsHang(t *testing.T) {
 			t.Errorf("%+v: nobody is to come", slot)
 		}
 		end()
-		w.pass(time.Second)
+		w.pass(w.cfg.BackoffMax)
 		w.ready(w.latest(1))
 		if w.snapshot().Slots[1].Worker == nil {
 			t.Error("slot 1 stays empty")
