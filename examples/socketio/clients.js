@@ -164,12 +164,22 @@ async function registers(clients) {
   const gone = clients.flatMap(({ sessions, socket }) => sessions.filter((id) => id !== socket.id)); // or not yet timed out
   await all(oneOfEach(clients), async (client) => {
     const members = clients.filter(({ room }) => room === client.room).map(({ socket }) => socket.id);
-    const found = await client.ask('who is in', client.room);
+    const found = await listed(client, 'who is in', client.room);
     assert.deepStrictEqual(sorted(found.filter((id) => !gone.includes(id))), sorted(members), `${client}`);
-    const workers = await client.ask('which workers'); // or one that has no client yet
+    const workers = await listed(client, 'which workers'); // or one that has no client yet
     for (const pid of pidsOf(clients)) assert(workers.includes(pid), `${pid} among ${workers}, ${client}`);
   });
   console.log(`fetchSockets and serverSideEmit: ${pidsOf(clients).length} workers know of each other and of all clients`);
+}
+
+// listed asks a worker for what it has to find out from the others. Some of these may have ended without a farewell (the adapter's, which a
+// program for @socket.io/sticky cannot send any more when it is told to leave): they are missed for ten seconds, and so long the question fails after five.
+async function listed(client, ...question) {
+  for (const start = Date.now(); ;) {
+    const found = await client.ask(...question);
+    if (Array.isArray(found)) return found;
+    assert(Date.now() - start < patience, `${question}: the answer to ${client} is ${JSON.stringify(found)}`);
+  }
 }
 
 // asking has all clients ask, again and again, until what happens meanwhile has happened. They stay with their workers.
