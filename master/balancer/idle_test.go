@@ -141,6 +141,7 @@ func TestIdleEnds(t *testing.T) {
 			handBack(b, 0, workers[0], h)
 			isIdle(t, b, 1)
 			end(b, proxy.(*net.TCPConn))
+			fdtest.Poll(func() bool { return b.Stats().Gone == 1 })
 			isIdle(t, b, 0)
 			if s := b.Stats(); s.Gone != 1 || s.HandedOff != 1 || s.Refused != 0 {
 				t.Errorf("%+v", s)
