@@ -188,8 +188,8 @@ func (b *Balancer) leaveIdle(conns []connection) {
 			r.batch = append(r.batch, c)
 			continue
 		}
-		fdpass.CloseConnections(c.FD)
 		b.ledger.isGone(&c)
+		fdpass.CloseConnections(c.FD)
 	}
 	r.router.route(b.identify(r.batch, r.peek))
 	clear(r.batch)
@@ -198,7 +198,7 @@ func (b *Balancer) leaveIdle(conns []connection) {
 // keepIdle takes ownership of a connection between two requests.
 func (b *Balancer) keepIdle(c connection) {
 	if !b.idlers.enter(c) {
-		fdpass.CloseConnections(c.FD)
 		b.ledger.isGone(&c)
+		fdpass.CloseConnections(c.FD)
 	}
 }
