@@ -15,7 +15,7 @@ TESTED_WITH = python3 node npm curl nginx haproxy apache2 gunicorn redis-server 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .DEFAULT_GOAL := help
-.PHONY: help build install dist demo check test soak bench microbench fuzz lint
+.PHONY: help build install dist demo check test soak vm bench microbench fuzz lint
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ soak: ## the trials with real processes, again and again (SOAK=20 times), a mill
 	HANDFAST_TEST_SEEDS=$${HANDFAST_TEST_SEEDS:-1000000} $(GO) test -timeout 4h -v -run '^TestSimulation$$' ./master/simulation
 	HANDFAST_TEST_SIGNALS=$${HANDFAST_TEST_SIGNALS:-2000} $(GO) test -timeout 2h -v -run '^TestSignalsOverExec$$' ./master/reexec
 	HANDFAST_TEST_SERVERS=all HANDFAST_TEST_RELOADS=$${HANDFAST_TEST_RELOADS:-50} $(GO) test -race -shuffle=on -timeout 2h -count=$${SOAK:-20} ./cmd/handfast ./master/... ./worker/... ./fdpass
+
+vm: ## other kernels and arm64, under QEMU (VM: which, such as bookworm/arm64); needs qemu-system-x86, qemu-system-arm, cpio, xz-utils
+	$(GO) run ./cmd/vm $(VM)
 
 bench: ## compare with SO_REUSEPORT, HAProxy, nginx and others, into RESULTS (BENCH: its flags)
 	$(GO) run ./cmd/bench -o $(RESULTS) $(BENCH)

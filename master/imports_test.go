@@ -64,6 +64,8 @@ var layers = map[string]string{
 	"cmd/handfast/testdata/worker": "fdpass worker",
 	"cmd/bench":                    "worker",
 	"cmd/trial":                    "hash",
+	"cmd/vm":                       "",
+	"cmd/vm/guest":                 "",
 	"examples":                     "",
 	"examples/...":                 "worker",
 }

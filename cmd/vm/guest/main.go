@@ -1,0 +1,128 @@
+// Command guest is process 1 of the machines that command vm boots: it runs the tests that lie in /tests, then handfast as its
+// users do, says "guest: passed …" or "guest: FAILED …", and switches the machine off.
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == "serve" {
+		serve(os.Args[2])
+	}
+	failed, passed, err := 0, 0, setUp()
+	if err == nil {
+		passed, failed = tests()
+	}
+	for _, t := range trials {
+		if err != nil {
+			break
+		}
+		if wrong := t.run(); wrong != nil {
+			failed++
+			fmt.Printf("FAIL %s: %v\n", t.name, wrong)
+		} else {
+			passed++
+			fmt.Println("ok  ", t.name)
+		}
+	}
+	var name unix.Utsname
+	unix.Uname(&name)
+	kernel := unix.ByteSliceToString(name.Release[:]) + " " + unix.ByteSliceToString(name.Machine[:])
+	switch {
+	case err != nil:
+		fmt.Println("guest: FAILED to begin:", err)
+	case failed > 0:
+		fmt.Printf("guest: FAILED %d, passed %d on Linux %s\n", failed, passed, kernel)
+	default:
+		fmt.Printf("guest: passed %d on Linux %s\n", passed, kernel)
+	}
+	unix.Sync()
+	time.Sleep(100 * time.Millisecond) // the console's last bytes
+	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+}
+
+// setUp makes of the bare machine one that programs expect.
+func setUp() error {
+	for _, m := range []struct{ kind, at string }{{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}, {"tmpfs", "/tmp"}, {"tmpfs", "/run"}} {
+		if err := unix.Mount(m.kind, m.at, m.kind, 0, ""); err != nil && err != unix.EBUSY {
+			return fmt.Errorf("mount %s: %w", m.at, err)
+		}
+	}
+	if err := os.Chmod("/tmp", 0o1777|os.ModeSticky); err != nil {
+		return err
+	}
+	os.MkdirAll("/dev/pts", 0o755)
+	unix.Mount("devpts", "/dev/pts", "devpts", 0, "ptmxmode=0666")
+	os.Symlink("/proc/self/fd", "/dev/fd")
+	for variable, value := range map[string]string{"PATH": "/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp"} {
+		os.Setenv(variable, value)
+	}
+	if said, err := exec.Command("/bin/busybox", "--install", "-s", "/bin").CombinedOutput(); err != nil {
+		return fmt.Errorf("busybox: %w: %s", err, said)
+	}
+	modules, _ := filepath.Glob("/modules/*") // sorted
+	for _, module := range modules {
+		if said, err := exec.Command("insmod", module).CombinedOutput(); err != nil {
+			return fmt.Errorf("insmod: %w: %s", err, said)
+		}
+	}
+	if said, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
+		return fmt.Errorf("lo: %w: %s", err, said)
+	}
+	return nil
+}
+
+// tests runs the tests of /tests/list: on each line a program and the tests that it leaves out.
+func tests() (passed, failed int) {
+	list, err := os.ReadFile("/tests/list")
+	if err != nil {
+		fmt.Println(err)
+		return 0, 1
+	}
+	for line := range strings.Lines(string(list)) {
+		program, skip, _ := strings.Cut(strings.TrimSpace(line), " ")
+		args := []string{"-test.short", "-test.v", "-test.timeout=10m"}
+		if skip != "" {
+			args = append(args, "-test.skip=^("+skip+")$")
+		}
+		cmd := exec.Command(filepath.Join("/tests", program), args...)
+		cmd.Dir = "/tests/" + program + ".d"
+		os.MkdirAll(cmd.Dir, 0o755)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		begun := time.Now()
+		said, err := cmd.CombinedOutput()
+		unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
+		count := bytes.Count(said, []byte("\n--- PASS: "))
+		passed += count
+		if err != nil {
+			failed++
+			fmt.Printf("FAIL %s: %v\n%s\n", program, err, last(noPasses(said), 6000))
+			continue
+		}
+		fmt.Printf("ok   %s: %d tests, %d skipped, %.1f s\n", program, count, bytes.Count(said, []byte("\n--- SKIP: ")), time.Since(begun).Seconds())
+	}
+	return passed, failed
+}
+
+// noPasses returns the lines of a test's output that say more than that something begins, goes on, or has passed.
+func noPasses(said []byte) []byte {
+	var rest []byte
+	for line := range bytes.Lines(said) {
+		if start := bytes.TrimSpace(line); !bytes.HasPrefix(start, []byte("=== ")) && !bytes.HasPrefix(start, []byte("--- PASS")) {
+			rest = append(rest, line...)
+		}
+	}
+	return rest
+}
+
+func last(b []byte, n int) []byte { return b[max(0, len(b)-n):] }

@@ -1,0 +1,201 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// A trial starts handfast as its users do, and asks it while workers are replaced and killed, and handfast itself upgraded.
+type trial struct {
+	name string
+	args []string
+}
+
+const address = "127.0.0.1:8080"
+
+var trials = []trial{
+	{"a Go worker, the kernel routes", []string{"--", "hello"}},
+	{"a Go worker, the master routes", []string{"--route", "master", "--", "hello"}},
+	{"any server, the kernel routes", []string{"--worker-link", "any", "--", "/init", "serve", address}},
+	{"any server, the master routes", []string{"--worker-link", "any", "--route", "master", "--", "/init", "serve", address}},
+	{"any server by systemd's protocol", []string{"--worker-link", "activation", "--", "/init", "serve", "3"}},
+}
+
+// patience is how long anything may take: some processors here are programs.
+const patience = 2 * time.Minute
+
+func (t trial) run() (err error) {
+	var log bytes.Buffer
+	master := exec.Command("handfast", append([]string{"run", "--listen", address, "--workers", "2", "--probation", "0"}, t.args...)...)
+	master.Stdout, master.Stderr = &log, &log
+	master.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := master.Start(); err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- master.Wait() }()
+	defer func() {
+		if err != nil {
+			syscall.Kill(-master.Process.Pid, syscall.SIGKILL)
+			err = fmt.Errorf("%w\n%s", err, last(log.Bytes(), 4000))
+		}
+	}()
+	if err := until(func() error { return command("status", "--ready") }); err != nil {
+		return fmt.Errorf("not ready: %w", err)
+	}
+	first, err := askAll(nil)
+	if err != nil {
+		return err
+	}
+	for _, event := range []struct {
+		name string
+		do   func() error
+	}{
+		{"another request", func() error { return nil }},
+		{"a reload", func() error { return command("reload") }},
+		{"an upgrade", func() error { return command("upgrade") }},
+		{"a worker's death", kill},
+	} {
+		if err := event.do(); err != nil {
+			return fmt.Errorf("%s: %w", event.name, err)
+		}
+		if _, err := askAll(first); err != nil {
+			return fmt.Errorf("after %s: %w", event.name, err)
+		}
+	}
+	if err := command("stop"); err != nil {
+		return err
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(patience):
+		return errors.New("it does not stop")
+	}
+}
+
+// clients are addresses of this machine.
+const clients = 16
+
+// askAll asks as each client, and returns their slots, which must be those of before, and more than one.
+func askAll(before map[string]string) (map[string]string, error) {
+	slots, used := make(map[string]string), make(map[string]bool)
+	for i := range clients {
+		client := fmt.Sprintf("127.0.0.%d", i+1)
+		said, err := ask(client)
+		if err != nil {
+			return nil, err
+		}
+		slot, rest, found := strings.Cut(strings.TrimPrefix(said, "worker "), ": visit ")
+		if !found || !strings.HasSuffix(rest, " of "+client) {
+			return nil, fmt.Errorf("%s is told %q", client, said)
+		}
+		slots[client], used[slot] = slot, true
+		if before != nil && before[client] != slot {
+			return nil, fmt.Errorf("%s was in slot %s and is in %s", client, before[client], slot)
+		}
+	}
+	if len(used) != 2 {
+		return nil, fmt.Errorf("slots used: %v", used)
+	}
+	return slots, nil
+}
+
+func ask(client string) (string, error) {
+	transport := &http.Transport{DisableKeepAlives: true, DialContext: (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(client)}}).DialContext}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address, nil)
+	if err != nil {
+		return "", err
+	}
+	response, err := transport.RoundTrip(request)
+	if err != nil {
+		return "", err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err == nil && response.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", response.Status, body)
+	}
+	return strings.TrimSpace(string(body)), err
+}
+
+// kill ends a worker that serves, as a crash does.
+func kill() error {
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		line, _ := os.ReadFile(file)
+		if bytes.HasPrefix(line, []byte("hello\x00")) || bytes.HasPrefix(line, []byte("/init\x00serve\x00")) {
+			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+			if err != nil {
+				return err
+			}
+			return syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
+	return errors.New("no worker is there")
+}
+
+func command(args ...string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if said, err := exec.CommandContext(ctx, "handfast", args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("handfast %s: %w: %s", strings.Join(args, " "), err, said)
+	}
+	return nil
+}
+
+// until tries something until it works.
+func until(try func() error) error {
+	deadline := time.Now().Add(patience)
+	for {
+		err := try()
+		if err == nil || time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// serve is a server that knows nothing of handfast: it binds an address, or takes the listener of a descriptor.
+func serve(where string) {
+	var (
+		mu       sync.Mutex
+		visits   = make(map[string]int)
+		listener net.Listener
+		err      error
+	)
+	if fd, wrong := strconv.Atoi(where); wrong == nil {
+		listener, err = net.FileListener(os.NewFile(uintptr(fd), "listener"))
+	} else {
+		listener, err = net.Listen("tcp", where)
+	}
+	if err != nil {
+		log.Fatal(err)
+	}
+	log.Fatal(http.Serve(listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		client, _, _ := net.SplitHostPort(r.RemoteAddr)
+		mu.Lock()
+		defer mu.Unlock()
+		visits[client]++
+		fmt.Fprintf(w, "worker %s: visit %d of %s\n", os.Getenv("HANDFAST_SLOT"), visits[client], client)
+	})))
+}
