@@ -47,9 +47,9 @@ func TestKillWithFullMailbox(t *testing.T) {
 	victim := b.worker(1)
 	freeze(t, victim)
 	waiting := b.open(sourceIn(1, 2, 0), clients)
-	// The master has closed its copies: all are in the mailbox.
-	if !eventually(func() bool { return b.files() == files }) {
-		t.Fatalf("the master has %d open files, at the start %d", b.files(), files)
+	// All are in the mailbox, and the master has closed its copies.
+	if !eventually(func() bool { return *b.status().Totals.HandedOff == clients && b.files() == files }) {
+		t.Fatalf("%+v; the master has %d open files, at the start %d", b.status().Totals, b.files(), files)
 	}
 	unix.Kill(victim, unix.SIGKILL)
 
