@@ -23,10 +23,11 @@ help: ## this list
 build: ## bin/handfast and the example worker bin/http
 	$(GO) build -o bin/ ./cmd/handfast ./examples/http
 
-install: ## handfast into PREFIX (/usr/local): bin, its manual page, and what shells complete
+install: ## handfast into PREFIX (/usr/local): bin, its manual pages, and what shells complete
 	$(GO) build -o bin/ ./cmd/handfast
 	install -D -m 755 bin/handfast $(DESTDIR)$(PREFIX)/bin/handfast
 	bin/handfast man | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/man/man8/handfast.8
+	bin/handfast man handfast.yaml | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/man/man5/handfast.yaml.5
 	bin/handfast completion bash | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/bash-completion/completions/handfast
 	bin/handfast completion zsh | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_handfast
 	bin/handfast completion fish | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/handfast.fish

@@ -27,6 +27,7 @@ var said = []struct {
 	args []string
 }{
 	{"/usr/share/man/man8/handfast.8", []string{"man"}},
+	{"/usr/share/man/man5/handfast.yaml.5", []string{"man", "handfast.yaml"}},
 	{"/usr/share/bash-completion/completions/handfast", []string{"completion", "bash"}},
 	{"/usr/share/zsh/vendor-completions/_handfast", []string{"completion", "zsh"}},
 	{"/usr/share/fish/vendor_completions.d/handfast.fish", []string{"completion", "fish"}},

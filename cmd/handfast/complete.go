@@ -130,6 +130,8 @@ func complete(ctx context.Context, app *cli.App, words []string) []string {
 		return all
 	case command.Name == "completion" && operands == 0:
 		return []string{"bash", "zsh", "fish"}
+	case command.Name == "man" && operands == 0:
+		return []string{configPage}
 	case command.Name == "proxy-config" && operands == 0:
 		return proxyNames()
 	case command.Name == "drain" && operands == 0 && !line.typed(command)["now"]:

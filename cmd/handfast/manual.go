@@ -13,12 +13,22 @@ import (
 // manCommand is `handfast man`.
 func manCommand() *cli.Command {
 	return &cli.Command{
-		Name:  "man",
-		Usage: "print the manual page, made from the help of all commands",
-		Description: "  handfast man > /usr/local/share/man/man8/handfast.8\n" +
-			"  handfast man | man -l -",
+		Name:      "man",
+		Usage:     "print the manual page, made from the help of all commands, or that of the configuration file",
+		ArgsUsage: "[" + configPage + "]",
+		Description: "  handfast man | man -l -\n" +
+			"  handfast man handfast.yaml | man -l -\n" +
+			"  handfast man > /usr/local/share/man/man8/handfast.8",
 		Action: func(c *cli.Context) error {
-			_, err := io.WriteString(c.App.Writer, manual(c.App))
+			page := manual
+			switch words := strings.Join(c.Args().Slice(), " "); words {
+			case "":
+			case configPage:
+				page = configManual
+			default:
+				return usagef("man: want nothing, or %s, got %q", configPage, words)
+			}
+			_, err := io.WriteString(c.App.Writer, page(c.App))
 			return err
 		},
 	}
@@ -36,7 +46,7 @@ var (
 	manualFiles = [][2]string{
 		{"/run/handfast/NAME.sock", "The socket for status and commands of a handfast that root has started. Under systemd it is in $RUNTIME_DIRECTORY."},
 		{"$XDG_RUNTIME_DIR/handfast/NAME.sock", "The same of another user; without that variable /tmp/handfast-UID/NAME.sock."},
-		{"FILE of --config", "YAML, with the names of flags, and command, a list. A flag comes before its variable, and that before the file."},
+		{"FILE of --config", "YAML, with the names of flags, and command, a list: handfast.yaml(5), or handfast man handfast.yaml. A flag comes before its variable, and that before the file."},
 	}
 	manualSignals = [][2]string{
 		{"SIGUSR2", "Reload: all workers are replaced, one by one. During a reload: once more afterwards."},
@@ -170,7 +180,7 @@ func manual(app *cli.App) string {
 		fmt.Fprintf(&r, ".PP\n.nf\n.RS 4\n%s\n.RE\n.fi\n", escaped(example.command))
 	}
 	r.section(`"SEE ALSO"`)
-	fmt.Fprintln(&r, ".BR systemd.socket (5),\n.BR seccomp (2),\n.BR unix (7)")
+	fmt.Fprintln(&r, ".BR handfast.yaml (5),\n.BR systemd.socket (5),\n.BR seccomp (2),\n.BR unix (7)")
 	return r.String()
 }
 

@@ -30,6 +30,12 @@ func TestManual(t *testing.T) {
 			t.Errorf("no %s", name)
 		}
 	}
+	lintManual(t, page)
+}
+
+// lintManual wants lines of at most 80 bytes, and that mandoc finds nothing to say.
+func lintManual(t *testing.T, page string) {
+	t.Helper()
 	for line := range strings.Lines(page) {
 		if len(strings.TrimRight(line, "\n")) > 80 {
 			t.Errorf("%d bytes: %s", len(line), line)
@@ -122,6 +128,7 @@ func TestComplete(t *testing.T) {
 		{"proxy-config ", "nginx haproxy apache caddy traefik"},
 		{"proxy-config --by ", "address cookie header:"},
 		{"completion bash ", ""},
+		{"man ", "handfast.yaml"},
 		{"stop --", "--name --admin --no-wait --help"},
 		{"nothing ", ""},
 		{"--", "--help --version"},
