@@ -133,7 +133,7 @@ type adminSocket struct {
 func serveAdmin(m *master.Master, next *successor, counts *metrics.Metrics, lns []net.Listener, log hclog.Logger) (stop func()) {
 	server := admin.NewServer(m, logging.Limit(log, logging.Few)) // whoever can connect may ask
 	server.UpgradeBy(next.take)
-	server.Handle("GET /metrics", counts.Handler(m.Status))
+	server.MeasureBy(counts.Handler(m.Status))
 	ctx, cancel := context.WithCancel(context.Background())
 	var serving sync.WaitGroup
 	for _, ln := range lns {

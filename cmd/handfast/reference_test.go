@@ -5,12 +5,15 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/handfast/handfast/master/admin"
 )
 
 // updatePages has TestReadmeReference write what it wants: HANDFAST_TEST_UPDATE_PAGES=1 go test -run TestReadmeReference ./cmd/handfast
@@ -69,8 +72,49 @@ func itemTable(head string, items [][2]string) string {
 	return b.String()
 }
 
-// TestReadmeReference: what README.md, the reference, says of commands, flags, signals, exit status, files and metrics is what
-// the program has.
+// jsonOf is what a value looks like in JSON: the names of its fields.
+func jsonOf(value any) string {
+	var fields []string
+	of := reflect.TypeOf(value)
+	for i := range of.NumField() {
+		name, _, _ := strings.Cut(of.Field(i).Tag.Get("json"), ",")
+		fields = append(fields, name)
+	}
+	return "`{" + strings.Join(fields, ", ") + "}`"
+}
+
+// routeTable is what the HTTP API answers.
+func routeTable() string {
+	var b strings.Builder
+	fmt.Fprint(&b, "\n| request | | who may, by TCP | body | answer | status |\n|---|---|---|---|---|---|\n")
+	for _, r := range admin.Routes() {
+		body, answers := "", []string{}
+		if r.Body != nil {
+			body = jsonOf(r.Body)
+		}
+		for _, answer := range r.Answers {
+			switch answer := answer.(type) {
+			case string:
+				answers = append(answers, answer)
+			case admin.Progress:
+				answers = append(answers, "a line for each step: "+jsonOf(answer))
+			default:
+				answers = append(answers, jsonOf(answer))
+			}
+		}
+		who, statuses := "all who can connect", slices.Clone(r.Statuses)
+		if r.Changes() {
+			who, statuses = "this machine", append(statuses, admin.CommandStatuses...)
+		}
+		slices.Sort(statuses)
+		fmt.Fprintf(&b, "| `%s %s` | %s | %s | %s | %s | %s |\n", r.Method, r.Path, cell(r.Does), who, body, strings.Join(answers, "; "),
+			strings.ReplaceAll(strings.Trim(fmt.Sprint(statuses), "[]"), " ", ", "))
+	}
+	return b.String()
+}
+
+// TestReadmeReference: what README.md, the reference, says of commands, flags, signals, exit status, files, metrics and the HTTP
+// API is what the program has.
 func TestReadmeReference(t *testing.T) {
 	const page = "README.md"
 	file, err := os.ReadFile(page)
@@ -80,7 +124,7 @@ func TestReadmeReference(t *testing.T) {
 	text := string(file)
 	for name, want := range map[string]string{
 		"commands": commandTable(), "flags": flagTables(), "signals": itemTable("signal to the master", manualSignals),
-		"exit status": itemTable("exit status", manualStatus), "files": itemTable("file", manualFiles), "metrics": metricTable(t),
+		"exit status": itemTable("exit status", manualStatus), "files": itemTable("file", manualFiles), "metrics": metricTable(t), "HTTP API": routeTable(),
 	} {
 		begin, end := "<!-- "+name+": made by the program -->\n", "\n<!-- end of "+name+" -->"
 		before, rest, begins := strings.Cut(text, begin)

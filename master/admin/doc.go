@@ -1,18 +1,6 @@
 // Package admin lets people and programs ask a running master what it is doing, and tell it
 // what to do: an HTTP API on a Unix socket that only its user can open, and on TCP when that is
-// asked for, a page for browsers, and the client of both.
-//
-//	GET  /v1/status               master.Status
-//	GET  /v1/slot?client=ADDRESS  master.Placement: where a client belongs
-//	POST /v1/reload               replace all workers
-//	POST /v1/scale {"slots": N}   change the number of slots
-//	POST /v1/drain {"slot": N}    give a slot a fresh worker; the old one finishes what it has
-//	POST /v1/drain {"now": true}  workers that linger drain; Drain has more
-//	POST /v1/upgrade              another program in place of the master's; see Upgrading
-//	POST /v1/stop                 stop; the answer ends when the master has
-//	GET  /healthz                 200: the master runs, and its supervisor's loop turns
-//	GET  /readyz                  200: each slot has a worker; else 503, and why not
-//	GET  /                        a page that shows all this as it changes
+// asked for, a page for browsers, and the client of both. Routes has all that is answered.
 //
 // Reload, drain of a slot, and stop answer at once, and then with a line of JSON (Progress) for each step;
 // the last one says how it ended. What is begun goes on when the client leaves. Errors are
@@ -33,7 +21,8 @@
 //
 // # Where what happens
 //
-//	server.go           the routes, and which requests are refused
+//	routes.go           what is answered
+//	server.go           how, and which requests are refused
 //	progress.go         answers that come step by step: reload, drain, stop
 //	boundedlistener.go  how many connections there may be, and which goes when there are more
 //	address.go          where the socket is by default, by name

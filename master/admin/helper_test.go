@@ -127,13 +127,18 @@ func socket(t testing.TB) Address {
 // serve answers for a master until stop or the end of the test.
 func serve(t testing.TB, m Master, a Address) (ln net.Listener, stop func()) {
 	t.Helper()
+	return serveBy(t, NewServer(m, hclog.NewNullLogger()), a)
+}
+
+func serveBy(t testing.TB, s *Server, a Address) (ln net.Listener, stop func()) {
+	t.Helper()
 	ln, err := Listen(t.Context(), a)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
-	go func() { served <- NewServer(m, hclog.NewNullLogger()).Serve(ctx, ln) }()
+	go func() { served <- s.Serve(ctx, ln) }()
 	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-served; err != nil {

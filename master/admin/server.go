@@ -53,27 +53,33 @@ type Server struct {
 	master Master
 	log    hclog.Logger
 	mux    *http.ServeMux
+
+	by      func(ctx context.Context, before func()) error // nil: no upgrades
+	metrics http.Handler                                   // nil: none
 }
 
-// NewServer makes a server; Serve answers. Further routes can be added with Handle before.
+// NewServer makes a server; Serve answers.
 func NewServer(m Master, log hclog.Logger) *Server {
 	s := &Server{master: m, log: log, mux: http.NewServeMux()}
-	s.mux.HandleFunc("GET /v1/status", s.status)
-	s.mux.HandleFunc("GET /v1/slot", s.slot)
-	s.mux.HandleFunc("POST /v1/reload", command(s.reload))
-	s.mux.HandleFunc("POST /v1/scale", command(s.scale))
-	s.mux.HandleFunc("POST /v1/drain", command(s.drain))
-	s.mux.HandleFunc("POST /v1/stop", command(s.stop))
-	s.mux.HandleFunc("GET /healthz", s.healthy)
-	s.mux.HandleFunc("GET /readyz", s.ready)
-	s.mux.HandleFunc("GET /{$}", servePage)
+	for _, r := range Routes() {
+		s.mux.HandleFunc(r.Pattern(), r.to(s))
+	}
 	return s
 }
 
 // UpgradeBy lets clients ask for another program in place of this one. by returns only if that fails,
-// and calls before when the next one has been tried.
-func (s *Server) UpgradeBy(by func(ctx context.Context, before func()) error) {
-	s.mux.HandleFunc("POST /v1/upgrade", command(func(w http.ResponseWriter, r *http.Request) { s.upgrade(w, r, by) }))
+// and calls before when the next one has been tried. It is called before Serve.
+func (s *Server) UpgradeBy(by func(ctx context.Context, before func()) error) { s.by = by }
+
+// MeasureBy has h answer what asks for metrics. It must only read: whoever can connect may ask. It is called before Serve.
+func (s *Server) MeasureBy(h http.Handler) { s.metrics = h }
+
+func (s *Server) measure(w http.ResponseWriter, r *http.Request) {
+	if s.metrics == nil {
+		http.NotFound(w, r)
+		return
+	}
+	s.metrics.ServeHTTP(w, r)
 }
 
 // Upgrading is the answer to an upgrade that is about to be made: the connection ends with it, and
@@ -83,7 +89,11 @@ type Upgrading struct {
 	From  string `json:"from"`  // version of this one
 }
 
-func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, by func(context.Context, func()) error) {
+func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) {
+	if s.by == nil {
+		http.NotFound(w, r)
+		return
+	}
 	if !read(w, r, &struct{}{}) {
 		return
 	}
@@ -91,7 +101,7 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, by func(context
 	control.SetWriteDeadline(time.Now().Add(upgradeTimeout))
 	answered := false
 	// Not the request's context: a client may go away when it has the answer.
-	err := by(context.WithoutCancel(r.Context()), func() {
+	err := s.by(context.WithoutCancel(r.Context()), func() {
 		answered = true
 		now := s.master.Status()
 		answer(w, http.StatusOK, Upgrading{now.Upgrade.Count + 1, now.Version})
@@ -101,9 +111,6 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, by func(context
 		fail(w, statusOf(err), err)
 	}
 }
-
-// Handle adds a route, as http.ServeMux does. It must only read: whoever can connect may ask.
-func (s *Server) Handle(pattern string, h http.Handler) { s.mux.Handle(pattern, h) }
 
 // Serve answers on a listener, which it takes ownership of, until ctx ends; then clients that
 // wait for the end get it. It may be called for several at the same time.
@@ -276,6 +283,11 @@ func (s *Server) slot(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusOK, placement)
 }
 
+// Scale is what a change of the number of slots asks for.
+type Scale struct {
+	Slots int `json:"slots"`
+}
+
 // Scaled is the answer to a change of the number of slots.
 type Scaled struct {
 	Slots int `json:"slots"`
@@ -283,9 +295,7 @@ type Scaled struct {
 }
 
 func (s *Server) scale(w http.ResponseWriter, r *http.Request) {
-	var body struct {
-		Slots int `json:"slots"`
-	}
+	var body Scale
 	if !read(w, r, &body) {
 		return
 	}
