@@ -52,7 +52,7 @@ test: ## all tests, those of our packages with the race detector (says what it s
 	@PATH=$$PATH:/usr/sbin; for program in $(TESTED_WITH); do \
 		command -v $$program >/dev/null || echo "make test: skips what needs $$program; apt-get install $$program" | sed 's/install node$$/install nodejs/; s/install varnishd$$/install varnish/'; \
 	done
-	$(GO) test -vet=off -race -shuffle=on -timeout 30m $$($(GO) list ./... | grep -v /examples/)
+	GORACE=atexit_sleep_ms=0 $(GO) test -vet=off -race -shuffle=on -timeout 30m $$($(GO) list ./... | grep -v /examples/)
 	$(GO) test -vet=off -shuffle=on -timeout 30m ./examples/... # only clients run in their processes
 	$(GO) test -vet=off -run '^TestPlan' ./cmd/handfast # all of them: with the race detector they walk a part
 
