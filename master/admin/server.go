@@ -160,7 +160,7 @@ func secured(h http.Handler, addr net.Addr) http.Handler {
 		header.Set("Cache-Control", "no-store")
 		header.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 		header.Set("Cross-Origin-Resource-Policy", "same-origin")
-		if !local && !isNamed(r.Host, named) {
+		if !local && !isProbe(r) && !isNamed(r.Host, named) {
 			fail(w, http.StatusMisdirectedRequest, fmt.Errorf("this is no host called %q; use its IP address, localhost, or the machine's own name", r.Host))
 			return
 		}
@@ -177,6 +177,10 @@ func isLoopback(addr net.Addr) bool {
 	tcp, ok := addr.(*net.TCPAddr)
 	return ok && tcp.IP.IsLoopback()
 }
+
+// isProbe tells whether a request asks no more than a load balancer's health check. Those name what host they like, or
+// none (HAProxy's and keepalived's, by HTTP/1.0), and learn a word.
+func isProbe(r *http.Request) bool { return r.URL.Path == "/healthz" || r.URL.Path == "/readyz" }
 
 // isNamed tells whether a Host header is one of these names or an IP address. Another one may be
 // that of a page whose owner lets it point here (DNS rebinding).

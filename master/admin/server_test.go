@@ -258,9 +258,10 @@ func TestRequests(t *testing.T) {
 		{"asking for permission", "OPTIONS", "/v1/scale", "", with("Origin", "http://evil.example", "Access-Control-Request-Method", "POST"), 405},
 		{"rebound name", "GET", "/v1/status", "", with("Host", "evil.example"), 421},
 		{"rebound name with a port", "POST", "/v1/stop", "", with("Host", fmt.Sprintf("evil.example:%d", port)), 421},
-		{"localhost", "GET", "/healthz", "", with("Host", fmt.Sprintf("LocalHost:%d", port)), 200},
-		{"IPv6", "GET", "/healthz", "", with("Host", fmt.Sprintf("[::1]:%d", port)), 200},
-		{"address without port", "GET", "/healthz", "", with("Host", "10.0.0.1"), 200},
+		{"health check by the service's name", "GET", "/readyz", "", with("Host", "app.example"), 200},
+		{"localhost", "GET", "/v1/status", "", with("Host", fmt.Sprintf("LocalHost:%d", port)), 200},
+		{"IPv6", "GET", "/v1/status", "", with("Host", fmt.Sprintf("[::1]:%d", port)), 200},
+		{"address without port", "GET", "/v1/status", "", with("Host", "10.0.0.1"), 200},
 		{"no JSON", "POST", "/v1/scale", `{"slots":`, isJSON, 400},
 		{"other JSON", "POST", "/v1/scale", `{"workers": 1}`, isJSON, 400},
 		{"more JSON", "POST", "/v1/scale", `{"slots": 1}{"slots": 2}`, isJSON, 400},
@@ -279,6 +280,23 @@ func TestRequests(t *testing.T) {
 	}
 	if !reflect.DeepEqual(f.deeds(), []any{2, 2}) {
 		t.Errorf("did %v, want to be scaled twice", f.deeds())
+	}
+}
+
+// TestHealthCheckWithoutHost: as HAProxy makes it unless told otherwise. Nothing else is answered to who names no host.
+func TestHealthCheckWithoutHost(t *testing.T) {
+	ln, _ := serve(t, newFake(1), Address{"tcp", "127.0.0.1:0"})
+	for path, want := range map[string]string{"/readyz": "HTTP/1.0 200 OK", "/healthz": "HTTP/1.0 200 OK", "/v1/status": "HTTP/1.0 421 Misdirected Request"} {
+		conn, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(conn, "GET %s HTTP/1.0\r\n\r\n", path)
+		answer, err := io.ReadAll(conn)
+		conn.Close()
+		if line, _, _ := strings.Cut(string(answer), "\r\n"); err != nil || line != want {
+			t.Errorf("%s: %q, error %v, want %q", path, line, err, want)
+		}
 	}
 }
 
