@@ -56,9 +56,10 @@ test: ## all tests, those of our packages with the race detector (says what it s
 	$(GO) test -vet=off -shuffle=on -timeout 30m ./examples/... # only clients run in their processes
 	$(GO) test -vet=off -run '^TestPlan' ./cmd/handfast # all of them: with the race detector they walk a part
 
-slices: ## a short slice of each trial that has a target of its own: the packages, 10,000 seeds of the simulation
+slices: ## a short slice of each trial that has a target of its own: the packages, 10,000 seeds of the simulation, Socket.IO on three machines
 	$(GO) -C cmd/dist test -timeout 10m ./...
 	HANDFAST_TEST_SEEDS=10000 $(GO) test -vet=off -run '^TestSimulation$$' ./master/simulation
+	HANDFAST_TEST_CLIENTS=36 $(GO) test -vet=off -run '^TestSocketIO$$' ./examples/cluster
 
 soak: ## the trials with real processes, again and again (SOAK=20 times), a million injected connections, all servers in all ways, 100,000 requests through each pool, 136 reloads with 1,000 WebSockets, a million seeds of the simulation
 	HANDFAST_SOAK_CONNECTIONS=$${HANDFAST_SOAK_CONNECTIONS:-1000000} $(GO) test -timeout 2h -v -run '^TestInjectSoak$$' ./cmd/handfast

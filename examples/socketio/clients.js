@@ -1,10 +1,10 @@
 'use strict';
 // Socket.IO clients that check what they were promised. A quarter of them have addresses of their own, a quarter
 // share one and a pool of connections, as behind a NAT, a quarter come by IPv6, and a quarter by another address with
-// each connection. With --reload they send SIGUSR2 to handfast in the middle, --reloads times; with --crash they kill a
-// worker at the end.
+// each connection; with --steady none of them changes. With --reload (repeatable) they send SIGUSR2 to handfast in the
+// middle, --reloads times; with --crash they kill a worker at the end.
 //
-//     node clients.js http://127.0.0.1:3000 [--ipv6 ::1] [--clients 200] [--workers N] [--reload PID [--reloads 1]] [--crash]
+//     node clients.js http://127.0.0.1:3000 [--ipv6 ::1] [--clients 200] [--workers N] [--steady] [--reload PID [--reloads 1]] [--crash]
 
 const assert = require('assert');
 const http = require('http');
@@ -18,7 +18,8 @@ const { values: options, positionals: [url] } = parseArgs({
     clients: { type: 'string', default: '200' },
     workers: { type: 'string', default: String(availableParallelism()) },
     ipv6: { type: 'string' }, // the server's other address
-    reload: { type: 'string' },
+    reload: { type: 'string', multiple: true },
+    steady: { type: 'boolean', default: false },
     reloads: { type: 'string', default: '1' },
     crash: { type: 'boolean', default: false },
   },
@@ -60,7 +61,7 @@ const networks = [
   (own) => new Network({ keepAlive: true }, ipv4(own)),
   () => office,
   () => new Network({ keepAlive: true }, ipv6),
-  (own) => new Network({}, ipv4(own), ipv6),
+  (own) => new Network({}, ipv4(own), ...(options.steady ? [] : [ipv6])),
 ];
 
 class Client {
@@ -214,10 +215,10 @@ async function replaced(before) {
 }
 
 // reload replaces the workers. Clients keep theirs.
-async function reload(clients, master) {
+async function reload(clients, masters) {
   const known = new Set(pidsOf(clients));
   for (let n = 1; n <= Number(options.reloads); n++) {
-    process.kill(master, 'SIGUSR2');
+    for (const master of masters) process.kill(master, 'SIGUSR2');
     const answers = await asking(clients, async () => { for (const pid of await replaced(known)) known.add(pid); });
     console.log(`reload ${n}: ${answers} of ${answers} questions were answered; with their old workers, not interrupted: ${tally(clients)}`);
   }
@@ -244,7 +245,7 @@ async function main() {
   await registers(clients);
   untouched(clients);
   if (options.reload) {
-    await reload(clients, Number(options.reload));
+    await reload(clients, options.reload.map(Number));
     await news(clients);
     await registers(clients);
   }
