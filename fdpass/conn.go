@@ -115,7 +115,7 @@ func NewWorkerConn(file *os.File) (*Conn, error) {
 		c.Close()
 		return nil, fmt.Errorf("fdpass: %w", err)
 	}
-	c.in.flags = unix.MSG_DONTWAIT
+	c.in.flags, c.in.raw = unix.MSG_DONTWAIT, true
 	var done bool // under c.receiving
 	readSocket := func(socket uintptr) { done = c.in.read(socket) }
 	c.read = func(uintptr) bool {

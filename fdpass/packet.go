@@ -143,7 +143,7 @@ func newIncoming() *incoming {
 // distrust prepares for messages with descriptors that must not be closed at once. The kernel closes
 // none in recvmsg, since each message is peeked until all of them have arrived.
 func (in *incoming) distrust(bin *Bin) {
-	in.near, in.whole, in.raw = true, true, true
+	in.near, in.whole = true, true
 	in.discard = func(fds []int) { bin.Discard(fds...) }
 }
 

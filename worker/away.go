@@ -1,7 +1,6 @@
 package worker
 
 import (
-	"os"
 	"time"
 
 	"github.com/handfast/handfast/fdpass"
@@ -30,19 +29,9 @@ func (l *look) awaitReturn() bool {
 		l.conn.Close()
 		return false
 	}
-	l.conn.file.Load().Close()
+	l.conn.socket.Load().Close()
 	l.conn.listener.count(-1)
-	l.patience.Reset(l.back.awayTimeout)
-	defer l.patience.Stop()
-	var h fdpass.Handoff
-	select {
-	case h = <-l.returned:
-	case <-l.patience.C:
-		if l.back.forget(l) {
-			return false
-		}
-		h = <-l.returned
-	}
+	h := <-l.returned
 	return h.FD >= 0 && l.resume(h)
 }
 
@@ -51,19 +40,17 @@ func (l *look) prepare() {
 	if l.returned != nil {
 		return
 	}
-	l.raw.Control(func(fd uintptr) { l.cookie = sock.Cookie(int(fd)) })
+	l.conn.socket.Load().raw.Control(func(fd uintptr) { l.cookie = sock.Cookie(int(fd)) })
 	l.returned = make(chan fdpass.Handoff, 1)
-	l.patience = time.NewTimer(l.back.awayTimeout)
 }
 
 // resume goes on with a connection that has come back. It takes ownership of its descriptor.
 func (l *look) resume(h fdpass.Handoff) bool {
-	file := os.NewFile(uintptr(h.FD), "tcp")
-	l.raw, _ = file.SyscallConn() // no error: there is a file
+	s := openSocket(h.FD)
 	l.judged = true
-	l.conn.file.Store(file)
+	l.conn.socket.Store(&s)
 	if l.conn.closed.Load() { // perhaps before that
-		file.Close()
+		s.Close()
 		return false
 	}
 	return true
@@ -78,21 +65,33 @@ func (h *handBack) leave(l *look) bool {
 		return false
 	}
 	h.away[l.cookie] = l
-	l.isAway = true
+	l.isAway, l.since = true, time.Now()
 	delete(h.looked, l)
+	if h.expiry == nil {
+		h.expiry = time.AfterFunc(h.awayTimeout, h.expire)
+	}
 	return true
 }
 
-// forget says that a connection is not waited for any more. It returns false if it was not away, or it is known already that it
-// comes back, or never.
-func (h *handBack) forget(l *look) bool {
+// expire ends those connections that were waited for long enough. It is called again while there are some: each is waited for between
+// once and twice awayTimeout. That takes one timer for all, and no change of it when one comes or goes, which can cost the waking of a thread.
+func (h *handBack) expire() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.away[l.cookie] != l {
-		return false
+	for _, l := range h.away {
+		if time.Since(l.since) >= h.awayTimeout {
+			h.giveUp(l)
+		}
 	}
+	if h.expiry = nil; len(h.away) > 0 {
+		h.expiry = time.AfterFunc(h.awayTimeout, h.expire)
+	}
+}
+
+// giveUp says that a connection that is away does not come back. The caller holds h.mu.
+func (h *handBack) giveUp(l *look) {
 	delete(h.away, l.cookie)
-	return true
+	l.returned <- fdpass.Handoff{FD: -1}
 }
 
 // remove says that a connection is closed. It tells whether that was away, and so not open here.
@@ -101,8 +100,7 @@ func (h *handBack) remove(l *look) (wasAway bool) {
 	defer h.mu.Unlock()
 	delete(h.looked, l)
 	if h.away[l.cookie] == l {
-		delete(h.away, l.cookie)
-		l.returned <- fdpass.Handoff{FD: -1}
+		h.giveUp(l)
 	}
 	return l.isAway
 }

@@ -151,7 +151,7 @@ func TestAwayBounded(t *testing.T) {
 	fdtest.Eventually(t, "that it is not waited for", func() bool { return p.isAway() == 0 })
 	unread(t, h, proxy, request(1, "/elsewhere", ""))
 
-	back := &handBack{away: make(away), looked: make(map[*look]struct{})}
+	back := &handBack{away: make(away), looked: make(map[*look]struct{}), awayTimeout: time.Hour}
 	for i := range maxAway + 1 {
 		l := &look{conn: new(Conn), returned: make(chan fdpass.Handoff, 1), cookie: uint64(i + 1)}
 		if left := back.leave(l); left != (i < maxAway) {

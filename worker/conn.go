@@ -24,7 +24,8 @@ import (
 // long as all the rest of receiving and closing a connection of a large batch
 // (BenchmarkFileConn). An os.File around a non-blocking socket uses the same poller.
 type Conn struct {
-	file     atomic.Pointer[os.File] // of look another one when it comes back
+	socket   atomic.Pointer[socket] // first, or of look another one when it has come back
+	first    socket
 	listener *Listener
 	local    netip.AddrPort // asked for at once: net/http wants it, and so do errors after Close
 	remote   netip.AddrPort
@@ -37,8 +38,8 @@ type Conn struct {
 }
 
 func newConn(l *Listener, h fdpass.Handoff) *Conn {
-	c := &Conn{listener: l, remote: h.Client, flags: h.Flags, details: h.Details}
-	c.file.Store(os.NewFile(uintptr(h.FD), "tcp"))
+	c := &Conn{listener: l, first: openSocket(h.FD), remote: h.Client, flags: h.Flags, details: h.Details}
+	c.socket.Store(&c.first)
 	c.local, _ = sock.Local(h.FD)
 	if !c.remote.IsValid() {
 		c.remote, _ = sock.Peer(h.FD)
@@ -49,7 +50,7 @@ func newConn(l *Listener, h fdpass.Handoff) *Conn {
 
 // Read reads from the connection, as net.Conn says.
 func (c *Conn) Read(b []byte) (int, error) {
-	read := c.file.Load().Read
+	read := c.socket.Load().Read
 	if c.look != nil {
 		read = c.look.read
 	}
@@ -59,14 +60,14 @@ func (c *Conn) Read(b []byte) (int, error) {
 
 // Write writes to the connection, as net.Conn says.
 func (c *Conn) Write(b []byte) (int, error) {
-	n, err := c.file.Load().Write(b)
+	n, err := c.socket.Load().Write(b)
 	return n, c.wrap("write", err)
 }
 
 // Close closes the connection.
 func (c *Conn) Close() error {
 	again := c.closed.Swap(true)
-	err := c.wrap("close", c.file.Load().Close())
+	err := c.wrap("close", c.socket.Load().Close())
 	if !again {
 		c.listener.spread.remove(c)
 	}
@@ -100,16 +101,16 @@ func (c *Conn) addresses() *[2]net.TCPAddr {
 func (c *Conn) Proxied() bool { return c.flags&fdpass.FlagProxied != 0 }
 
 // SetDeadline implements net.Conn.
-func (c *Conn) SetDeadline(t time.Time) error { return c.wrap("set", c.file.Load().SetDeadline(t)) }
+func (c *Conn) SetDeadline(t time.Time) error { return c.wrap("set", c.socket.Load().SetDeadline(t)) }
 
 // SetReadDeadline implements net.Conn.
 func (c *Conn) SetReadDeadline(t time.Time) error {
-	return c.wrap("set", c.file.Load().SetReadDeadline(t))
+	return c.wrap("set", c.socket.Load().SetReadDeadline(t))
 }
 
 // SetWriteDeadline implements net.Conn.
 func (c *Conn) SetWriteDeadline(t time.Time) error {
-	return c.wrap("set", c.file.Load().SetWriteDeadline(t))
+	return c.wrap("set", c.socket.Load().SetWriteDeadline(t))
 }
 
 // CloseRead shuts down the reading side.
@@ -175,8 +176,7 @@ func (c *Conn) SetWriteBuffer(bytes int) error { return c.set(unix.SOL_SOCKET, u
 
 // SyscallConn returns the raw connection.
 func (c *Conn) SyscallConn() (syscall.RawConn, error) {
-	raw, err := c.file.Load().SyscallConn()
-	return rawConn{raw, c}, err
+	return rawConn{c.socket.Load().raw, c}, nil
 }
 
 // rawConn is a raw connection with the errors of package net.
@@ -196,7 +196,7 @@ func (r rawConn) Write(f func(uintptr) bool) error { return r.conn.wrap("raw-wri
 // File returns a duplicate of the connection that the caller owns. Closing either
 // does not affect the other.
 func (c *Conn) File() (*os.File, error) {
-	dup, err := sock.Duplicate(c.file.Load())
+	dup, err := sock.Duplicate(c.socket.Load())
 	if err != nil {
 		return nil, c.wrap("file", err)
 	}
@@ -219,7 +219,7 @@ func (c *Conn) setPositive(option, value int) error {
 
 // control runs one system call on the descriptor.
 func (c *Conn) control(op, call string, f func(fd int) error) error {
-	return c.wrap(op, sock.Control(c.file.Load(), func(fd int) error { return os.NewSyscallError(call, f(fd)) }))
+	return c.wrap(op, sock.Control(c.socket.Load(), func(fd int) error { return os.NewSyscallError(call, f(fd)) }))
 }
 
 // wrap turns an error of os.File into what package net reports.

@@ -45,6 +45,7 @@ type handBack struct {
 	draining atomic.Bool        // all are to be handed back; written under mu
 	looked   map[*look]struct{} // at open connections
 	away     away
+	expiry   *time.Timer // of those that are away; nil: it is not needed
 
 	awayTimeout time.Duration
 }
@@ -211,13 +212,12 @@ func (h *handBack) drain() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.draining.Store(true)
-	for cookie, l := range h.away {
-		delete(h.away, cookie)
-		l.returned <- fdpass.Handoff{FD: -1}
+	for _, l := range h.away {
+		h.giveUp(l)
 	}
 	for l := range h.looked {
 		if l.waiting.Load() {
-			l.conn.file.Load().SetReadDeadline(time.Unix(1, 0)) // it sees that we drain
+			l.conn.socket.Load().SetReadDeadline(time.Unix(1, 0)) // it sees that we drain
 		}
 	}
 }

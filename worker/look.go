@@ -29,7 +29,6 @@ import (
 type look struct {
 	conn *Conn
 	back *handBack
-	raw  syscall.RawConn
 	peek func(fd uintptr) (done bool) // into buffer, once
 	drop func(fd uintptr)             // n bytes
 	send func(fd uintptr)             // what is given
@@ -49,7 +48,7 @@ type look struct {
 	waiting   atomic.Bool // for the next request
 
 	cookie   uint64              // of its socket, once it was away
-	patience *time.Timer         // while it is away
+	since    time.Time           // it is away
 	isAway   bool                // it is handed back, and may come back
 	returned chan fdpass.Handoff // what has come back, which the receiver owns, or that it does not: FD is negative
 }
@@ -63,11 +62,7 @@ func newLook(c *Conn, back *handBack) *look {
 	if !back.looksAt(c.local, c.remote) {
 		return nil
 	}
-	raw, err := c.file.Load().SyscallConn()
-	if err != nil {
-		return nil
-	}
-	l := &look{conn: c, back: back, raw: raw, judged: true}
+	l := &look{conn: c, back: back, judged: true}
 	l.peek, l.drop, l.send = l.peekOnce, l.dropAll, l.sendBack
 	l.expecting.Store(c.flags&fdpass.FlagUnplaced != 0)
 	back.add(l)
@@ -100,7 +95,7 @@ func (l *look) read(b []byte) (n int, err error) {
 	}
 	l.expecting.Store(false)
 	l.takeLent()
-	return l.conn.file.Load().Read(b)
+	return l.conn.socket.Load().Read(b)
 }
 
 // holdsNothing tells whether a reader that offers so much of its buffer holds no byte but the lent one.
@@ -142,14 +137,14 @@ func (l *look) readNext(b []byte) (n int, err error) {
 	at := l.belongs(buffer[:n], n == len(buffer))
 	if at == elsewhere && l.give() {
 		if l.awaitReturn() {
-			return l.conn.file.Load().Read(b)
+			return l.conn.socket.Load().Read(b)
 		}
 		return 0, io.EOF
 	}
 	l.judged = at == here
 	if l.lent.Load() {
 		l.takeLent()
-		return l.conn.file.Load().Read(b)
+		return l.conn.socket.Load().Read(b)
 	}
 	return n, l.take(n)
 }
@@ -165,7 +160,7 @@ func (l *look) awaitNext(buffer []byte) (n int, err error) {
 		return n, err
 	}
 	l.back.behindDrain()
-	l.conn.file.Load().SetReadDeadline(time.Time{}) // by which drain may have interrupted await
+	l.conn.socket.Load().SetReadDeadline(time.Time{}) // by which drain may have interrupted await
 	switch {
 	case err != nil && !errors.Is(err, os.ErrDeadlineExceeded):
 		return n, err
@@ -186,7 +181,7 @@ func (l *look) give() bool {
 	c := l.conn
 	l.given[0] = fdpass.Handoff{Client: c.remote, Flags: c.flags &^ fdpass.FlagUnplaced, Details: c.details}
 	for range handBackTries {
-		err := l.raw.Control(l.send)
+		err := l.conn.socket.Load().raw.Control(l.send)
 		if err == nil {
 			err = l.err
 		}
@@ -208,7 +203,7 @@ func (l *look) sendBack(fd uintptr) {
 // await waits until there is something, and peeks at it.
 func (l *look) await(buffer []byte) (n int, err error) {
 	l.buffer = buffer
-	err = l.raw.Read(l.peek)
+	err = l.conn.socket.Load().raw.Read(l.peek)
 	l.buffer = nil
 	switch {
 	case err != nil:
@@ -236,7 +231,7 @@ func (l *look) peekOnce(fd uintptr) bool {
 // take takes n bytes from the socket, which are there.
 func (l *look) take(n int) error {
 	l.n, l.err = n, nil
-	if err := l.raw.Control(l.drop); err != nil {
+	if err := l.conn.socket.Load().raw.Control(l.drop); err != nil {
 		return err
 	}
 	return l.err
