@@ -17,6 +17,7 @@ const (
 	idleGrace    = time.Second     // for the next request of an idle connection
 	requestGrace = 5 * time.Second // for a request to arrive whole
 	drainPoll    = 2 * time.Millisecond
+	standStill   = 50 * drainPoll // between two looks
 )
 
 // Serve runs an HTTP server on the connections that the master hands to this
@@ -27,7 +28,7 @@ const (
 // It returns nil after a drain: when the master says so or is gone, or at
 // SIGTERM or SIGINT, no more connections are taken. Requests that are under way
 // are answered, and told to close the connection. Idle connections are closed
-// when they stay so for a second. Hijacked ones, such as WebSockets, go on until
+// when they stay so for a second, in which the process runs. Hijacked ones, such as WebSockets, go on until
 // they end: to make their clients leave, use srv.RegisterOnShutdown. Another
 // signal during the drain ends it at once: connections are closed, hijacked ones
 // when the process exits.

@@ -88,12 +88,20 @@ func (t *traffic) move(c net.Conn, to phase) {
 	}
 }
 
-// awaitRequests waits until no request is about to be lost, within its bounds.
+// awaitRequests waits until no request is about to be lost, within its bounds. Time in which this process stood still (SIGSTOP, a machine with
+// too much to do) does not count, and behind it there is some left: requests have come meanwhile that nobody has read yet.
 func (t *traffic) awaitRequests(ctx context.Context) {
 	poll := time.NewTicker(drainPoll)
 	defer poll.Stop()
-	for start := time.Now(); ctx.Err() == nil; <-poll.C {
-		waited := time.Since(start)
+	var waited time.Duration
+	for last := time.Now(); ctx.Err() == nil; <-poll.C {
+		now := time.Now()
+		if step := now.Sub(last); step < standStill {
+			waited += step
+		} else {
+			waited = max(0, waited-standStill)
+		}
+		last = now
 		if t.back.pending() {
 			continue
 		}
