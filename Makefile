@@ -8,6 +8,9 @@ FUZZTIME ?= 30s
 FUZZLIMIT ?= 15m
 # How long an input that is new is made smaller: by default a minute each, in which nothing else is tried.
 FUZZMINIMIZE ?= 10x
+# What make chaos does, and for how long; 0: a new seed.
+SEED ?= 0
+CHAOS ?= 30s
 # Where make install puts what it installs; a package's build adds DESTDIR.
 PREFIX  ?= /usr/local
 RESULTS ?= cmd/bench/results/README.md
@@ -15,7 +18,7 @@ TESTED_WITH = python3 node npm curl nginx haproxy apache2 gunicorn redis-server 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .DEFAULT_GOAL := help
-.PHONY: help build install dist demo check test slices soak vm bench microbench fuzz lint
+.PHONY: help build install dist demo check test slices chaos soak vm bench microbench fuzz lint
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,10 +59,14 @@ test: ## all tests, those of our packages with the race detector (says what it s
 	$(GO) test -vet=off -shuffle=on -timeout 30m ./examples/... # only clients run in their processes
 	$(GO) test -vet=off -run '^TestPlan' ./cmd/handfast # all of them: with the race detector they walk a part
 
-slices: ## a short slice of each trial that has a target of its own: the packages, 10,000 seeds of the simulation, Socket.IO on three machines
+slices: ## a short slice of each trial that has a target of its own: the packages, 10,000 seeds of the simulation, Socket.IO on three machines, half a minute of chaos
 	$(GO) -C cmd/dist test -timeout 10m ./...
 	HANDFAST_TEST_SEEDS=10000 $(GO) test -vet=off -run '^TestSimulation$$' ./master/simulation
 	HANDFAST_TEST_CLIENTS=36 $(GO) test -vet=off -run '^TestSocketIO$$' ./examples/cluster
+	$(GO) run ./cmd/chaos -for 30s
+
+chaos: ## handfast under real clients, disturbed for CHAOS (30s) as SEED says, and what clients saw is checked (VARIANTS: routes and links, such as kernel/any); ten minutes before a release
+	$(GO) run ./cmd/chaos -seed $(SEED) -for $(CHAOS) $(VARIANTS)
 
 soak: ## the trials with real processes, again and again (SOAK=20 times), a million injected connections, all servers in all ways, 100,000 requests through each pool, 136 reloads with 1,000 WebSockets, a million seeds of the simulation
 	HANDFAST_SOAK_CONNECTIONS=$${HANDFAST_SOAK_CONNECTIONS:-1000000} $(GO) test -timeout 2h -v -run '^TestInjectSoak$$' ./cmd/handfast

@@ -63,6 +63,8 @@ var layers = map[string]string{
 	"cmd/handfast":                 "hash fdpass fdpass/forwarded master master/...",
 	"cmd/handfast/testdata/worker": "fdpass worker",
 	"cmd/bench":                    "worker",
+	"cmd/chaos":                    "cmd/chaos/history",
+	"cmd/chaos/history":            "hash", // it judges the rest
 	"cmd/trial":                    "hash",
 	"cmd/vm":                       "",
 	"cmd/vm/guest":                 "",

@@ -1,5 +1,5 @@
 // Command vm tries handfast on kernels and processors that are not this machine's: it boots kernels of Debian's archive under
-// QEMU, with handfast, the tests of its packages and command guest in the memory that the kernel starts from.
+// QEMU, with handfast, the tests of its packages, command chaos and command guest in the memory that the kernel starts from.
 //
 //	go run ./cmd/vm                          all machines of the table
 //	go run ./cmd/vm bookworm/arm64 sid/amd64 these
@@ -190,7 +190,8 @@ func pack(ctx context.Context, root, memory, arch string, from fetched) error {
 		}
 		return nil
 	}
-	for out, source := range map[string]string{"init": "./cmd/vm/guest", "usr/bin/handfast": "./cmd/handfast", "usr/bin/hello": "./examples/hello"} {
+	for out, source := range map[string]string{"init": "./cmd/vm/guest", "usr/bin/handfast": "./cmd/handfast", "usr/bin/hello": "./examples/hello",
+		"usr/bin/chaos": "./cmd/chaos", "usr/bin/worker": "./cmd/handfast/testdata/worker"} {
 		if err := build(out, "build", source); err != nil {
 			return err
 		}

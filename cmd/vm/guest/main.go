@@ -35,6 +35,9 @@ func main() {
 			fmt.Println("ok  ", t.name)
 		}
 	}
+	if err == nil && !chaos() {
+		failed++
+	}
 	var name unix.Utsname
 	unix.Uname(&name)
 	kernel := unix.ByteSliceToString(name.Release[:]) + " " + unix.ByteSliceToString(name.Machine[:])
@@ -112,6 +115,18 @@ func tests() (passed, failed int) {
 		fmt.Printf("ok   %s: %d tests, %d skipped, %.1f s\n", program, count, bytes.Count(said, []byte("\n--- SKIP: ")), time.Since(begun).Seconds())
 	}
 	return passed, failed
+}
+
+// chaos disturbs handfast for a while, also by setting the clock, which only here is nobody else's.
+func chaos() (passed bool) {
+	cmd := exec.Command("chaos", "-for", "40s", "-clients", "8", "-set-clock", "-handfast", "/usr/bin/handfast", "-worker", "/usr/bin/worker", "kernel/native", "master/native")
+	said, err := cmd.CombinedOutput()
+	if err != nil {
+		fmt.Printf("FAIL chaos: %v\n%s\n", err, said)
+		return false
+	}
+	fmt.Printf("ok   chaos: %s\n", said)
+	return true
 }
 
 // noPasses returns the lines of a test's output that say more than that something begins, goes on, or has passed.
