@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -203,4 +204,19 @@ func TestParseStat(t *testing.T) {
 			t.Errorf("%q is understood", text)
 		}
 	}
+}
+
+// TestAwaitBusyMachine: a look that takes long, since others have the processors, does not put off the next one: a worker that has nothing left would stay.
+func TestAwaitBusyMachine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begun, looks := time.Now(), 0
+		done, err := Await(nil, func() (bool, error) {
+			time.Sleep(200 * time.Millisecond)
+			looks++
+			return looks > 1, nil
+		})
+		if took := time.Since(begun); !done || err != nil || took > 2*time.Second {
+			t.Errorf("%v, %v after %v and %d looks", done, err, took, looks)
+		}
+	})
 }
