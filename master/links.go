@@ -307,6 +307,20 @@ func (l *workerLink) Ping() (alive bool) {
 	return alive
 }
 
+// Begun tells whether a worker may accept already from the listener that it got: while its slot is empty the slot's clients come there. Other workers say so
+// when they begin, foreign ones have bound it.
+func (l *workerLink) Begun() bool {
+	if l.lease == nil || l.accepts == nil {
+		return false
+	}
+	select {
+	case <-l.Ready():
+		return true
+	default:
+		return l.isServed()
+	}
+}
+
 // eachRequest tells whether each request on a connection is served where it belongs, since the worker hands the connection back.
 func (l *workerLink) eachRequest() bool { return l.handsBack != nil && l.handsBack() }
 

@@ -415,6 +415,7 @@ type fake struct {
 	unkillable    bool
 	draining      bool
 	mute          bool // does not answer pings
+	begun         bool // serves the clients of an empty slot
 	pings         int
 	closed        int // how often its link was closed
 }
@@ -478,6 +479,7 @@ func (f *fake) Started(p Process) {
 	}
 }
 
+func (f *fake) Begun() bool            { return f.begun }
 func (f *fake) Ready() <-chan struct{} { return f.readyc }
 func (f *fake) Left() <-chan struct{}  { return f.leftc }
 func (f *fake) Err() error             { return errLeft }

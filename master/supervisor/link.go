@@ -50,6 +50,12 @@ type Link interface {
 	Close()
 }
 
+// earlyLink is a Link whose worker can serve an empty slot's clients before it is known to be ready, since they come to what the worker before it had.
+type earlyLink interface {
+	// Begun tells whether it may do so now.
+	Begun() bool
+}
+
 // ErrNotKept: another program cannot go on with such a link.
 var ErrNotKept = errors.New("supervisor: workers of this kind of link cannot be kept; use reload, or stop and start")
 

@@ -100,7 +100,7 @@ func (s *Supervisor) stepReload() {
 		if sl.current.isOf(r.generation) {
 			continue // also a slot that was added during the reload
 		}
-		if sl.next.isOf(r.generation) {
+		if sl.next.isOf(r.generation) || s.fillEarly(sl) { // which goes on from there
 			return
 		}
 		if err := s.roomForOne(); err != nil {

@@ -54,6 +54,9 @@ func (s *Supervisor) latest() (generation int) {
 
 // shrink removes the last slots.
 func (s *Supervisor) shrink(n int) {
+	for _, sl := range s.slots[n:] {
+		s.fillEarly(sl)
+	}
 	if s.published > n {
 		s.published = n
 		s.cfg.Slots.Resize(n)
@@ -65,6 +68,21 @@ func (s *Supervisor) shrink(n int) {
 		s.cancelNext(sl, errRemoved)
 	}
 	s.stepReload() // which may have waited for a slot that is gone
+}
+
+// fillEarly gives an empty slot to the worker that is being started for it, if that has begun to serve the slot's clients, and tells whether it has. Such a
+// worker must not be cancelled: it is let go as any other, and finishes what it has.
+func (s *Supervisor) fillEarly(sl *slot) bool {
+	w := sl.next
+	if w == nil || sl.current != nil || w.state != Starting {
+		return false
+	}
+	link, ok := w.link.(earlyLink)
+	if !ok || !link.Begun() {
+		return false
+	}
+	s.ready(w)
+	return true
 }
 
 // cancelNext ends the worker that was to take a slot over. Requests that wait for it are answered with why.

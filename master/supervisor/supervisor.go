@@ -316,6 +316,7 @@ func (s *Supervisor) stop() {
 	drain := func(w *worker) { s.drain(w, s.cfg.StopTimeout) }
 	for _, sl := range s.slots {
 		sl.respawnAt = time.Time{}
+		s.fillEarly(sl)
 		s.cancelNext(sl, ErrStopped)
 		if sl.current != nil && sl.number < s.published {
 			s.cfg.Slots.Empty(sl.number)

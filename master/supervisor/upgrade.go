@@ -104,9 +104,10 @@ func (s *Supervisor) Quiesce(final bool, f func() error) error {
 	}
 }
 
-// dismissStarting ends workers that are not ready yet. Their slots get others.
+// dismissStarting ends workers that are not ready yet, and have not begun. Their slots get others.
 func (s *Supervisor) dismissStarting() {
 	for _, sl := range s.slots {
+		s.fillEarly(sl)
 		s.cancelNext(sl, errUpgraded)
 		if sl.current == nil && sl.respawnAt.IsZero() {
 			sl.respawnAt = time.Now()
