@@ -96,8 +96,15 @@ func TestTalkMisplaced(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	result, err := held.talk(t.Context(), shortExchange, 1, 50*time.Millisecond)
-	if n := len(result.latencies); err != nil || result.failed > 0 || n < 10 || result.misplaced < n/7 || result.misplaced > n/7+1 {
-		t.Errorf("%d requests, %d in the wrong slot, %d failures (%v), error %v", n, result.misplaced, result.failed, result.err, err)
+	for d := 50 * time.Millisecond; ; d *= 2 { // a busy machine makes few requests in the time
+		answers.Store(0)
+		result, err := held.talk(t.Context(), shortExchange, 1, d)
+		n := len(result.latencies)
+		if err != nil || result.failed > 0 || result.misplaced < n/7 || result.misplaced > n/7+1 {
+			t.Fatalf("%d requests, %d in the wrong slot, %d failures (%v), error %v", n, result.misplaced, result.failed, result.err, err)
+		}
+		if n >= 10 {
+			break
+		}
 	}
 }
