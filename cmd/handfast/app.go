@@ -114,8 +114,10 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Usage: "run a server as several workers, with sticky TCP connections",
 		UsageText: "handfast run [flags] -- COMMAND [ARG...]\nhandfast status|reload|upgrade|stop [flags]\nhandfast scale [flags] N\nhandfast drain [flags] SLOT|--now\n" +
 			"handfast slot [flags] ADDRESS\nhandfast proxy-config [flags] PROXY\nhandfast check [flags] [-- COMMAND [ARG...]]",
-		Description: "The master accepts connections, finds the slot that a client's address belongs\n" +
-			"to, and hands the open connection to the worker in that slot.",
+		Description: "handfast run starts several copies of your server on one port: the workers. Each client\n" +
+			"always gets the same worker, over its own connection: no proxy is in between. A worker fills\n" +
+			"a slot, which has a number. When it is replaced, the next one gets its slot and its clients.\n" +
+			"The master is the process handfast run itself.",
 		Version:  version(),
 		Writer:   stdout,
 		Metadata: map[string]any{},
