@@ -321,6 +321,9 @@ func (l *workerLink) Begun() bool {
 	}
 }
 
+// Heeds tells whether a worker that accepts from its own listener says when it begins, and ends if it hears before that it is to drain.
+func (l *workerLink) Heeds() bool { return l.lease != nil && l.accepts != nil && l.reports != nil }
+
 // eachRequest tells whether each request on a connection is served where it belongs, since the worker hands the connection back.
 func (l *workerLink) eachRequest() bool { return l.handsBack != nil && l.handsBack() }
 

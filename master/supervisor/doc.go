@@ -20,7 +20,8 @@
 //	    │                standby ──successor lasts──► lingering                           │
 //	    └──────ready timeout, left, not needed────────────────────────────────────────────┘
 //
-// A worker that was replaced for good lingers only if clients may come back to it (linger.go), else it drains at once. One
+// A worker that is not needed any more before it is ready drains if it may have clients already (earlyLink). One that was
+// replaced for good lingers only if clients may come back to it (linger.go), else it drains at once. One
 // deadline, which begins with the replacement, then holds for lingering and draining together. Workers also go from serving
 // or lingering to killed, if they do not answer the watchdog (watchdog.go), and from any state to exited, when the process has
 // ended, and with it all of its process group: what the first process leaves behind has its listeners. If that one was

@@ -39,3 +39,26 @@ func TestBegun(t *testing.T) {
 		}
 	}
 }
+
+// TestBegunUnheard: a worker that is cancelled and would have heard of it before it begins is not told to end by a signal as well: it may have begun, and
+// the master did not know. If it says so then, it has the time of a drain, else that of an end.
+func TestBegunUnheard(t *testing.T) {
+	for _, begun := range []bool{true, false} {
+		play(t, func(w *world) {
+			w.serve(1)
+			w.exits("0a", 1)
+			w.worker("0b").heeds = true
+			w.lines = nil
+			w.reload()
+			w.expect("0b drains", "0c starts")
+			within := w.cfg.KillTimeout
+			if begun {
+				w.ready("0b")
+				within = w.cfg.DrainTimeout
+			}
+			w.ready("0c")
+			w.expect("fill 0c")
+			w.after(within, "0b TERM")
+		})
+	}
+}

@@ -415,7 +415,7 @@ type fake struct {
 	unkillable    bool
 	draining      bool
 	mute          bool // does not answer pings
-	begun         bool // serves the clients of an empty slot
+	begun, heeds  bool // serves the clients of an empty slot; ends if it has not, and is to drain
 	pings         int
 	closed        int // how often its link was closed
 }
@@ -480,6 +480,7 @@ func (f *fake) Started(p Process) {
 }
 
 func (f *fake) Begun() bool            { return f.begun }
+func (f *fake) Heeds() bool            { return f.heeds }
 func (f *fake) Ready() <-chan struct{} { return f.readyc }
 func (f *fake) Left() <-chan struct{}  { return f.leftc }
 func (f *fake) Err() error             { return errLeft }

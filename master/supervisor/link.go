@@ -54,6 +54,9 @@ type Link interface {
 type earlyLink interface {
 	// Begun tells whether it may do so now.
 	Begun() bool
+	// Heeds tells whether Drain ends a worker that has not begun. Begun may lag behind such a worker, which says that it is Ready before it begins: if
+	// it had, and finishes, Ready is closed soon.
+	Heeds() bool
 }
 
 // ErrNotKept: another program cannot go on with such a link.

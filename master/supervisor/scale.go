@@ -89,7 +89,11 @@ func (s *Supervisor) fillEarly(sl *slot) bool {
 func (s *Supervisor) cancelNext(sl *slot, why error) {
 	if w := sl.next; w != nil {
 		sl.next = nil
-		s.terminate(w)
+		if link, ok := w.link.(earlyLink); ok && sl.current == nil && w.state == Starting && link.Heeds() && !s.stopping {
+			s.drain(w, s.killTimeout()) // it may have begun. Who stops does not wait for one that has not.
+		} else {
+			s.terminate(w)
+		}
 		s.replyWaiting(w, why)
 	}
 }

@@ -40,7 +40,7 @@ func (s *State) UnmarshalText(text []byte) error {
 
 // moves lists the states that may follow each state.
 var moves = map[State][]State{
-	Starting:  {Serving, Stopping, Exited},
+	Starting:  {Serving, Draining, Stopping, Exited},
 	Serving:   {Standby, Lingering, Draining, Stopping, Killed, Exited},
 	Standby:   {Serving, Lingering, Draining, Stopping, Killed, Exited},
 	Lingering: {Draining, Stopping, Killed, Exited},

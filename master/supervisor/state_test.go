@@ -9,7 +9,7 @@ import (
 func TestStateTable(t *testing.T) {
 	all := []State{Starting, Serving, Draining, Stopping, Killed, Exited, Standby, Lingering}
 	allowed := []string{
-		"starting → serving", "starting → stopping", "starting → exited",
+		"starting → serving", "starting → draining", "starting → stopping", "starting → exited",
 		"serving → standby", "serving → lingering", "serving → draining", "serving → stopping", "serving → killed", "serving → exited",
 		"standby → serving", "standby → lingering", "standby → draining", "standby → stopping", "standby → killed", "standby → exited",
 		"lingering → draining", "lingering → stopping", "lingering → killed", "lingering → exited",

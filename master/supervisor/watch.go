@@ -117,6 +117,10 @@ func (s *Supervisor) probe(ctx context.Context, w *worker, passed chan<- struct{
 
 // ready: the worker takes its slot over, and the one that was there drains.
 func (s *Supervisor) ready(w *worker) {
+	if w.state == Draining && w.readyAt.IsZero() { // it had begun when it was cancelled
+		w.readyAt = time.Now()
+		w.setDeadline(w.readyAt.Add(s.drainTimeout(w.seat)))
+	}
 	if w.state != Starting {
 		return // too late: it is being replaced already
 	}
