@@ -307,6 +307,17 @@ var histories = []struct {
 	}},
 	{"a slot that was removed, and its worker stays", history.Outlives, func(f *forged) { f.deed(history.Deed{What: history.Scale, Slots: 1}, 10, 11) }},
 
+	{"a slot that was removed while its worker was being started", "", func(f *forged) {
+		f.kill(11, 9.9)
+		f.deed(history.Deed{What: history.Scale, Slots: 1}, 10, 10.1)
+		f.process(12, 1, 1, 10.2, 10.3)
+	}},
+	{"a worker that leaves late, since the master was being replaced", "", func(f *forged) {
+		replaced(f)
+		f.deed(history.Deed{What: history.Upgrade}, 12, 22)
+		f.gone(10, 24)
+	}},
+
 	{"two in a slot", history.Two, func(f *forged) { f.process(12, 0, 1, 20, 0) }},
 	{"two in a slot that was removed and is back", "", func(f *forged) {
 		f.deed(history.Deed{What: history.Scale, Slots: 1}, 10, 11)

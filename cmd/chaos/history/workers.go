@@ -9,12 +9,13 @@ import (
 // a replacement, each of which may put it back if it fails, and fewer slots. Which worker goes in a replacement nobody knows: an older one.
 func (c *checker) released(p *Process) (earliest, latest time.Duration) {
 	earliest, latest = forever, forever
+	late := c.Terms.Slack / 4 // who was being started then may be seen a little later
 	for _, d := range c.Deeds {
 		switch {
-		case d.To < p.Seen:
+		case d.To+late < p.Seen:
 		case d.What == Reload && (d.Generation == 0 || d.Generation > p.Generation),
 			d.What == Replace && d.Slot == p.Slot && p.Seen <= d.From,
-			d.What == Scale && d.Slots <= p.Slot && p.Seen <= d.To:
+			d.What == Scale && d.Slots <= p.Slot && p.Seen <= d.To+late:
 			earliest = min(earliest, d.From)
 			if d.Err == "" && p.Seen <= d.From {
 				latest = min(latest, d.To)
@@ -58,7 +59,7 @@ func (c *checker) whyDead(p *Process) string {
 	if earliest, _ := c.released(p); earliest <= p.Gone {
 		return wasLetGo
 	}
-	if c.during(p.Seen, p.Seen, Broken) || c.during(p.Seen, p.Gone, Upgrade) && c.served[p] == nil {
+	if c.during(p.Seen, p.Seen, Broken) || c.during(p.Seen-c.Terms.Slack, p.Gone, Upgrade) && c.served[p] == nil {
 		return wasNotReady
 	}
 	return ""
@@ -73,7 +74,7 @@ func (c *checker) checkByItself(p *Process) {
 }
 
 // checkOutlives: a worker that was replaced, or whose slot was removed, ends when its last connection has ended (Terms.Leave), and at the latest
-// after --drain-timeout and --kill-timeout, but for the time that it stood still. What it may have accepted without having
+// after --drain-timeout and --kill-timeout, but for the time that it stood still, or the master, which has to see that: in an upgrade, too. What it may have accepted without having
 // answered counts as its own for as long as it was open.
 func (c *checker) checkOutlives(p *Process) {
 	_, since := c.released(p)
@@ -90,7 +91,10 @@ func (c *checker) checkOutlives(p *Process) {
 	}
 	due := min(free+c.Terms.Leave, since+c.Terms.Drain+c.Terms.Kill+c.Terms.Slack)
 	last := min(p.gone(), c.end)
-	if late := last - due - c.stopped(p.PID, since, last); late > 0 {
+	nobodyLooked := c.union(since, last, func(d Deed) (since, until time.Duration, counts bool) {
+		return d.From, d.To, d.What == Stop && (d.PID == p.PID || d.PID == 0) || d.What == Memory || d.What == Upgrade
+	})
+	if late := last - due - nobodyLooked; late > 0 {
 		c.fault(Outlives, last, "worker %d, slot %d, generation %d, was replaced at %.3fs, was free at %.3fs, and is there %.3fs later than it may", p.PID, p.Slot, p.Generation,
 			since.Seconds(), free.Seconds(), late.Seconds())
 	}
