@@ -71,7 +71,7 @@ func (f *follower) next(s *supervisor.Snapshot) (messages [][]string) {
 	say := func(assignments ...string) {
 		messages, f.status = append(messages, append(assignments, "STATUS="+status)), status
 	}
-	if !f.ready && served(s) == len(s.Slots) {
+	if !f.ready && len(s.Slots) > 0 && served(s) == len(s.Slots) { // before the first start there are none
 		f.ready = true
 		say("READY=1")
 	}

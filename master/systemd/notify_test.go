@@ -121,8 +121,10 @@ func TestFollow(t *testing.T) {
 	for _, name := range []string{filepath.Join(t.TempDir(), "notify"), "@handfast-test-" + strconv.Itoa(unix.Getpid())} {
 		m, s := newManager(t, name), &source{}
 		first := time.Now()
-		s.show(supervisor.Snapshot{Generation: 1}, 0)
+		s.snapshot, s.changed = &supervisor.Snapshot{Generation: 1}, make(chan struct{}) // the supervisor has not begun
 		follow(t, s)
+		m.want("0 of 0 slots served, generation 1")
+		s.show(supervisor.Snapshot{Generation: 1}, 0)
 		m.want("0 of 2 slots served, generation 1")
 		s.show(supervisor.Snapshot{Generation: 1}, 1)
 		m.want("1 of 2 slots served, generation 1")
