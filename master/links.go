@@ -232,6 +232,7 @@ type workerLink struct {
 	worker    balancer.Worker             // takes connections
 	accepts   func(netip.AddrPort) bool   // whether the worker accepts from its own listener at an address, when it is ready
 	served    func() bool                 // whether the worker has a socket to get connections from, whatever its address
+	queued    func() bool                 // whether connections lie in its queue, which go back when it is told to finish
 	lost      func(supervisor.Exit) bool  // whether its drain signal has ended it at once, although it was busy
 	asked     func() []foreign.OwnAddress // addresses that it has asked for and are not the balancer's
 	handsBack func() bool                 // whether the worker, which is ready, hands connections back between two requests
@@ -362,7 +363,7 @@ func injectLink(l *acceptinject.Link, err error) (*workerLink, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &workerLink{Link: l, worker: l, served: l.Served, lost: l.Lost, asked: l.OwnAddresses}, nil
+	return &workerLink{Link: l, worker: l, served: l.Served, queued: l.Queued, lost: l.Lost, asked: l.OwnAddresses}, nil
 }
 
 // common is what all workers of a kind have in common.

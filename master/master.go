@@ -268,7 +268,7 @@ func (m *Master) Run(ctx context.Context) error {
 	failed, served := m.awaitStop(ctx, serving)
 
 	// Accepted is promised: first what the kernel has accepted, then what is
-	// parked, while there still are workers to take it; then the workers.
+	// parked or queued, while there still are workers to take it; then the workers.
 	stopAccepting()
 	if !served {
 		failed = <-serving
@@ -276,6 +276,7 @@ func (m *Master) Run(ctx context.Context) error {
 	waiting, cancel := context.WithTimeout(ctx, m.patience)
 	defer cancel()
 	m.balancer.Shutdown(waiting)
+	m.awaitQueues(waiting)
 	if m.requests.Slots != nil {
 		m.requests.Slots.Set(0) // nobody is left to take what is handed back
 	}
@@ -291,6 +292,35 @@ func (m *Master) Run(ctx context.Context) error {
 	m.common.Close()
 	m.logSummary()
 	return errors.Join(failed, err)
+}
+
+// queuePause is the time between two looks at the queues of workers that are soon to finish.
+const queuePause = 5 * time.Millisecond
+
+// awaitQueues waits until workers have accepted what lies in their queues, or ctx ends. Other links tell a worker to finish by a
+// word that it reads when it has read all connections.
+func (m *Master) awaitQueues(ctx context.Context) {
+	for m.isQueued() {
+		select {
+		case <-time.After(queuePause):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (m *Master) isQueued() bool {
+	snapshot, _ := m.supervisor.Snapshot()
+	workers := slices.Clone(snapshot.Draining)
+	for _, s := range snapshot.Slots {
+		if s.Worker != nil {
+			workers = append(workers, s.Worker)
+		}
+	}
+	return slices.ContainsFunc(workers, func(w *supervisor.WorkerStatus) bool {
+		l := known(w.Link)
+		return l.queued != nil && l.queued()
+	})
 }
 
 // awaitStop waits until nothing more is to be accepted, or nothing is accepted any more: served, and why.

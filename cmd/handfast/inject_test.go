@@ -99,6 +99,34 @@ func TestInjectStalled(t *testing.T) {
 	}
 }
 
+// TestInjectStop: who was accepted is served when handfast stops, also if the workers are slow to accept.
+func TestInjectStop(t *testing.T) {
+	t.Parallel()
+	b := startInjected(t, 2, options{})
+	workers := []int{b.worker(0), b.worker(1)}
+	for _, pid := range workers {
+		freeze(t, pid)
+	}
+	waiting := append(b.open(sourceIn(0, 2, 0), 5), b.open(sourceIn(1, 2, 0), 5)...)
+	b.signal(unix.SIGTERM)
+	b.await("stopping")
+	for conn, err := b.dial(source(0)); err == nil; conn, err = b.dial(source(0)) {
+		waiting = append(waiting, conn) // it came before the end
+		request(conn, "/")
+	}
+	for _, pid := range workers {
+		unix.Kill(pid, unix.SIGCONT)
+	}
+	for i, conn := range waiting {
+		if a, err := response(conn); err != nil || a.status != http.StatusOK {
+			t.Errorf("client %d: %+v, %v", i, a, err)
+		}
+	}
+	if status := b.exit(); status != exitOK {
+		t.Errorf("exit status %d", status)
+	}
+}
+
 // soakConnections says how many connections TestInjectSoak makes. With HANDFAST_SOAK_CALM there is
 // no storm, to see what it costs.
 const soakConnections = "HANDFAST_SOAK_CONNECTIONS"

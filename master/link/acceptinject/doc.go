@@ -21,7 +21,7 @@
 //  8. check.go tries whether this machine can do all that.
 //
 // Until a call has been answered the connection is the master's. What is queued when the worker drains
-// or dies is returned to the balancer (Config.Readmit).
+// or dies is returned to the balancer (Config.Readmit). A master that stops first waits until nothing is queued.
 //
 // When the master ends, accept fails (ENOSYS): such a worker serves the connections that it has, and no
 // others. So these workers are not kept in an upgrade.

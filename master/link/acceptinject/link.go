@@ -111,6 +111,13 @@ func (l *Link) Served() bool {
 	return len(l.decoys) > 0
 }
 
+// Queued tells whether connections wait for the worker to accept them.
+func (l *Link) Queued() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.queue) > 0
+}
+
 // Ping implements supervisor.Link: it is false if connections were queued the last time, too, and the worker has not called
 // accept since.
 func (l *Link) Ping() bool {
