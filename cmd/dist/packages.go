@@ -11,15 +11,15 @@ import (
 )
 
 // What the package systems run. A server that runs goes on: the new program takes over from the old one with its
-// listeners, workers and connections (see `handfast upgrade --help`). rpm says 1, dpkg "remove", when the package goes
-// for good.
+// listeners, workers and connections (see `handfast upgrade --help`). `systemctl kill` would do, but how it is told of the
+// main process alone has changed with systemd 252. rpm says 1, dpkg "remove", when the package goes for good.
 const (
 	postInstall = `#!/bin/sh
 set -e
 if [ -d /run/systemd/system ]; then
 	systemctl daemon-reload
 	if systemctl is-active --quiet handfast; then
-		systemctl kill --signal=HUP --kill-whom=main handfast
+		kill -s HUP "$(systemctl show --property=MainPID --value handfast)"
 	fi
 fi
 `

@@ -111,7 +111,7 @@ func (l *Link) answer(call *acceptCall, conn fdpass.Handoff) {
 		fdpass.CloseConnections(conn.FD)
 		return
 	case errno == unix.EPERM && l.Notifs.StillValid(call.id):
-		l.leave(fmt.Errorf("process %d cannot be told whom it accepts: %w; it must stay the master's user, or the master needs CAP_SYS_PTRACE",
+		l.leave(fmt.Errorf("process %d cannot be told whom it accepts: %w; it must stay the master's user, or the master needs CAP_SYS_PTRACE and CAP_DAC_OVERRIDE",
 			call.TID, errno))
 	case stopped:
 		l.returnQueue()

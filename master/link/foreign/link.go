@@ -198,7 +198,7 @@ func (l *Link) CannotSee(err error) {
 	l.mu.Lock()
 	l.hidden = err
 	l.mu.Unlock()
-	l.WarnOnce("a worker's processes cannot be looked into", "err", err, "remedy", "let it stay the master's user, or give the master CAP_SYS_PTRACE")
+	l.WarnOnce("a worker's processes cannot be looked into", "err", err, "remedy", "let it stay the master's user, or give the master CAP_SYS_PTRACE and CAP_DAC_OVERRIDE")
 }
 
 // WarnOnce logs a message once for this worker, which may cause it again and again.
