@@ -21,7 +21,6 @@ func TestNotify(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer manager.Close()
-	manager.SetReadDeadline(time.Now().Add(time.Minute))
 	// hear reads until a message has the assignment, and returns that message.
 	hear := func(assignment string) []string {
 		t.Helper()
@@ -41,6 +40,7 @@ func TestNotify(t *testing.T) {
 	b := start(t, 2, options{change: func(cmd *exec.Cmd) {
 		cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+path, "WATCHDOG_USEC=100000")
 	}})
+	manager.SetReadDeadline(time.Now().Add(time.Minute))
 	hear("READY=1")
 	hear("WATCHDOG=1")
 	if env := b.mustGet(source(0), "/env").body; strings.Contains(env, "NOTIFY_SOCKET") || strings.Contains(env, "WATCHDOG") {
