@@ -78,7 +78,7 @@ soak: ## the trials with real processes, again and again (SOAK=20 times), a mill
 	HANDFAST_TEST_SIGNALS=$${HANDFAST_TEST_SIGNALS:-2000} $(GO) test -timeout 2h -v -run '^TestSignalsOverExec$$' ./master/reexec
 	HANDFAST_TEST_SERVERS=all HANDFAST_TEST_RELOADS=$${HANDFAST_TEST_RELOADS:-50} $(GO) test -race -shuffle=on -timeout 2h -count=$${SOAK:-20} ./cmd/handfast ./master/... ./worker/... ./fdpass
 
-vm: ## other kernels and arm64, under QEMU (VM: which, such as bookworm/arm64); needs qemu-system-x86, qemu-system-arm, cpio, xz-utils
+vm: ## other kernels, arm64, and systemd, under QEMU (VM: which, such as bookworm/arm64 or bookworm/systemd); needs qemu-system-x86, qemu-system-arm, cpio, xz-utils, mmdebstrap
 	$(GO) run ./cmd/vm $(VM)
 
 bench: ## compare with SO_REUSEPORT, HAProxy, nginx and others, into RESULTS (BENCH: its flags)

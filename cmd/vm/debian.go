@@ -72,7 +72,17 @@ func fetch(ctx context.Context, mirror, dir, suite, arch string) (fetched, error
 	if !found {
 		return fetched{}, fmt.Errorf("linux-image-cloud-%s depends on no kernel: %s", arch, depends)
 	}
-	if _, err := apt("apt-get", "download", "linux-image-"+strings.Fields(kernel)[0], "busybox-static"); err != nil {
+	version := strings.Fields(kernel)[0]
+	wanted := []string{"download", "busybox-static", "linux-image-" + version}
+	if depends, err = apt("apt-cache", "depends", wanted[2]); err != nil {
+		return fetched{}, err
+	}
+	for line := range strings.Lines(depends) { // from Linux 7 on it is in several packages
+		if _, part, _ := strings.Cut(strings.TrimSpace(line), "Depends: "); strings.HasSuffix(part, "-"+version) {
+			wanted = append(wanted, part)
+		}
+	}
+	if _, err := apt("apt-get", wanted...); err != nil {
 		return fetched{}, err
 	}
 	packages, err := filepath.Glob(filepath.Join(dir, "*.deb"))

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -26,7 +27,8 @@ type trial struct {
 	held bool // its workers cannot be kept over an upgrade
 }
 
-const address = "127.0.0.1:8080"
+// address is where handfast is asked.
+var address = "127.0.0.1:8080"
 
 var trials = []trial{
 	{"a Go worker, the kernel routes", []string{"--", "hello"}, false},
@@ -143,21 +145,33 @@ func ask(client string) (string, error) {
 
 // kill ends a worker that serves, as a crash does.
 func kill() error {
-	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	pids, err := workers()
 	if err != nil {
 		return err
 	}
+	if len(pids) == 0 {
+		return errors.New("no worker is there")
+	}
+	return syscall.Kill(pids[0], syscall.SIGKILL)
+}
+
+// workers returns the processes that serve.
+func workers() (pids []int, err error) {
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return nil, err
+	}
 	for _, file := range files {
 		line, _ := os.ReadFile(file)
-		if bytes.HasPrefix(line, []byte("hello\x00")) || bytes.HasPrefix(line, []byte("/init\x00serve\x00")) {
+		if bytes.HasPrefix(line, []byte("hello\x00")) || bytes.HasPrefix(line, []byte("/init\x00serve\x00")) || bytes.HasPrefix(line, []byte(server+"\x00")) {
 			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
 			if err != nil {
-				return err
+				return nil, err
 			}
-			return syscall.Kill(pid, syscall.SIGKILL)
+			pids = append(pids, pid)
 		}
 	}
-	return errors.New("no worker is there")
+	return pids, nil
 }
 
 func command(args ...string) error {
@@ -197,11 +211,26 @@ func serve(where string) {
 	if err != nil {
 		log.Fatal(err)
 	}
-	log.Fatal(http.Serve(listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		client, _, _ := net.SplitHostPort(r.RemoteAddr)
 		mu.Lock()
-		defer mu.Unlock()
 		visits[client]++
-		fmt.Fprintf(w, "worker %s: visit %d of %s\n", os.Getenv("HANDFAST_SLOT"), visits[client], client)
-	})))
+		visit := visits[client]
+		mu.Unlock()
+		fmt.Fprintf(w, "worker %s: visit %d of %s\n", os.Getenv("HANDFAST_SLOT"), visit, client)
+		if slowly, err := time.ParseDuration(r.URL.Query().Get("for")); err == nil {
+			http.NewResponseController(w).Flush()
+			time.Sleep(slowly)
+			fmt.Fprintln(w, "done")
+		}
+	})}
+	told := make(chan os.Signal, 1)
+	signal.Notify(told, syscall.SIGTERM)
+	go func() {
+		<-told
+		server.Shutdown(context.Background())
+		os.Exit(0)
+	}()
+	log.Print(server.Serve(listener))
+	select {} // until what is under way has ended
 }
