@@ -60,7 +60,7 @@ var layers = map[string]string{
 	"master/simulation":        "",
 	"master/sockdiag":          "",
 
-	"cmd/handfast":                 "hash fdpass fdpass/forwarded master master/...",
+	"cmd/handfast":                 "hash fdpass fdpass/forwarded master master/... examples",
 	"cmd/handfast/testdata/worker": "fdpass worker",
 	"cmd/bench":                    "worker",
 	"cmd/chaos":                    "cmd/chaos/history",

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/handfast/handfast/examples"
 )
 
 // The pages that `handfast help TOPIC` shows are those that are read on the web.
@@ -28,6 +30,7 @@ type topic struct{ name, about, page string }
 var topics = []topic{
 	{"concepts", "what the words mean; what happens in a reload and in a crash", conceptsPage},
 	{"operating", "status, reload, upgrade, deployments, logs, metrics", operatingPage},
+	{"recipes", "I have Socket.IO, Flask, nginx, systemd ...: the command", examples.Recipes},
 	{"sessions", "clients that are known by more than their address", sessionsPage},
 	{"troubleshooting", "each message: cause and remedy", troubleshootingPage},
 }
@@ -45,6 +48,7 @@ func writeTopic(out io.Writer, name string) (known bool, err error) {
 var (
 	pageMark    = regexp.MustCompile("<[a-z/!][^>]*>|\\*\\*|`")
 	pagePicture = regexp.MustCompile(`!\[[^\]]*\]\([^)]*\)`)
+	wholeCode   = regexp.MustCompile("^`[^`]+`$")
 	pageLink    = regexp.MustCompile(`\[([^\]]*)\]\([^)]*\)`)
 )
 
@@ -111,12 +115,17 @@ func plainRow(row string) string {
 	cells := strings.Split(strings.ReplaceAll(strings.TrimSuffix(row[1:], "|"), `\|`, "\x00"), "|")
 	var b strings.Builder
 	for i, text := range cells {
+		code := wholeCode.MatchString(strings.TrimSpace(text))
 		text = strings.ReplaceAll(unmarked(strings.TrimSpace(text)), "\x00", "|")
 		if text == "" {
 			continue
 		}
 		indent := strings.Repeat(" ", 4*min(i, 1))
-		for _, line := range fill(text, helpWidth-utf8.RuneCountInString(indent)) {
+		lines := fill(text, helpWidth-utf8.RuneCountInString(indent))
+		if code { // to be copied
+			lines = []string{text}
+		}
+		for _, line := range lines {
 			fmt.Fprintln(&b, indent+line)
 		}
 	}

@@ -33,9 +33,10 @@ func TestHelpTopics(t *testing.T) {
 
 // TestHelpPlainText: what becomes of each kind of line.
 func TestHelpPlainText(t *testing.T) {
-	const page = "# A page\n\nOne **word**,\na [link](x.md) and `code`.\n\n![picture](x.svg)\n\n| head | |\n|---|---|\n| `a\\|b` | first |\n\n    $ as it is\n\n" +
+	long := strings.Repeat("word ", 20) + "end"
+	page := "# A page\n\nOne **word**,\na [link](x.md) and `code`.\n\n![picture](x.svg)\n\n| head | |\n|---|---|\n| `a\\|b` | first |\n| x | `" + long + "` |\n\n    $ as it is\n\n" +
 		"```go\nlong := true\n```\n\n* an item\n  of two lines\n"
-	const want = "A PAGE\n\nOne word, a link and code.\n\n\na|b\n    first\n\n    $ as it is\n\nlong := true\n\n* an item of two lines\n"
+	want := "A PAGE\n\nOne word, a link and code.\n\n\na|b\n    first\nx\n    " + long + "\n\n    $ as it is\n\nlong := true\n\n* an item of two lines\n"
 	if got := plainText(page); got != want {
 		t.Errorf("%q, want %q", got, want)
 	}

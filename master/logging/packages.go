@@ -10,7 +10,7 @@ import (
 
 // packages are those that handfast is made of; their errors begin with their names.
 var packages = []string{
-	"acceptinject", "activation", "admin", "asuser", "balancer", "bindswap", "changes", "clientip", "early", "fdlimit", "fdpass", "foreign", "forwarded",
+	"acceptinject", "activation", "admin", "asuser", "balancer", "bindswap", "changes", "clientip", "early", "examples", "fdlimit", "fdpass", "foreign", "forwarded",
 	"hash", "kernelroute", "launch", "listening", "logging", "mailbox", "master", "metrics", "nodeipc", "openconns", "output", "pgroup", "probe",
 	"programs", "reexec", "reuseport", "sdnotify", "seccomp", "sock", "sockdiag", "supervisor", "systemd",
 }
