@@ -115,16 +115,18 @@ func (d *disturber) stopWorker() {
 	if d.dice.IntN(6) == 0 {
 		long += 5 * time.Second
 	}
-	if p == nil {
-		return
+	if p != nil {
+		d.beside.Go(func() { d.hold(p, long) })
 	}
-	d.beside.Go(func() {
-		deed := history.Deed{What: history.Stop, From: d.now(), PID: p.PID}
-		d.watcher.signal(p, unix.SIGSTOP)
-		time.Sleep(long)
-		d.watcher.signal(p, unix.SIGCONT)
-		d.note(deed, nil)
-	})
+}
+
+// hold stops a worker for so long.
+func (d *disturber) hold(p *process, long time.Duration) {
+	deed := history.Deed{What: history.Stop, From: d.now(), PID: p.PID}
+	d.watcher.signal(p, unix.SIGSTOP)
+	time.Sleep(long)
+	d.watcher.signal(p, unix.SIGCONT)
+	d.note(deed, nil)
 }
 
 func (d *disturber) stopMaster() {

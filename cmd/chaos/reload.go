@@ -11,19 +11,26 @@ import (
 	"github.com/handfast/handfast/cmd/chaos/history"
 )
 
-// reload asks for one, by the admin socket or by a signal, and leaves it to go on.
+// reload asks for one, by the admin socket or by a signal, and leaves it to go on. Often workers that begin to drain then are stopped for a while: they have
+// much to decide, and clients that do not know of it.
 func (d *disturber) reload() {
-	bySignal := d.dice.IntN(4) == 0
+	bySignal, holds, long := d.dice.IntN(4) == 0, d.dice.IntN(2) == 0, d.milliseconds(1000, 2500)
 	if d.busy.Swap(true) {
 		return
 	}
 	d.beside.Go(func() {
 		defer d.busy.Store(false)
-		d.reloadNow(bySignal)
+		generation := d.reloadNow(bySignal)
+		for _, p := range d.watcher.alive() {
+			if holds && p.Generation < generation {
+				d.beside.Go(func() { d.hold(p, long) })
+			}
+		}
 	})
 }
 
-func (d *disturber) reloadNow(bySignal bool) {
+// reloadNow returns the generation of a reload that has succeeded, or 0.
+func (d *disturber) reloadNow(bySignal bool) (generation int) {
 	deed := history.Deed{What: history.Reload, From: d.now()}
 	var err error
 	if bySignal {
@@ -39,6 +46,10 @@ func (d *disturber) reloadNow(bySignal bool) {
 		}
 	}
 	d.note(deed, err)
+	if err != nil {
+		return 0
+	}
+	return deed.Generation
 }
 
 func (d *disturber) reloadBySignal() (generation int, err error) {

@@ -350,6 +350,11 @@ var histories = []struct {
 		f.visit(0, none(19.5, 20))
 	}},
 
+	{"cut by a worker that was killed before it was seen, for want of memory", "", func(f *forged) {
+		f.deed(history.Deed{What: history.Memory, Kills: 1}, 19, 21)
+		f.visit(0, none(19.5, 20))
+	}},
+
 	{"a reload that fails", history.DeedFails, func(f *forged) {
 		f.deed(history.Deed{What: history.Reload, Generation: 2, Err: "does not come up"}, 10, 12)
 	}},

@@ -6,7 +6,8 @@ import (
 )
 
 // checkCut: a connection goes on until its worker has died, or has been replaced and is past its time (--drain-timeout). Before it has answered nobody knows whose a
-// connection was; it is cut rightly if a worker of its slot died meanwhile, which can have accepted it. Nothing else cuts: not a reload, not other slots, not an upgrade. Between two
+// connection was; it is cut rightly if a worker of its slot died meanwhile, which can have accepted it. When memory is short one can be killed before
+// it was seen. Nothing else cuts: not a reload, not other slots, not an upgrade. Between two
 // requests a worker that was replaced may close a connection that nobody has used for a while (Terms.Idle), and the next request can be under way then.
 // Nobody is ever refused by the kernel, since handfast listens all the time.
 func (c *checker) checkCut(conn *Connection) {
@@ -19,7 +20,7 @@ func (c *checker) checkCut(conn *Connection) {
 			continue
 		}
 		if by == nil {
-			if !c.someDied(c.slots(conn, conn.Dial, r.Done), conn.Dial, r.Done) {
+			if !c.during(conn.Dial, r.Done, Memory) && !c.someDied(c.slots(conn, conn.Dial, r.Done), conn.Dial, r.Done) {
 				c.fault(Cut, r.Done, "connection %d of %v, made at %.3fs: no answer to %s: %s; no worker of its slot died meanwhile", conn.ID, conn.Key, conn.Dial.Seconds(), r.Path, r.Err)
 			}
 			continue
