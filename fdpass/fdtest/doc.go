@@ -6,6 +6,7 @@
 //	leaks.go     NoLeaks
 //	wait.go      Eventually and its like
 //	tcp.go       connections
+//	limit.go     a process that may open no more files
 //	ordinary.go  OrdinaryCalls, from an execution trace
 //	log.go       Log
 package fdtest

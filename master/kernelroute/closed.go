@@ -1,6 +1,8 @@
 package kernelroute
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"time"
 
@@ -55,8 +57,11 @@ func (r *Route) holdsListener(b *berth, link supervisor.Link) bool {
 		listeners = append(listeners, g.Listener(b.number))
 	}
 	found, err := r.machine.findHolder(l.pid, listeners)
-	if b.watch.holder = found; err != nil {
+	b.watch.holder = found
+	if errors.Is(err, fs.ErrPermission) {
 		b.watch.hidden = l
+	}
+	if err != nil {
 		return true
 	}
 	return found != nil && found.Holds()

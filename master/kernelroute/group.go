@@ -66,8 +66,8 @@ type holder interface{ Holds() bool }
 type surroundings struct {
 	// listen opens a group for slots whose clients come to these members, of so many.
 	listen func(ctx context.Context, address string, config hash.Config, memberOf []int, members int) (group, error)
-	// findHolder finds a process of a worker that has one of the listeners open. The error says that processes must not be
-	// looked into, so that nobody knows.
+	// findHolder finds a process of a worker that has one of the listeners open. The error says that nobody knows; it matches
+	// fs.ErrPermission if processes must not be looked into.
 	findHolder func(pid int, listeners []*os.File) (holder, error)
 	// owners returns the processes that have a stranger's listener, if they can be seen.
 	owners func(reuseport.Stranger) []reuseport.Owner

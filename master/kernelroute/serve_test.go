@@ -2,11 +2,14 @@ package kernelroute
 
 import (
 	"context"
-	"errors"
+	"io/fs"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/master/balancer"
 )
@@ -216,11 +219,33 @@ func TestClosedListeners(t *testing.T) {
 		inWorld(t, foreign, 1, func(w *world) {
 			stop := filled(w)
 			w.machineMu.Lock()
-			w.hidden = errors.New("permission denied")
+			w.hidden = fs.ErrPermission
 			w.machineMu.Unlock()
 			w.all[0].waits(0, 1)
 			looks(w, 10)
 			w.notes("asked once", "0.2 looks for who holds a listener")
+			stop()
+		})
+	})
+	t.Run("nobody knows for a moment", func(t *testing.T) {
+		inWorld(t, foreign, 1, func(w *world) {
+			stop := filled(w)
+			hide := func(err error) {
+				w.machineMu.Lock()
+				defer w.machineMu.Unlock()
+				w.hidden = err
+			}
+			hide(unix.EMFILE)
+			w.all[0].waits(0, 1)
+			looks(w, 2*closedLooks)
+			if slices.ContainsFunc(w.journal.lines, func(line string) bool { return strings.HasSuffix(line, "finishing") }) {
+				t.Error("the worker was told to finish")
+			}
+			hide(nil)
+			looks(w, closedLooks)
+			if !slices.ContainsFunc(w.journal.lines, func(line string) bool { return strings.HasSuffix(line, "finishing") }) {
+				t.Errorf("the worker was not told to finish: %q", w.journal.lines)
+			}
 			stop()
 		})
 	})

@@ -10,30 +10,48 @@ package pgroup
 
 import (
 	"bytes"
+	"cmp"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// patience is for how long Left tries to find out.
+	patience = time.Second
+	pause    = 20 * time.Millisecond
 )
 
 // Living returns the processes of a group that have not ended, the lowest number first. It looks at
 // all processes of the machine, once for all callers at about the same time; see Left for looking
 // again and again. Without /proc it finds none. The slice is not the caller's to change.
 func Living(pgid int) []int {
+	pids, _ := living(pgid)
+	return pids
+}
+
+func living(pgid int) (pids []int, err error) {
 	asked := begun.Load()
 	surveying.Lock()
 	defer surveying.Unlock()
 	if latest.number <= asked { // it may be older than the question
 		latest.number = begun.Add(1)
-		latest.groups = survey()
+		latest.groups, latest.err = survey()
 	}
-	return latest.groups[pgid]
+	return latest.groups[pgid], latest.err
 }
 
 // All returns all processes that have not ended, those of the kernel left out.
 func All() (pids []int) {
-	for _, group := range survey() {
+	groups, _ := survey()
+	for _, group := range groups {
 		pids = append(pids, group...)
 	}
 	return pids
@@ -45,58 +63,78 @@ var (
 	latest    struct {
 		number uint64
 		groups map[int][]int // processes that live, by group
+		err    error         // there may be more
 	}
 )
 
-// survey looks at all processes.
-func survey() map[int][]int {
-	groups := make(map[int][]int)
+// survey looks at all processes. An error says that there may be more.
+func survey() (groups map[int][]int, err error) {
+	groups = make(map[int][]int)
 	dir, err := os.Open("/proc")
+	if errors.Is(err, fs.ErrNotExist) {
+		return groups, nil
+	}
 	if err != nil {
-		return groups
+		return groups, err
 	}
 	defer dir.Close()
-	names, _ := dir.Readdirnames(-1)
+	names, err := dir.Readdirnames(-1)
 	for _, name := range names { // the kernel lists them in order
-		pid, err := strconv.Atoi(name)
-		if err != nil {
+		pid, notPID := strconv.Atoi(name)
+		if notPID != nil {
 			continue
 		}
-		if pgid := groupOf(pid); pgid > 0 {
+		pgid, unknown := groupOf(pid)
+		if pgid > 0 {
 			groups[pgid] = append(groups[pgid], pid)
 		}
+		err = cmp.Or(err, unknown)
 	}
-	return groups
+	return groups, err
 }
 
 // Left is Living for a caller that has asked before and passes on what it was told: the machine is only searched when
-// none of those is left, for processes that they may have started meanwhile.
+// none of those is left, for processes that they may have started meanwhile. If it finds none and cannot know, for want of descriptors
+// or memory, it tries again for a while: nobody would end those that it does not find.
 func Left(pgid int, before []int) []int {
-	var pids []int
-	for _, pid := range before {
-		if groupOf(pid) == pgid {
-			pids = append(pids, pid)
+	for end := time.Now().Add(patience); ; time.Sleep(pause) {
+		pids, err := left(pgid, before)
+		if err == nil || len(pids) > 0 || time.Now().After(end) {
+			return pids
 		}
 	}
-	if len(pids) == 0 {
-		return Living(pgid)
+}
+
+func left(pgid int, before []int) (pids []int, err error) {
+	for _, pid := range before {
+		of, unknown := groupOf(pid)
+		if of == pgid {
+			pids = append(pids, pid)
+		}
+		err = cmp.Or(err, unknown)
 	}
-	return pids
+	if len(pids) == 0 && err == nil {
+		return living(pgid)
+	}
+	return pids, err
 }
 
 // groupOf returns the group of a process that has not ended, else 0 (man 5 proc_pid_stat). Its first
-// thread may have ended before the others: it counts as a zombie, and the process does not.
-func groupOf(pid int) int {
+// thread may have ended before the others: it counts as a zombie, and the process does not. An error says that nobody knows.
+func groupOf(pid int) (pgid int, err error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
+		return 0, err
+	}
 	fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:]) // a name may contain anything
 	if err != nil || len(fields) < 3 {
-		return 0
+		return 0, nil
 	}
 	if state := fields[0][0]; state == 'Z' || state == 'X' {
 		if threads, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid)); len(threads) <= 1 {
-			return 0
+			return 0, nil
 		}
 	}
-	pgid, _ := strconv.Atoi(string(fields[2]))
-	return pgid
+	pgid, _ = strconv.Atoi(string(fields[2]))
+	return pgid, nil
 }

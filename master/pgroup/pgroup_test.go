@@ -84,3 +84,18 @@ func TestLeftFindsNewOnes(t *testing.T) {
 	unix.Kill(before[0], unix.SIGKILL)
 	fdtest.Eventually(t, "what is left", func() bool { return slices.Equal(Left(pgid, before), children[1:]) })
 }
+
+// TestLeftWithoutFiles: at the limit of open files there is no saying that nobody is left.
+func TestLeftWithoutFiles(t *testing.T) {
+	pgid, children := group(t, "sleep 1000 & echo $!; sleep 1000 & echo $!")
+	for name, before := range map[string][]int{"asked before": children, "not asked before": nil} {
+		found := make(chan []int, 1)
+		fdtest.WithoutFiles(t, func() {
+			go func() { found <- Left(pgid, before) }()
+			time.Sleep(3 * pause) // it finds nobody
+		})
+		if got := <-found; !slices.Equal(got, children) {
+			t.Errorf("%s: %v are left, want %v", name, got, children)
+		}
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -98,6 +99,9 @@ func (l *Link) answerWaiting() {
 // been answered the connection is ours: if that fails it is queued again.
 func (l *Link) answer(call *acceptCall, conn fdpass.Handoff) {
 	errno := l.tryAnswer(call, conn)
+	if errno == errShort {
+		time.Sleep(shortPause)
+	}
 	l.mu.Lock()
 	if errno != 0 {
 		l.queue = slices.Insert(l.queue, 0, queued{conn, familyOf(conn.FD)})
@@ -125,7 +129,7 @@ func (l *Link) tryAnswer(call *acceptCall, conn fdpass.Handoff) unix.Errno {
 		if hidden {
 			l.WarnOnce("a worker listens on IPv4 only, and does not see addresses of IPv6 clients", "client", conn.Client.String())
 		}
-		if errno := call.writeName(name[:], size, func() bool { return l.Notifs.StillValid(call.id) }); errno != 0 {
+		if errno := l.writeName(call, name[:], size); errno != 0 {
 			return errno
 		}
 	}
@@ -152,6 +156,27 @@ func setNonblock(fd int, nonblocking bool) {
 	}
 	unix.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_SETFL, uintptr(flags))
 }
+
+// writeName is that of a call that is one of the link's. The caller accepts again if there is no descriptor or no memory
+// for it.
+func (l *Link) writeName(call *acceptCall, name []byte, size int) unix.Errno {
+	errno := call.writeName(name, size, func() bool { return l.Notifs.StillValid(call.id) })
+	if slices.Contains(shortages, errno) {
+		l.CouldNot("a worker could not be told whom it accepts, and has to accept again", errno)
+		return errShort
+	}
+	return errno
+}
+
+// shortages are what this process may lack for a moment.
+var shortages = []unix.Errno{unix.EMFILE, unix.ENFILE, unix.ENOMEM}
+
+const (
+	// errShort is the answer then: what callers of accept know to mean that they are to call it again (man 2 accept).
+	errShort = unix.ECONNABORTED
+	// shortPause is how long that takes, or they would do so again and again.
+	shortPause = 10 * time.Millisecond
+)
 
 // writeName writes a peer's address to where the caller wants it, cut to the room that there is,
 // and its size.
@@ -193,6 +218,11 @@ func (call *acceptCall) writeName(name []byte, size int, stillValid func() bool)
 func memoryErrno(err error) unix.Errno {
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
 		return unix.EPERM
+	}
+	for _, short := range shortages {
+		if errors.Is(err, short) {
+			return short
+		}
 	}
 	return unix.EFAULT
 }

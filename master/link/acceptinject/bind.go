@@ -27,8 +27,8 @@ func (l *Link) handleBind(n *seccomp.Notification, caller seccomp.Caller) {
 		l.Refuse(n.ID, err)
 		return
 	case err != nil:
-		l.CannotSee(err)
-		fallthrough
+		l.AnswerUnknown(n.ID, err)
+		return
 	case !wanted:
 		l.Notifs.Continue(n.ID)
 		return
@@ -69,8 +69,7 @@ func (l *Link) substitute(n *seccomp.Notification, caller seccomp.Caller, d *dec
 }
 
 // isOurs tells whether a call of bind is for a balancer's address. The error is a
-// *listening.NarrowerError if the address takes fewer clients than the balancer's, or says that the process
-// must not be looked into.
+// *listening.NarrowerError if the address takes fewer clients than the balancer's, or says that nobody knows.
 func (l *Link) isOurs(n *seccomp.Notification, caller seccomp.Caller) (ours bool, family uint16, err error) {
 	var narrower error
 	bound, family, ok, err := caller.BindAddress(n)

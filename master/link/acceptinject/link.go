@@ -197,6 +197,9 @@ func (l *Link) run() {
 			reexec.Lock.RUnlock() // such workers cannot be kept anyway
 			l.handle(&n)
 		case !errors.Is(err, os.ErrDeadlineExceeded):
+			if !l.NobodyAsks(err) {
+				l.leave(err)
+			}
 			return
 		}
 	}

@@ -45,8 +45,7 @@ func (l *Link) handleBind(n *seccomp.Notification, caller seccomp.Caller) {
 	case errors.As(err, &narrower):
 		l.Refuse(n.ID, err)
 	case err != nil:
-		l.CannotSee(err)
-		l.Notifs.Continue(n.ID)
+		l.AnswerUnknown(n.ID, err)
 	case ln == nil:
 		l.Notifs.Continue(n.ID)
 	default:
@@ -55,8 +54,7 @@ func (l *Link) handleBind(n *seccomp.Notification, caller seccomp.Caller) {
 }
 
 // substituteFor returns the listener that is to take the place of the socket in a call of bind, or nil.
-// The error is a *listening.NarrowerError if it must not, a *followError, or says that the process must
-// not be looked into.
+// The error is a *listening.NarrowerError if it must not, a *followError, or says that nobody knows.
 func (l *Link) substituteFor(n *seccomp.Notification, caller seccomp.Caller) (*listener, error) {
 	bound, family, ok, err := caller.BindAddress(n)
 	if err != nil || !ok {

@@ -120,6 +120,9 @@ func (l *Link) answer() {
 			l.handle(&n)
 			reexec.Lock.RUnlock()
 		case !errors.Is(err, os.ErrDeadlineExceeded):
+			if !l.NobodyAsks(err) {
+				l.Leave(err)
+			}
 			return
 		}
 	}

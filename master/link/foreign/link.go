@@ -1,6 +1,8 @@
 package foreign
 
 import (
+	"errors"
+	"io/fs"
 	"net/netip"
 	"os"
 	"slices"
@@ -35,7 +37,7 @@ type Link struct {
 	pids     []int
 	own      []OwnAddress
 	leftErr  error
-	hidden   error // why a process could not be looked into
+	hidden   error // why a process could not be looked into, or a call not be answered
 	warned   map[string]bool
 	closed   bool
 	refused  []uint64 // calls of bind that fail when the worker is told to finish
@@ -199,6 +201,35 @@ func (l *Link) CannotSee(err error) {
 	l.hidden = err
 	l.mu.Unlock()
 	l.WarnOnce("a worker's processes cannot be looked into", "err", err, "remedy", "let it stay the master's user, or give the master CAP_SYS_PTRACE and CAP_DAC_OVERRIDE")
+}
+
+// NobodyAsks tells whether an error of Notifs.Next says that no process of the worker has the filter any more, or came with
+// Close. After another one whoever asks would wait for ever.
+func (l *Link) NobodyAsks(err error) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.closed || errors.Is(err, unix.ENOTCONN)
+}
+
+// AnswerUnknown answers a call of bind that cannot be told to be for the balancer's address or not. A process that must not be
+// looked into is let do what it wants. For want of descriptors or memory the call fails: if it was for the balancer's address the
+// worker would listen there beside us.
+func (l *Link) AnswerUnknown(id uint64, err error) {
+	if errors.Is(err, fs.ErrPermission) {
+		l.CannotSee(err)
+		l.Notifs.Continue(id)
+		return
+	}
+	l.CouldNot("a worker's bind has failed, since its process could not be looked into", err)
+	l.Notifs.Answer(id, unix.ENOBUFS)
+}
+
+// CouldNot notes, and logs once, that a call was not answered as it should be for want of something that may be there again.
+func (l *Link) CouldNot(message string, err error) {
+	l.mu.Lock()
+	l.hidden = err
+	l.mu.Unlock()
+	l.WarnOnce(message, "err", err)
 }
 
 // WarnOnce logs a message once for this worker, which may cause it again and again.

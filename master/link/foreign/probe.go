@@ -31,16 +31,20 @@ func (l *Link) probe(at net.Addr) error {
 	if err == nil {
 		return nil
 	}
-	// The reason for which it left says more than its exit status.
+	// The reason for which it left says more than its exit status, and what could not be looked into more than that.
+	left := false
 	select {
 	case <-l.Left():
-		return l.Err()
+		left = true
 	case <-time.After(probeTimeout / 10):
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.hidden != nil {
+	switch {
+	case l.hidden != nil:
 		return l.hidden
+	case left:
+		return l.leftErr
 	}
 	return fmt.Errorf("its bind was not answered: %w", err)
 }

@@ -15,7 +15,8 @@ func Listens(root int) (all []netip.AddrPort) {
 	if len(sockets) == 0 {
 		return nil
 	}
-	for _, pid := range descendants([]int{root}) {
+	pids, _ := descendants([]int{root})
+	for _, pid := range pids {
 		for _, fd := range numbers(fmt.Sprintf("/proc/%d/fd", pid)) {
 			if addr, ok := sockets[Socket(pid, fd)]; ok && !slices.Contains(all, addr) {
 				all = append(all, addr)
@@ -50,7 +51,8 @@ func Holds(root int, network string, port uint16) bool {
 	if len(sockets) == 0 {
 		return false
 	}
-	for _, pid := range descendants([]int{root}) {
+	pids, _ := descendants([]int{root})
+	for _, pid := range pids {
 		for _, fd := range numbers(fmt.Sprintf("/proc/%d/fd", pid)) {
 			if _, ok := sockets[Socket(pid, fd)]; ok {
 				return true

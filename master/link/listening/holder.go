@@ -17,15 +17,16 @@ type Holder struct {
 func (h Holder) Holds() bool { return h.socket != 0 && Socket(h.pid, h.fd) == h.socket }
 
 // FindHolder looks below roots, and among them, for another process than this one that has one of the
-// sockets open. It fails when none is seen and there are processes that must not be looked into.
+// sockets open. It fails when none is seen and there are processes that could not be looked into, or not be found.
 func FindHolder(roots []int, sockets []uint64) (h Holder, err error) {
-	for _, pid := range descendants(roots) {
+	pids, err := descendants(roots)
+	for _, pid := range pids {
 		if pid == os.Getpid() {
 			continue
 		}
 		entries, readErr := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
-		if os.IsPermission(readErr) && err == nil {
-			err = fmt.Errorf("process %d: %w", pid, readErr)
+		if err == nil {
+			err = unlessEnded(pid, readErr)
 		}
 		for _, entry := range entries {
 			fd, _ := strconv.Atoi(entry.Name())

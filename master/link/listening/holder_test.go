@@ -1,11 +1,15 @@
 package listening
 
 import (
+	"errors"
 	"net"
 	"os"
 	"os/exec"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/fdpass/sock"
 )
 
@@ -48,5 +52,21 @@ func TestFindHolder(t *testing.T) {
 	}
 	if h, err := FindHolder(self, []uint64{inode}); err != nil || h.Holds() {
 		t.Errorf("%+v, %v", h, err)
+	}
+}
+
+// TestHoldersWithoutFiles: at the limit of open files there is no saying that nobody has a socket open.
+func TestHoldersWithoutFiles(t *testing.T) {
+	self := []int{os.Getpid()}
+	fdtest.WithoutFiles(t, func() {
+		if h, err := FindHolder(self, []uint64{1}); !errors.Is(err, unix.EMFILE) {
+			t.Errorf("holder %+v, %v", h, err)
+		}
+		if held, err := Holding(self, []uint64{1}); !errors.Is(err, unix.EMFILE) {
+			t.Errorf("held %v, %v", held, err)
+		}
+	})
+	if _, err := Holding([]int{1 << 30}, []uint64{1}); err != nil {
+		t.Errorf("of a process that has ended: %v", err)
 	}
 }

@@ -71,7 +71,8 @@ func Listening(roots []int, sockets []Listener) (bool, error) {
 	var hidden error
 	missing := slices.Clone(sockets)
 	var held []uint64 // other sockets, of all processes
-	for _, pid := range descendants(roots) {
+	pids, _ := descendants(roots)
+	for _, pid := range pids {
 		waits, others, err := look(pid, missing)
 		if errors.Is(err, fs.ErrPermission) && hidden == nil {
 			hidden = fmt.Errorf("process %d: %w", pid, err)
@@ -101,13 +102,14 @@ func (s Listener) hasAccepted(held []uint64) bool {
 	})
 }
 
-// Holding returns those of the sockets that processes below roots have open. The error is as for
-// Listening.
+// Holding returns those of the sockets that processes below roots have open. An error says that there may be more: there are
+// processes that could not be looked into, or not be found.
 func Holding(roots []int, sockets []uint64) (held []uint64, err error) {
-	for _, pid := range descendants(roots) {
+	pids, err := descendants(roots)
+	for _, pid := range pids {
 		entries, readErr := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
-		if errors.Is(readErr, fs.ErrPermission) && err == nil {
-			err = fmt.Errorf("process %d: %w", pid, readErr)
+		if err == nil {
+			err = unlessEnded(pid, readErr)
 		}
 		for _, entry := range entries {
 			fd, _ := strconv.Atoi(entry.Name())
@@ -164,14 +166,27 @@ func Process(tid int) int {
 	return pid
 }
 
-// descendants returns the roots and all processes below them.
-func descendants(roots []int) []int {
-	all := slices.Clone(roots)
+// unlessEnded returns why a process could not be looked into; nil if it has ended. For want of descriptors or memory others that are there are
+// not seen.
+func unlessEnded(pid int, err error) error {
+	if err == nil || errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	return fmt.Errorf("process %d: %w", pid, err)
+}
+
+// descendants returns the roots and all processes below them. An error says that there may be more.
+func descendants(roots []int) (all []int, err error) {
+	all = slices.Clone(roots)
 	for i := 0; i < len(all) && len(all) < maxProcesses; i++ {
-		for _, tid := range numbers(fmt.Sprintf("/proc/%d/task", all[i])) {
-			text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", all[i], tid))
-			if err != nil {
-				continue // it has ended
+		tids, readErr := entries(fmt.Sprintf("/proc/%d/task", all[i]))
+		if err == nil {
+			err = unlessEnded(all[i], readErr)
+		}
+		for _, tid := range tids {
+			text, readErr := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", all[i], tid))
+			if err == nil {
+				err = unlessEnded(all[i], readErr)
 			}
 			for field := range strings.FieldsSeq(string(text)) {
 				if pid, err := strconv.Atoi(field); err == nil && !slices.Contains(all, pid) {
@@ -180,24 +195,29 @@ func descendants(roots []int) []int {
 			}
 		}
 	}
+	return all, err
+}
+
+// numbers is entries of as many as can be seen.
+func numbers(folder string) []int {
+	all, _ := entries(folder)
 	return all
 }
 
-// numbers returns the entries of a folder whose names are numbers.
-func numbers(folder string) []int {
+// entries returns those of a folder whose names are numbers.
+func entries(folder string) (all []int, err error) {
 	f, err := os.Open(folder)
 	if err != nil {
-		return nil
+		return nil, err
 	}
 	defer f.Close()
-	names, _ := f.Readdirnames(-1)
-	var all []int
+	names, err := f.Readdirnames(-1)
 	for _, name := range names {
 		if n, err := strconv.Atoi(name); err == nil {
 			all = append(all, n)
 		}
 	}
-	return all
+	return all, err
 }
 
 // look returns those of the sockets that a process waits on, and what other sockets it has.

@@ -19,7 +19,8 @@ import (
 func Sharing(root int, wanted func(netip.AddrPort) bool) (pids []int) {
 	sockets := socketsOf(root, "tcp", sockdiag.Listening)
 	waiting := make(map[uint64][]int)
-	for _, pid := range descendants([]int{root}) {
+	below, _ := descendants([]int{root})
+	for _, pid := range below {
 		for inode := range asleep(pid, func(inode uint64) bool { at, ok := sockets[inode]; return ok && wanted(at) }) {
 			waiting[inode] = append(waiting[inode], pid)
 		}
@@ -73,7 +74,8 @@ func asleep(pid int, wanted func(inode uint64) bool) map[uint64]bool {
 
 // Having returns the processes below a root that were started with a variable in their environment.
 func Having(root int, variable string) (pids []int) {
-	for _, pid := range descendants([]int{root}) {
+	below, _ := descendants([]int{root})
+	for _, pid := range below {
 		text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 		if bytes.HasPrefix(text, []byte(variable+"=")) || bytes.Contains(text, []byte("\x00"+variable+"=")) {
 			pids = append(pids, pid)

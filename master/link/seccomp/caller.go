@@ -21,24 +21,24 @@ type Caller struct {
 }
 
 // BindAddress returns the address that a call of bind was given, if that is one of IP, and its family. The
-// error says that the process must not be looked into.
+// error says that it cannot be known: it matches fs.ErrPermission if the process must not be looked into.
 func (c Caller) BindAddress(n *Notification) (bound netip.AddrPort, family uint16, ok bool, err error) {
 	if n.Args[2] == 0 || n.Args[2] > maxSockaddr {
 		return bound, 0, false, nil
 	}
 	text, err := c.read(n.Args[1], int(n.Args[2]))
-	if errors.Is(err, unix.EPERM) {
-		return bound, 0, false, err
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EFAULT) { // it has ended; or what the kernel will say, too
+		return bound, 0, false, nil
 	}
 	if err != nil {
-		return bound, 0, false, nil
+		return bound, 0, false, err
 	}
 	bound, family, ok = parseSockaddr(text)
 	return bound, family, ok, nil
 }
 
 // IsTCP tells whether the descriptor is a TCP socket of a family. Listeners of Go programs are
-// sockets of MPTCP (since Go 1.24).
+// sockets of MPTCP (since Go 1.24). The error is as BindAddress's.
 func (c Caller) IsTCP(family uint16) (bool, error) {
 	protocol, err := c.Protocol()
 	protocol, ipv6 := strings.CutSuffix(strings.TrimPrefix(protocol, "MP"), "v6")
@@ -46,7 +46,8 @@ func (c Caller) IsTCP(family uint16) (bool, error) {
 }
 
 // Protocol returns the name of the socket's protocol, "TCP" or "UDPv6". It is empty when there is
-// no such socket. It does not open a copy of the socket, as pidfd_getfd would: containers often refuse that.
+// no such socket. It does not open a copy of the socket, as pidfd_getfd would: containers often refuse that. The error is as
+// BindAddress's.
 //
 // The descriptor may be a file of a file system that never answers, and may become one while we look. So we open
 // its path only (O_PATH, man 2 open: no file system is asked), see that it is a socket's, and ask that.
@@ -55,10 +56,10 @@ func (c Caller) Protocol() (string, error) {
 	switch err {
 	case nil:
 		defer unix.Close(at)
-	case unix.EACCES, unix.EPERM:
-		return "", os.NewSyscallError("open", err)
-	default:
+	case unix.ENOENT, unix.ESRCH:
 		return "", nil
+	default:
+		return "", os.NewSyscallError("open", err)
 	}
 	own := fmt.Sprintf("/proc/self/fd/%d", at)
 	if link, err := os.Readlink(own); err != nil || !strings.HasPrefix(link, "socket:[") {

@@ -1,11 +1,14 @@
 package seccomp
 
 import (
+	"errors"
 	"net"
 	"os"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass/fdtest"
 )
 
 // TestProtocolOfFiles: what is no socket is not asked for anything; whose server is gone would never answer.
@@ -35,4 +38,16 @@ func TestProtocolOfFiles(t *testing.T) {
 			t.Errorf("descriptor %d: %q, %v, want %q", fd, got, err, want)
 		}
 	}
+}
+
+// TestProtocolWithoutFiles: at the limit of open files there is no saying that a socket is none.
+func TestProtocolWithoutFiles(t *testing.T) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	fdtest.Check(t, err)
+	defer unix.Close(fd)
+	fdtest.WithoutFiles(t, func() {
+		if is, err := (Caller{TID: os.Getpid(), FD: fd}).IsTCP(unix.AF_INET); is || !errors.Is(err, unix.EMFILE) {
+			t.Errorf("%v, %v", is, err)
+		}
+	})
 }
