@@ -11,6 +11,7 @@ FUZZMINIMIZE ?= 10x
 # What make chaos does, and for how long; 0: a new seed.
 SEED ?= 0
 CHAOS ?= 30s
+CELLS ?= 1000000
 # Where make install puts what it installs; a package's build adds DESTDIR.
 PREFIX  ?= /usr/local
 RESULTS ?= cmd/bench/results/README.md
@@ -18,7 +19,7 @@ TESTED_WITH = python3 node npm curl nginx haproxy apache2 gunicorn redis-server 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .DEFAULT_GOAL := help
-.PHONY: help build install dist demo check test slices chaos soak vm bench microbench fuzz lint
+.PHONY: help build install dist demo check test slices chaos faults soak vm bench microbench fuzz lint
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +78,9 @@ soak: ## the trials with real processes, again and again (SOAK=20 times), a mill
 	HANDFAST_TEST_SEEDS=$${HANDFAST_TEST_SEEDS:-1000000} $(GO) test -timeout 4h -v -run '^TestSimulation$$' ./master/simulation
 	HANDFAST_TEST_SIGNALS=$${HANDFAST_TEST_SIGNALS:-2000} $(GO) test -timeout 2h -v -run '^TestSignalsOverExec$$' ./master/reexec
 	HANDFAST_TEST_SERVERS=all HANDFAST_TEST_RELOADS=$${HANDFAST_TEST_RELOADS:-50} $(GO) test -race -shuffle=on -timeout 2h -count=$${SOAK:-20} ./cmd/handfast ./master/... ./worker/... ./fdpass
+
+faults: ## each system call fails with each error in each situation (CELLS: so many of them, chosen by SEED): about an hour
+	HANDFAST_TEST_CELLS=$(CELLS) HANDFAST_TEST_SEED=$(SEED) $(GO) test -timeout 6h -v -run '^TestNthCall' ./cmd/handfast
 
 vm: ## other kernels, arm64, and systemd, under QEMU (VM: which, such as bookworm/arm64 or bookworm/systemd); needs qemu-system-x86, qemu-system-arm, cpio, xz-utils, mmdebstrap
 	$(GO) run ./cmd/vm $(VM)

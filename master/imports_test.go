@@ -66,6 +66,7 @@ var layers = map[string]string{
 	"cmd/chaos":                    "cmd/chaos/history",
 	"cmd/chaos/history":            "hash", // it judges the rest
 	"cmd/trial":                    "hash",
+	"cmd/trial/nthcall":            "",
 	"cmd/vm":                       "",
 	"cmd/vm/guest":                 "",
 	"examples":                     "",

@@ -26,6 +26,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/cmd/trial"
+	"github.com/handfast/handfast/cmd/trial/nthcall"
 	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/hash"
 	"github.com/handfast/handfast/master/link/launch"
@@ -43,6 +44,7 @@ const patience = 2 * time.Minute
 
 func TestMain(m *testing.M) {
 	launch.Main()
+	nthcall.Main()
 	if os.Getenv(testRole) == "" {
 		os.Setenv("HANDFAST_ADMIN", "off")       // unless a test says where
 		os.Setenv("HANDFAST_PROBATION", "0")     // unless it is on trial: a reload has not to last
@@ -146,6 +148,18 @@ func variantOf(t *testing.T) variant {
 // start runs a balancer with n workers on 127.0.0.1 until the test ends.
 func start(t *testing.T, n int, o options) *instance {
 	t.Helper()
+	b := prepare(t, n, o)
+	b.launch()
+	b.addr = b.await("listening").Address
+	if !o.notReady {
+		b.awaitCount("worker ready", n)
+	}
+	return b
+}
+
+// prepare is start for what is not launched yet.
+func prepare(t *testing.T, n int, o options) *instance {
+	t.Helper()
 	self := itself(t)
 	if o.lean {
 		self = trial.Build(t, "github.com/handfast/handfast/cmd/handfast")
@@ -181,11 +195,6 @@ func start(t *testing.T, n int, o options) *instance {
 	}
 	if o.change != nil {
 		o.change(b.cmd)
-	}
-	b.launch()
-	b.addr = b.await("listening").Address
-	if !o.notReady {
-		b.awaitCount("worker ready", n)
 	}
 	return b
 }

@@ -215,13 +215,14 @@ func serve(ctx context.Context, a asked, log *logging.Queue) error {
 	if err != nil {
 		return err
 	}
+	orAgain := func(err error) error { return before.orAgain(err, config.Logger, log) }
 	if err := canRun(&config.Supervisor); err != nil {
-		return fmt.Errorf("cannot run workers: %w", err)
+		return orAgain(fmt.Errorf("cannot run workers: %w", err))
 	}
 	log.SetHooks(logging.Hooks{LeftOut: func(lines int) { config.Logger.Warn("log not complete: lines were left out", "left_out", lines) }})
 	access, err := openAccessLog(a.access, a.json, &config)
 	if err != nil {
-		return err
+		return orAgain(err)
 	}
 	defer access.close()
 	if before != nil && !before.bundle.IsDryRun() {
@@ -230,21 +231,21 @@ func serve(ctx context.Context, a asked, log *logging.Queue) error {
 	}
 	sockets, err := a.answers.listen(ctx, config.Logger, before)
 	if err != nil {
-		return err
+		return orAgain(err)
 	}
 	defer closeAll(sockets)
 	files, err := a.openFiles()
 	if err != nil {
-		return err
+		return orAgain(err)
 	}
 	defer files.Close()
 	on, err := a.openAddresses(ctx, &config, before)
 	if err != nil {
-		return err
+		return orAgain(err)
 	}
 	next := newSuccessor(&config, on, before, sockets, log, access)
 	if next.program, err = thisProgram(); err != nil {
-		return err
+		return orAgain(err)
 	}
 	if err := loadNodeModule(&config); err != nil {
 		config.Logger.Warn("Node workers keep connections, and do not name themselves in ids of Engine.IO's sessions: a further client on a connection is served where the first one belongs", "err", err,
@@ -252,20 +253,20 @@ func serve(ctx context.Context, a asked, log *logging.Queue) error {
 	}
 	if a.drop {
 		if err := dropRoot(&config, sockets, a.access); err != nil {
-			return err
+			return orAgain(err)
 		}
 	}
 	defer collectOutput(a, &config, before, log)()
 	if next.counts, err = count(&config, log, access, before); err != nil {
-		return err
+		return orAgain(err)
 	}
 	if next.master, err = master.New(config); err != nil {
-		return err
+		return orAgain(err)
 	}
 	if before != nil {
 		log.Flush() // "ready" is what comes last
 		if err := before.bundle.Ready(); err != nil {
-			return err
+			return orAgain(err)
 		}
 		before.bundle.Close()
 	}

@@ -69,6 +69,22 @@ func inherited() (*predecessor, error) {
 	return p, bundle.Get(part, p)
 }
 
+// orAgain returns why the program cannot begin. If it takes another's place, whose workers and clients it would leave alone,
+// it is run anew instead: what was tried in a dry run fails for want of something that may be there again.
+func (p *predecessor) orAgain(why error, log hclog.Logger, lines *logging.Queue) error {
+	if p == nil {
+		return why
+	}
+	program, err := thisProgram()
+	if err != nil {
+		return errors.Join(why, err)
+	}
+	return errors.Join(why, p.bundle.Again(program, func(try, of int) {
+		log.Error("upgraded, and cannot begin: trying again", "err", why, "try", try, "of", of)
+		lines.Flush()
+	}))
+}
+
 // sockets returns the admin sockets.
 func (p *predecessor) sockets() (lns map[admin.Address]net.Listener, err error) {
 	if p == nil {

@@ -56,6 +56,7 @@ type Bundle struct {
 	files map[int]struct{} // that stay open; of an inherited one: that nobody has taken yet
 	parts map[string]sealed
 	read  map[string]bool // parts that somebody has got
+	again *again          // nil: there is no other try
 }
 
 // contents are a bundle as it travels.
@@ -252,8 +253,10 @@ func (b *Bundle) TakeFD(fd int) error {
 // has the same descriptors. What belongs to that, such as a socket's name or its state, must not change.
 func (b *Bundle) IsDryRun() bool { return b != nil && b.why == toDryRun }
 
-// Close closes the descriptors that nobody has taken.
+// Close closes the descriptors that nobody has taken, and gives up Again: the program has begun.
 func (b *Bundle) Close() {
+	b.again.close()
+	b.again = nil
 	for fd := range b.files {
 		unix.Close(fd)
 	}
@@ -293,6 +296,7 @@ func Inherited() (*Bundle, error) {
 	}
 	os.Unsetenv(variable) // our children have nothing to do with it
 	reason, number, _ := strings.Cut(value, ":")
+	reason, try := parseTry(reason)
 	number, rest, hasRest := strings.Cut(number, ":")
 	fd, err := strconv.Atoi(number)
 	if err == nil && hasRest {
@@ -302,7 +306,7 @@ func Inherited() (*Bundle, error) {
 		return nil, fmt.Errorf("reexec: %s=%q is not for people", variable, value)
 	}
 	file := os.NewFile(uintptr(fd), "bundle")
-	defer file.Close()
+	defer file.Close() // again has a duplicate
 	text, err := io.ReadAll(io.LimitReader(file, maxBundle))
 	if err != nil {
 		return nil, fmt.Errorf("reexec: %w", err)
@@ -314,6 +318,9 @@ func Inherited() (*Bundle, error) {
 	b.why = why(reason)
 	for fd := range b.files {
 		unix.CloseOnExec(fd)
+	}
+	if b.why == toResume {
+		b.again = newAgain(b, fd, try)
 	}
 	return b, nil
 }

@@ -28,6 +28,7 @@
 //
 //	bundle.go      Bundle, its parts and descriptors; what is inherited
 //	exec.go        DryRun, Exec and Ready
+//	again.go       another try, where a program that takes another's place cannot begin
 //	gate.go        Lock, which an upgrade closes; gate_race.go and gate_norace.go: whether misuse of it panics
 //	signals.go     Notify: no signal is lost in between, as far as that is possible
 //	recorder.go    a signal handler that needs no Go runtime (recorder_GOARCH.s; recorder_other.go: there is none)

@@ -25,3 +25,15 @@ func catch() chan os.Signal {
 	signal.Notify(c, syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM)
 	return c
 }
+
+// Caught returns what has come to Signals and was not received yet.
+func Caught() (all []syscall.Signal) {
+	for {
+		select {
+		case sig := <-Signals:
+			all = append(all, sig.(syscall.Signal))
+		default:
+			return all
+		}
+	}
+}
