@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"embed"
 	"encoding/json"
@@ -95,6 +96,39 @@ var nodePeers = []peer{
 		reload: signalBalancer,
 	},
 }
+
+// nodePooledPeers have Node workers behind nginx, as the pooled peers have Go workers.
+var nodePooledPeers = []peer{
+	{
+		name:  theNodePool,
+		what:  fmt.Sprintf("nginx, `hash $http_x_forwarded_for consistent`, `keepalive %d`: a pool straight to Node workers on ports of their own", proxyPool),
+		lacks: lacksNodePool,
+		about: aboutNginxAndNode,
+		start: func(s *stage) error { return nginxPooled.startBefore(s, s.runNodeWorker) },
+	},
+	{
+		name:  "handfast-node-pool",
+		what:  fmt.Sprintf("nginx, `keepalive %d`, before `handfast run --behind-proxy`: Node workers hand each connection back between two requests", proxyPool),
+		lacks: lacksNodePool,
+		about: aboutNginxAndNode,
+		start: frontedBy(nginxPool("", proxyPool), startHandfastNode(byListening, "--behind-proxy")),
+	},
+	{
+		name:  theNodePoolOff,
+		what:  "nginx, a connection for each request, before `handfast run --behind-proxy` and Node workers",
+		lacks: lacksNodePool,
+		about: aboutNginxAndNode,
+		start: frontedBy(nginxPool("", 0), startHandfastNode(byListening, "--behind-proxy")),
+	},
+}
+
+func (s *stage) runNodeWorker(address string) (int, error) {
+	return s.run([]string{envWorker + "=" + byListening, envAddress + "=" + address}, program("node"), filepath.Join(s.node, "server.js"))
+}
+
+func lacksNodePool() string { return cmp.Or(lacksNginx(), lacksNode()) }
+
+func aboutNginxAndNode() string { return aboutNginx() + ", " + aboutNode() }
 
 func lacksNode() string {
 	return unless(program("node") != "" && program("npm") != "", "nodejs npm")

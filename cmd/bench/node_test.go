@@ -119,3 +119,30 @@ func TestLockFile(t *testing.T) {
 		t.Errorf("about: %q", about)
 	}
 }
+
+// The work "node-pooled": each peer serves requests that come mixed, and none by another worker than its client's.
+func TestNodePooledPeers(t *testing.T) {
+	notShort(t)
+	for _, p := range nodePooledPeers {
+		need(t, p)
+	}
+	node, err := writeNode(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range nodePooledPeers {
+		t.Run(p.name, func(t *testing.T) {
+			s := stageFor(t, p)
+			s.node = node
+			defer s.close()
+			if err := s.open(); err != nil {
+				t.Fatal(err)
+			}
+			wantForwarded(t, s)
+			figures, err := pooledRequests(t.Context(), s)
+			if err != nil || figures[failures] != 0 || figures[misplaced] != 0 || figures[requestRate] == 0 || figures[balancerRequestCPU] == 0 || figures[workerRequestCPU] == 0 {
+				t.Errorf("figures %v, error %v, failure %v", figures, err, s.failure)
+			}
+		})
+	}
+}

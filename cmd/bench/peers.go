@@ -36,7 +36,7 @@ type prerequisite struct {
 }
 
 // peers is the table of peers.
-var peers = slices.Concat(goPeers, nodePeers)
+var peers = slices.Concat(goPeers, nodePeers, nodePooledPeers)
 
 // goPeers are those with Go workers.
 var goPeers = []peer{
@@ -158,7 +158,7 @@ var goPeers = []peer{
 		files: 2,
 		lacks: lacksNginx,
 		about: aboutNginx,
-		start: frontedBy(nginxPool("", proxyPool), "--behind-proxy"),
+		start: frontedBy(nginxPool("", proxyPool), startServing("--behind-proxy")),
 	},
 	{
 		name:  "handfast-slots",
@@ -174,7 +174,7 @@ var goPeers = []peer{
 		files: 2,
 		lacks: lacksNginx,
 		about: aboutNginx,
-		start: frontedBy(nginxPool("", 0), "--behind-proxy"),
+		start: frontedBy(nginxPool("", 0), startServing("--behind-proxy")),
 	},
 }
 

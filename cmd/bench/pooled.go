@@ -16,11 +16,15 @@ const (
 	proxyPool         = 64 // idle connections that each process of nginx keeps
 )
 
-// pooledFigures are what is shown of requests.
-var pooledFigures = []column{
-	{of: requestRate, over: theHashedPool}, {of: totalRequestCPU, over: theHashedPool},
-	{of: requestRate}, {of: totalRequestCPU}, {of: balancerRequestCPU}, {of: workerRequestCPU},
-	{of: latency50}, {of: latency99}, {of: latency999}, {of: misplaced}, {of: failures},
+// pooledFigures are what is shown of requests, first in relation to these peers.
+func pooledFigures(peers ...string) (list []column) {
+	for _, peer := range peers {
+		list = append(list, column{of: requestRate, over: peer}, column{of: totalRequestCPU, over: peer})
+	}
+	return append(list, []column{
+		{of: requestRate}, {of: totalRequestCPU}, {of: balancerRequestCPU}, {of: workerRequestCPU},
+		{of: latency50}, {of: latency99}, {of: latency999}, {of: misplaced}, {of: failures},
+	}...)
 }
 
 // byForwarded has nginx choose the server by the client.
@@ -64,9 +68,9 @@ var (
 
 // frontedBy starts handfast, and nginx in front of it, which has its address for its
 // only server.
-func frontedBy(front func(address, servers string) string, flags ...string) func(*stage) error {
+func frontedBy(front func(address, servers string) string, start func(*stage) error) func(*stage) error {
 	return func(s *stage) error {
-		return s.runFronted(front, flags, func(behind netip.AddrPort) []string { return []string{behind.String()} })
+		return s.runFronted(front, start, func(behind netip.AddrPort) []string { return []string{behind.String()} })
 	}
 }
 
@@ -74,7 +78,7 @@ func frontedBy(front func(address, servers string) string, flags ...string) func
 func frontedBySlots(front func(address, servers string) string) func(*stage) error {
 	network := netip.MustParsePrefix("127.77.0.0/24")
 	return func(s *stage) error {
-		return s.runFronted(front, []string{"--slot-address", network.String()}, func(behind netip.AddrPort) (servers []string) {
+		return s.runFronted(front, startServing("--slot-address", network.String()), func(behind netip.AddrPort) (servers []string) {
 			address := network.Addr()
 			for range s.workers {
 				servers = append(servers, netip.AddrPortFrom(address, behind.Port()).String())
@@ -85,15 +89,22 @@ func frontedBySlots(front func(address, servers string) string) func(*stage) err
 	}
 }
 
-// runFronted starts handfast at an address, and nginx for clients in front of it.
-func (s *stage) runFronted(front func(address, servers string) string, flags []string, servers func(netip.AddrPort) []string) error {
+// startServing starts handfast with workers that call worker.Serve.
+func startServing(flags ...string) func(*stage) error {
+	return func(s *stage) error {
+		return s.runHandfast([]string{envWorker + "=" + byServe}, flags, s.self)
+	}
+}
+
+// runFronted starts handfast by start at an address, and nginx for clients in front of it.
+func (s *stage) runFronted(front func(address, servers string) string, start func(*stage) error, servers func(netip.AddrPort) []string) error {
 	clients := s.address
 	behind, err := freeAddress()
 	if err != nil {
 		return err
 	}
 	s.address = behind
-	if err := s.runHandfast([]string{envWorker + "=" + byServe}, flags, s.self); err != nil {
+	if err := start(s); err != nil {
 		return err
 	}
 	if err := s.await(); err != nil {

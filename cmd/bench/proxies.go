@@ -14,15 +14,15 @@ import (
 
 // The proxies stand before workers that listen on a port each.
 
-// startPortWorkers starts the workers of a proxy. They listen when it returns:
+// startPortWorkers starts the workers of a proxy, each by run. They listen when it returns:
 // nginx would not try one that has refused it for 10 s.
-func startPortWorkers(s *stage) (addresses []string, err error) {
+func startPortWorkers(s *stage, run func(address string) (pid int, err error)) (addresses []string, err error) {
 	for range s.workers {
 		address, err := freeAddress()
 		if err != nil {
 			return nil, err
 		}
-		if _, err := s.runWorker(byPort, address.String()); err != nil {
+		if _, err := run(address.String()); err != nil {
 			return nil, err
 		}
 		addresses = append(addresses, address.String())
@@ -49,7 +49,12 @@ type proxy struct {
 }
 
 func (p proxy) start(s *stage) error {
-	workers, err := startPortWorkers(s)
+	return p.startBefore(s, s.runPortWorker)
+}
+
+// startBefore starts workers by run, and the proxy before them.
+func (p proxy) startBefore(s *stage, run func(address string) (int, error)) error {
+	workers, err := startPortWorkers(s, run)
 	if err != nil {
 		return err
 	}
@@ -77,7 +82,7 @@ func (p proxy) runBefore(s *stage, servers ...string) error {
 func (p proxy) reload(s *stage) error {
 	old := s.started[:s.workers]
 	master := s.balancerPIDs[len(s.balancerPIDs)-1]
-	workers, err := startPortWorkers(s)
+	workers, err := startPortWorkers(s, s.runPortWorker)
 	if err != nil {
 		return err
 	}

@@ -108,6 +108,8 @@ func (s *stage) runWorker(mode, address string) (int, error) {
 	return s.run([]string{envWorker + "=" + mode, envAddress + "=" + address}, s.self)
 }
 
+func (s *stage) runPortWorker(address string) (int, error) { return s.runWorker(byPort, address) }
+
 // write makes a configuration file.
 func (s *stage) write(name, content string) (path string, err error) {
 	path = filepath.Join(s.dir, name)

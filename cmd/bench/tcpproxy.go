@@ -37,7 +37,7 @@ func tcpproxySource() (string, error) {
 }
 
 func startTCPProxy(s *stage) error {
-	workers, err := startPortWorkers(s)
+	workers, err := startPortWorkers(s, s.runPortWorker)
 	if err != nil {
 		return err
 	}

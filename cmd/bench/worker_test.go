@@ -16,7 +16,7 @@ import (
 func TestWorkerFinishes(t *testing.T) {
 	s := stageFor(t, peer{lacks: nothing})
 	defer s.close()
-	addresses, err := startPortWorkers(s)
+	addresses, err := startPortWorkers(s, s.runPortWorker)
 	if err != nil {
 		t.Fatal(err)
 	}

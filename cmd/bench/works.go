@@ -75,7 +75,9 @@ const (
 	theStandard  = "haproxy-tcp"
 	theHTTPProxy = "nginx-http"
 
-	theHashedPool = "nginx-pool"
+	theHashedPool  = "nginx-pool"
+	theNodePool    = "nginx-node-pool"
+	theNodePoolOff = "handfast-node-pool-off"
 
 	theNodeCluster  = "node-cluster"
 	theStickyListen = "sticky-listen"
@@ -155,7 +157,17 @@ var works = []work{
 			"if another worker answered it than answered its client before.", pooledConnections),
 		peers:   []string{theHashedPool, "haproxy-pool", "handfast-pool", "handfast-slots", "handfast-pool-off"},
 		cases:   []variant{{apply: pooled}},
-		columns: pooledFigures,
+		columns: pooledFigures(theHashedPool),
+		plots:   []string{requestRate, totalRequestCPU, latency99},
+		do:      pooledRequests,
+	},
+	{
+		name:    "node-pooled",
+		title:   "Requests through a proxy that keeps its connections open, with Node workers",
+		method:  "The same with Node workers. They give each connection back when its request is answered, since they cannot look at the next one.",
+		peers:   names(nodePooledPeers),
+		cases:   []variant{{apply: pooled}},
+		columns: pooledFigures(theNodePool, theNodePoolOff),
 		plots:   []string{requestRate, totalRequestCPU, latency99},
 		do:      pooledRequests,
 	},
