@@ -95,8 +95,8 @@ func (s *settings) play(ctx context.Context, variant string) (h *history.History
 	}
 	end := history.Deed{What: history.End, From: record.now()}
 	stopped := m.stop()
-	if stopped == nil {
-		stopped = noneLeft(watcher)
+	if left := noneLeft(watcher); stopped == nil { // foreign ones serve on when the master was killed
+		stopped = left
 	}
 	if end.To = record.now(); stopped != nil {
 		end.Err = stopped.Error()
