@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/cmd/trial"
 	"github.com/handfast/handfast/master"
 )
 
@@ -124,6 +125,41 @@ func TestRightsOfNames(t *testing.T) {
 		if out, status := runCheck(t, strings.Fields(flags)...); status != exitUsage || !strings.Contains(out, says) {
 			t.Errorf("%s: status %d: %s", flags, status, out)
 		}
+	}
+}
+
+// TestFewRights: a master whose workers are another user's needs four of root's rights, by either route, and goes on to start,
+// reload, kill and be replaced with these alone. (--worker-link any takes two more: the unit in examples/systemd says which.)
+func TestFewRights(t *testing.T) {
+	t.Parallel()
+	asRoot(t)
+	setpriv := trial.Need(t, "setpriv", "util-linux")
+	for _, route := range []string{"kernel", "master"} {
+		t.Run(route, func(t *testing.T) {
+			t.Parallel()
+			b := start(t, 1, options{
+				variant: variant{route: route},
+				flags:   []string{"--user", fmt.Sprint(nobody), "--worker-link", "native", "--kill-timeout", "1s"},
+				change: func(cmd *exec.Cmd) {
+					last := len(cmd.Args) - 2 // before "http"
+					cmd.Args[last] = everybodys(t, cmd.Args[last])
+					few := []string{setpriv, "--bounding-set=-all,+setuid,+setgid,+kill,+net_bind_service", "--inh-caps=-all", "--no-new-privs", cmd.Path}
+					cmd.Path, cmd.Args = setpriv, append(few, cmd.Args[1:]...)
+				},
+			})
+			if got := strings.TrimLeft(statusOf(t, b.cmd.Process.Pid, "CapEff"), "0"); got != "4e0" {
+				t.Errorf("the master has capabilities %s, want those of setuid, setgid, kill and net_bind_service", got)
+			}
+			first := b.mustGet(source(0), "/").pid
+			if got := strings.Fields(statusOf(t, first, "Uid"))[0]; got != fmt.Sprint(nobody) {
+				t.Errorf("the worker's user is %s", got)
+			}
+			b.tell("reload")
+			b.tell("upgrade")
+			if second := b.mustGet(source(0), "/").pid; second == first {
+				t.Error("the worker was not replaced")
+			}
+		})
 	}
 }
 
