@@ -523,7 +523,7 @@ func stop() error {
 
 // asRoot starts the master as root, and its workers as nobody, by the unit's lines for that.
 func asRoot() error {
-	if err := uncomment("DynamicUser=no", "CapabilityBoundingSet=CAP_SETUID CAP_SETGID CAP_KILL CAP_SYS_PTRACE CAP_DAC_OVERRIDE"); err != nil {
+	if err := uncomment("DynamicUser=no", "CapabilityBoundingSet=CAP_SETUID CAP_SETGID CAP_KILL", "CapabilityBoundingSet=CAP_SYS_PTRACE CAP_DAC_OVERRIDE"); err != nil {
 		return err
 	}
 	if err := begin(ordinary, "listen: [\":80\"]\nworker-link: any\nuser: nobody\n")(); err != nil {
