@@ -14,7 +14,8 @@
 //	HANDFAST_SLOTS       number of slots when the worker was started
 //	HANDFAST_GENERATION  which reload started the worker; the first is 1
 //	WORKER_ID            the same as HANDFAST_SLOT
-//	HANDFAST_ADDRESS     the first address that the master listens on, IP:PORT
+//	HANDFAST_ADDRESS     the first address that the master listens on, IP:PORT; not there if it listens
+//	                     on Unix sockets alone
 //	HANDFAST_SLOT_ADDRESS  a network, if slots have addresses of their own: connections to its address
 //	                     number HANDFAST_SLOT, counted from 0, belong to this slot whoever the client is
 //
@@ -60,7 +61,9 @@
 //	              protocol header the master has read: the address below is the
 //	              client's, or the proxy's own when it said that it has no client;
 //	              2 = nothing of a request had come when the master chose the
-//	              worker, so the first one may be another slot's
+//	              worker, so the first one may be another slot's;
+//	              4 = it is a Unix socket, whose peer has no address and is a
+//	              trusted proxy; the address below is unknown unless flag 1 is set
 //	     1     1  family of the client's address: 4, 6, or 0 when it is unknown
 //	     2     2  port, 0 when it is unknown
 //	     4    16  address: all 16 bytes for family 6, the first 4 for family 4

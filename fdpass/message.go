@@ -82,17 +82,35 @@ const (
 	// FlagUnplaced: nothing of a request had come when the master chose the worker, so the first one may be
 	// another slot's.
 	FlagUnplaced Flags = 2
+	// FlagUnix: the master has accepted the connection from a Unix socket of its own. Its peer has no address, and is trusted as a
+	// proxy, since the socket's rights say who may connect. Nothing else says so: a peer that is not known is trusted by nobody.
+	FlagUnix Flags = 4
 )
+
+// UnixPeer stands for the peer of a connection with FlagUnix where an address is wanted (Handoff.Source). No socket has it, and no
+// text that a client sends becomes it, since zones are not taken from there.
+var UnixPeer = netip.IPv6Unspecified().WithZone("unix")
 
 // Handoff is one open connection on its way. Whoever holds a Handoff owns its
 // descriptor, unless the function that lends it says otherwise.
 type Handoff struct {
-	FD     int            // a connected, non-blocking TCP socket
-	Client netip.AddrPort // the client as the master knows it; zero when unknown
+	FD     int            // a connected, non-blocking socket, of TCP or with FlagUnix a Unix socket
+	Client netip.AddrPort // the client as the master knows it; zero when unknown, as with FlagUnix until a PROXY header names it
 	Flags  Flags
 	// Details are what else a PROXY protocol header said, at most MaxDetails bytes, else none of them travel. They
 	// reach who can read them (Conn.SendDetails).
 	Details Details
+}
+
+// Source is where the connection is from: Client's address, UnixPeer, or the zero Addr if that is unknown.
+func (h *Handoff) Source() netip.Addr {
+	switch addr := h.Client.Addr(); {
+	case addr.IsValid() && addr != UnixPeer:
+		return addr
+	case h.Flags&FlagUnix != 0:
+		return UnixPeer
+	}
+	return netip.Addr{}
 }
 
 // Details are bytes. In JSON they are in base64.

@@ -9,7 +9,11 @@ import (
 // logOutcome writes a line of the access log.
 func (m *Master) logOutcome(o balancer.Outcome) {
 	fields := make([]any, 0, 14)
-	fields = append(fields, "peer", o.Peer.String())
+	peer := "unix"
+	if o.Peer.IsValid() {
+		peer = o.Peer.String()
+	}
+	fields = append(fields, "peer", peer)
 	if o.Client.IsValid() {
 		fields = append(fields, "client", o.Client.String())
 	}

@@ -300,6 +300,7 @@ func addresses(texts ...string) (all []netip.AddrPort) {
 
 func (r *fakeRoute) String() string                  { return "fake" }
 func (r *fakeRoute) addresses() []netip.AddrPort     { return r.at }
+func (r *fakeRoute) sockets() []string               { return nil }
 func (r *fakeRoute) handleEvent(supervisor.Event)    {}
 func (r *fakeRoute) close(context.Context)           {}
 func (r *fakeRoute) balancers() []*balancer.Balancer { return r.of }

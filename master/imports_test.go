@@ -23,7 +23,7 @@ var layers = map[string]string{
 
 	"master": "hash fdpass fdpass/forwarded master/...",
 
-	"master/balancer":    "hash fdpass fdpass/forwarded master/clientip master/fdlimit master/logging master/reexec",
+	"master/balancer":    "hash fdpass fdpass/forwarded master/clientip master/fdlimit master/logging master/reexec master/unixsocket",
 	"master/kernelroute": "hash fdpass master/balancer master/reuseport master/supervisor master/link/listening master/asuser master/logging master/pgroup master/reexec master/sockdiag",
 	"master/clientip":    "hash fdpass fdpass/forwarded master/reexec",
 	"master/reuseport":   "hash fdpass master/reexec master/sockdiag",
@@ -45,10 +45,10 @@ var layers = map[string]string{
 	"master/reexec/early":      "",
 	"master/reexec/reexectest": "fdpass master/reexec",
 	"master/output":            "master/supervisor master/reexec",
-	"master/systemd":           "master/supervisor",
+	"master/systemd":           "master/supervisor master/unixsocket",
 	"master/sdnotify":          "fdpass master/supervisor master/reexec",
 	"master/openconns":         "master/sockdiag",
-	"master/admin":             "fdpass master master/supervisor",
+	"master/admin":             "fdpass master master/supervisor master/unixsocket",
 	"master/metrics":           "master master/balancer master/supervisor master/reexec",
 	"master/asuser":            "",
 	"master/changes":           "",
@@ -58,6 +58,7 @@ var layers = map[string]string{
 	"master/probe":             "",
 	"master/programs":          "",
 	"master/simulation":        "",
+	"master/unixsocket":        "",
 	"master/sockdiag":          "",
 
 	"cmd/handfast":                 "hash fdpass fdpass/forwarded master master/... examples",

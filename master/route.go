@@ -25,6 +25,8 @@ type route interface {
 
 	// addresses returns those that clients come to now.
 	addresses() []netip.AddrPort
+	// sockets returns the paths of Unix sockets that they come to.
+	sockets() []string
 	// open makes the link of a worker that is about to be started, with its own listeners if it is to
 	// have some.
 	open(supervisor.Seat, func(*kernelroute.Lease) (*workerLink, error)) (supervisor.Link, error)
@@ -64,6 +66,8 @@ func (m *Master) newRoute(cfg *Config) (route, error) {
 		for _, ln := range r.listeners {
 			if at := balancer.Address(ln); at.IsValid() {
 				r.at = append(r.at, at)
+			} else if at, ok := ln.Addr().(*net.UnixAddr); ok {
+				r.paths = append(r.paths, at.Name)
 			}
 		}
 		return r, nil
@@ -93,6 +97,7 @@ type masterRoute struct {
 	balancer  *balancer.Balancer
 	listeners []net.Listener
 	at        []netip.AddrPort // where they are
+	paths     []string         // and Unix sockets
 	retired   []net.Listener   // to be accepted from for the last time
 	log       hclog.Logger
 }
@@ -125,6 +130,8 @@ func (r *masterRoute) setReplaced(w balancer.Worker, replaced bool) {
 }
 
 func (r *masterRoute) addresses() []netip.AddrPort { return slices.Clone(r.at) }
+
+func (r *masterRoute) sockets() []string { return r.paths }
 
 func (r *masterRoute) open(_ supervisor.Seat, open func(*kernelroute.Lease) (*workerLink, error)) (supervisor.Link, error) {
 	return opened(open(nil))
@@ -196,6 +203,7 @@ func (r kernelRoute) String() string { return "kernel" }
 func (r kernelRoute) Fill(slot int, link supervisor.Link) { r.Route.Fill(slot, known(link)) }
 
 func (r kernelRoute) addresses() []netip.AddrPort { return r.Route.Addresses() }
+func (r kernelRoute) sockets() []string           { return nil }
 
 func (r kernelRoute) open(seat supervisor.Seat, open func(*kernelroute.Lease) (*workerLink, error)) (supervisor.Link, error) {
 	return opened(r.Route.OpenLink(seat, func(l *kernelroute.Lease) (kernelroute.Link, error) { return open(l) }))

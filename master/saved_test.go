@@ -31,7 +31,8 @@ func TestGolden(t *testing.T) {
 		Counts:      []balancer.Counts{{HandedOff: 1, HandedBack: 4, Refused: 2, MailboxFull: 3}},
 		Parked:      []balancer.SavedParked{{Handoff: fdpass.Handoff{FD: 10, Client: netip.MustParseAddrPort("192.0.2.1:1234"), Flags: fdpass.FlagProxied, Details: "\x00\xff"}, Parked: at, Refused: true, Idle: true}},
 		Addresses:   []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:8080")},
-		Listeners:   []balancer.SavedListener{{FD: 11}},
+		Names:       []string{"/run/.app.sock.1"},
+		Listeners:   []balancer.SavedListener{{FD: 11, Path: "/run/app.sock", Stays: true}},
 		KernelRoute: kernel,
 	})
 }

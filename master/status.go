@@ -202,6 +202,9 @@ func (m *Master) outline() Status {
 	for _, addr := range m.route.addresses() {
 		s.Addresses = append(s.Addresses, addr.String())
 	}
+	for _, path := range m.route.sockets() {
+		s.Addresses = append(s.Addresses, "unix:"+path)
+	}
 	for i := range snapshot.Slots {
 		s.Slots[i] = m.slotStatus(i, snapshot)
 	}

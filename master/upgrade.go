@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/handfast/handfast/master/kernelroute"
 	"github.com/handfast/handfast/master/reexec"
 	"github.com/handfast/handfast/master/supervisor"
+	"github.com/handfast/handfast/master/unixsocket"
 )
 
 // part is where a bundle has what a Master saves.
@@ -45,6 +47,7 @@ type saved struct {
 	Counts      []balancer.Counts        // by slot
 	Parked      []balancer.SavedParked   // none in a dry run
 	Addresses   []netip.AddrPort         // that connections may have come to, which may be handed back
+	Names       []string                 `json:",omitempty"` // likewise, of Unix sockets
 	Listeners   []balancer.SavedListener // that the master accepts from
 	KernelRoute *kernelroute.Saved       `json:"Steered"` // or that the kernel gives clients to; under the name that earlier programs leave
 }
@@ -121,7 +124,7 @@ func (m *Master) save(save func(*reexec.Bundle) error, final bool) (*reexec.Bund
 		Upgrades: m.upgraded.Load().Count,
 		Stats:    m.Stats(),
 	}
-	state.Addresses = m.balancer.Addresses()
+	state.Addresses, state.Names = m.balancer.Addresses(), m.balancer.Names()
 	state.Counts = m.balancer.Table().AllCounts()
 	m.route.save(b, &state)
 	err := m.supervisor.Save(b) // which may park what workers give back
@@ -167,8 +170,7 @@ func (c *Config) Adopt(b *reexec.Bundle) (err error) {
 		if err != nil {
 			return err
 		}
-		listener, err := net.FileListener(file)
-		file.Close() // the listener is a duplicate
+		listener, err := adoptListener(file, ln, b.IsDryRun())
 		if err != nil {
 			return fmt.Errorf("master: %w", err)
 		}
@@ -184,6 +186,15 @@ func (c *Config) Adopt(b *reexec.Bundle) (err error) {
 		c.Groups, err = c.resume.KernelRoute.Restore(b, c.Balancer.Clients.Hash, c.counts, c.Programs)
 	}
 	return err
+}
+
+// adoptListener takes ownership of file. A dry run leaves a Unix socket's name alone.
+func adoptListener(file *os.File, saved balancer.SavedListener, dryRun bool) (net.Listener, error) {
+	if saved.Path != "" {
+		return unixsocket.Adopt(file, saved.Path, !saved.Stays && !dryRun)
+	}
+	defer file.Close() // the listener is a duplicate
+	return net.FileListener(file)
 }
 
 // Adopted returns how the workers of the program before get connections, and whether the kernel
@@ -235,6 +246,7 @@ func (m *Master) resume(state *saved, b *reexec.Bundle) error {
 	}
 	m.parked = state.Parked
 	m.balancer.RestoreAddresses(state.Addresses)
+	m.balancer.RestoreNames(state.Names)
 	m.balancer.Table().RestoreCounts(state.Counts)
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/fdpass/forwarded"
 	"github.com/handfast/handfast/hash"
 )
@@ -51,6 +52,9 @@ func requestOf(rules *forwarded.Rules, r *http.Request) forwarded.Request {
 
 // peerOf returns where a request came from.
 func peerOf(r *http.Request) netip.Addr {
+	if at, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok && at == unixLocal && r.RemoteAddr == unixPeer.String() {
+		return fdpass.UnixPeer
+	}
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
 		host = r.RemoteAddr

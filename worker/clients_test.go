@@ -52,6 +52,16 @@ func TestClientOf(t *testing.T) {
 			t.Errorf("%s, %q: %s, want %s", c.remote, c.lines, got, c.want)
 		}
 	}
+	// A Unix socket's peer is a trusted proxy if the connection is of the master's, and of no other server in this process.
+	for at, want := range map[net.Addr]string{unixLocal: "203.0.113.1", &net.UnixAddr{Net: "unix"}: "invalid IP"} {
+		r := httptest.NewRequest("GET", "/", nil)
+		r = r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, at))
+		r.RemoteAddr = unixPeer.String()
+		r.Header.Set("X-Forwarded-For", "203.0.113.1")
+		if got := clientOf(&rules, hash.DefaultConfig(), r).Addr.String(); got != want {
+			t.Errorf("at %v: %s, want %s", at, got, want)
+		}
+	}
 	// Without a master there are no rules.
 	r := httptest.NewRequest("GET", "/", nil)
 	r.RemoteAddr = "127.0.0.1:5"

@@ -16,7 +16,7 @@ import (
 	"github.com/handfast/handfast/fdpass/sock"
 )
 
-// Conn is a handed-off TCP connection. It has the methods of *net.TCPConn, except
+// Conn is a handed-off TCP connection, or one of a Unix socket that the master listens on. It has the methods of *net.TCPConn, except
 // MultipathTCP, and behaves the same, including its errors.
 //
 // It is not a *net.TCPConn because package net makes one from a descriptor only
@@ -29,7 +29,7 @@ type Conn struct {
 	listener *Listener
 	local    netip.AddrPort // asked for at once: net/http wants it, and so do errors after Close
 	remote   netip.AddrPort
-	addrs    atomic.Pointer[[2]net.TCPAddr] // local and remote, once they were asked for
+	addrs    atomic.Pointer[[2]net.Addr] // local and remote, once they were asked for
 	flags    fdpass.Flags
 	closed   atomic.Bool
 	details  fdpass.Details
@@ -77,23 +77,45 @@ func (c *Conn) Close() error {
 	return err
 }
 
-// LocalAddr returns the address that the client connected to.
-func (c *Conn) LocalAddr() net.Addr { return &c.addresses()[0] }
+// LocalAddr returns the address that the client connected to: a *net.TCPAddr, or a *net.UnixAddr without a name.
+func (c *Conn) LocalAddr() net.Addr { return c.addresses()[0] }
 
 // RemoteAddr returns the client's address: the socket's peer, or what a trusted
 // proxy told the master about the client. The zone of a link-local address is the
-// number of the interface.
-func (c *Conn) RemoteAddr() net.Addr { return &c.addresses()[1] }
+// number of the interface. The peer of a Unix socket has none, and is a *net.UnixAddr whose text is "@", as that of
+// package net's own.
+func (c *Conn) RemoteAddr() net.Addr { return c.addresses()[1] }
 
 // addresses returns local and remote. They are made once: package http has an error for each request, by which it ends its reading
 // ahead.
-func (c *Conn) addresses() *[2]net.TCPAddr {
+func (c *Conn) addresses() *[2]net.Addr {
 	if made := c.addrs.Load(); made != nil {
 		return made
 	}
-	made := &[2]net.TCPAddr{*net.TCPAddrFromAddrPort(c.local), *net.TCPAddrFromAddrPort(c.remote)}
+	made := &[2]net.Addr{net.TCPAddrFromAddrPort(c.local), net.TCPAddrFromAddrPort(c.remote)}
+	if c.isUnix() {
+		made[0] = unixLocal
+		if !c.remote.IsValid() {
+			made[1] = unixPeer
+		}
+	}
 	c.addrs.Store(made)
 	return made
+}
+
+// What connections of the master's Unix sockets have as addresses, and no others.
+var (
+	unixLocal net.Addr = &net.UnixAddr{Net: "unix"}
+	unixPeer  net.Addr = &net.UnixAddr{Net: "unix", Name: "@"}
+)
+
+// isUnix tells whether it is a Unix socket. The master says so.
+func (c *Conn) isUnix() bool { return c.flags&fdpass.FlagUnix != 0 }
+
+// source is where it is from, as forwarded.Rules want it.
+func (c *Conn) source() netip.Addr {
+	h := fdpass.Handoff{Client: c.remote, Flags: c.flags}
+	return h.Source()
 }
 
 // Proxied tells whether the socket's peer is a trusted proxy that said, by the PROXY

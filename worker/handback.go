@@ -113,8 +113,8 @@ func (h *handBack) resize(slots int, replaced bool) {
 
 // looksAt tells whether requests on a connection may belong to several slots: their heads matter, since its peer is a trusted proxy or
 // clients say themselves what they are recognised by, and it has not come to a slot's own address.
-func (h *handBack) looksAt(local, remote netip.AddrPort) bool {
-	if h == nil || h.rules.Look(remote.Addr()) == forwarded.Nowhere {
+func (h *handBack) looksAt(local netip.AddrPort, source netip.Addr) bool {
+	if h == nil || h.rules.Look(source) == forwarded.Nowhere {
 		return false
 	}
 	_, addressed := h.config.Slots.Slot(local.Addr())

@@ -3,6 +3,7 @@ package worker
 import (
 	"errors"
 	"io"
+	"math"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -20,7 +21,8 @@ import (
 // that belongs to another slot. It belongs to the connection; its methods are called by the one goroutine that reads.
 //
 // A request that stays costs one system call more than its reads (MSG_PEEK), and no allocation: what was peeked is in the
-// reader's buffer, and is then dropped from the socket without being copied again (MSG_TRUNC, man 7 tcp).
+// reader's buffer, and is then dropped from the socket without being copied again (MSG_TRUNC, man 7 tcp; a Unix socket has no such
+// thing, and is read once more).
 //
 // Package http reads ahead: while a handler runs it reads one byte of the next request, into a buffer of that length, to see
 // whether the client has gone. That byte is lent: it stays in the socket until the next read. And it may have read more than a
@@ -59,7 +61,7 @@ var headBuffers = sync.Pool{New: func() any { b := make([]byte, 64<<10); return 
 
 // newLook returns nil if connections like this one are not looked at.
 func newLook(c *Conn, back *handBack) *look {
-	if !back.looksAt(c.local, c.remote) {
+	if !back.looksAt(c.local, c.source()) {
 		return nil
 	}
 	l := &look{conn: c, back: back, judged: true}
@@ -239,8 +241,15 @@ func (l *look) take(n int) error {
 
 // dropAll drops n bytes without copying them anywhere.
 func (l *look) dropAll(fd uintptr) {
+	var into *byte
+	size, flags := math.MaxInt, uintptr(unix.MSG_TRUNC)
+	if l.conn.isUnix() {
+		buffer := headBuffers.Get().(*[]byte)
+		defer headBuffers.Put(buffer)
+		into, size, flags = &(*buffer)[0], len(*buffer), 0
+	}
 	for l.n > 0 {
-		n, errno := recv(fd, nil, l.n, unix.MSG_TRUNC)
+		n, errno := recv(fd, into, min(l.n, size), flags)
 		if errno != 0 || n == 0 {
 			l.err = io.ErrUnexpectedEOF
 			return
@@ -281,7 +290,7 @@ func (l *look) belongs(data []byte, more bool) where {
 	head := forwarded.Head{Request: l.back.rules.Request()}
 	switch head.Scan(data) {
 	case forwarded.Complete:
-		if l.back.isElsewhere(&head.Request, l.conn.remote.Addr()) {
+		if l.back.isElsewhere(&head.Request, l.conn.source()) {
 			return elsewhere
 		}
 		return here

@@ -23,6 +23,7 @@ import (
 	"github.com/handfast/handfast/master/output"
 	"github.com/handfast/handfast/master/reuseport"
 	"github.com/handfast/handfast/master/supervisor"
+	"github.com/handfast/handfast/master/unixsocket"
 )
 
 // errLacking: what it is was printed.
@@ -188,7 +189,14 @@ func (t *checking) addresses(ctx context.Context) {
 		all = nil
 	}
 	for i, address := range all {
-		err := tryAddress(ctx, address, t.opens.free)
+		var err error
+		if path := pathOfSocket(address); path != "" {
+			if err = unixsocket.Try(path); err != nil {
+				err = errors.New(strings.TrimPrefix(socketError(address, err).Error(), "--listen "+address+": "))
+			}
+		} else {
+			err = tryAddress(ctx, address, t.opens.free)
+		}
 		if err == nil {
 			err = twice(address, all[:i])
 		}
@@ -259,6 +267,12 @@ func isPublic(address string) bool {
 
 // twice tells whether one of the others is in the way of an address.
 func twice(address string, others []string) error {
+	if path := pathOfSocket(address); path != "" {
+		if i := slices.IndexFunc(others, func(other string) bool { return pathOfSocket(other) == path }); i >= 0 {
+			return fmt.Errorf("is the same path as %s, which comes before it", others[i])
+		}
+		return nil
+	}
 	addr, err := net.ResolveTCPAddr("tcp", address)
 	if err != nil || addr.Port == 0 {
 		return nil

@@ -42,7 +42,8 @@ type facts struct {
 	noEBPF        error // to tell more than reuseport.MaxSlots slots apart
 
 	// Of the environment.
-	passed bool // a service manager has opened listeners
+	passed       bool   // a service manager has opened listeners
+	passedSocket string // the path of the first Unix socket among them
 }
 
 // gather looks them up, for a command as it is found by workers.

@@ -88,7 +88,7 @@ func runFlags() []cli.Flag {
 	flags := []cli.Flag{
 		&cli.StringSliceFlag{
 			Name: "listen", Aliases: []string{"l"}, EnvVars: env("listen"), DefaultText: "what systemd passes; else where the first workers listen (--worker-link any), or \":8080\"",
-			Usage: "`ADDRESS` to listen on, repeatable: \":80\" is all IPv4 and IPv6, \"0.0.0.0:80\" all IPv4, \"[::]:80\" all IPv6",
+			Usage: "`ADDRESS` to listen on, repeatable: \":80\" is all IPv4 and IPv6, \"0.0.0.0:80\" all IPv4, \"[::]:80\" all IPv6, \"unix:/run/app/app.sock?mode=0660&group=www-data\" a Unix socket for a proxy on this machine, with --worker-link native and --behind-proxy",
 		},
 		&cli.BoolFlag{Name: "freebind", EnvVars: env("freebind"),
 			Usage: "listen also on addresses that this machine does not have yet (IP_FREEBIND), instead of trying for some seconds"},

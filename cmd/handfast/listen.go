@@ -36,25 +36,33 @@ const (
 type listening struct {
 	addresses []string // as they were asked for
 	passed    bool     // and what a service manager has opened
+	socket    string   // of which the first Unix socket is at this path
 }
 
 // passedBy returns the listeners that a service manager has opened, and whether it has: a program that
 // takes the place of another (before is not nil) has them from that.
-func passedBy(before *predecessor) (lns []net.Listener, passed bool, err error) {
+func passedBy(before *predecessor) (lns []net.Listener, on listening, err error) {
 	if before != nil {
-		return nil, before.Passed, nil
+		return nil, listening{passed: before.Passed, socket: before.Socket}, nil
 	}
 	lns, err = systemd.Inherited()
-	return lns, len(lns) > 0, err
+	on.passed = len(lns) > 0
+	for _, ln := range lns {
+		if at, ok := ln.Addr().(*net.UnixAddr); ok && on.socket == "" {
+			on.socket = at.Name
+		}
+	}
+	return lns, on, err
 }
 
 // openAddresses makes the plan, and opens what the master listens on.
 func (a asked) openAddresses(ctx context.Context, config *master.Config, before *predecessor) (on listening, err error) {
-	if config.Listeners, on.passed, err = passedBy(before); err != nil {
+	if config.Listeners, on, err = passedBy(before); err != nil {
 		return on, err
 	}
 	r := a.intent()
 	f := r.gather(config.Supervisor.Setting, config.Supervisor.Command, on.passed)
+	f.passedSocket = on.socket
 	if before != nil {
 		f.noEBPF = nil // what that one has loaded is gone on with
 	}
@@ -166,6 +174,15 @@ func (o opener) groups(ctx context.Context, config *master.Config, addresses []s
 // listeners opens a listener for each address.
 func (o opener) listeners(ctx context.Context, config *master.Config, addresses []string) error {
 	for _, address := range addresses {
+		if isSocket(address) {
+			ln, err := listenSocket(address)
+			if err != nil {
+				closeAll(config.Listeners)
+				return err
+			}
+			config.Listeners = append(config.Listeners, ln)
+			continue
+		}
 		address, prepare := o.socket(address)
 		err := whenThere(ctx, config, address, func() error {
 			ln, err := balancer.ListenWith(ctx, address, prepare)

@@ -238,6 +238,10 @@ func (v *values) listens() (addresses []string) {
 // listenMistake tells what is wrong with an address to listen on, as far as it can be seen.
 func listenMistake(address string) error {
 	const want = "want HOST:PORT, or :PORT for all addresses"
+	if isSocket(address) {
+		_, _, err := parseSocket(address)
+		return err
+	}
 	_, port, err := net.SplitHostPort(address)
 	rest, isURL := strings.CutPrefix(address, "http://")
 	switch {
@@ -260,6 +264,9 @@ func listenMistake(address string) error {
 		return nil
 	case isWhole(address):
 		return fmt.Errorf("%s%s", want, didYouMean(":"+address))
+	}
+	if strings.HasPrefix(address, "/") {
+		return fmt.Errorf("%s%s", want, didYouMean(unixScheme+address))
 	}
 	if i := strings.LastIndexByte(address, ':'); i > 0 && net.ParseIP(address[:i]) != nil { // without brackets
 		return fmt.Errorf("%s%s", want, didYouMean(net.JoinHostPort(address[:i], cmp.Or(address[i+1:], "8080"))))

@@ -205,6 +205,9 @@ func (r intent) decide(f facts) (decision, error) {
 		d.note(linkChosen, "link", d.link.String(), "reason", askedFor, "change_with", "--worker-link")
 	}
 	d.engineIO = r.namesEngineIO(f)
+	if err := r.fitsSocket(&d, f); err != nil {
+		return decision{}, err
+	}
 	r.decideRoute(&d, notKernel)
 	r.adviseOnProxies(&d)
 	r.adviseOnEngineIO(&d, f)
@@ -232,6 +235,8 @@ func (r intent) notKernel(f facts) error {
 		return errors.New("with --access-log each connection is logged by the master, which has to accept it")
 	case r.maxConnections > 0:
 		return errors.New("with --max-connections-per-slot further clients are refused by the master, which has to accept them")
+	case r.socket(f) != "":
+		return errors.New("those who connect to a Unix socket have no address, by which it would tell clients apart")
 	case f.passed:
 		return errors.New("what a service manager passed is one listener, not one for each slot")
 	case r.workers > reuseport.MaxSlots && f.noEBPF != nil:
@@ -386,7 +391,7 @@ const wholeLoopback = "lo/"
 func covers(address string, own hash.SlotAddresses) bool {
 	host, _, _ := net.SplitHostPort(address)
 	addr, err := netip.ParseAddr(host)
-	return host == "" || strings.HasPrefix(address, wholeLoopback) || err == nil && addr.IsUnspecified() && addr.Is4() == own.Addr().Is4()
+	return !isSocket(address) && host == "" || strings.HasPrefix(address, wholeLoopback) || err == nil && addr.IsUnspecified() && addr.Is4() == own.Addr().Is4()
 }
 
 // isLoopback tells whether an address is the loopback address, of the family that slots' own addresses are of.

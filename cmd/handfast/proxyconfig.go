@@ -209,7 +209,7 @@ func (v *values) slotServers(c *proxyConfig) error {
 // describedSlots fills in the slots of a master that has these flags.
 func (v *values) describedSlots(c *proxyConfig) error {
 	own, workers := v.slotAddress(), v.workers()
-	listen := append(v.listens(), defaultListen)[0]
+	listen := append(slices.DeleteFunc(v.listens(), isSocket), defaultListen)[0]
 	_, port, err := net.SplitHostPort(listen)
 	if err != nil || port == "0" {
 		v.fail("--listen %s: want the port on which slots are reached", listen)

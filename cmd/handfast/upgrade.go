@@ -31,6 +31,7 @@ type predecessor struct {
 	bundle *reexec.Bundle
 	Listen map[string]string // --listen, and the address that became of it
 	Passed bool              // a service manager had passed the listeners
+	Socket string            `json:",omitempty"` // of which the first Unix socket is at this path
 	Admin  []savedAdmin
 
 	Log, Access savedLines
@@ -138,6 +139,12 @@ func (p *predecessor) listen(ctx context.Context, config *master.Config, opens o
 			config.Retire(at)
 		}
 	}
+	for _, address := range more {
+		path := pathOfSocket(address)
+		if i := slices.IndexFunc(fewer, func(other string) bool { return path != "" && pathOfSocket(other) == path }); i >= 0 {
+			return fmt.Errorf("--listen: from %s to %s: %w", fewer[i], address, errOtherwise)
+		}
+	}
 	if kernelRouted && len(more)+len(fewer) > 0 {
 		return fmt.Errorf("--listen: with --route kernel, from %s to %s: %w", names(p.Listen), strings.Join(d.listen, ", "), errOtherwise)
 	}
@@ -174,6 +181,7 @@ type successor struct {
 	program reexec.Program
 	listen  map[string]string
 	passed  bool
+	socket  string
 	sockets []net.Listener
 	lines   *logging.Queue
 	access  accessLog
@@ -184,7 +192,7 @@ type successor struct {
 // newSuccessor notes what the master listens on. Call it before that has its listeners.
 func newSuccessor(config *master.Config, on listening, before *predecessor, sockets []net.Listener, lines *logging.Queue, access accessLog) *successor {
 	addresses := on.addresses
-	s := &successor{listen: make(map[string]string), passed: on.passed, sockets: sockets, lines: lines, access: access, log: config.Logger.Named("upgrade")}
+	s := &successor{listen: make(map[string]string), passed: on.passed, socket: on.socket, sockets: sockets, lines: lines, access: access, log: config.Logger.Named("upgrade")}
 	var opened []string
 	for _, ln := range config.Listeners {
 		opened = append(opened, ln.Addr().String())
@@ -210,7 +218,7 @@ func newSuccessor(config *master.Config, on listening, before *predecessor, sock
 
 // save puts into a bundle what the command of the next program needs.
 func (s *successor) save(b *reexec.Bundle) error {
-	p := predecessor{Listen: s.listen, Passed: s.passed, Log: saveLines(s.lines), Access: saveLines(s.access.Queue)}
+	p := predecessor{Listen: s.listen, Passed: s.passed, Socket: s.socket, Log: saveLines(s.lines), Access: saveLines(s.access.Queue)}
 	for _, ln := range s.sockets {
 		socket := ln.(adminSocket)
 		at := socket.Addr()

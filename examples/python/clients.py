@@ -34,6 +34,9 @@ def slot_of(key, slots):
     return max(range(slots), key=lambda slot: mix(key ^ SLOTS[slot]))
 
 
+UNIX = "unix"  # where a connection of a Unix socket is from, which the master says by a flag: a trusted proxy without an address
+
+
 def address(text):
     """An address, or None if it is none. An IPv4 address in IPv6 is the IPv4 address."""
     try:
@@ -152,7 +155,7 @@ class Clients:
         self.seed = int(env["HANDFAST_SEED"])
 
     def trusts(self, ip):
-        return any(ip in trusted for trusted in self.trusted)
+        return ip == UNIX or any(ip in trusted for trusted in self.trusted)
 
     def matter(self, source):
         """Tells whether what requests from an address say decides where they belong."""
@@ -192,6 +195,8 @@ class Clients:
         return strangers[-1] if strangers else known[0] if known else None
 
     def address_key(self, ip):
+        if ip == UNIX:
+            return mix(self.seed)
         ignored = ip.max_prefixlen - self.prefixes[ip.version]
         network = int(ip) >> ignored << ignored
         return fold(mix(self.seed ^ ip.version), network.to_bytes(ip.max_prefixlen // 8, "big"))

@@ -29,7 +29,11 @@ type proxy struct {
 
 func dialProxy(t *testing.T, address string) *proxy {
 	t.Helper()
-	conn, err := net.Dial("tcp", address)
+	network := "tcp"
+	if strings.HasPrefix(address, "/") {
+		network = "unix"
+	}
+	conn, err := net.Dial(network, address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +66,12 @@ func remote(i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(i
 // at a time, in pieces, and after a reload, which closes nothing.
 func TestHandBack(t *testing.T) {
 	t.Parallel()
-	p, address := trial.BalanceWith(t, []string{"--behind-proxy"}, python(t), "worker.py")
+	t.Run("TCP", func(t *testing.T) { t.Parallel(); tryHandBack(t, "127.0.0.1:0") })
+	t.Run("Unix", func(t *testing.T) { t.Parallel(); tryHandBack(t, "unix:"+t.TempDir()+"/app.sock") })
+}
+
+func tryHandBack(t *testing.T, listen string) {
+	p, address := trial.BalanceAt(t, listen, []string{"--behind-proxy"}, python(t), "worker.py")
 	proxy, idle := dialProxy(t, address), dialProxy(t, address)
 	io.WriteString(idle, requestOf(remote(1)))
 	idle.answered(remote(1), 1)

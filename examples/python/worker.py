@@ -26,6 +26,7 @@ DETAILS = struct.Struct("!HH")  # behind it, if there are details: how many byte
 COUNTS = struct.Struct("!4xQQI")  # the record of a report: open, accepted, requests that named us
 NUMBER = struct.Struct("!4xII12x")  # the record of slots: how many there are, whether another worker is in ours
 UNPLACED = 2  # flag: the first request may be another slot's
+UNIX = 4  # flag: a Unix socket, whose peer is a trusted proxy
 ROUTE = os.getenv("HANDFAST_ROUTE", "")  # the token by which sessions name us; empty: by none
 
 
@@ -128,7 +129,7 @@ class Connection(socket.socket):
         self.setblocking(True)  # it comes as the master had it
         self.record, self.details = record, details
         self.flags, family, self.port, raw, self.scope = RECORD.unpack(record)
-        self.address = clients.address(raw if family == 6 else raw[:4]) if family else None
+        self.address = clients.address(raw if family == 6 else raw[:4]) if family else clients.UNIX if self.flags & UNIX else None
         self.back = back if back and back.looks_at(self) else None  # None: it stays here
 
     @property
@@ -164,7 +165,7 @@ class HandBack:
         """Tells whether requests on a connection may belong to several workers."""
         if not connection.address or not self.clients.matter(connection.address):
             return False
-        return clients.address(connection.getsockname()[0]) not in self.own
+        return connection.family == socket.AF_UNIX or clients.address(connection.getsockname()[0]) not in self.own
 
     def resize(self, slots, replaced):
         self.adopted = set()  # they may be another slot's now

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"strings"
 
+	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/hash"
 )
 
@@ -74,10 +75,18 @@ func (r *Request) Client(source netip.Addr, config hash.Config) Client {
 	}
 	for i, k := range r.rules.Keys {
 		if r.keys[i] != "" && (believed || !kinds[k.Kind].byProxy) {
-			return Client{source, config.Text(r.keys[i]), true}
+			return Client{known(source), config.Text(r.keys[i]), true}
 		}
 	}
-	return Client{Addr: source, Key: config.Key(source)}
+	return Client{Addr: known(source), Key: config.Key(known(source))}
+}
+
+// known is a source as a client's address: that of a Unix socket's peer is not known.
+func known(source netip.Addr) netip.Addr {
+	if source == fdpass.UnixPeer {
+		return netip.Addr{}
+	}
+	return source
 }
 
 // Tokens calls yield with each token that an id of the request's session has, in the order of Rules.Sessions. It is an

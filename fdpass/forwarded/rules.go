@@ -62,7 +62,13 @@ func (r *Rules) Validate() error {
 }
 
 // Believe tells whether what a request says of its client counts, if it came from source.
-func (r *Rules) Believe(source netip.Addr) bool { return r.Header != "" && r.Trusted.Contains(source) }
+func (r *Rules) Believe(source netip.Addr) bool { return r.Header != "" && r.Trusts(source) }
+
+// Trusts tells whether source is a trusted proxy: one of Trusted, or who may connect to a Unix socket of the master's
+// (fdpass.UnixPeer). The zero Addr is not.
+func (r *Rules) Trusts(source netip.Addr) bool {
+	return source == fdpass.UnixPeer || r.Trusted.Contains(source)
+}
 
 // Look is how much of a request's head can matter.
 type Look int

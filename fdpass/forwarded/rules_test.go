@@ -1,10 +1,12 @@
 package forwarded
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/hash"
 )
 
@@ -164,5 +166,48 @@ func TestIsToken(t *testing.T) {
 	}
 	if IsToken("") || IsToken[[]byte](nil) {
 		t.Error("nothing is a token")
+	}
+}
+
+// TestUnixPeer: who comes by a Unix socket is a trusted proxy, and nobody else without an address is, however wide the trust and
+// whatever clients write.
+func TestUnixPeer(t *testing.T) {
+	const client = "203.0.113.9"
+	all, err := ParseTrust("0.0.0.0/0,::/0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, err := ParseTrust("192.0.2.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, trust := range []Trust{all, one} {
+		rules := Rules{Header: DefaultHeader, Trusted: trust}
+		for _, h := range []fdpass.Handoff{{Flags: fdpass.FlagUnix}, {Flags: fdpass.FlagUnix | fdpass.FlagProxied}} {
+			request := rules.Request()
+			request.Header(rules.Header, client)
+			if got := request.Client(h.Source(), hash.DefaultConfig()); !rules.Trusts(h.Source()) || trust.Contains(h.Source()) || len(trust) == 1 && got.Addr.String() != client {
+				t.Errorf("%+v: %+v", h, got)
+			}
+		}
+		for _, h := range []fdpass.Handoff{{}, {Flags: fdpass.FlagProxied}, {Client: netip.AddrPortFrom(fdpass.UnixPeer, 1)}} {
+			request := rules.Request()
+			request.Header(rules.Header, client)
+			if got := request.Client(h.Source(), hash.DefaultConfig()); rules.Trusts(h.Source()) || rules.Believe(h.Source()) || got.Addr.IsValid() {
+				t.Errorf("%+v is trusted: %+v", h, got)
+			}
+		}
+	}
+	// A header that has its name is another address.
+	rules := Rules{Header: DefaultHeader, Trusted: one}
+	request := rules.Request()
+	request.Header(rules.Header, fdpass.UnixPeer.String())
+	if got := request.Client(fdpass.UnixPeer, hash.DefaultConfig()); got.Addr == fdpass.UnixPeer {
+		t.Errorf("from a header: %v", got.Addr)
+	}
+	// Without a header a Unix socket's peer is nobody.
+	request = rules.Request()
+	if got := request.Client(fdpass.UnixPeer, hash.DefaultConfig()); got.Addr.IsValid() || got.Key != hash.DefaultConfig().Key(netip.Addr{}) {
+		t.Errorf("without a header: %+v", got)
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+
+	"github.com/handfast/handfast/fdpass"
 )
 
 // Trust is a set of addresses whose word counts.
@@ -69,8 +71,11 @@ func parsePrefix(text string) (netip.Prefix, error) {
 }
 
 // Contains tells whether an address is trusted. An IPv4-mapped IPv6 address is the
-// IPv4 address, and zones do not matter. The zero Addr is not trusted.
+// IPv4 address, and zones do not matter. The zero Addr is in no set, nor is fdpass.UnixPeer.
 func (t Trust) Contains(addr netip.Addr) bool {
+	if addr == fdpass.UnixPeer {
+		return false
+	}
 	addr = addr.Unmap().WithZone("")
 	for _, prefix := range t {
 		if prefix.Contains(addr) {

@@ -69,6 +69,16 @@ func Peer(fd int) (netip.AddrPort, error) {
 	return at, os.NewSyscallError("getpeername", err)
 }
 
+// Name borrows a Unix socket and returns what it is bound to; empty if it is not, or is none. A connection has the name that its
+// listener had when that was bound.
+func Name(fd int) string {
+	sa, err := unix.Getsockname(fd)
+	if at, ok := sa.(*unix.SockaddrUnix); ok && err == nil && at.Name != "@" { // so package unix says that there is none
+		return at.Name
+	}
+	return ""
+}
+
 // Accept borrows a listener and accepts a connection, non-blocking and close-on-exec, which the caller owns, and its
 // peer's address.
 func Accept(listener int) (fd int, peer netip.AddrPort, err error) {

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/master"
+	"github.com/handfast/handfast/master/unixsocket"
 )
 
 // ErrNotRunning: no master answers. The error that wraps it says where, and what to do.
@@ -134,7 +135,7 @@ func NameOf(ctx context.Context, pid int) string {
 			if err != nil {
 				continue
 			}
-			is := peerPID(conn) == pid
+			is := unixsocket.PeerPID(conn) == pid
 			conn.Close()
 			if is {
 				return name
@@ -361,7 +362,7 @@ func (c *Client) process(ctx context.Context) (*process, error) {
 		return nil, err
 	}
 	defer conn.Close() // until then it lives
-	fd, err := unix.PidfdOpen(peerPID(conn), unix.PIDFD_NONBLOCK)
+	fd, err := unix.PidfdOpen(unixsocket.PeerPID(conn), unix.PIDFD_NONBLOCK)
 	if err != nil {
 		return nil, nil // of another PID namespace: the end of its answer must do
 	}

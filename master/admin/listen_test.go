@@ -15,6 +15,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/master/unixsocket"
 )
 
 func TestParseAddress(t *testing.T) {
@@ -167,12 +169,12 @@ func TestAtOnce(t *testing.T) {
 }
 
 func TestPaths(t *testing.T) {
-	long := Address{"unix", "/tmp/" + strings.Repeat("x", maxPath)}
-	if _, err := Listen(t.Context(), long); err == nil || !strings.Contains(err.Error(), fmt.Sprint(maxPath)) {
+	long := Address{"unix", "/tmp/" + strings.Repeat("x", unixsocket.MaxPath)}
+	if _, err := Listen(t.Context(), long); err == nil || !strings.Contains(err.Error(), fmt.Sprint(unixsocket.MaxPath)) {
 		t.Error(err)
 	}
 	longest := socket(t)
-	longest.Address += strings.Repeat("x", maxPath-len(longest.Address))
+	longest.Address += strings.Repeat("x", unixsocket.MaxPath-len(longest.Address))
 	if ln, err := Listen(t.Context(), longest); err != nil {
 		t.Error(err)
 	} else {

@@ -15,6 +15,7 @@ import (
 	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/master/fdlimit"
 	"github.com/handfast/handfast/master/reexec"
+	"github.com/handfast/handfast/master/unixsocket"
 )
 
 const (
@@ -43,7 +44,9 @@ type acceptor struct {
 	file   *os.File // the listener; an os.File, since a net.Listener cannot be read raw
 	raw    syscall.RawConn
 	router router
-	shared bool // with workers, which may do to the listener what they like
+	shared bool             // with workers, which may do to the listener what they like
+	name   *unixsocket.Name // of a Unix socket; nil: it is a TCP listener
+	flags  fdpass.Flags     // of its connections
 
 	majority majority // of its connections
 
@@ -64,18 +67,31 @@ type acceptor struct {
 
 // newAcceptor takes ownership of ln.
 func newAcceptor(b *Balancer, ln net.Listener) (*acceptor, error) {
-	defer ln.Close() // the file is a duplicate of its descriptor
-	tcp, ok := ln.(*net.TCPListener)
-	if !ok {
-		return nil, fmt.Errorf("balancer: cannot hand off connections of a %T, only of a *net.TCPListener", ln)
+	var file *os.File
+	var name *unixsocket.Name
+	var err error
+	switch ln := ln.(type) {
+	case *net.TCPListener:
+		defer ln.Close() // the file is a duplicate of its descriptor
+		file, err = ln.File()
+	case *unixsocket.Listener:
+		defer ln.UnixListener.Close() // likewise
+		name = ln.Name()
+		file, err = ln.File()
+	default:
+		defer ln.Close()
+		return nil, fmt.Errorf("balancer: cannot hand off connections of a %T, only of a *net.TCPListener or a *unixsocket.Listener", ln)
 	}
-	file, err := tcp.File()
 	if err != nil {
 		return nil, fmt.Errorf("balancer: %w", err)
 	}
 	a, err := acceptFrom(b, file)
 	if err != nil {
 		return nil, err
+	}
+	if name != nil {
+		a.name, a.flags = name, fdpass.FlagUnix
+		return a, nil
 	}
 	err = fdpass.SetOptions(a.raw)
 	if err == nil {
@@ -94,8 +110,11 @@ func acceptFrom(b *Balancer, file *os.File) (*acceptor, error) {
 	if err == nil {
 		err = sock.ControlRaw(raw, func(fd int) error {
 			at, err := sock.Local(fd)
-			if err == nil {
+			switch {
+			case err == nil && at.IsValid():
 				b.addAddress(at)
+			case err == nil:
+				b.addName(sock.Name(fd))
 			}
 			return err
 		})
@@ -119,15 +138,17 @@ func acceptFrom(b *Balancer, file *os.File) (*acceptor, error) {
 // run accepts until ctx ends, and then the connections that clients believe to be established.
 func (a *acceptor) run(ctx context.Context) error {
 	defer a.file.Close()
+	if a.name != nil {
+		defer a.name.Remove()
+	}
 	if err := a.acceptUntil(ctx); err != nil {
 		return err
 	}
 	// From now on nobody connects, but handshakes under way are let in: the last packet of
 	// a handshake may be under way, and the first bytes of a client that the kernel
 	// tells of only then (deferAccept).
-	filterErr := dropSYNs(a.raw)
+	reopen := a.stopConnecting()
 	a.peeks = true // for all that is left, whatever it is: it is not switched on again
-	deferAccept(a.raw, false)
 	grace, cancel := context.WithTimeout(context.Background(), LastGrace)
 	defer cancel()
 	if err := a.acceptUntil(grace); err != nil {
@@ -136,10 +157,24 @@ func (a *acceptor) run(ctx context.Context) error {
 	if err := a.takeBacklog(); err != nil {
 		return err
 	}
-	if filterErr == nil { // a service manager may go on with this listener
-		passSYNs(a.raw)
-	}
+	reopen()
 	return nil
+}
+
+// stopConnecting has nobody connect any more who has not begun to, until reopen is called, since a service manager may go on with
+// a listener. Without a name of its own, a Unix socket goes on.
+func (a *acceptor) stopConnecting() (reopen func()) {
+	if a.name != nil {
+		a.name.Remove()
+		return func() {}
+	}
+	err := dropSYNs(a.raw)
+	deferAccept(a.raw, false)
+	return func() {
+		if err == nil {
+			passSYNs(a.raw)
+		}
+	}
 }
 
 func (a *acceptor) acceptUntil(ctx context.Context) error {
@@ -248,7 +283,7 @@ func (a *acceptor) takeOne(listener uintptr) bool {
 	fd, errno := a.accept(listener)
 	switch errno {
 	case 0:
-		a.batch = append(a.batch, connection{Handoff: fdpass.Handoff{FD: fd, Client: sock.RawAddrPort(&a.peer)}})
+		a.batch = append(a.batch, connection{Handoff: fdpass.Handoff{FD: fd, Client: sock.RawAddrPort(&a.peer), Flags: a.flags}})
 		a.scarce = fd >= a.ceiling
 	case unix.EAGAIN:
 		return false
@@ -269,7 +304,9 @@ func (a *acceptor) flush() {
 	a.b.ledger.accepted.Add(uint64(len(a.batch)))
 	if !a.peeks && a.b.clients.Peeks() {
 		a.peeks, a.peek = true, a.b.clients.Buffer()
-		deferAccept(a.raw, true)
+		if a.name == nil {
+			deferAccept(a.raw, true)
+		}
 	}
 	known := a.b.identify(a.batch, a.peek)
 	if !a.shared { // else workers accept, too, and who is left says nothing

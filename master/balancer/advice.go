@@ -103,7 +103,7 @@ func (v *advice) look(batch []connection, m *majority) {
 	}
 	for i := range batch {
 		if c := &batch[i]; v.isInside(c) && !v.insideTold.Swap(true) {
-			v.log.Warn("a client has an address that is trusted as a proxy's", "client", c.client.Addr.String(), "peer", c.Client.Addr().String(),
+			v.log.Warn("a client has an address that is trusted as a proxy's", "client", c.client.Addr.String(), "peer", addressText(c.Client.Addr()),
 				"note", "clients in trusted networks can choose the address that counts", "remedy", "--trusted-proxies with the addresses of the proxies alone")
 		}
 	}

@@ -124,6 +124,7 @@ type Balancer struct {
 	serving   sync.Mutex
 	acceptors map[*acceptor]struct{}           // of Serve
 	addresses atomic.Pointer[[]netip.AddrPort] // that connections may have come to; never changed, only replaced
+	names     atomic.Pointer[[]string]         // likewise, as Unix sockets are bound to them
 	returns   sync.Pool                        // of *returns
 }
 
@@ -173,22 +174,25 @@ func New(cfg Config, table *Table) (*Balancer, error) {
 	return b, nil
 }
 
-// Serve accepts connections from ln, a *net.TCPListener that it takes ownership
+// Serve accepts connections from ln, a *net.TCPListener or a *unixsocket.Listener that it takes ownership
 // of, until ctx ends: then it delivers what the kernel had accepted and returns
 // nil. It may be called for several listeners at the same time.
 //
 // It sets the options of ln that Listen sets, TCP_NODELAY and keep-alive, so that
 // connections inherit them. A listener of net.Listen may accept Multipath TCP, one
-// of Listen does not.
+// of Listen does not. The peers of a Unix socket are trusted proxies (fdpass.FlagUnix).
 func (b *Balancer) Serve(ctx context.Context, ln net.Listener) error {
-	at := Address(ln)
+	at := ln.Addr().String()
+	if tcp := Address(ln); tcp.IsValid() {
+		at = tcp.String()
+	}
 	a, err := newAcceptor(b, ln)
 	if err != nil {
 		return err
 	}
 	b.serves(a, true)
 	defer b.serves(a, false)
-	b.cfg.Logger.Info("listening", "address", at.String())
+	b.cfg.Logger.Info("listening", "address", at)
 	return a.run(ctx)
 }
 
@@ -225,7 +229,7 @@ func (b *Balancer) takeBack(conns []fdpass.Handoff) (known []connection) {
 	all := make([]connection, len(conns))
 	for i, h := range conns {
 		peer, _ := sock.Peer(h.FD)
-		all[i].Handoff = b.believe(h, peer)
+		all[i].Handoff = b.believe(h, peer, !peer.IsValid() && b.isOurSocket(h.FD))
 	}
 	return b.identify(all, b.clients.Buffer())
 }

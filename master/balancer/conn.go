@@ -24,6 +24,24 @@ type connection struct {
 	slot      int
 }
 
+// peer is where it is from, for logs.
+func (c *connection) peer() string {
+	if !c.Client.IsValid() && c.Flags&fdpass.FlagUnix != 0 {
+		return unixText
+	}
+	return c.Client.String()
+}
+
+// unixText is what logs have where a Unix socket's peer has no address.
+const unixText = "unix"
+
+func addressText(addr netip.Addr) string {
+	if !addr.IsValid() {
+		return unixText
+	}
+	return addr.String()
+}
+
 // locate notes whether a connection came to a slot's own address.
 func (b *Balancer) locate(c *connection) {
 	if own := &b.cfg.Clients.Hash.Slots; own.IsValid() {
@@ -52,15 +70,19 @@ func (c *connection) place(s Strategy, slots, rank int) int {
 	return s.Slot(c.client, slots, rank)
 }
 
-// believe returns a connection that has come back, with its true peer, which is invalid if it is gone. The worker that
-// gave it back says where it is from, and could say anything. Only what a PROXY header has said is known from nowhere else.
-func (b *Balancer) believe(h fdpass.Handoff, peer netip.AddrPort) fdpass.Handoff {
+// believe returns a connection that has come back, with its true peer, which is invalid if it is gone, or local: from a Unix
+// socket of ours. The worker that gave it back says where it is from, and could say anything. Only what a PROXY header has said is
+// known from nowhere else.
+func (b *Balancer) believe(h fdpass.Handoff, peer netip.AddrPort, local bool) fdpass.Handoff {
 	h.Flags &= fdpass.FlagProxied
 	if !b.cfg.Clients.ProxyProtocol {
 		h.Flags, h.Details = 0, ""
 	}
-	if h.Flags == 0 && peer.IsValid() {
+	if h.Flags == 0 && (peer.IsValid() || local) {
 		h.Client = peer
+	}
+	if local {
+		h.Flags |= fdpass.FlagUnix
 	}
 	return h
 }

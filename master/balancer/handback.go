@@ -70,28 +70,76 @@ func (b *Balancer) HandBack(slot int, from Returner, conns []fdpass.Handoff) (n 
 	return n, err
 }
 
-// checkReturned tells whether this is a TCP connection at one of our addresses, and makes it what the master's are:
+// checkReturned tells whether this is a connection at one of our addresses or Unix sockets, and makes it what the master's are:
 // non-blocking, its peer known. A connection that its client has ended meanwhile is one, too.
 func (b *Balancer) checkReturned(h *fdpass.Handoff) error {
+	local, err := sock.Local(h.FD)
+	if err == nil && !local.IsValid() {
+		return b.checkSocket(h)
+	}
 	protocol, err := sock.Option(h.FD, unix.SOL_SOCKET, unix.SO_PROTOCOL)
 	if err != nil || protocol != unix.IPPROTO_TCP && protocol != unix.IPPROTO_MPTCP {
 		return fmt.Errorf("%w: it is no TCP socket", ErrForeign)
 	}
-	local, err := sock.Local(h.FD)
-	if err != nil || !b.isOurs(local) {
+	if local, err = sock.Local(h.FD); err != nil || !b.isOurs(local) {
 		return fmt.Errorf("%w: it is at %v", ErrForeign, local)
 	}
 	peer, err := sock.Peer(h.FD)
 	if err != nil {
-		if listens, err := sock.Option(h.FD, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err != nil || listens != 0 {
-			return fmt.Errorf("%w: it is a listener", ErrForeign)
-		}
+		err = checkConnected(h.FD)
 	}
-	if err := sock.SetNonblock(h.FD); err != nil {
+	if err == nil {
+		err = sock.SetNonblock(h.FD)
+	}
+	if err != nil {
 		return fmt.Errorf("%w: %w", ErrForeign, err)
 	}
-	*h = b.believe(*h, peer)
+	*h = b.believe(*h, peer, false)
 	return nil
+}
+
+// checkSocket is checkReturned for what has no IP address.
+func (b *Balancer) checkSocket(h *fdpass.Handoff) error {
+	err := checkConnected(h.FD)
+	switch {
+	case err != nil:
+	case !b.isOurSocket(h.FD):
+		err = errors.New("it is no TCP socket, and no Unix socket of ours")
+	default:
+		err = sock.SetNonblock(h.FD)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrForeign, err)
+	}
+	*h = b.believe(*h, netip.AddrPort{}, true)
+	return nil
+}
+
+func checkConnected(fd int) error {
+	if listens, err := sock.Option(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err != nil || listens != 0 {
+		return errors.New("it is a listener")
+	}
+	return nil
+}
+
+// isOurSocket tells whether a connection came to a Unix socket of ours.
+func (b *Balancer) isOurSocket(fd int) bool {
+	all, name := b.names.Load(), sock.Name(fd)
+	return all != nil && name != "" && slices.Contains(*all, name)
+}
+
+// addName is addAddress for what a Unix socket is bound to.
+func (b *Balancer) addName(name string) {
+	b.serving.Lock()
+	defer b.serving.Unlock()
+	var all []string
+	if known := b.names.Load(); known != nil {
+		all = slices.Clone(*known)
+	}
+	if !slices.Contains(all, name) {
+		all = append(all, name)
+		b.names.Store(&all)
+	}
 }
 
 // isOurs tells whether connections can have come to an address.

@@ -86,7 +86,7 @@ func TestReadmittedClient(t *testing.T) {
 			h := fdpass.Handoff{FD: fdtest.Duplicate(t, conn), Client: netip.MustParseAddrPort("203.0.113.9:1"), Flags: v.flags}
 			defer unix.Close(h.FD)
 			peer, _ := sock.Peer(h.FD)
-			if got := b.believe(h, peer); got.Client.Addr().String() != v.want || got.FD != h.FD {
+			if got := b.believe(h, peer, false); got.Client.Addr().String() != v.want || got.FD != h.FD {
 				t.Errorf("%+v, want a client %s", got, v.want)
 			}
 		})

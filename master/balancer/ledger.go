@@ -88,9 +88,9 @@ func (l *ledger) hasWorker(c *connection, slot int, w Worker) { l.tell(c, slot, 
 func (l *ledger) wasRefused(c *connection, slot int, why error) {
 	l.table.counts(slot).refused.Add(1)
 	l.refused.Add(1)
-	fields := []any{"peer", c.Client.String()}
+	fields := []any{"peer", c.peer()}
 	if slot != NoSlot {
-		fields = append(fields, "client", c.client.Addr.String(), "slot", slot)
+		fields = append(fields, "client", addressText(c.client.Addr), "slot", slot)
 	}
 	l.log.Warn("connection refused", append(fields, "reason", why.Error())...)
 	l.tell(c, slot, nil, why)

@@ -9,7 +9,7 @@ import (
 
 // Outcome is what became of one connection in the master.
 type Outcome struct {
-	Peer   netip.AddrPort // the other end of the socket, which may be a proxy
+	Peer   netip.AddrPort // the other end of the socket, which may be a proxy; zero: it is a Unix socket
 	Client netip.Addr     // zero if it was not found out
 	Slot   int            // where the client belongs; -1 if that was not found out
 	Worker Worker         // that has it; nil: it has ended

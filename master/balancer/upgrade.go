@@ -11,7 +11,11 @@ import (
 )
 
 // SavedListener is a listener in a bundle.
-type SavedListener struct{ FD int }
+type SavedListener struct {
+	FD    int
+	Path  string `json:",omitempty"` // of a Unix socket
+	Stays bool   `json:",omitempty"` // Path does when it is closed: somebody else has made it
+}
 
 // SavedParked is a connection in a bundle that waits, is idle, or reads why it was refused.
 type SavedParked struct {
@@ -26,7 +30,11 @@ func (b *Balancer) SaveListeners(bundle *reexec.Bundle) (all []SavedListener) {
 	b.serving.Lock()
 	defer b.serving.Unlock()
 	for a := range b.acceptors {
-		all = append(all, SavedListener{bundle.KeepFile(a.file)})
+		saved := SavedListener{FD: bundle.KeepFile(a.file)}
+		if a.name != nil {
+			saved.Path, saved.Stays = a.name.Path(), !a.name.IsOurs()
+		}
+		all = append(all, saved)
 	}
 	return all
 }
@@ -56,6 +64,21 @@ func (b *Balancer) Addresses() []netip.AddrPort {
 func (b *Balancer) RestoreAddresses(all []netip.AddrPort) {
 	for _, at := range all {
 		b.addAddress(at)
+	}
+}
+
+// Names returns what Unix sockets are bound to that connections may have come to.
+func (b *Balancer) Names() []string {
+	if all := b.names.Load(); all != nil {
+		return *all
+	}
+	return nil
+}
+
+// RestoreNames is RestoreAddresses for Unix sockets.
+func (b *Balancer) RestoreNames(all []string) {
+	for _, name := range all {
+		b.addName(name)
 	}
 }
 

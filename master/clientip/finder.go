@@ -123,7 +123,7 @@ func (f *Finder) looksForSessions() bool { return f.cfg.Sessions != nil && f.cfg
 // proxy, although clients are named by such alone.
 func (f *Finder) IsStranger(h *fdpass.Handoff) bool {
 	byProxies := f.cfg.ProxyProtocol || f.cfg.Rules.Header != "" && !f.cfg.Rules.LooksAtAll()
-	return byProxies && h.Flags&fdpass.FlagProxied == 0 && !f.cfg.Rules.Trusted.Contains(h.Client.Addr())
+	return byProxies && h.Flags&fdpass.FlagProxied == 0 && !f.cfg.Rules.Trusts(h.Source())
 }
 
 // Timeout is how long Wait may take.
@@ -167,7 +167,7 @@ const (
 
 // find takes one step after the other.
 func (f *Finder) find(h *fdpass.Handoff, placed bool, buffer []byte, rest rest) (Client, error) {
-	source, skip := h.Client.Addr(), 0
+	source, skip := h.Source(), 0
 	if f.cfg.ProxyProtocol && h.Flags&fdpass.FlagProxied == 0 {
 		named, n, err := f.findProxyHeader(h, buffer, rest)
 		switch {
@@ -182,7 +182,7 @@ func (f *Finder) find(h *fdpass.Handoff, placed bool, buffer []byte, rest rest) 
 			if err := takeProxyHeader(h, buffer[:n], named); err != nil {
 				return Client{}, err
 			}
-			source = h.Client.Addr()
+			source = h.Source()
 		}
 	}
 	if placed {
@@ -197,6 +197,9 @@ func (f *Finder) find(h *fdpass.Handoff, placed bool, buffer []byte, rest rest) 
 }
 
 func (f *Finder) client(addr netip.Addr) Client {
+	if addr == fdpass.UnixPeer { // it has none
+		addr = netip.Addr{}
+	}
 	return Client{Addr: addr, Key: f.cfg.Hash.Key(addr)}
 }
 
@@ -209,8 +212,8 @@ func (f *Finder) findProxyHeader(h *fdpass.Handoff, buffer []byte, rest rest) (s
 		return source, 0, err
 	}
 	defer clear(data)
-	peer := h.Client.Addr()
-	trusted, optional := f.cfg.Rules.Trusted.Contains(peer), f.cfg.ProxyOptional.Contains(peer) && !signed(data)
+	peer := h.Source()
+	trusted, optional := f.cfg.Rules.Trusts(peer), f.cfg.ProxyOptional.Contains(peer) && !signed(data)
 	source, n, err = parseProxy(data, f.cfg.HeaderLimit)
 	switch {
 	case !trusted && (err == nil || err == ErrBadProxyHeader):

@@ -12,7 +12,7 @@ import (
 var packages = []string{
 	"acceptinject", "activation", "admin", "asuser", "balancer", "bindswap", "changes", "clientip", "early", "examples", "fdlimit", "fdpass", "foreign", "forwarded",
 	"hash", "kernelroute", "launch", "listening", "logging", "mailbox", "master", "metrics", "nodeipc", "openconns", "output", "pgroup", "probe",
-	"programs", "reexec", "reuseport", "sdnotify", "seccomp", "sock", "sockdiag", "supervisor", "systemd",
+	"programs", "reexec", "reuseport", "sdnotify", "seccomp", "sock", "sockdiag", "supervisor", "systemd", "unixsocket",
 }
 
 // packagePrefix is what errors of those packages begin with, also where others wrap them.

@@ -5,8 +5,11 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/master/unixsocket"
 )
 
 // firstListenFD is the first descriptor that a service manager passes
@@ -47,9 +50,26 @@ func inherit(fd int) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("systemd: inherited descriptor %d: %w", fd, err)
 	}
-	if _, ok := ln.(*net.TCPListener); !ok {
+	switch socket := ln.(type) {
+	case *net.TCPListener:
+		return ln, nil
+	case *net.UnixListener:
+		defer ln.Close()
+		if path := socket.Addr().String(); strings.HasPrefix(path, "/") && socket.Addr().Network() == "unix" {
+			socket.SetUnlinkOnClose(false)
+			return adopt(socket, path)
+		}
+	default:
 		ln.Close()
-		return nil, fmt.Errorf("systemd: inherited descriptor %d is not a TCP listener; use ListenStream= with a port", fd)
 	}
-	return ln, nil
+	return nil, fmt.Errorf("systemd: inherited descriptor %d is no listener that is known; use ListenStream= with a port, or a path", fd)
+}
+
+// adopt borrows a Unix socket, whose name is the manager's.
+func adopt(socket *net.UnixListener, path string) (net.Listener, error) {
+	file, err := socket.File()
+	if err != nil {
+		return nil, fmt.Errorf("systemd: %s: %w", path, err)
+	}
+	return unixsocket.Adopt(file, path, false)
 }

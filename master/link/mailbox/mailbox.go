@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/master/fdlimit"
 	"github.com/handfast/handfast/master/reexec"
 	"github.com/handfast/handfast/master/supervisor"
@@ -409,12 +410,12 @@ func (m *Mailbox) leave(why error) bool {
 	return true
 }
 
-// checkConnection refuses what is not a TCP connection, and makes it non-blocking
+// checkConnection refuses what is neither a TCP connection nor one of a Unix socket, and makes it non-blocking
 // in case the worker had made it otherwise.
 func checkConnection(fd int) error {
 	protocol, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
-	if err != nil || protocol != unix.IPPROTO_TCP && protocol != unix.IPPROTO_MPTCP {
-		return fmt.Errorf("%w: a descriptor that was returned is not a TCP connection", fdpass.ErrMalformed)
+	if err != nil || protocol != unix.IPPROTO_TCP && protocol != unix.IPPROTO_MPTCP && sock.Name(fd) == "" {
+		return fmt.Errorf("%w: a descriptor that was returned is neither a TCP connection nor one of a Unix socket that is bound", fdpass.ErrMalformed)
 	}
 	listens, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
 	if err != nil || listens != 0 {

@@ -183,7 +183,10 @@ func answerWith(w http.ResponseWriter, r *http.Request) {
 
 func lineFor(remote string) string {
 	self, _ := worker.Self()
-	client, _ := netip.ParseAddrPort(remote)
+	client, err := netip.ParseAddrPort(remote)
+	if err != nil { // of a Unix socket
+		return fmt.Sprintf("slot=%d pid=%d generation=%d client=0.0.0.0\n", self.Slot, os.Getpid(), self.Generation)
+	}
 	return fmt.Sprintf("slot=%d pid=%d generation=%d client=%s\n", self.Slot, os.Getpid(), self.Generation, client.Addr())
 }
 
