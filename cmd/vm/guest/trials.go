@@ -24,7 +24,7 @@ import (
 type trial struct {
 	name string
 	args []string
-	held bool // its workers cannot be kept over an upgrade
+	held bool // accept injection: its workers cannot be kept over an upgrade, and it needs Linux 5.19
 }
 
 // address is where handfast is asked.
