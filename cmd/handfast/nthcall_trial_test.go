@@ -176,12 +176,23 @@ func (f *faulty) hasExited() bool {
 	case <-f.exited:
 		return true
 	default:
-		if alive(f.cmd.Process.Pid) {
+		if !f.isDead() {
 			return false
 		}
 		f.endWorkers()
 		return true
 	}
+}
+
+// isDead tells whether the process has ended. While one of its threads has another program take its place, the first thread
+// is a zombie.
+func (f *faulty) isDead() bool {
+	pid := f.cmd.Process.Pid
+	if alive(pid) {
+		return false
+	}
+	threads, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	return len(threads) <= 1 && !alive(pid)
 }
 
 // endWorkers ends those that a balancer which has ended has left alone.
