@@ -41,10 +41,11 @@ const (
 )
 
 // faults are all of them. What is left out ends any Go program: a thread that cannot be made, Go's poller that cannot.
+// And the kernel says EAGAIN to who accepts or receives only if nothing is there: whatever comes then wakes him.
 var faults = []fault{
-	{call: "accept4", number: unix.SYS_ACCEPT4, errnos: errnos(unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.EPERM, unix.EINTR, unix.EAGAIN, unix.ECONNABORTED), byMaster: true},
+	{call: "accept4", number: unix.SYS_ACCEPT4, errnos: errnos(unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.EPERM, unix.EINTR, unix.ECONNABORTED), byMaster: true},
 	{call: "sendmsg", number: unix.SYS_SENDMSG, errnos: errnos(unix.ENOBUFS, unix.ENOMEM, unix.ETOOMANYREFS, unix.EAGAIN, unix.EINTR, unix.EPERM)},
-	{call: "recvmsg", number: unix.SYS_RECVMSG, errnos: errnos(unix.EINTR, unix.EAGAIN, unix.ENOMEM)},
+	{call: "recvmsg", number: unix.SYS_RECVMSG, errnos: errnos(unix.EINTR, unix.ENOMEM)},
 	{call: "recvfrom", number: unix.SYS_RECVFROM, errnos: errnos(unix.EINTR)},
 	{call: "close", number: unix.SYS_CLOSE, errnos: errnos(unix.EINTR, unix.EIO), done: true},
 	{call: "fork", number: unix.SYS_CLONE, errnos: errnos(unix.EAGAIN, unix.ENOMEM, unix.EPERM), mask: unix.CLONE_THREAD},
