@@ -19,10 +19,10 @@ TESTED_WITH = python3 node npm curl nginx haproxy apache2 gunicorn redis-server 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .DEFAULT_GOAL := help
-.PHONY: help build install dist demo check test slices chaos faults soak vm bench microbench fuzz lint
+.PHONY: help build install dist demo check test slices chaos faults soak vm bench microbench screenshots fuzz lint
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## bin/handfast and the example worker bin/http
 	$(GO) build -o bin/ ./cmd/handfast ./examples/http
@@ -90,6 +90,9 @@ bench: ## compare with SO_REUSEPORT, HAProxy, nginx and others, into RESULTS (BE
 
 microbench: ## what each part of the straight line costs (MICROBENCH: flags of go test)
 	$(GO) test -run '^$$' -bench . $(MICROBENCH) ./hash ./master/clientip ./master/balancer ./fdpass ./worker
+
+screenshots: ## the pictures of the status page in OPERATING.md; needs chromium
+	HANDFAST_TEST_UPDATE_SCREENSHOTS=1 $(GO) test -vet=off -count=1 -run '^TestScreenshots$$' ./cmd/handfast
 
 fuzz: ## each parser for FUZZTIME (30s)
 	@grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n 1 dirname | sort -u | { \

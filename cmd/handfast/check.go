@@ -26,8 +26,11 @@ import (
 	"github.com/handfast/handfast/master/unixsocket"
 )
 
-// errLacking: what it is was printed.
-var errLacking = errors.New("something is missing on this machine")
+// What it is was printed.
+var (
+	errLacking = errors.New("something is missing on this machine")
+	errTaken   = errors.New("nothing is missing, but an address or the name is in use: run would not start beside what has it")
+)
 
 // checkCommand is `handfast check`.
 func checkCommand(logs io.Writer) *cli.Command {
@@ -56,10 +59,15 @@ func checkCommand(logs io.Writer) *cli.Command {
 			t.addresses(c.Context)
 			t.machine()
 			t.workers()
-			if t.wrong == nil && t.lacking {
+			switch {
+			case t.wrong != nil:
+				return t.wrong
+			case t.lacking:
 				return errLacking
+			case t.taken:
+				return errTaken
 			}
-			return t.wrong
+			return nil
 		},
 	}
 }
@@ -71,6 +79,7 @@ type checking struct {
 	plan    decision
 	planned bool // there is a command, and it makes sense
 	lacking bool
+	taken   bool  // an address or the name is in use
 	wrong   error // the settings make no sense
 }
 
@@ -83,6 +92,10 @@ func (t *checking) try(what string, err error) {
 		return
 	}
 	t.say(what, logging.WithoutPackages(err.Error()))
+	if errors.Is(err, unix.EADDRINUSE) || errors.Is(err, admin.ErrInUse) {
+		t.taken = true
+		return
+	}
 	t.lacking = true
 }
 

@@ -66,6 +66,15 @@ func TestCheckIsRun(t *testing.T) {
 			t.Errorf("to kill a handfast that runs: %s", answer)
 		}
 	}
+	if !strings.Contains(out, errLacking.Error()) {
+		t.Errorf("things are missing, and in the end it says %s", out)
+	}
+	for _, flags := range []string{"--name a --listen " + b.addr, "--name handfast --listen 127.0.0.1:0"} {
+		out, status := runCheck(t, append(strings.Fields(flags), "--", trial.Build(t, testWorker))...)
+		if status != exitFailure || !strings.Contains(out, errTaken.Error()) || strings.Contains(out, errLacking.Error()) {
+			t.Errorf("%s: status %d: %s", flags, status, out)
+		}
+	}
 	// Each by itself, in run.
 	for _, c := range []struct{ flags, says string }{
 		{"--name a --listen " + b.addr + " --route master", "handfast stop --name handfast ends it"},
@@ -178,5 +187,28 @@ func TestCheckSlotAddress(t *testing.T) {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%s: %s, want %q", args, &out, want)
 		}
+	}
+}
+
+// TestCheckEmptyVariables: a variable that is set to nothing is as none, also where a flag may be repeated.
+func TestCheckEmptyVariables(t *testing.T) {
+	dir := inRuntimeDirectory(t)
+	before, _ := runCheck(t, "--name", "a", "--listen", "127.0.0.1:0")
+	for _, f := range runFlags() {
+		if isList(f) {
+			t.Setenv(env(f.Names()[0])[0], "")
+		}
+	}
+	out, status := runCheck(t, "--name", "a", "--listen", "127.0.0.1:0")
+	if out != before || !strings.Contains(out, "admin: ["+dir+"/a.sock] # default") {
+		t.Errorf("status %d: %s\nwithout variables\n%s", status, out, before)
+	}
+	file := filepath.Join(dir, "handfast.yaml")
+	if err := os.WriteFile(file, []byte("listen: ['127.0.0.1:0']\nadmin: 'off'\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, status = runCheck(t, "--config", file)
+	if !strings.Contains(out, "listen: ['127.0.0.1:0'] # "+file) || !strings.Contains(out, "admin: [off] # "+file) {
+		t.Errorf("status %d: %s", status, out)
 	}
 }

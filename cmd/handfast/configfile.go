@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 
@@ -102,6 +103,12 @@ func scalars(node *yaml.Node) (values []string, ok bool) {
 // origins says, for each flag that is not at its default, where its value comes from.
 type origins map[string]string
 
+// isList tells whether a flag may be repeated.
+func isList(f cli.Flag) bool {
+	_, list := f.(*cli.StringSliceFlag)
+	return list
+}
+
 // layer puts the values of the configuration file below those of flags and environment. It
 // returns the command of the workers: that of the command line, else the file's.
 func layer(c *cli.Context) (command []string, from origins, err error) {
@@ -112,6 +119,7 @@ func layer(c *cli.Context) (command []string, from origins, err error) {
 		switch {
 		case given[name]:
 			from[name] = "--" + name
+		case isList(f) && os.Getenv(env(name)[0]) == "": // a variable that is set to nothing is as none
 		case f.IsSet():
 			from[name] = "$" + env(name)[0]
 		}

@@ -51,10 +51,10 @@ func (a asked) valueOf(c *cli.Context, f cli.Flag) *yaml.Node {
 		if name == "listen" {
 			return list(a.addresses())
 		}
+		v := values{Context: c, from: a.from}
 		if name == "admin" && a.answers.byName {
-			return list(append([]string{admin.ByName(a.answers.name).Address}, c.StringSlice(name)...))
+			return list(append([]string{admin.ByName(a.answers.name).Address}, v.admins()...))
 		}
-		v := values{Context: c}
 		return list(v.list(name))
 	case *cli.DurationFlag:
 		value.SetString(durationText(c.Duration(name)))

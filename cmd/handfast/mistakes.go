@@ -224,9 +224,6 @@ func (v *values) variables() (unknown []string) {
 // listens returns the addresses of --listen.
 func (v *values) listens() (addresses []string) {
 	for _, address := range v.list("listen") {
-		if address == "" && strings.HasPrefix(v.from["listen"], "$") {
-			continue // as with other variables
-		}
 		if err := listenMistake(address); err != nil {
 			v.fail("--listen %q: %w", address, err)
 		}

@@ -190,7 +190,7 @@ func TestPage(t *testing.T) {
 
 	os.Remove(gate)
 	reload := m.begin("reload")
-	page.shows("Reload: generation 2", "0 of 2 slots taken over")
+	page.shows("Reload: generation 2", "0 of 2 slots since")
 	open()
 	reload.ends(exitOK)
 	m.awaitCount("worker ready", 4)
@@ -239,7 +239,40 @@ func TestPage(t *testing.T) {
 	m.await("worker answers the watchdog again")
 	held.CloseNow() // or the stop waits for it
 	m.tell("stop")
-	page.shows("no answer; what follows is old")
+	page.shows("no answer", "the master has gone, or cannot be reached. What follows is as it was then.")
+	page.isOld(true)
+}
+
+// colours are those of a slot's row, as it is rendered.
+func (b *browser) colours() string {
+	return b.evaluate(`[...document.querySelectorAll('#slots tr:first-child td')].map(e => getComputedStyle(e).color).filter((c, i, all) => all.indexOf(c) === i).join(' ')`)
+}
+
+// isOld wants the rows to be grey, or not to be.
+func (b *browser) isOld(old bool) {
+	b.t.Helper()
+	faint := b.evaluate(`getComputedStyle(document.getElementById('facts')).color`)
+	if !eventually(func() bool { return old == (b.colours() == faint) }) {
+		b.t.Errorf("old: %v, and the rows are %q, where grey is %q", old, b.colours(), faint)
+	}
+}
+
+// TestPageOld: while the master does not answer, the rows are grey and a line says since when; when it answers again, they are not.
+func TestPageOld(t *testing.T) {
+	t.Parallel()
+	m := start(t, 1, options{flags: []string{"--admin", "127.0.0.1:0"}})
+	page := browse(t, "http://"+m.awaitCount("admin socket", 2)[1].Address+"/")
+	page.shows("ready", "serving")
+	page.isOld(false)
+	freeze(t, m.cmd.Process.Pid)
+	page.shows("no answer", "No answer since", "the master does not answer. What follows is as it was then.")
+	page.isOld(true)
+	unix.Kill(m.cmd.Process.Pid, unix.SIGCONT)
+	page.shows("ready", "serving")
+	page.isOld(false)
+	if text := page.shows(); strings.Contains(text, "No answer") {
+		t.Errorf("it answers:\n%s", text)
+	}
 }
 
 // TestPageShowsLastWords: of a worker that died at once it shows what that wrote, below why it ended.

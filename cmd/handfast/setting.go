@@ -12,6 +12,9 @@ import (
 // one in each line of HANDFAST_ENV.
 func (v *values) list(name string) (all []string) {
 	for _, value := range v.StringSlice(name) {
+		if value == "" && v.from != nil && v.from[name] == "" {
+			continue // of a variable that is set to nothing, which is as none
+		}
 		if name == "env" {
 			all = append(all, value)
 			continue

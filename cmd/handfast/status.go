@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"github.com/handfast/handfast/master"
 	"github.com/handfast/handfast/master/admin"
 	"github.com/handfast/handfast/master/logging"
+	"github.com/handfast/handfast/master/output"
 )
 
 func statusCommand() *cli.Command {
@@ -77,36 +80,74 @@ func printStatus(w io.Writer, s *master.Status, asJSON, again bool) error {
 		}
 		return encoder.Encode(s)
 	}
-	_, err := io.WriteString(w, statusText(s))
+	width := 0
+	if file, ok := w.(*os.File); ok && output.IsTerminal(file) {
+		width, _ = sizeOf(file)
+	}
+	_, err := io.WriteString(w, statusWithin(s, width))
 	return err
 }
 
-func statusText(s *master.Status) string { return statusTextIn(s, 2) }
+// statusText is the status as people read it.
+func statusText(s *master.Status) string { return statusWithin(s, 0) }
 
-// statusTextIn has so many spaces between the columns of the table.
-func statusTextIn(s *master.Status, padding int) string {
-	var b strings.Builder
+// statusWithin has lines of at most so many letters, as far as that is possible; 0 is any number.
+func statusWithin(s *master.Status, width int) string {
+	var above strings.Builder
 	state := "ready"
 	if why := s.NotReady(); why != "" {
 		state = "not ready: " + why
 	}
-	fmt.Fprintf(&b, "%s %s, pid %d, up %s, %s\n", s.Name, s.Version, s.PID, age(s, s.Started), state)
-	fmt.Fprintf(&b, "%s, route %s, link %s, by %s%s%s\n", strings.Join(s.Addresses, " "), s.Route, s.Link, s.Key, sessionsText(s), requestsText(s))
-	fmt.Fprintf(&b, "%s%s%s\n", generationText(s), reloadText(s), upgradeText(s))
+	fmt.Fprintf(&above, "%s %s, pid %d, up %s, %s\n", s.Name, s.Version, s.PID, age(s, s.Started), state)
+	fmt.Fprintf(&above, "%s, route %s, link %s, by %s%s%s\n", strings.Join(s.Addresses, " "), s.Route, s.Link, s.Key, sessionsText(s), requestsText(s))
+	fmt.Fprintf(&above, "%s%s%s\n", generationText(s), reloadText(s), upgradeText(s))
+	above.WriteString(totalsText(s))
 	if l := s.Largest; l != nil && l.Client != "" {
-		fmt.Fprintf(&b, "client %s has %.0f%% of the connections (of the last %d, %s ago)\n", l.Client, 100*l.Share, l.Of, age(s, l.At))
+		fmt.Fprintf(&above, "client %s has %.0f%% of the connections (of the last %d, %s ago)\n", l.Client, 100*l.Share, l.Of, age(s, l.At))
 	}
 	if f := s.Fullest; f != nil {
 		of := fmt.Sprintf("the last %d, %s ago", f.Of, age(s, f.At))
 		if f.Open {
 			of = fmt.Sprintf("%d that are open", f.Of)
 		}
-		fmt.Fprintf(&b, "slot %d has %.0f%% of the connections, the most of all slots (of %s)\n", f.Slot, 100*f.Share, of)
+		fmt.Fprintf(&above, "slot %d has %.0f%% of the connections, the most of all slots (of %s)\n", f.Slot, 100*f.Share, of)
 	}
-	b.WriteString(lingerText(s) + "\n")
-	printTable(&b, slotTable(s), padding)
-	b.WriteString(saysText(s) + lastWordsText(s))
-	return printable(b.String())
+	above.WriteString(drainingText(s) + "\n")
+	rows, left := tableWithin(slotTable(s), width)
+	below := left + saysText(s) + lastWordsText(s)
+	return printable(wrap(above.String(), width) + rows + wrap(below, width))
+}
+
+// totalsText is what the table cannot say, since no slot or no worker of a slot has it.
+func totalsText(s *master.Status) string {
+	parked, refused := s.Totals.Parked, s.Totals.Refused
+	for i := range s.Slots {
+		parked -= s.Slots[i].Parked
+		refused -= min(refused, s.Slots[i].Refused)
+	}
+	var all []string
+	add := func(n uint64, format string) {
+		if n > 0 {
+			all = append(all, fmt.Sprintf(format, n))
+		}
+	}
+	add(uint64(max(parked, 0)), "%d parked")
+	add(refused, "%d refused")
+	add(orZero(s.Totals.Gone), "%d gone")
+	add(orZero(s.Totals.TakenBack), "%d taken back")
+	add(uint64(s.Totals.Idle), "%d idle")
+	if len(all) == 0 {
+		return ""
+	}
+	return "of no slot: " + strings.Join(all, ", ") + "\n"
+}
+
+// orZero is 0 for what is not known.
+func orZero(n *uint64) uint64 {
+	if n == nil {
+		return 0
+	}
+	return *n
 }
 
 // sessionsText says how sessions find their workers, and how often they did.
@@ -180,30 +221,38 @@ func lastWordsText(s *master.Status) string {
 	return text
 }
 
-// lingerText is a line for each generation of which workers linger.
-func lingerText(s *master.Status) (text string) {
-	for i := 0; i < len(s.Draining); {
-		generation, workers := s.Draining[i].Generation, 0
-		var since, until, deadline time.Time // first, last and last
-		for ; i < len(s.Draining) && s.Draining[i].Generation == generation; i++ {
-			w := &s.Draining[i]
-			if w.Until == nil || w.Deadline == nil {
+// drainingText is a line for each generation of which workers linger, and for each of which workers drain.
+func drainingText(s *master.Status) (text string) {
+	for _, state := range []string{"lingering", "draining"} {
+		for i := 0; i < len(s.Draining); {
+			generation, workers := s.Draining[i].Generation, 0
+			var since, until, deadline time.Time // first, last and last
+			for ; i < len(s.Draining) && s.Draining[i].Generation == generation; i++ {
+				w := &s.Draining[i]
+				if w.State != state || w.Deadline == nil {
+					continue
+				}
+				workers++
+				if since.IsZero() || w.Since.Before(since) {
+					since = w.Since
+				}
+				if w.Until != nil && w.Until.After(until) {
+					until = *w.Until
+				}
+				if w.Deadline.After(deadline) {
+					deadline = *w.Deadline
+				}
+			}
+			if workers == 0 {
 				continue
 			}
-			workers++
-			if since.IsZero() || w.Since.Before(since) {
-				since = w.Since
+			most := span(deadline.Sub(s.Now)) + " more at most"
+			if until.IsZero() {
+				text += fmt.Sprintf("generation %d: %d %s since %s, %s\n", generation, workers, state, age(s, since), most)
+				continue
 			}
-			if w.Until.After(until) {
-				until = *w.Until
-			}
-			if w.Deadline.After(deadline) {
-				deadline = *w.Deadline
-			}
-		}
-		if workers > 0 {
-			text += fmt.Sprintf("generation %d: %d lingering for its clients since %s, %s more if none comes back, %s more at most (handfast drain --now ends that)\n",
-				generation, workers, age(s, since), span(until.Sub(s.Now)), span(deadline.Sub(s.Now)))
+			text += fmt.Sprintf("generation %d: %d %s for its clients since %s, %s more if none comes back, %s (handfast drain --now ends that)\n",
+				generation, workers, state, age(s, since), span(until.Sub(s.Now)), most)
 		}
 	}
 	return text
@@ -259,34 +308,57 @@ func upgradeText(s *master.Status) string {
 	}
 }
 
+// titles are those of the table's columns, and the page's.
+var titles = []string{"SLOT", "ADDRESS", "STATE", "PID", "GEN", "UPTIME", "MEMORY", "HANDSHAKES", "HANDED OFF", "ACCEPTED", "RATE/S", "OPEN", "QUEUE", "PARKED", "REFUSED",
+	"FULL", "HANDED BACK", "RESTARTS", "LAST EXIT"}
+
+// dispensable are columns that a narrow window is without, the first one first.
+var dispensable = []string{"UPTIME", "ACCEPTED"}
+
+// rare are columns that are there only if they have more than 0.
+var rare = []string{"FULL", "HANDED BACK"}
+
 // slotTable is a row of titles, one for each slot, and one for each worker that drains.
 func slotTable(s *master.Status) [][]string {
-	rows := [][]string{{"SLOT", "ADDRESS", "STATE", "PID", "GEN", "UPTIME", "MEMORY", "HANDSHAKES", "HANDED OFF", "ACCEPTED", "RATE/S", "OPEN", "QUEUE", "PARKED", "REFUSED", "FULL", "RESTARTS", "LAST EXIT"}}
+	rows := [][]string{titles}
 	for i := range s.Slots {
 		sl := &s.Slots[i]
-		last := ""
-		if end := sl.LastEnd; end != nil {
-			last = fmt.Sprintf("%s, %s ago", end.Why, age(s, end.At))
-		}
 		worker := sl.Worker
 		if worker == nil {
 			worker = sl.Next
 		}
 		rows = append(rows, append(workerRow(s, sl.Slot, strings.Join(sl.Addresses, " "), sl.State, worker),
 			figure(sl.Handshakes), figure(sl.HandedOff), accepted(worker), rate(sl.Rate), cmp.Or(open(worker), figure(sl.Open)), figure(sl.Queue), fmt.Sprint(sl.Parked), fmt.Sprint(sl.Refused),
-			figure(sl.MailboxFull), fmt.Sprint(sl.Restarts), last))
+			figure(sl.MailboxFull), figure(sl.HandedBack), fmt.Sprint(sl.Restarts), lastExit(s, sl)))
 		if sl.Worker != nil && sl.Next != nil {
-			rows = append(rows, append(workerRow(s, sl.Slot, "", sl.Next.State, sl.Next), make([]string, 11)...))
+			rows = append(rows, aside(s, sl.Next))
 		}
-		if w := sl.Standby; w != nil {
-			rows = append(rows, append(workerRow(s, sl.Slot, "", w.State, w), "", "", accepted(w), "", open(w), "", "", "", "", "", ""))
+		if sl.Standby != nil {
+			rows = append(rows, aside(s, sl.Standby))
 		}
 	}
 	for i := range s.Draining {
-		w := &s.Draining[i]
-		rows = append(rows, append(workerRow(s, w.Slot, "", w.State, w), "", "", accepted(w), "", open(w), "", "", "", "", "", ""))
+		rows = append(rows, aside(s, &s.Draining[i]))
 	}
 	return rows
+}
+
+// aside is the row of a worker beside the one in the slot.
+func aside(s *master.Status, w *master.WorkerStatus) []string {
+	row := append(workerRow(s, w.Slot, "", w.State, w), "", "", accepted(w), "", open(w))
+	return append(row, make([]string, len(titles)-len(row))...)
+}
+
+// lastExit says how the slot's last worker ended that nobody had told to, and when there will be another try.
+func lastExit(s *master.Status, sl *master.SlotStatus) string {
+	var text []string
+	if end := sl.LastEnd; end != nil {
+		text = append(text, fmt.Sprintf("%s, %s ago", end.Why, age(s, end.At)))
+	}
+	if sl.NextStart != nil && sl.Worker == nil && sl.Next == nil {
+		text = append(text, fmt.Sprintf("next try in %s", span(sl.NextStart.Sub(s.Now))))
+	}
+	return strings.Join(text, "; ")
 }
 
 func workerRow(s *master.Status, slot int, addresses, state string, w *master.WorkerStatus) []string {
@@ -346,18 +418,67 @@ func rate(perSecond *float64) string {
 	}
 }
 
-// printTable leaves out columns without anything below their title.
-func printTable(w io.Writer, rows [][]string, padding int) {
-	var columns []int
-	for column := range rows[0] {
+// tableWithin is the table, and what there is no room for beside it in so many letters: how workers ended is said in lines
+// of their own, columns in which all is 0 are only named, and then those that are dispensable.
+func tableWithin(rows [][]string, width int) (table, left string) {
+	const last = "LAST EXIT"
+	shown := columnsOf(rows, func(title, cell string) bool { return cell != "" && (cell != "0" || !slices.Contains(rare, title)) })
+	fits := func(padding int) bool {
+		table = tableOf(rows, shown, padding)
+		return width == 0 || widest(strings.Split(table, "\n")) <= width
+	}
+	if fits(2) || fits(1) {
+		return table, ""
+	}
+	if at := slices.Index(rows[0], last); shown[len(shown)-1] == at {
+		shown = shown[:len(shown)-1]
 		for _, row := range rows[1:] {
-			if row[column] != "" {
-				columns = append(columns, column)
-				break
+			if row[at] != "" {
+				left += fmt.Sprintf("slot %s: %s\n", row[0], row[at])
 			}
 		}
 	}
-	var text strings.Builder
+	some := columnsOf(rows, func(_, cell string) bool { return cell != "" && cell != "0" && cell != "0.0" })
+	var zero []string
+	for i := len(shown) - 1; i > 0 && !fits(1); i-- {
+		if column := shown[i]; !slices.Contains(some, column) {
+			shown = slices.Delete(shown, i, i+1)
+			zero = append(zero, rows[0][column])
+		}
+	}
+	var more []string
+	for _, title := range dispensable {
+		if i := slices.Index(shown, slices.Index(rows[0], title)); i >= 0 && !fits(1) {
+			shown = slices.Delete(shown, i, i+1)
+			more = append(more, title)
+		}
+	}
+	if len(more) > 0 {
+		left = "no room for " + strings.Join(more, ", ") + "\n" + left
+	}
+	if len(zero) > 0 {
+		slices.Reverse(zero)
+		left = "all 0: " + strings.Join(zero, ", ") + "\n" + left
+	}
+	if left != "" {
+		left = "\n" + left
+	}
+	return table, left
+}
+
+// columnsOf returns which columns have such a cell below their title. The first one, the slot, always does.
+func columnsOf(rows [][]string, has func(title, cell string) bool) (columns []int) {
+	for column := range rows[0] {
+		if column == 0 || slices.ContainsFunc(rows[1:], func(row []string) bool { return has(rows[0][column], row[column]) }) {
+			columns = append(columns, column)
+		}
+	}
+	return columns
+}
+
+// tableOf is the table with these columns, and so many spaces between them.
+func tableOf(rows [][]string, columns []int, padding int) string {
+	var text, trimmed strings.Builder
 	table := tabwriter.NewWriter(&text, 0, 0, padding, ' ', 0)
 	for _, row := range rows {
 		cells := make([]string, len(columns))
@@ -370,8 +491,34 @@ func printTable(w io.Writer, rows [][]string, padding int) {
 	}
 	table.Flush()
 	for line := range strings.Lines(text.String()) {
-		fmt.Fprintln(w, strings.TrimRight(line, " \n"))
+		trimmed.WriteString(strings.TrimRight(line, " \n") + "\n")
 	}
+	return trimmed.String()
+}
+
+// wrap breaks lines between words where they are longer than width. What a line goes on with is moved in.
+func wrap(text string, width int) string {
+	const in = "  "
+	if width <= 4*len(in) {
+		return text
+	}
+	var out strings.Builder
+	for line := range strings.Lines(text) {
+		line = strings.TrimSuffix(line, "\n")
+		for letters := []rune(line); len(letters) > width; letters = []rune(line) {
+			at := width
+			for at > len(in) && letters[at] != ' ' {
+				at--
+			}
+			if at <= len(in) {
+				at = width // one long word
+			}
+			out.WriteString(strings.TrimRight(string(letters[:at]), " ") + "\n")
+			line = in + strings.TrimLeft(string(letters[at:]), " ")
+		}
+		out.WriteString(line + "\n")
+	}
+	return out.String()
 }
 
 // age is how long ago something was, as the master's clock has it, in two units at most.

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -41,6 +44,26 @@ SLOT  STATE     PID  GEN  UPTIME  HANDED OFF  ACCEPTED  OPEN  PARKED  REFUSED  F
 	if got := statusText(&s); got != want {
 		t.Errorf("\n%s\nwant\n%s", got, want)
 	}
+	const narrow = `shop v1, pid 1, up 1d2h, not ready: slot 1 is empty
+[::]:80 127.0.0.1:81, route master, link native, by header:X-User
+generation 3, reload: 1 of 2 slots since 3s, and another one follows
+of no slot: 2 parked, 3 idle
+
+SLOT STATE    PID GEN UPTIME HANDED OFF ACCEPTED PARKED REFUSED FULL RESTARTS
+0    serving  100 3   1m1s   123456     5        7      0       0    0
+0    starting 101 3   1s     -          -        -      -       -
+1    empty    -   -   -      0          -        0      1       2    4
+1    draining 98  2   1d1h   -          -        -      -       -
+
+all 0: OPEN
+slot 1: exited with status 3, 2h0m ago; next try in 9s
+`
+	s.Totals = master.Totals{Parked: 9, Refused: 1, Idle: 3}
+	s.Slots[1].NextStart = at(-9 * time.Second)
+	if got := statusWithin(&s, 80); got != narrow {
+		t.Errorf("\n%s\nwant\n%s", got, narrow)
+	}
+	s.Totals, s.Slots[1].NextStart = master.Totals{}, nil
 	few, many, fast := 7, 1.25, 1234.5
 	kernel := s
 	kernel.Slots = []master.SlotStatus{{State: "serving", InUse: true, Rate: &many, Open: &few, Queue: new(0), Worker: &master.WorkerStatus{PID: 100, Generation: 3, State: "serving", Started: now}},
@@ -69,6 +92,10 @@ SLOT  STATE    PID  GEN  UPTIME  RATE/S  OPEN  QUEUE  PARKED  REFUSED  RESTARTS 
 	}
 	if got := statusText(&s); !strings.Contains(got, "follows\ngeneration 2: 2 lingering for its clients since 3s, 11s more if none comes back, 2m0s more at most (handfast drain --now ends that)\n\nSLOT") ||
 		!strings.Contains(got, "\n2     lingering  95 ") {
+		t.Error(got)
+	}
+	s.Draining[0].Deadline = at(-time.Minute)
+	if got := statusText(&s); !strings.Contains(got, "at most (handfast drain --now ends that)\ngeneration 2: 1 draining since ") || !strings.Contains(got, ", 1m0s more at most\n\nSLOT") {
 		t.Error(got)
 	}
 	s.Reload.Ended, s.Reload.Error = at(4*time.Second), "supervisor: reload failed: slot 1: why"
@@ -113,6 +140,73 @@ func TestStatusLastWords(t *testing.T) {
 		got := statusText(&s)
 		if !strings.HasSuffix(got, c.want) || c.want == "" && strings.Contains(got, "wrote last") {
 			t.Errorf("%s\nwant %q", got, c.want)
+		}
+	}
+}
+
+// TestStatusWithin: lines break between words where a window is narrower, what they go on with is moved in, and no word is lost.
+func TestStatusWithin(t *testing.T) {
+	const text = "generation 1: 32 lingering for its clients\n\nshort\naWordThatIsLongerThanAnyWindow\n"
+	if got, want := wrap(text, 20), "generation 1: 32\n  lingering for its\n  clients\n\nshort\naWordThatIsLongerTha\n  nAnyWindow\n"; got != want {
+		t.Errorf("%s\nwant\n%s", got, want)
+	}
+	now := time.Now()
+	s := master.Status{Now: now, Name: strings.Repeat("n", 40), Version: "v1.2.3", Started: now, Route: "kernel", Link: "native", Key: "address",
+		Addresses: []string{"[2001:db8:1234:5678:9abc:def0:1234:5678]:8443", "[2001:db8:1234:5678:9abc:def0:1234:5679]:8443"},
+		Largest:   &master.LargestClient{Client: "2001:db8:1234:5678:9abc:def0:1234:5678", Share: 0.91, Of: 1234567, At: now}}
+	open, rate := 1234, 123.4
+	byMaster := s
+	for i := range 32 {
+		s.Slots = append(s.Slots, master.SlotStatus{Slot: i, InUse: true, State: "serving", Open: &open, Rate: &rate, Queue: new(0), Restarts: i,
+			Worker: &master.WorkerStatus{PID: 4000000 + i, Generation: 1234, State: "serving", Started: now, Accepted: new(uint64(12345678)), Memory: new(int64(1 << 30))}})
+	}
+	for i := range 32 { // as wide as it gets, by the master's route
+		wide := s.Slots[i]
+		wide.Open, wide.Queue, wide.HandedOff, wide.Worker = nil, nil, new(uint64(12345678)), new(*wide.Worker)
+		wide.Worker.MaxOpen, wide.Worker.Open, wide.LastEnd = new(1000), new(uint64(1000)), &master.End{Why: "exited with signal killed", At: now}
+		byMaster.Slots = append(byMaster.Slots, wide)
+	}
+	if text := statusWithin(&byMaster, 80); widest(strings.Split(text, "\n")) > 80 || !strings.Contains(text, "\n\nall 0: PARKED, REFUSED\nno room for UPTIME\nslot 0: exited") {
+		t.Errorf("by the master's route:\n%s", text)
+	}
+	for width := 20; width < 200; width++ {
+		text := statusWithin(&s, width)
+		if width >= 80 && widest(strings.Split(text, "\n")) > width {
+			t.Fatalf("within %d:\n%s", width, text)
+		}
+		for _, part := range []string{"SLOT", "RESTARTS", "ACCEPTED", "4000031", "31\n", "QUEUE"} {
+			if !strings.Contains(text, part) {
+				t.Fatalf("within %d there is no %q:\n%s", width, part, text)
+			}
+		}
+	}
+}
+
+// TestWords: the page has the columns of status, under the same titles and in the same order, and OPERATING.md says what each of them is that
+// does not say it itself.
+func TestWords(t *testing.T) {
+	html, err := os.ReadFile("../../master/admin/page.html")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, columns, _ := strings.Cut(string(html), "const slotColumns = [")
+	columns, _, _ = strings.Cut(columns, "\n];")
+	var onPage []string
+	for _, title := range regexp.MustCompile(`(?m)^  \['([^']+)',`).FindAllStringSubmatch(columns, -1) {
+		onPage = append(onPage, strings.ToUpper(title[1]))
+	}
+	if !slices.Equal(onPage, titles) {
+		t.Errorf("the page has the columns\n%q, status\n%q", onPage, titles)
+	}
+	operating, err := os.ReadFile("OPERATING.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, explained, _ := strings.Cut(string(operating), "| column | meaning |")
+	explained, _, _ = strings.Cut(explained, "\n\n")
+	for _, title := range titles {
+		if !strings.Contains(explained, title) {
+			t.Errorf("OPERATING.md does not explain %s", title)
 		}
 	}
 }

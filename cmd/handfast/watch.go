@@ -83,8 +83,8 @@ func watchOn(ctx context.Context, terminal, keyboard *os.File, interval time.Dur
 				}
 				return look.err
 			}
-			v.lines = func(padding int) []string {
-				return strings.Split(strings.TrimRight(statusTextIn(&look.status, padding), "\n"), "\n")
+			v.lines = func(width int) []string {
+				return strings.Split(strings.TrimRight(statusWithin(&look.status, width), "\n"), "\n")
 			}
 		case key := <-keys:
 			if key == "q" {
@@ -239,7 +239,7 @@ func sizeOf(terminal *os.File) (width, height int) {
 
 // view is the part of a status that a window shows.
 type view struct {
-	lines         func(padding int) []string // of the status, with so much between columns
+	lines         func(width int) []string // of the status, of at most so many letters where that is possible
 	width, height int
 	row, column   int // of the table, in the corner of the window
 }
@@ -270,10 +270,7 @@ func (v *view) press(key string) {
 // frame is what to write so that the window shows it: the head and the titles, as many rows as there is
 // room for, and a last line of what else there is.
 func (v *view) frame() string {
-	lines := v.lines(2)
-	if widest(lines[tableAt(lines):tableEnd(lines)]) > v.width {
-		lines = v.lines(1)
-	}
+	lines := v.lines(v.width)
 	at := tableAt(lines)
 	wide := widest(lines[at:])
 	v.column = max(min(v.column, wide-v.width), 0)
@@ -305,15 +302,6 @@ func (v *view) frame() string {
 // tableAt is where the titles of the table are: behind the first empty line.
 func tableAt(lines []string) int {
 	return min(slices.Index(lines, "")+1, len(lines)-1)
-}
-
-// tableEnd is where the table ends: at the next one, or the end.
-func tableEnd(lines []string) int {
-	at := tableAt(lines)
-	if n := slices.Index(lines[at:], ""); n >= 0 {
-		return at + n
-	}
-	return len(lines)
 }
 
 // widest is how many letters the longest line has.

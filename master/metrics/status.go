@@ -32,12 +32,14 @@ var (
 	draining  = desc("draining_workers", "Workers that are in no slot any more and finish what they have.")
 	workers   = desc("workers", "Workers of a generation that are in a state, in a slot or not.", "generation", "state")
 	latest    = desc("generation", "That the slots run, or the latest of them; 1 before the first reload.")
+	upgrades  = desc("upgrades_total", "How often the master's program has been replaced since the master was started.")
 	reloading = desc("reload_in_progress", "1 while workers are being replaced.")
 
 	state      = desc("worker_state", "1 for the state of the worker in the slot.", "slot", "state")
 	generation = desc("worker_generation", "The reload that started the worker in the slot.", "slot")
 	since      = desc("worker_start_time_seconds", "When the worker in the slot was started, in Unix time.", "slot")
 	open       = desc("worker_open_connections", "Connections that the worker in the slot has open, if it says so.", "slot")
+	taken      = desc("worker_accepted_connections_total", "Connections that the worker in the slot has accepted since it was started, if it says so.", "slot")
 	mayOpen    = desc("worker_open_connections_limit", "Connections that the worker in the slot may have open before further ones are refused, if it is held to that.", "slot")
 	handsBack  = desc("worker_hands_back", "1 if the worker in the slot hands connections back whose next request is not its own, 0 if the first request on a connection decides for all; not there if none decides.", "slot")
 	memory     = desc("worker_memory_bytes", "Memory that the worker in the slot and its process group have, if --max-memory bounds it: pages that they share count once.", "slot")
@@ -93,6 +95,8 @@ func (status collector) Collect(out chan<- prometheus.Metric) {
 	gauge(draining, float64(finishing))
 	gauge(latest, float64(s.Generation))
 	gauge(reloading, truth(s.Reload != nil && s.Reload.Ended == nil))
+	upgraded := uint64(s.Upgrade.Count)
+	counter(upgrades, &upgraded)
 	counter(accepted, s.Totals.Accepted)
 	counter(takenBack, s.Totals.TakenBack)
 	for i := range s.Slots {
@@ -106,6 +110,7 @@ func (status collector) Collect(out chan<- prometheus.Metric) {
 			if w.Open != nil {
 				gauge(open, float64(*w.Open), slot)
 			}
+			counter(taken, w.Accepted, slot)
 			if w.HandsBack != nil {
 				gauge(handsBack, truth(*w.HandsBack), slot)
 			}
