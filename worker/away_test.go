@@ -131,7 +131,9 @@ func TestAwayOther(t *testing.T) {
 // TestAwayBounded: it is waited for so long, and for so many.
 func TestAwayBounded(t *testing.T) {
 	p := newPool(t, &http.Server{Handler: http.HandlerFunc(answer)})
+	p.ln.back.mu.Lock()
 	p.ln.back.awayTimeout = time.Millisecond
+	p.ln.back.mu.Unlock()
 	proxy := p.dial(0)
 	r := bufio.NewReader(proxy)
 	io.WriteString(proxy, request(0, "/", ""))

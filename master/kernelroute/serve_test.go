@@ -4,7 +4,6 @@ import (
 	"context"
 	"io/fs"
 	"slices"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -238,12 +237,12 @@ func TestClosedListeners(t *testing.T) {
 			hide(unix.EMFILE)
 			w.all[0].waits(0, 1)
 			looks(w, 2*closedLooks)
-			if slices.ContainsFunc(w.journal.lines, func(line string) bool { return strings.HasSuffix(line, "finishing") }) {
+			if w.journal.ended("finishing") {
 				t.Error("the worker was told to finish")
 			}
 			hide(nil)
 			looks(w, closedLooks)
-			if !slices.ContainsFunc(w.journal.lines, func(line string) bool { return strings.HasSuffix(line, "finishing") }) {
+			if !w.journal.ended("finishing") {
 				t.Errorf("the worker was not told to finish: %q", w.journal.lines)
 			}
 			stop()
