@@ -52,18 +52,21 @@ check: lint ## lint, and the tests that start neither handfast nor real servers:
 	$(GO) test -vet=off -short ./...
 	$(GO) test -vet=off -race -short ./master/balancer ./master/clientip ./master/reexec
 
-test: ## all tests, those of our packages with the race detector (says what it skips for want of a program)
+test: ## the tests, those of our packages with the race detector (says what it skips for want of a program); make slices has the longer ones
 	@PATH=$$PATH:/usr/sbin; for program in $(TESTED_WITH); do \
 		command -v $$program >/dev/null || echo "make test: skips what needs $$program; apt-get install $$program" | sed 's/install node$$/install nodejs/; s/install varnishd$$/install varnish/'; \
 	done
-	GORACE=atexit_sleep_ms=0 $(GO) test -vet=off -race -shuffle=on -timeout 30m $$($(GO) list ./... | grep -v /examples/)
-	$(GO) test -vet=off -shuffle=on -timeout 30m ./examples/... # only clients run in their processes
+	GORACE=atexit_sleep_ms=0 $(GO) test -vet=off -race -shuffle=on -timeout 30m $$($(GO) list ./... | grep -v -e /examples/ -e /cmd/bench)
+	$(GO) test -vet=off -shuffle=on -timeout 30m $$($(GO) list ./examples/... | grep -v /cluster) # only clients run in their processes
 	$(GO) test -vet=off -run '^TestPlan' ./cmd/handfast # all of them: with the race detector they walk a part
 
-slices: ## a short slice of each trial that has a target of its own: the packages, 10,000 seeds of the simulation, Socket.IO on three machines, half a minute of chaos
+slices: ## a short slice of each trial that has a target of its own: the packages, the bench, all servers, the simulation, system calls that fail, several machines, chaos
 	$(GO) -C cmd/dist test -timeout 10m ./...
+	$(GO) test -vet=off -race -shuffle=on -timeout 30m ./cmd/bench
+	HANDFAST_TEST_SERVERS=each $(GO) test -vet=off -run '^TestOthers$$' ./examples/servers
 	HANDFAST_TEST_SEEDS=10000 $(GO) test -vet=off -run '^TestSimulation$$' ./master/simulation
-	HANDFAST_TEST_CLIENTS=36 $(GO) test -vet=off -run '^TestSocketIO$$' ./examples/cluster
+	HANDFAST_TEST_CELLS=10 $(GO) test -vet=off -race -run '^TestNthCall$$' ./cmd/handfast
+	HANDFAST_TEST_CLIENTS=36 $(GO) test -vet=off ./examples/cluster
 	$(GO) run ./cmd/chaos -for 30s
 
 chaos: ## handfast under real clients, disturbed for CHAOS (30s) as SEED says, and what clients saw is checked (VARIANTS: routes and links, such as kernel/any); ten minutes before a release
