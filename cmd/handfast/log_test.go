@@ -354,7 +354,7 @@ let more = () => {
   s.listen(0, more);
 };
 for (let i = 0; i < 8; i++) more();
-setTimeout(() => { say('refused', failed); more = () => {}; }, 1000);
+setTimeout(() => { say('refused', failed); more = () => {}; }, 1600);
 `, nodeOptions{lean: true})
 	said := strings.Fields(b.hears("refused", 1)[0])
 	if refused, _ := strconv.Atoi(said[1]); refused < 100 {
