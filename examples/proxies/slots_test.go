@@ -69,7 +69,9 @@ func freePort(t *testing.T) uint16 {
 		port := uint16(10_000 + rand.IntN(20_000))
 		if ln, err := net.Listen("tcp4", fmt.Sprintf("0.0.0.0:%d", port)); err == nil {
 			ln.Close()
-			return port
+			if trial.Reserve(int(port)) {
+				return port
+			}
 		}
 	}
 	t.Fatal("no port is free")
@@ -479,13 +481,24 @@ type oneRequestServers struct {
 
 func (s *oneRequestServers) listen(t *testing.T) (own hash.SlotAddresses, port uint16) {
 	t.Helper()
-	network := netip.AddrFrom4([4]byte{127, byte(64 + rand.IntN(64)), byte(rand.IntN(256)), 0})
-	own, port = hash.SlotAddresses{Prefix: netip.PrefixFrom(network, 28)}, freePort(t)
-	for slot := range trial.Workers {
-		ln, err := net.Listen("tcp", netip.AddrPortFrom(own.Of(slot), port).String())
-		if err != nil {
-			t.Fatal(err)
+	var listeners []net.Listener
+	trial.Eventually(t, "a port that nobody takes meanwhile", func() bool {
+		network := netip.AddrFrom4([4]byte{127, byte(64 + rand.IntN(64)), byte(rand.IntN(256)), 0})
+		own, port = hash.SlotAddresses{Prefix: netip.PrefixFrom(network, 28)}, freePort(t)
+		for slot := range trial.Workers {
+			ln, err := net.Listen("tcp", netip.AddrPortFrom(own.Of(slot), port).String())
+			if err != nil {
+				for _, ln := range listeners {
+					ln.Close()
+				}
+				listeners = nil
+				return false
+			}
+			listeners = append(listeners, ln)
 		}
+		return true
+	})
+	for slot, ln := range listeners {
 		t.Cleanup(func() { ln.Close() })
 		go s.serve(ln, slot)
 	}
