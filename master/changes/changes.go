@@ -148,8 +148,8 @@ func (w *Watcher) fd() (fd int) {
 // Next waits until something changes, and then for Quiet, and returns the path of what has changed first. err is ctx's when that ends, or says why
 // nothing can be watched any more.
 func (w *Watcher) Next(ctx context.Context) (changed string, err error) {
+	w.file.SetReadDeadline(time.Time{}) // before what ends the reading: that must not be undone
 	defer context.AfterFunc(ctx, func() { w.file.SetReadDeadline(time.Unix(1, 0)) })()
-	w.file.SetReadDeadline(time.Time{})
 	if changed, err = w.read(); err == nil {
 		// What comes soon belongs to it.
 		for latest := time.Now().Add(w.longest); err == nil; {
