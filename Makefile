@@ -12,7 +12,7 @@ FUZZMINIMIZE ?= 10x
 SEED ?= 0
 CHAOS ?= 30s
 CELLS ?= 1000000
-# Of how many packages, and how many of one, tests run at a time: they wait much of theirs.
+# Of how many packages tests run at a time: they wait much of theirs.
 PACKAGES ?= $(shell expr $$(nproc) \* 3 / 2)
 # Where make install puts what it installs; a package's build adds DESTDIR.
 PREFIX  ?= /usr/local
@@ -58,7 +58,7 @@ test: ## the tests, those of our packages with the race detector (says what it s
 	@PATH=$$PATH:/usr/sbin; for program in $(TESTED_WITH); do \
 		command -v $$program >/dev/null || echo "make test: skips what needs $$program; apt-get install $$program" | sed 's/install node$$/install nodejs/; s/install varnishd$$/install varnish/'; \
 	done
-	GORACE=atexit_sleep_ms=0 $(GO) test -p $(PACKAGES) -parallel $(PACKAGES) -vet=off -race -shuffle=on -timeout 30m $$($(GO) list ./... | grep -v -e /examples -e /cmd/bench)
+	GORACE=atexit_sleep_ms=0 $(GO) test -p $(PACKAGES) -vet=off -race -shuffle=on -timeout 30m $$($(GO) list ./... | grep -v -e /examples -e /cmd/bench)
 	$(GO) test -p $(PACKAGES) -vet=off -shuffle=on -timeout 30m $$($(GO) list ./examples/... | grep -v /cluster) # only clients run in their processes
 	$(GO) test -vet=off -run '^TestPlan' ./cmd/handfast # all of them: with the race detector they walk a part
 
