@@ -27,12 +27,7 @@ func TestNodePeers(t *testing.T) {
 	}
 	for _, p := range nodePeers {
 		t.Run(p.name, func(t *testing.T) {
-			s := stageFor(t, p)
-			s.node = node
-			defer s.close()
-			if err := s.open(); err != nil {
-				t.Fatal(err)
-			}
+			s := nodeStage(t, p, node)
 			for _, pid := range s.workerPIDs {
 				if parent := parentOf(t, pid); parent != s.balancerPIDs[0] {
 					t.Errorf("worker %d is the child of %d, and the balancer %d", pid, parent, s.balancerPIDs[0])
@@ -75,6 +70,18 @@ func wantSticky(t *testing.T, s *stage) {
 	if len(count) != 2 {
 		t.Errorf("clients by worker: %v, want both to have some", count)
 	}
+}
+
+// nodeStage opens a peer's stage with Node workers of a directory. It is closed when the test ends.
+func nodeStage(t *testing.T, p peer, node string) *stage {
+	t.Helper()
+	s := stageFor(t, p)
+	s.node = node
+	t.Cleanup(s.close)
+	if err := s.open(); err != nil {
+		t.Fatal(err)
+	}
+	return s
 }
 
 func parentOf(t *testing.T, pid int) (parent int) {
@@ -132,12 +139,7 @@ func TestNodePooledPeers(t *testing.T) {
 	}
 	for _, p := range nodePooledPeers {
 		t.Run(p.name, func(t *testing.T) {
-			s := stageFor(t, p)
-			s.node = node
-			defer s.close()
-			if err := s.open(); err != nil {
-				t.Fatal(err)
-			}
+			s := nodeStage(t, p, node)
 			wantForwarded(t, s)
 			figures, err := pooledRequests(t.Context(), s)
 			if err != nil || figures[failures] != 0 || figures[misplaced] != 0 || figures[requestRate] == 0 || figures[balancerRequestCPU] == 0 || figures[workerRequestCPU] == 0 {

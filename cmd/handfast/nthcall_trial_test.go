@@ -351,27 +351,26 @@ func (f *faulty) awaitLog(what, message string, n int, others ...string) {
 	}
 }
 
-func (f *faulty) reload() {
+// signalUnderWay sends a signal while each slot has a request, and waits until all clients have heard.
+func (f *faulty) signalUnderWay(sig unix.Signal) {
 	f.clientsCome(0, 1, "/sleep/100ms")
 	f.clientsCome(1, 1, "/sleep/100ms")
-	f.signal(unix.SIGUSR2)
+	f.signal(sig)
 	f.allHeard()
+}
+
+func (f *faulty) reload() {
+	f.signalUnderWay(unix.SIGUSR2)
 	f.awaitLog("the end of the reload", "reload finished", 1, "reload failed")
 }
 
 func (f *faulty) upgrade() {
-	f.clientsCome(0, 1, "/sleep/100ms")
-	f.clientsCome(1, 1, "/sleep/100ms")
-	f.signal(unix.SIGHUP)
-	f.allHeard()
+	f.signalUnderWay(unix.SIGHUP)
 	f.awaitLog("the end of the upgrade", "upgraded", 1, "not upgraded, this program goes on")
 }
 
 func (f *faulty) stop() {
-	f.clientsCome(0, 1, "/sleep/100ms")
-	f.clientsCome(1, 1, "/sleep/100ms")
-	f.signal(unix.SIGTERM)
-	f.allHeard()
+	f.signalUnderWay(unix.SIGTERM)
 	if !within(faultPatience, f.hasExited) {
 		f.t.Error("it does not stop")
 	} else if status := f.exit(); status != exitOK && !f.namesCause() {

@@ -26,9 +26,8 @@ const (
 
 // network is a place for clients, a router, and machines, each a network namespace.
 type network struct {
-	t        *testing.T
-	prefix   string // of the namespaces' names
-	machines int
+	t      *testing.T
+	prefix string // of the namespaces' names
 }
 
 // newNetwork needs root. All namespaces are gone when the test has ended.
@@ -38,7 +37,7 @@ func newNetwork(t *testing.T, machines int) *network {
 	if os.Getuid() != 0 {
 		t.Skip("making network namespaces takes root")
 	}
-	n := &network{t: t, prefix: fmt.Sprintf("handfast-%d-%s-", os.Getpid(), strings.ToLower(t.Name()[len("Test"):])), machines: machines}
+	n := &network{t: t, prefix: fmt.Sprintf("handfast-%d-%s-", os.Getpid(), strings.ToLower(t.Name()[len("Test"):]))}
 	n.add("clients")
 	n.add("router")
 	n.ip("link add wan netns", n.name("clients"), "type veth peer name clients netns", n.name("router"))

@@ -73,15 +73,15 @@ func (b *Balancer) HandBack(slot int, from Returner, conns []fdpass.Handoff) (n 
 // checkReturned tells whether this is a connection at one of our addresses or Unix sockets, and makes it what the master's are:
 // non-blocking, its peer known. A connection that its client has ended meanwhile is one, too.
 func (b *Balancer) checkReturned(h *fdpass.Handoff) error {
-	local, err := sock.Local(h.FD)
-	if err == nil && !local.IsValid() {
+	local, unknown := sock.Local(h.FD)
+	if unknown == nil && !local.IsValid() {
 		return b.checkSocket(h)
 	}
 	protocol, err := sock.Option(h.FD, unix.SOL_SOCKET, unix.SO_PROTOCOL)
 	if err != nil || protocol != unix.IPPROTO_TCP && protocol != unix.IPPROTO_MPTCP {
 		return fmt.Errorf("%w: it is no TCP socket", ErrForeign)
 	}
-	if local, err = sock.Local(h.FD); err != nil || !b.isOurs(local) {
+	if unknown != nil || !b.isOurs(local) {
 		return fmt.Errorf("%w: it is at %v", ErrForeign, local)
 	}
 	peer, err := sock.Peer(h.FD)
