@@ -113,3 +113,15 @@ func TestNoLeaksAfterGarbage(t *testing.T) {
 		}
 	}
 }
+
+// TestIsOlder: versions are numbers.
+func TestIsOlder(t *testing.T) {
+	for release, want := range map[string]bool{"5.10.0-32-cloud-amd64": true, "5.4.1": true, "5.19.0": false, "5.100": false, "6.1.0": false, "4.20": true, "": true} {
+		if got := isOlder(release, 5, 19); got != want {
+			t.Errorf("%q: %v", release, got)
+		}
+	}
+	if IsLinuxOlder(3, 9) || !IsLinuxOlder(1000, 0) { // SO_REUSEPORT
+		t.Error(Kernel())
+	}
+}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,9 +42,25 @@ var trials = []trial{
 // patience is how long anything may take: some processors here are programs.
 const patience = 2 * time.Minute
 
+// master is handfast.
+func (t trial) master(ctx context.Context) *exec.Cmd {
+	return exec.CommandContext(ctx, "handfast", append([]string{"run", "--listen", address, "--workers", "2", "--probation", "0"}, t.args...)...)
+}
+
+// refused starts it where the kernel cannot do what it takes: handfast ends, and says what that is.
+func (t trial) refused() error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	said, err := t.master(ctx).CombinedOutput()
+	if err == nil || ctx.Err() != nil || !bytes.Contains(said, []byte("it needs Linux 5.19 or newer")) {
+		return fmt.Errorf("%w\n%s", cmp.Or(err, errors.New("it ends well")), said)
+	}
+	return nil
+}
+
 func (t trial) run() (err error) {
 	var log bytes.Buffer
-	master := exec.Command("handfast", append([]string{"run", "--listen", address, "--workers", "2", "--probation", "0"}, t.args...)...)
+	master := t.master(context.Background())
 	master.Stdout, master.Stderr = &log, &log
 	master.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := master.Start(); err != nil {

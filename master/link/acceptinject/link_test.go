@@ -39,6 +39,7 @@ type injecting struct {
 // inject starts an actor; at is where the balancer listens.
 func inject(t *testing.T, at string) *injecting {
 	t.Helper()
+	fdtest.NeedLinux(t, 5, 19)
 	foreigntest.Python(t) // a test that StartActor skips would leave the link without a process
 	foreigntest.NoLeaks(t)
 	a := &injecting{}

@@ -1,7 +1,9 @@
 package acceptinject
 
 import (
+	"errors"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/handfast/handfast/fdpass/fdtest"
@@ -15,8 +17,14 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// TestCheck: on a kernel that is too old the error says so, and which one is not.
 func TestCheck(t *testing.T) {
-	fdtest.Check(t, Check())
+	err := Check()
+	if !fdtest.IsLinuxOlder(5, 19) {
+		fdtest.Check(t, err)
+	} else if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "it needs Linux 5.19") || !strings.Contains(err.Error(), "this is Linux "+fdtest.Kernel()) {
+		t.Error(err)
+	}
 }
 
 // TestServers: each server is handed its slot's connections in answer to accept.

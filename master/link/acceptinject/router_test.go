@@ -31,6 +31,7 @@ type router struct {
 // play starts a server in each slot, and waits until all are ready.
 func play(t *testing.T, s *foreigntest.Server) *foreigntest.Stage {
 	t.Helper()
+	fdtest.NeedLinux(t, 5, 19)
 	r := &router{t: t, fd: foreigntest.Socket(t, unix.AF_INET), ended: make(chan struct{})}
 	fdtest.Check(t, unix.Bind(r.fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
 	fdtest.Check(t, unix.Listen(r.fd, 1000))

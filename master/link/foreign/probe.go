@@ -19,7 +19,11 @@ const probeTimeout = 10 * time.Second
 
 // Probe runs, in place of a worker, the child that binds a port (launch.Probe). The error says which
 // part this machine cannot do: oldest is the oldest kernel that has all of it.
-func (l *Link) Probe(at net.Addr, oldest string) error { return explain(l.probe(at), oldest) }
+func (l *Link) Probe(at net.Addr, oldest string) error {
+	var running unix.Utsname
+	unix.Uname(&running)
+	return explain(l.probe(at), oldest, unix.ByteSliceToString(running.Release[:]))
+}
 
 func (l *Link) probe(at net.Addr) error {
 	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
@@ -49,8 +53,8 @@ func (l *Link) probe(at net.Addr) error {
 	return fmt.Errorf("its bind was not answered: %w", err)
 }
 
-// explain says what a failure comes from, and what is needed. oldest is the oldest kernel that can do all.
-func explain(err error, oldest string) error {
+// explain says what a failure comes from, and what is needed. oldest is the oldest kernel that can do all, running is this one.
+func explain(err error, oldest, running string) error {
 	var failed *launch.Error
 	if !errors.As(err, &failed) {
 		return err
@@ -65,7 +69,7 @@ func explain(err error, oldest string) error {
 	}
 	switch failed.Errno {
 	case unix.ENOSYS, unix.EINVAL:
-		return fmt.Errorf("the kernel has no seccomp notifications (%w); it needs Linux %s or newer with CONFIG_SECCOMP_FILTER, and no sandbox such as gVisor that stands for it", failed.Errno, oldest)
+		return fmt.Errorf("seccomp notifications are missing or too old (%w); it needs Linux %s or newer with CONFIG_SECCOMP_FILTER, and no sandbox such as gVisor that stands for it: this is Linux %s", failed.Errno, oldest, running)
 	case unix.EBUSY:
 		return fmt.Errorf("somebody watches this process by seccomp notifications already (%w), such as a container's manager or another handfast; it needs to be the only one", failed.Errno)
 	case unix.EPERM, unix.EACCES:

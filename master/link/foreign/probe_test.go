@@ -19,12 +19,12 @@ func TestExplain(t *testing.T) {
 	}{
 		{launch.StepPlatform, unix.ENOSYS, "architecture"},
 		{launch.StepNewPrivs, unix.EPERM, "no_new_privs is refused"},
-		{launch.StepFilter, unix.EINVAL, "Linux 5.9"},
-		{launch.StepFilter, unix.ENOSYS, "Linux 5.9"},
+		{launch.StepFilter, unix.EINVAL, "needs Linux 5.19 or newer with CONFIG_SECCOMP_FILTER, and no sandbox such as gVisor that stands for it: this is Linux 5.10.0-32"},
+		{launch.StepFilter, unix.ENOSYS, "Linux 5.19"},
 		{launch.StepFilter, unix.EPERM, "container's profile"},
 		{launch.StepFilter, unix.EBUSY, "another handfast"},
 	} {
-		if err := explain(&launch.Error{Step: tt.step, Errno: tt.errno}, "5.9"); !strings.Contains(err.Error(), tt.want) {
+		if err := explain(&launch.Error{Step: tt.step, Errno: tt.errno}, "5.19", "5.10.0-32"); !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v", tt.step, err)
 		}
 	}

@@ -101,7 +101,7 @@ func tcp(t *testing.T) int {
 
 // TestAnswers: a call waits until it is answered, and returns the answer.
 func TestAnswers(t *testing.T) {
-	c := filter(t, BindAccept)
+	c := filter(t, Bind)
 	fd := tcp(t)
 	for _, tt := range []struct {
 		name    string
@@ -159,6 +159,7 @@ func TestCaller(t *testing.T) {
 
 // TestAddFD: accept returns a descriptor that is added to the caller's.
 func TestAddFD(t *testing.T) {
+	fdtest.NeedLinux(t, 5, 19)
 	c := filter(t, BindAccept)
 	_, conn := fdtest.Connection(t)
 	defer unix.Close(conn)
