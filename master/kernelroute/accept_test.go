@@ -72,6 +72,7 @@ func TestWorkerThatOnlyTakes(t *testing.T) {
 // the patience, whenever others came, and is refused then.
 func TestRefusedWhenOverdue(t *testing.T) {
 	inWorld(t, foreign, 2, func(w *world) {
+		time.Sleep(tickAtTest / 2) // between two looks
 		for range 3 {
 			w.comes(1, 1)
 			time.Sleep(time.Second)
@@ -79,7 +80,7 @@ func TestRefusedWhenOverdue(t *testing.T) {
 		time.Sleep(patienceAtTest - 3*time.Second - 1)
 		w.notes("nobody has waited for so long")
 		time.Sleep(tickAtTest)
-		w.notes("the first one has", "5 refuses 1 at A1")
+		w.notes("the first one has, since the look that found it", "5.1 refuses 1 at A1")
 		w.machineMu.Lock()
 		w.sockets = w.sockets[1:]
 		w.machineMu.Unlock()
