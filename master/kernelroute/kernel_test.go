@@ -278,16 +278,23 @@ func TestServedBeforeReady(t *testing.T) {
 				conn.Close()
 			}
 		})
+		const enough = 20
 		var served atomic.Int32
-		end := time.Now().Add(4 * waitingTime)
+		var longest, early atomic.Int64 // a wait, and one that was refused before its time
+		began := time.Now()
+		goesOn := func() bool {
+			passed := time.Since(began)
+			return passed < 4*waitingTime || served.Load() < enough && passed < testPatience
+		}
 		for range 8 {
 			clients.Go(func() {
-				for time.Now().Before(end) && !t.Failed() {
+				for goesOn() && !t.Failed() {
 					answer, took := call(t, to)
+					storeMax(&longest, took)
 					if answer == "served" {
 						served.Add(1)
 					} else if took < waitingTime {
-						t.Errorf("%s: a client is answered %q after %v", address, answer, took)
+						storeMax(&early, took)
 					}
 				}
 			})
@@ -295,8 +302,22 @@ func TestServedBeforeReady(t *testing.T) {
 		clients.Wait()
 		ln.Close()
 		serving.Wait()
-		if served.Load() < 20 {
-			t.Errorf("%s: %d are served", address, served.Load())
+		// On a machine that is so busy that somebody is overdue, the worker may take that client just before the master
+		// does, which then takes the next one.
+		if took := early.Load(); took > 0 && longest.Load() < int64(waitingTime) {
+			t.Errorf("%s: a client is refused after %v", address, time.Duration(took))
+		}
+		if n := served.Load(); n < enough && !t.Failed() {
+			t.Errorf("%s: %d are served", address, n)
+		}
+	}
+}
+
+func storeMax(to *atomic.Int64, d time.Duration) {
+	for {
+		before := to.Load()
+		if before >= int64(d) || to.CompareAndSwap(before, int64(d)) {
+			return
 		}
 	}
 }
