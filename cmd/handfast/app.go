@@ -112,7 +112,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 	app := &cli.App{
 		Name:  "handfast",
 		Usage: "run a server as several workers, with sticky TCP connections",
-		UsageText: "handfast run [flags] -- COMMAND [ARG...]\nhandfast status|reload|upgrade|stop [flags]\nhandfast scale [flags] N\nhandfast drain [flags] SLOT|--now\n" +
+		UsageText: "handfast run [flags] -- COMMAND [ARG...]\nhandfast status|reload|upgrade|stop [flags]\nhandfast list [--json]\nhandfast scale [flags] N\nhandfast drain [flags] SLOT|--now\n" +
 			"handfast slot [flags] ADDRESS\nhandfast proxy-config [flags] PROXY\nhandfast check [flags] [-- COMMAND [ARG...]]",
 		Description: "handfast run starts several copies of your server on one port: the workers. Each client\n" +
 			"always gets the same worker, over its own connection: no proxy is in between. A worker fills\n" +
@@ -128,7 +128,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		// Errors are reported by run, which tells usage errors from others.
 		ExitErrHandler: func(*cli.Context, error) {},
 		Commands: []*cli.Command{
-			runCommand(stderr), statusCommand(), reloadCommand(), scaleCommand(), drainCommand(), upgradeCommand(), stopCommand(),
+			runCommand(stderr), statusCommand(), listCommand(), reloadCommand(), scaleCommand(), drainCommand(), upgradeCommand(), stopCommand(),
 			slotCommand(), proxyConfigCommand(), checkCommand(stderr), manCommand(), completionCommand(), versionCommand(),
 		},
 		Action: func(c *cli.Context) error {

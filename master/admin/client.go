@@ -13,7 +13,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -114,14 +113,13 @@ func runningIn(ctx context.Context, dir string) (names []string) {
 	if checkPrivate(dir) != nil {
 		return nil
 	}
-	paths, _ := filepath.Glob(filepath.Join(dir, "[^.]*"+suffix)) // in order
-	for _, path := range paths {
+	for _, path := range socketPaths(dir) {
 		conn, err := NewClient(Address{"unix", path}).dial(ctx)
 		if err == nil {
 			conn.Close()
 		}
 		if err == nil || errors.Is(err, syscall.EAGAIN) { // which is busy
-			names = append(names, strings.TrimSuffix(filepath.Base(path), suffix))
+			names = append(names, nameIn(path))
 		}
 	}
 	return names
@@ -135,9 +133,9 @@ func NameOf(ctx context.Context, pid int) string {
 			if err != nil {
 				continue
 			}
-			is := unixsocket.PeerPID(conn) == pid
+			its, _ := unixsocket.Peer(conn)
 			conn.Close()
-			if is {
+			if its == pid {
 				return name
 			}
 		}
@@ -362,7 +360,8 @@ func (c *Client) process(ctx context.Context) (*process, error) {
 		return nil, err
 	}
 	defer conn.Close() // until then it lives
-	fd, err := unix.PidfdOpen(unixsocket.PeerPID(conn), unix.PIDFD_NONBLOCK)
+	pid, _ := unixsocket.Peer(conn)
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 	if err != nil {
 		return nil, nil // of another PID namespace: the end of its answer must do
 	}

@@ -255,7 +255,8 @@ func CheckFree(path string) error {
 	switch {
 	case err == nil:
 		defer conn.Close()
-		return fmt.Errorf("unixsocket: %s %w by pid %d", path, ErrInUse, PeerPID(conn))
+		pid, _ := Peer(conn)
+		return fmt.Errorf("unixsocket: %s %w by pid %d", path, ErrInUse, pid)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return nil
 	case errors.Is(err, syscall.EAGAIN): // its backlog is full
@@ -265,22 +266,22 @@ func CheckFree(path string) error {
 	}
 }
 
-// PeerPID returns the process that listens at the other end of a Unix socket, as it is numbered
-// here; 0 if it is not.
-func PeerPID(conn net.Conn) int {
+// Peer returns the process that listens at the other end of a Unix socket, as it is numbered here, 0 if it is not, and its user, -1 if
+// that is not known.
+func Peer(conn net.Conn) (pid, uid int) {
+	pid, uid = 0, -1
 	c, ok := conn.(syscall.Conn)
 	if !ok {
-		return 0
+		return pid, uid
 	}
 	raw, err := c.SyscallConn()
 	if err != nil {
-		return 0
+		return pid, uid
 	}
-	pid := 0
 	raw.Control(func(fd uintptr) {
 		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-			pid = int(cred.Pid)
+			pid, uid = int(cred.Pid), int(cred.Uid)
 		}
 	})
-	return pid
+	return pid, uid
 }
