@@ -12,16 +12,19 @@ FUZZMINIMIZE ?= 10x
 SEED ?= 0
 CHAOS ?= 30s
 CELLS ?= 1000000
-# Of how many packages tests run at a time: they wait much of theirs.
-PACKAGES ?= $(shell expr $$(nproc) \* 3 / 2)
+# Of how many packages tests run at a time, of ours and of the examples: they wait much of theirs.
+PACKAGES ?= $(shell nproc)
+EXAMPLES ?= $(shell expr \( $$(nproc) + 1 \) / 2)
 # Where make install puts what it installs; a package's build adds DESTDIR.
 PREFIX  ?= /usr/local
 RESULTS ?= cmd/bench/results/README.md
+# make check has vetted; nobody debugs these programs.
+TESTFLAGS = -vet=off -ldflags=-w -shuffle=on -timeout 30m
 TESTED_WITH = python3 node npm curl nginx haproxy apache2 gunicorn redis-server php javac chromium puma lighttpd caddy h2o varnishd sshd prosody mandoc rpm crun
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .DEFAULT_GOAL := help
-.PHONY: help build install dist demo check test slices chaos faults soak vm bench microbench screenshots fuzz lint
+.PHONY: help build install dist demo check test test-raced test-examples slices chaos faults soak vm bench microbench screenshots fuzz lint
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,9 +61,14 @@ test: ## the tests, those of our packages with the race detector (says what it s
 	@PATH=$$PATH:/usr/sbin; for program in $(TESTED_WITH); do \
 		command -v $$program >/dev/null || echo "make test: skips what needs $$program; apt-get install $$program" | sed 's/install node$$/install nodejs/; s/install varnishd$$/install varnish/'; \
 	done
-	GORACE=atexit_sleep_ms=0 $(GO) test -p $(PACKAGES) -vet=off -race -shuffle=on -timeout 30m $$($(GO) list ./... | grep -v -e /examples -e /cmd/bench)
-	$(GO) test -p $(PACKAGES) -vet=off -shuffle=on -timeout 30m $$($(GO) list ./examples/... | grep -v /cluster) # only clients run in their processes
-	$(GO) test -vet=off -run '^TestPlan' ./cmd/handfast # all of them: with the race detector they walk a part
+	@$(MAKE) --no-print-directory -j 2 test-raced test-examples
+
+test-raced:
+	GORACE=atexit_sleep_ms=0 env -u MAKEFLAGS $(GO) test -p $(PACKAGES) $(TESTFLAGS) -race $$($(GO) list ./... | grep -v -e /examples -e /cmd/bench)
+
+test-examples: # only clients run in their processes; and what the race detector makes too long
+	env -u MAKEFLAGS $(GO) test -p $(EXAMPLES) $(TESTFLAGS) $$($(GO) list ./examples/... | grep -v /cluster)
+	$(GO) test $(TESTFLAGS) -run '^TestPlan' ./cmd/handfast # all of them: with the race detector they walk a part
 
 slices: ## a short slice of each trial that has a target of its own: the packages, the bench, all servers, the simulation, system calls that fail, several machines, chaos
 	$(GO) -C cmd/dist test -timeout 10m ./...

@@ -142,7 +142,11 @@ func (b *instance) happens(row happening, secure bool) {
 		guests[5] = b.repeats(from, loop{protocol: "HTTP/1.1", secure: true, path: "/sleep/20ms"})
 		guests[6] = b.repeats(from, loop{protocol: "HTTP/2.0", secure: true, path: "/sleep/20ms"})
 	} else {
-		guests[0] = b.streams(from, "/events/1s")
+		request := "/events/1s"
+		if row.fates[0] == lost {
+			request = "/events/1m" // still under way when that happens, however busy the machine is
+		}
+		guests[0] = b.streams(from, request)
 		guests[1] = b.repeats(from, loop{protocol: "HTTP/1.1", post: true, path: "/"})
 		guests[2] = b.repeats(from, loop{protocol: "HTTP/1.1", path: "/sleep/100ms"})
 		guests[3] = talk{b, b.socketFor(from)}

@@ -23,8 +23,9 @@ import (
 )
 
 const (
-	// dryRunTimeout is how long the next program may take until it could begin.
-	dryRunTimeout = 10 * time.Second
+	// dryRunTimeout is how long the next program may take until it could begin. Meanwhile this one serves; on a busy machine
+	// it took longer than ten seconds.
+	dryRunTimeout = 30 * time.Second
 	// leftoverTimeout is how long its children may take to end when they are killed.
 	leftoverTimeout = time.Second
 	leftoverPoll    = time.Millisecond
