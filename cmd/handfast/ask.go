@@ -70,6 +70,21 @@ func (v *values) answering() answering {
 	return a
 }
 
+// apart wants that addresses of --admin are neither those of --listen nor each other's.
+func (v *values) apart(admins []admin.Address, listens []string) {
+	others := slices.Clone(listens)
+	for _, a := range admins {
+		address := a.Address
+		if a.Network == "unix" {
+			address = unixScheme + address
+		}
+		if err := twice(address, others); err != nil {
+			v.fail("--admin %s: %w", a, err)
+		}
+		others = append(others, address)
+	}
+}
+
 // admins returns the values of --admin; an empty one is none.
 func (v *values) admins() []string {
 	return slices.DeleteFunc(v.list("admin"), func(value string) bool { return value == "" })

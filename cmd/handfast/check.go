@@ -201,19 +201,12 @@ func (t *checking) addresses(ctx context.Context) {
 		t.note("--listen", "none, and what systemd passes does not count here: run listens where the first worker does, not on "+defaultListen)
 		all = nil
 	}
-	for i, address := range all {
-		var err error
+	for _, address := range all {
 		if path := pathOfSocket(address); path != "" {
-			if err = unixsocket.Try(path); err != nil {
-				err = errors.New(strings.TrimPrefix(socketError(address, err).Error(), "--listen "+address+": "))
-			}
+			t.try("--listen "+address, remediedSocket(unixsocket.Try(path)))
 		} else {
-			err = tryAddress(ctx, address, t.opens.free)
+			t.try("--listen "+address, tryAddress(ctx, address, t.opens.free))
 		}
-		if err == nil {
-			err = twice(address, all[:i])
-		}
-		t.try("--listen "+address, err)
 	}
 	t.slotAddresses()
 	if t.answers.byName {
@@ -229,8 +222,9 @@ func (t *checking) addresses(ctx context.Context) {
 	for _, a := range t.answers.addresses {
 		err := admin.Try(a)
 		if a.Network != "unix" {
-			if err = tryAddress(ctx, a.Address, false); err == nil {
-				err = twice(a.Address, all)
+			err = tryAddress(ctx, a.Address, false)
+			if same := twice(a.Address, all); err == nil && same != nil { // as the default, which nobody has typed
+				err = fmt.Errorf("%w: %w", unix.EADDRINUSE, same)
 			}
 		}
 		t.try("--admin "+a.Address, err)
@@ -276,31 +270,6 @@ func isPublic(address string) bool {
 	}
 	ip := addr.AddrPort().Addr().Unmap()
 	return !ip.IsLoopback() && !ip.IsPrivate() && !ip.IsLinkLocalUnicast()
-}
-
-// twice tells whether one of the others is in the way of an address.
-func twice(address string, others []string) error {
-	if path := pathOfSocket(address); path != "" {
-		if i := slices.IndexFunc(others, func(other string) bool { return pathOfSocket(other) == path }); i >= 0 {
-			return fmt.Errorf("is the same path as %s, which comes before it", others[i])
-		}
-		return nil
-	}
-	addr, err := net.ResolveTCPAddr("tcp", address)
-	if err != nil || addr.Port == 0 {
-		return nil
-	}
-	for _, other := range others {
-		o, err := net.ResolveTCPAddr("tcp", other)
-		if err != nil || o.Port != addr.Port {
-			continue
-		}
-		a, b := addr.AddrPort().Addr().Unmap(), o.AddrPort().Addr().Unmap()
-		if (!a.IsValid() || !b.IsValid() || a.Is4() == b.Is4()) && reuseport.Overlap(a, b) { // [::] is IPv6 only
-			return fmt.Errorf("is the same port as %s, which comes before it", other)
-		}
-	}
-	return nil
 }
 
 // tryAccessLog tells whether the file can be written. It does not make one.

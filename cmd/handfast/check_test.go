@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -31,20 +32,24 @@ func TestCheckIsRun(t *testing.T) {
 	dir := inRuntimeDirectory(t)
 	b := start(t, 1, options{noAdmin: true})
 	pid := fmt.Sprintf("pid %d", b.cmd.Process.Pid)
-	stranger, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	var strangers [2]string
+	for i := range strangers {
+		stranger, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stranger.Close()
+		strangers[i] = stranger.Addr().String()
 	}
-	defer stranger.Close()
-	taken := stranger.Addr().String()
-	out, status := runCheck(t, "--listen", b.addr, "--listen", taken, "--listen", taken, "--admin", taken, "--access-log", "/nowhere/access.log", "--", "no-such-program")
+	taken, admin := strangers[0], strangers[1]
+	out, status := runCheck(t, "--listen", b.addr, "--listen", taken, "--admin", admin, "--access-log", "/nowhere/access.log", "--", "no-such-program")
 	if status != exitFailure {
 		t.Errorf("status %d: %s", status, out)
 	}
 	for what, says := range map[string][]string{
 		"--listen " + b.addr:                   {pid, "handfast stop --name handfast", "handfast upgrade"},
 		"--listen " + taken:                    {fmt.Sprintf("pid %d", os.Getpid())},
-		"--admin " + taken:                     {fmt.Sprintf("pid %d", os.Getpid())},
+		"--admin " + admin:                     {fmt.Sprintf("pid %d", os.Getpid())},
 		"--name handfast":                      {"in use by " + pid, "--admin off"},
 		"--access-log /nowhere/access.log":     {"no such file"},
 		"command":                              {"not found"},
@@ -75,6 +80,25 @@ func TestCheckIsRun(t *testing.T) {
 			t.Errorf("%s: status %d: %s", flags, status, out)
 		}
 	}
+	// A Unix socket, too, is only in use; and what is named twice is nobody else's.
+	socket := filepath.Join(dir, "app.socket")
+	ln, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	out, status = runCheck(t, "--name", "a", "--listen", "unix:"+socket, "--behind-proxy", "--", trial.Build(t, testWorker))
+	if want := fmt.Sprintf("%s is in use by pid %d; stop that, or listen at another path", socket, os.Getpid()); status != exitFailure || answerOf(t, out, "--listen unix:"+socket) != want || !strings.Contains(out, errTaken.Error()) {
+		t.Errorf("status %d: %s", status, out)
+	}
+	for _, flags := range []string{"--listen 127.0.0.1:7 --listen 127.0.0.1:7", "--listen :7 --admin 127.0.0.1:7", "--admin 127.0.0.1:7 --admin 127.0.0.1:7", "--admin /run/a --listen unix:/run/a"} {
+		for _, command := range []string{"check", "run"} {
+			text := begin(t, slices.Concat([]string{command, "--name", "a"}, strings.Fields(flags), []string{"--", "true"})...).ends(exitUsage)
+			if !strings.Contains(text, "it is named twice") && !strings.Contains(text, "it is the same ") {
+				t.Errorf("%s %s: %s", command, flags, text)
+			}
+		}
+	}
 	// Each by itself, in run.
 	for _, c := range []struct{ flags, says string }{
 		{"--name a --listen " + b.addr + " --route master", "handfast stop --name handfast ends it"},
@@ -102,7 +126,9 @@ func TestCheckIsRun(t *testing.T) {
 		t.Error("check has made the access log")
 	}
 	for _, c := range []struct{ listens, says string }{
-		{":7 127.0.0.1:7", "is the same port as :7"}, {"127.0.0.1:7 127.0.0.1:7", "is the same port"}, {"0.0.0.0:7 127.0.0.1:7", "is the same port"},
+		{":7 127.0.0.1:7", "is the same port as :7"}, {"127.0.0.1:7 127.0.0.1:7", "is named twice"}, {"0.0.0.0:7 127.0.0.1:7", "is the same port"},
+		{"unix:/a unix:/a", "is named twice"}, {"unix:/a unix://a?mode=0600", "is the same path as unix:/a"}, {"unix:/a unix:/b", ""}, {"unix:/a :7", ""},
+		{"[fe80::1%lo]:7 [fe80::1%lo]:7", "is named twice"}, {"[fe80::1%lo]:7 [fe80::1%eth0]:7", ""}, {":7 [fe80::1%lo]:7", "is the same port"},
 		{"[::]:7 0.0.0.0:7", ""}, {"127.0.0.1:7 127.0.0.2:7", ""}, {":7 :8", ""}, {"127.0.0.1:0 127.0.0.1:0", ""},
 	} {
 		listens := strings.Fields(c.listens)

@@ -14,6 +14,8 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/handfast/handfast/master/reuseport"
 )
 
 // The libraries' errors, from which we take flag and value: those of package flag on the
@@ -224,12 +226,45 @@ func (v *values) variables() (unknown []string) {
 // listens returns the addresses of --listen.
 func (v *values) listens() (addresses []string) {
 	for _, address := range v.list("listen") {
-		if err := listenMistake(address); err != nil {
+		err := listenMistake(address)
+		if err == nil {
+			err = twice(address, addresses)
+		}
+		if err != nil {
 			v.fail("--listen %q: %w", address, err)
 		}
 		addresses = append(addresses, address)
 	}
 	return addresses
+}
+
+// twice tells whether one of the others is in the way of an address.
+func twice(address string, others []string) error {
+	for _, other := range others {
+		switch path := pathOfSocket(address); {
+		case address == other && !strings.HasSuffix(address, ":0"):
+			return errors.New("it is named twice")
+		case path != "" && path == pathOfSocket(other):
+			return fmt.Errorf("it is the same path as %s", other)
+		case path == "" && samePort(address, other):
+			return fmt.Errorf("it is the same port as %s", other)
+		}
+	}
+	return nil
+}
+
+// samePort tells whether two addresses cannot be listened on both.
+func samePort(one, other string) bool {
+	a, err := net.ResolveTCPAddr("tcp", one)
+	if err != nil || a.Port == 0 {
+		return false
+	}
+	b, err := net.ResolveTCPAddr("tcp", other)
+	if err != nil || a.Port != b.Port || a.Zone != "" && b.Zone != "" && a.Zone != b.Zone {
+		return false
+	}
+	x, y := a.AddrPort().Addr().Unmap(), b.AddrPort().Addr().Unmap()
+	return (!x.IsValid() || !y.IsValid() || x.Is4() == y.Is4()) && reuseport.Overlap(x, y) // [::] is IPv6 only
 }
 
 // listenMistake tells what is wrong with an address to listen on, as far as it can be seen.

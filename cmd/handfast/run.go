@@ -164,6 +164,7 @@ func readAll(c *cli.Context, logs io.Writer) (asked, error) {
 		a.follow = append(a.follow, v.absolute("restart-on-change", path))
 	}
 	a.listen = v.listens()
+	v.apart(a.answers.addresses, a.listen)
 	a.output = outputWords[v.choice("worker-output", outputWords...)]
 	if unknown := v.variables(); v.err == nil && len(unknown) > 0 {
 		config.Logger.Warn("variables in the environment that no flag reads", "names", strings.Join(unknown, " "))

@@ -73,21 +73,23 @@ func pathOfSocket(address string) string {
 
 // listenSocket opens a Unix socket of --listen.
 func listenSocket(address string) (*unixsocket.Listener, error) {
+	var ln *unixsocket.Listener
 	path, o, err := parseSocket(address)
-	if err != nil {
-		return nil, fmt.Errorf("--listen %s: %w", address, err)
+	if err == nil {
+		ln, err = unixsocket.Listen(path, o)
 	}
-	ln, err := unixsocket.Listen(path, o)
 	if err != nil {
-		return nil, socketError(address, err)
+		return nil, fmt.Errorf("--listen %s: %w", address, remediedSocket(err))
 	}
 	return ln, nil
 }
 
-// socketError says more about why a Unix socket cannot be made, and what to do.
-func socketError(address string, err error) error {
+// remediedSocket is why a Unix socket cannot be made, and what to do about it.
+func remediedSocket(err error) error {
 	remedy := ""
 	switch {
+	case err == nil:
+		return nil
 	case errors.Is(err, unixsocket.ErrInUse):
 		remedy = "; stop that, or listen at another path"
 	case errors.Is(err, fs.ErrNotExist):
@@ -95,7 +97,7 @@ func socketError(address string, err error) error {
 	case errors.Is(err, fs.ErrPermission):
 		remedy = ": the directory has to be this user's (in a systemd unit RuntimeDirectory= makes one below /run), and group= one that it is in"
 	}
-	return fmt.Errorf("--listen %s: %w%s", address, err, remedy)
+	return fmt.Errorf("%w%s", err, remedy)
 }
 
 // socket returns the first Unix socket that is listened on; empty: there is none.
