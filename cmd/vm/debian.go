@@ -22,17 +22,24 @@ func ownMirror(ctx context.Context) string {
 	return "http://deb.debian.org/debian/"
 }
 
-// A fetched machine is made of these files.
+// A fetched machine is made of these files of Debian's archive.
 type fetched struct {
 	kernel  string
 	busybox string
 	modules []string // in the order in which they are loaded; some compressed by xz
+	servers []string // packages
 }
 
-// fetch has apt-get load what a machine is made of into dir, apart from what this machine has installed. What is there already is kept.
+// servers are programs that know nothing of handfast, which tests run where they are.
+var servers = []string{"python3", "nginx"}
+
+// fetch has apt-get load what a machine is made of into dir, apart from what this machine has installed. What is there already, whole, is kept.
 func fetch(ctx context.Context, mirror, dir, suite, arch string) (fetched, error) {
 	if found, err := inside(dir); err == nil {
 		return found, nil
+	}
+	if err := os.RemoveAll(dir); err != nil { // of an older kernel, or half of one
+		return fetched{}, err
 	}
 	for _, sub := range []string{"state/lists/partial", "cache/archives/partial", "tree"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
@@ -89,6 +96,9 @@ func fetch(ctx context.Context, mirror, dir, suite, arch string) (fetched, error
 	if err != nil {
 		return fetched{}, err
 	}
+	if _, err := apt("apt-get", append([]string{"install", "--yes", "--download-only", "--no-install-recommends"}, servers...)...); err != nil {
+		return fetched{}, err
+	}
 	for _, p := range packages {
 		if err := run(ctx, "dpkg-deb", "--extract", p, filepath.Join(dir, "tree")); err != nil {
 			return fetched{}, err
@@ -124,6 +134,9 @@ func inside(dir string) (fetched, error) {
 	}
 	if len(found.modules) != len(modules) {
 		return found, fmt.Errorf("of modules %q the archive has %q", modules, found.modules)
+	}
+	if found.servers, _ = filepath.Glob(filepath.Join(dir, "cache/archives/*.deb")); len(found.servers) == 0 {
+		return found, fmt.Errorf("no %s there", servers)
 	}
 	return found, nil
 }

@@ -44,7 +44,7 @@ var processors = map[string]struct {
 }
 
 // limit is how long a machine may run.
-const limit = 30 * time.Minute
+const limit = time.Hour
 
 func main() {
 	verbose := flag.Bool("v", false, "show what the machines print")
@@ -110,7 +110,7 @@ func try(ctx context.Context, name, mirror, cache, accel string, verbose bool) (
 	if systemd {
 		err = m.addSystem(mirror, filepath.Join(cache, suite+"-system.tar"), suite)
 	} else {
-		err = m.addTests()
+		err = m.addTests(from.servers)
 	}
 	if err != nil {
 		return "", err
@@ -162,27 +162,30 @@ func boot(ctx context.Context, qemu string, args []string, verbose bool) (string
 }
 
 // tested are the packages whose tests run in the machine, and those of their tests that need what is not there: the sources, a
-// compiler, or another program than busybox's.
-var tested = []struct{ dir, skip string }{
-	{"hash", ""},
-	{"fdpass", "TestEnv"},
-	{"fdpass/sock", ""},
-	{"fdpass/forwarded", "TestHeadLinear"}, // times, which mean nothing on a processor that is a program
-	{"master/clientip", ""},
-	{"master/balancer", "TestReadmeExample"},
-	{"master/kernelroute", "TestStrangers|TestServedBeforeReady|TestOverdue"}, // times, as well
-	{"master/reuseport", "TestAddressForms|TestLoadWithoutRights"},            // Linux 6.1 refuses the program of who has CAP_BPF alone
-	{"master/sockdiag", ""},
-	{"master/openconns", ""},
-	{"master/supervisor", "TestWorkerOfAnOddlyStartedMaster"},
-	{"master/pgroup", ""},
-	{"master/reexec", ""},
-	{"master/link/seccomp", ""},
-	{"master/link/bindswap", ""},
-	{"master/link/acceptinject", ""},
-	{"master/link/mailbox", ""},
-	{"master/link/nodeipc", ""},
-	{"worker", ""},
+// compiler, or another program than busybox's. Those that are real have tests with real servers, of which Python and nginx are there.
+var tested = []struct {
+	dir, skip string
+	real      bool
+}{
+	{"hash", "", false},
+	{"fdpass", "TestEnv", false},
+	{"fdpass/sock", "", false},
+	{"fdpass/forwarded", "TestHeadLinear", false}, // times, which mean nothing on a processor that is a program
+	{"master/clientip", "", false},
+	{"master/balancer", "TestReadmeExample", false},
+	{"master/kernelroute", "TestStrangers|TestServedBeforeReady|TestOverdue", false}, // times, as well
+	{"master/reuseport", "TestAddressForms|TestLoadWithoutRights", false},            // Linux 6.1 refuses the program of who has CAP_BPF alone
+	{"master/sockdiag", "", false},
+	{"master/openconns", "", false},
+	{"master/supervisor", "TestWorkerOfAnOddlyStartedMaster", false},
+	{"master/pgroup", "", false},
+	{"master/reexec", "", false},
+	{"master/link/seccomp", "", false},
+	{"master/link/bindswap", "", true},
+	{"master/link/acceptinject", "", true},
+	{"master/link/mailbox", "", false},
+	{"master/link/nodeipc", "", false},
+	{"worker", "", false},
 }
 
 // A memory is what a kernel starts from, as a directory.
@@ -193,8 +196,13 @@ type memory struct {
 
 // begin makes it with what all machines have.
 func (m memory) begin(from fetched) error {
-	for _, dir := range []string{"bin", "dev", "etc", "modules", "proc", "run", "sys", "tests", "tmp", "usr/bin"} {
+	for _, dir := range []string{"dev", "etc", "modules", "proc", "run", "sys", "tests", "tmp", "usr/bin", "usr/lib", "usr/lib64", "usr/sbin"} {
 		if err := os.MkdirAll(filepath.Join(m.root, dir), 0o755); err != nil {
+			return err
+		}
+	}
+	for _, dir := range []string{"bin", "lib", "lib64", "sbin"} {
+		if err := os.Symlink("usr/"+dir, filepath.Join(m.root, dir)); err != nil {
 			return err
 		}
 	}
@@ -219,17 +227,22 @@ func (m memory) build(out string, args ...string) error {
 	return nil
 }
 
-// addTests adds handfast, what disturbs it, and the tests of its packages.
-func (m memory) addTests() error {
+// addTests adds handfast, what disturbs it, the tests of its packages, and servers.
+func (m memory) addTests(servers []string) error {
+	for _, p := range servers {
+		if err := run(m.ctx, "sh", "-c", `dpkg-deb --fsys-tarfile "$0" | tar -x -C "$1" --keep-directory-symlink --exclude=./usr/share/doc --exclude=./usr/share/locale --exclude=./usr/share/man`, p, m.root); err != nil {
+			return err
+		}
+	}
 	for out, source := range map[string]string{"handfast": "./cmd/handfast", "chaos": "./cmd/chaos", "worker": "./cmd/handfast/testdata/worker"} {
 		if err := m.build("usr/bin/"+out, "build", source); err != nil {
 			return err
 		}
 	}
-	if err := os.WriteFile(filepath.Join(m.root, "etc/passwd"), []byte("root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n"), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(m.root, "etc/passwd"), []byte("root:x:0:0::/:/bin/sh\nwww-data:x:33:33::/:/bin/false\nnobody:x:65534:65534::/:/bin/false\n"), 0o644); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(m.root, "etc/group"), []byte("root:x:0:\nnogroup:x:65534:\n"), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(m.root, "etc/group"), []byte("root:x:0:\nwww-data:x:33:\nnogroup:x:65534:\n"), 0o644); err != nil {
 		return err
 	}
 	var list bytes.Buffer
@@ -238,7 +251,7 @@ func (m memory) addTests() error {
 		if err := m.build("tests/"+name, "test", "-c", "-vet=off", "./"+p.dir); err != nil {
 			return err
 		}
-		fmt.Fprintf(&list, "%s %s\n", name, p.skip)
+		fmt.Fprintf(&list, "%s %v %s\n", name, p.real, p.skip)
 		if _, err := os.Stat(filepath.Join(p.dir, "testdata")); err == nil {
 			at := filepath.Join(m.root, "tests", name+".d")
 			if err := os.MkdirAll(at, 0o755); err != nil {

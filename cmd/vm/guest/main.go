@@ -99,7 +99,7 @@ func setUp() error {
 	os.MkdirAll("/dev/pts", 0o755)
 	unix.Mount("devpts", "/dev/pts", "devpts", 0, "ptmxmode=0666")
 	os.Symlink("/proc/self/fd", "/dev/fd")
-	for variable, value := range map[string]string{"PATH": "/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp"} {
+	for variable, value := range map[string]string{"PATH": "/usr/sbin:/usr/bin", "HOME": "/tmp", "TMPDIR": "/tmp"} {
 		os.Setenv(variable, value)
 	}
 	if said, err := exec.Command("/bin/busybox", "--install", "-s", "/bin").CombinedOutput(); err != nil {
@@ -117,7 +117,7 @@ func setUp() error {
 	return nil
 }
 
-// tests runs the tests of /tests/list: on each line a program and the tests that it leaves out.
+// tests runs the tests of /tests/list: on each line a program, whether it runs real servers, too, and the tests that it leaves out.
 func tests() (passed, failed int) {
 	list, err := os.ReadFile("/tests/list")
 	if err != nil {
@@ -125,8 +125,12 @@ func tests() (passed, failed int) {
 		return 0, 1
 	}
 	for line := range strings.Lines(string(list)) {
-		program, skip, _ := strings.Cut(strings.TrimSpace(line), " ")
-		args := []string{"-test.short", "-test.v", "-test.timeout=10m"}
+		program, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
+		real, skip, _ := strings.Cut(rest, " ")
+		args := []string{"-test.v", "-test.timeout=15m"}
+		if real == "false" {
+			args = append(args, "-test.short")
+		}
 		if skip != "" {
 			args = append(args, "-test.skip=^("+skip+")$")
 		}
