@@ -22,6 +22,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -51,7 +52,13 @@ func main() {
 	mirror := flag.String("mirror", "", "where Debian's archive is (default: where this machine has it from)")
 	cache := flag.String("cache", "", "where kernels are kept (default: handfast-vm in the user's cache)")
 	accel := flag.String("accel", "tcg", "kvm is faster where it works: for this machine's processor, and seldom inside of another virtual machine")
+	pattern := flag.String("tests", "", "run the tests of those packages only whose folder this regular expression finds")
 	flag.Parse()
+	only, err := regexp.Compile(*pattern)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "vm:", err)
+		os.Exit(2)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	asked := machines
@@ -61,7 +68,7 @@ func main() {
 	failed := 0
 	for _, name := range asked {
 		begun := time.Now()
-		summary, err := try(ctx, name, *mirror, *cache, *accel, *verbose)
+		summary, err := try(ctx, name, *mirror, *cache, *accel, only, *verbose)
 		if err != nil {
 			failed++
 			summary = fmt.Sprintf("FAILED: %v", err)
@@ -74,7 +81,7 @@ func main() {
 }
 
 // try boots one machine and returns what its guest says at the end.
-func try(ctx context.Context, name, mirror, cache, accel string, verbose bool) (string, error) {
+func try(ctx context.Context, name, mirror, cache, accel string, only *regexp.Regexp, verbose bool) (string, error) {
 	suite, arch, ok := strings.Cut(name, "/")
 	systemd := arch == "systemd"
 	if systemd {
@@ -110,7 +117,7 @@ func try(ctx context.Context, name, mirror, cache, accel string, verbose bool) (
 	if systemd {
 		err = m.addSystem(mirror, filepath.Join(cache, suite+"-system.tar"), suite)
 	} else {
-		err = m.addTests(from.servers)
+		err = m.addTests(only, from.servers)
 	}
 	if err != nil {
 		return "", err
@@ -227,8 +234,8 @@ func (m memory) build(out string, args ...string) error {
 	return nil
 }
 
-// addTests adds handfast, what disturbs it, the tests of its packages, and servers.
-func (m memory) addTests(servers []string) error {
+// addTests adds handfast, what disturbs it, the tests of its packages, of those only whose folder a pattern finds, and servers.
+func (m memory) addTests(only *regexp.Regexp, servers []string) error {
 	for _, p := range servers {
 		if err := run(m.ctx, "sh", "-c", `dpkg-deb --fsys-tarfile "$0" | tar -x -C "$1" --keep-directory-symlink --exclude=./usr/share/doc --exclude=./usr/share/locale --exclude=./usr/share/man`, p, m.root); err != nil {
 			return err
@@ -247,6 +254,9 @@ func (m memory) addTests(servers []string) error {
 	}
 	var list bytes.Buffer
 	for _, p := range tested {
+		if !only.MatchString(p.dir) {
+			continue
+		}
 		name := strings.ReplaceAll(p.dir, "/", "_")
 		if err := m.build("tests/"+name, "test", "-c", "-vet=off", "./"+p.dir); err != nil {
 			return err
