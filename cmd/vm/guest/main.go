@@ -127,7 +127,7 @@ func tests() (passed, failed int) {
 	for line := range strings.Lines(string(list)) {
 		program, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
 		real, skip, _ := strings.Cut(rest, " ")
-		args := []string{"-test.v", "-test.timeout=15m"}
+		args := []string{"-test.v", "-test.timeout=40m"}
 		if real == "false" {
 			args = append(args, "-test.short")
 		}
