@@ -286,6 +286,10 @@ func TestStartsWhole(t *testing.T) {
 
 func testStartsWhole(t *testing.T, loop string) {
 	const slots = 64
+	enough := int32(500)
+	if testing.Short() { // as in a virtual machine, where fewer come within bound
+		enough = 50
+	}
 	free := mustListen(t, loop, hash.DefaultConfig(), 1)
 	address := free.Addr().String()
 	free.Close()
@@ -296,7 +300,7 @@ func testStartsWhole(t *testing.T, loop string) {
 	var came, astray atomic.Int32
 	for worker := range 8 {
 		clients.Go(func() {
-			for i := worker; came.Load() < 500 && ctx.Err() == nil; i += 8 {
+			for i := worker; came.Load() < enough && ctx.Err() == nil; i += 8 {
 				client := loopback(i)
 				if free.Addr().IP.To4() == nil {
 					client = netip.IPv6Loopback()
@@ -315,7 +319,7 @@ func testStartsWhole(t *testing.T, loop string) {
 	g := mustListen(t, address, hash.DefaultConfig(), slots)
 	acceptAll(t, g, 0, slots, nil)
 	clients.Wait()
-	if came.Load() < 500 || astray.Load() > 0 {
+	if came.Load() < enough || astray.Load() > 0 {
 		t.Errorf("%d clients came, %d of them astray", came.Load(), astray.Load())
 	}
 }
