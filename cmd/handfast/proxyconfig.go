@@ -26,12 +26,13 @@ var proxyTemplates embed.FS
 // proxies are those of which there is a configuration.
 var proxies = []struct {
 	name     string
-	noHeader bool // it has no hash of a header's value
+	noHeader bool   // it has no hash of a header's value
+	socket   string // what it has of a handfast that listens on a Unix socket, with %s for the path; empty: it connects to none
 }{
-	{name: "nginx"},
-	{name: "haproxy"},
-	{name: "apache"},
-	{name: "caddy"},
+	{name: "nginx", socket: "server unix:%s; in the upstream block"},
+	{name: "haproxy", socket: "server handfast unix@%s"},
+	{name: "apache", socket: `ProxyPass "/" "unix:%s|http://app/"`},
+	{name: "caddy", socket: "reverse_proxy unix/%s"},
 	{name: "traefik", noHeader: true},
 }
 
@@ -124,7 +125,7 @@ func proxyConfigCommand() *cli.Command {
 			if v.err != nil {
 				return v.err
 			}
-			if err := v.slotServers(&config); err != nil {
+			if err := v.slotServers(&config, proxies[proxy].socket); err != nil {
 				return err
 			}
 			return config.write(c.App.Writer, proxies[proxy].name)
@@ -167,15 +168,27 @@ func (v *values) typedValues(f cli.Flag) []string {
 // noSlotAddresses says what is missing, and what to do.
 const noSlotAddresses = "its slots have no addresses of their own: run it with --slot-address 127.77.0.0/24, and --listen 127.0.0.1:PORT or :PORT"
 
+// withoutSlotAddresses says what to do with a handfast that listens on these addresses. socket is what the proxy has of a Unix socket.
+func withoutSlotAddresses(listens []string, socket string) string {
+	i := slices.IndexFunc(listens, isSocket)
+	switch {
+	case i < 0:
+		return noSlotAddresses
+	case socket == "":
+		return "it listens on a Unix socket, to which this proxy cannot connect, and " + noSlotAddresses
+	}
+	return "it listens on a Unix socket, where handfast chooses the slot, and the proxy needs no more than " + fmt.Sprintf(socket, pathOfSocket(listens[i])) + "; for a proxy that chooses, " + noSlotAddresses
+}
+
 // slotServers fills in the slots: of the running master, unless another one is described.
-func (v *values) slotServers(c *proxyConfig) error {
+func (v *values) slotServers(c *proxyConfig, socket string) error {
 	given := typed(v.Context)
 	if given["slot-address"] || given["config"] {
-		return v.describedSlots(c)
+		return v.describedSlots(c, socket)
 	}
 	m, err := v.master()
 	if errors.Is(err, admin.ErrNotRunning) && v.String("slot-address") != "" {
-		return v.describedSlots(c)
+		return v.describedSlots(c, socket)
 	}
 	if err != nil {
 		return err
@@ -199,7 +212,7 @@ func (v *values) slotServers(c *proxyConfig) error {
 	}
 	for _, slot := range slots {
 		if len(slot.Addresses) == 0 {
-			return fmt.Errorf("%s: %s", c.Name, noSlotAddresses)
+			return fmt.Errorf("%s: %s", c.Name, withoutSlotAddresses(status.Addresses, socket))
 		}
 		c.Slots = append(c.Slots, proxySlot{slot.Slot, slot.Addresses[0]})
 	}
@@ -207,9 +220,13 @@ func (v *values) slotServers(c *proxyConfig) error {
 }
 
 // describedSlots fills in the slots of a master that has these flags.
-func (v *values) describedSlots(c *proxyConfig) error {
-	own, workers := v.slotAddress(), v.workers()
-	listen := append(slices.DeleteFunc(v.listens(), isSocket), defaultListen)[0]
+func (v *values) describedSlots(c *proxyConfig, socket string) error {
+	own, workers, listens := v.slotAddress(), v.workers(), v.listens()
+	ports := slices.DeleteFunc(slices.Clone(listens), isSocket)
+	if v.err == nil && len(ports) == 0 && len(listens) > 0 {
+		return usagef("--listen %s: %s", listens[0], withoutSlotAddresses(listens, socket))
+	}
+	listen := append(ports, defaultListen)[0]
 	_, port, err := net.SplitHostPort(listen)
 	if err != nil || port == "0" {
 		v.fail("--listen %s: want the port on which slots are reached", listen)
@@ -218,7 +235,7 @@ func (v *values) describedSlots(c *proxyConfig) error {
 		return v.err
 	}
 	if !own.IsValid() {
-		return usagef("--config %s: %s", v.String("config"), noSlotAddresses)
+		return usagef("--config %s: %s", v.String("config"), withoutSlotAddresses(listens, socket))
 	}
 	for slot := range workers {
 		c.Slots = append(c.Slots, proxySlot{slot, net.JoinHostPort(own.Of(slot).String(), port)})

@@ -45,11 +45,13 @@ func TestProxyConfigRunning(t *testing.T) {
 	t.Parallel()
 	with := start(t, 2, options{flags: []string{"--name", "shop", "--listen", "0.0.0.0:0", "--slot-address", "127.77.1.0/24"}})
 	without := start(t, 1, options{flags: []string{"--name", "stall"}})
+	socket, path := onSocket(t, 1)
 	for _, c := range []struct {
 		admin, args string
 		status      int
 		want, not   string
 	}{
+		{socket.admin, "", exitFailure, "needs no more than server unix:" + path + "; in the upstream block", "upstream handfast"},
 		{with.admin, "", exitOK, "shop_1", "shop_2"},
 		{with.admin, "--workers 1", exitOK, "shop_0", "shop_1 {"},
 		{with.admin, "--workers 3", exitUsage, "--workers 3: shop has 2 slots; first handfast scale 3", ""},
@@ -77,6 +79,10 @@ func TestProxyConfigMistakes(t *testing.T) {
 		{"nginx --slot-address 127.77.0.0/31 --workers 3", "--workers 2"},
 		{"nginx --slot-address 127.77.0.0/24 --listen :0", "want the port on which slots are reached"},
 		{"nginx --config " + file, "run it with --slot-address"},
+		{"haproxy --slot-address 127.77.0.0/24 --listen unix:/run/app.sock?mode=0666", "needs no more than server handfast unix@/run/app.sock; for a proxy that chooses, its slots"},
+		{"apache --slot-address 127.77.0.0/24 --listen unix:/run/app.sock", `needs no more than ProxyPass "/" "unix:/run/app.sock|http://app/"`},
+		{"caddy --slot-address 127.77.0.0/24 --listen unix:/run/app.sock", "needs no more than reverse_proxy unix//run/app.sock"},
+		{"traefik --slot-address 127.77.0.0/24 --listen unix:/run/app.sock", "to which this proxy cannot connect, and its slots"},
 	} {
 		var out bytes.Buffer
 		if status := run(t.Context(), append([]string{"handfast", "proxy-config"}, strings.Fields(c.args)...), &out, &out); status != exitUsage || !strings.Contains(out.String(), c.want) {

@@ -2,7 +2,9 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/netip"
@@ -11,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -20,7 +23,9 @@ import (
 // onSocket starts a balancer that listens on a Unix socket alone, and returns its path.
 func onSocket(t *testing.T, slots int, flags ...string) (b *instance, path string) {
 	t.Helper()
-	path = filepath.Join(filepath.Dir(socketPath(t)), "app.sock")
+	dir := filepath.Dir(socketPath(t))
+	noError(t, os.Chmod(dir, 0o755)) // Apache's children are of another user
+	path = filepath.Join(dir, "app.sock")
 	return start(t, slots, options{flags: append([]string{"--listen", "unix:" + path + "?mode=0666", "--behind-proxy"}, flags...)}), path
 }
 
@@ -29,13 +34,14 @@ func onSocket(t *testing.T, slots int, flags ...string) (b *instance, path strin
 func TestSocketBehindProxies(t *testing.T) {
 	t.Parallel()
 	const slots = 3
-	for name, scheme := range map[string]string{"nginx": "unix:", "HAProxy": "unix@", "Caddy": "unix/"} {
+	for name, address := range map[string]string{"nginx": "unix:%s", "HAProxy": "unix@%s", "Caddy": "unix/%s", "Apache": "unix:%s|http://app/"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			proxy := poolings[name]
 			proxy.Need(t)
 			b, path := onSocket(t, slots, "--listen", "127.0.0.1:0", "--trusted-proxies", "127.0.0.1")
-			front := proxy.Run(t, fmt.Sprintf(proxy.conf, scheme+path))
+			conf := strings.Replace(proxy.conf, "http://%s/", "%s", 1) // Apache's, which is a part of the address
+			front := proxy.Run(t, fmt.Sprintf(conf, fmt.Sprintf(address, path)))
 			n, pause := pooledRequests(t, 300)
 			b.tryHandBack(&pooledLoad{t: t, address: front.Address, slots: slots, pause: pause}, n)
 			b.tryStranger(path)
@@ -184,5 +190,85 @@ func TestSocketPlan(t *testing.T) {
 		case tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)):
 			t.Errorf("%+v: %v, want %s", tt.asked, err, tt.want)
 		}
+	}
+}
+
+// overSocket sends text to a worker that plays "raw", by a Unix socket, and returns what comes back.
+func overSocket(t *testing.T, path, text string) string {
+	t.Helper()
+	conn, err := net.Dial("unix", path)
+	noError(t, err)
+	defer conn.Close()
+	noError(t, conn.SetDeadline(time.Now().Add(patience)))
+	_, err = io.WriteString(conn, text)
+	noError(t, err)
+	got, err := io.ReadAll(conn)
+	if err != nil && !errors.Is(err, unix.ECONNRESET) { // since not all was read
+		t.Fatal(err)
+	}
+	return string(got)
+}
+
+// TestSocketProxyProtocol: who connects to a Unix socket is believed when it says who the client is, by either version, and must say it.
+func TestSocketProxyProtocol(t *testing.T) {
+	t.Parallel()
+	const slots = 4
+	path := filepath.Join(filepath.Dir(socketPath(t)), "app.sock")
+	b := start(t, slots, options{worker: []string{"raw"}, flags: []string{"--listen", "unix:" + path, "--proxy-protocol", "--trusted-proxies", "192.0.2.1"}})
+	for i := range 10 {
+		client := proxied(i)
+		for version := byte(1); version <= 2; version++ {
+			m := answerLine.FindStringSubmatch(overSocket(t, path, proxyHeader(t, version, client)+"then this"))
+			if m == nil || m[1] != fmt.Sprint(slotOf(client, slots)) || m[4] != client.String() {
+				t.Errorf("version %d of %v: %q, want slot %d", version, client, m, slotOf(client, slots))
+			}
+		}
+	}
+	if got := overSocket(t, path, "GET / HTTP/1.1\r\n\r\n"); got != "" {
+		t.Errorf("without a header: %q", got)
+	}
+	if refused := b.await("connection refused"); !strings.Contains(refused.text, "PROXY protocol header") || !strings.Contains(refused.text, `"peer":"unix"`) {
+		t.Errorf("the log does not say why: %s", refused.text)
+	}
+}
+
+// TestSocketInherited: a Unix socket that a service manager has made is served, also after an upgrade, and stays where it is.
+func TestSocketInherited(t *testing.T) {
+	t.Parallel()
+	const slots = 3
+	path := filepath.Join(filepath.Dir(socketPath(t)), "app.sock")
+	ln, err := net.Listen("unix", path)
+	noError(t, err)
+	defer ln.Close()
+	file, err := ln.(*net.UnixListener).File()
+	noError(t, err)
+	defer file.Close()
+	b := start(t, slots, options{flags: []string{"--behind-proxy"}, change: func(cmd *exec.Cmd) {
+		cmd.Args = withoutListen(cmd.Args)
+		viaShell(cmd, `export LISTEN_PID=$$ LISTEN_FDS=1`)
+		cmd.ExtraFiles = []*os.File{file}
+	}})
+	ask := func() {
+		t.Helper()
+		conn, err := net.Dial("unix", path)
+		noError(t, err)
+		defer conn.Close()
+		kept := &keptConn{Conn: conn, lines: bufio.NewReader(conn)}
+		for i := range 20 {
+			if a, err := kept.ask("", pooledRequest(proxied(i), "")); err != nil || a.slot != slotOf(proxied(i), slots) {
+				t.Fatalf("%v: %+v, %v, want slot %d", proxied(i), a, err, slotOf(proxied(i), slots))
+			}
+		}
+	}
+	ask()
+	if at := b.status().Addresses; len(at) != 1 || at[0] != "unix:"+path {
+		t.Errorf("addresses %q", at)
+	}
+	b.upgrades(1)
+	ask()
+	b.signal(unix.SIGTERM)
+	<-b.exited
+	if info, err := os.Lstat(path); err != nil || info.Mode().Type() != fs.ModeSocket {
+		t.Errorf("after the end: %v, %v", info, err)
 	}
 }
