@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -53,7 +54,11 @@ func (e ebpf) load(n, slots int) (*reuseport.Programs, error) {
 	if slots > most {
 		most = hash.MaxSlots // a program for so many is dear
 	}
-	return reuseport.LoadPrograms(n, most)
+	programs, err := reuseport.LoadPrograms(n, most)
+	if err != nil && !hasCapability(unix.CAP_PERFMON) && !hasCapability(unix.CAP_SYS_ADMIN) {
+		err = fmt.Errorf("%w; some kernels, such as Linux 6.1, want CAP_PERFMON beside CAP_BPF", err)
+	}
+	return programs, err
 }
 
 // check says why so many slots cannot be told apart; nil: they can.

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestEBPFRights: a master that is not root counts with CAP_BPF alone, as a service manager gives it, and its workers do not get that. It
-// counts nothing, and says so, without it.
+// TestEBPFRights: a master that is not root counts with CAP_BPF alone, or with CAP_PERFMON beside it, as a service manager gives them, and
+// its workers get neither. It counts nothing, and says so, without.
 func TestEBPFRights(t *testing.T) {
 	t.Parallel()
 	asRoot(t)
@@ -38,24 +38,31 @@ func TestEBPFRights(t *testing.T) {
 			cmd.Path = setpriv
 		}
 	}
-	t.Run("with", func(t *testing.T) {
-		t.Parallel()
-		b := startKernel(t, 2, options{change: as("+bpf"), flags: []string{"--ebpf", "on"}})
+	with := func(t *testing.T, capabilities string, rights uint64) *instance {
+		b := startKernel(t, 2, options{change: as(capabilities), flags: []string{"--ebpf", "on"}})
 		b.await("the kernel counts what comes to slots")
 		a := b.mustGet(sourceIn(1, 2, 0), "/")
 		if s := b.status(); s.Slots[1].Handshakes == nil || *s.Slots[1].Handshakes != 1 {
 			t.Errorf("%+v", s.Slots[1])
 		}
-		const bpf = uint64(1) << unix.CAP_BPF
 		var has uint64
-		if fmt.Sscanf(statusOf(t, b.cmd.Process.Pid, "CapEff"), "%x", &has); has != bpf {
-			t.Errorf("the master has capabilities %#x", has)
+		if fmt.Sscanf(statusOf(t, b.cmd.Process.Pid, "CapEff"), "%x", &has); has != rights {
+			t.Errorf("the master has capabilities %#x, want %#x", has, rights)
 		}
 		for _, set := range []string{"CapEff", "CapPrm", "CapAmb"} {
 			if got := statusOf(t, a.pid, set); strings.Trim(got, "0") != "" {
 				t.Errorf("a worker's %s are %s", set, got)
 			}
 		}
+		return b
+	}
+	t.Run("both", func(t *testing.T) {
+		t.Parallel()
+		with(t, "+bpf,+perfmon", 1<<unix.CAP_BPF|1<<unix.CAP_PERFMON)
+	})
+	t.Run("with", func(t *testing.T) {
+		t.Parallel()
+		b := with(t, "+bpf", 1<<unix.CAP_BPF)
 		b.tell("upgrade")
 		b.mustGet(sourceIn(1, 2, 0), "/")
 		if s := b.status(); s.Slots[1].Handshakes == nil || *s.Slots[1].Handshakes != 2 {

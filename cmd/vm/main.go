@@ -181,7 +181,7 @@ var tested = []struct {
 	{"master/clientip", "", false},
 	{"master/balancer", "TestReadmeExample", false},
 	{"master/kernelroute", "TestStrangers|TestServedBeforeReady|TestOverdue", false}, // times, as well
-	{"master/reuseport", "TestAddressForms|TestLoadWithoutRights", false},            // Linux 6.1 refuses the program of who has CAP_BPF alone
+	{"master/reuseport", "TestAddressForms", false},
 	{"master/sockdiag", "", false},
 	{"master/openconns", "", false},
 	{"master/supervisor", "TestWorkerOfAnOddlyStartedMaster", false},

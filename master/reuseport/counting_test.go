@@ -304,7 +304,8 @@ func TestManySlots(t *testing.T) {
 // nobody owns nothing.
 const nobody = 65534
 
-// TestLoadWithoutRights: a process that may not load eBPF is told so, and its groups do without. With CAP_BPF alone it can.
+// TestLoadWithoutRights: a process that may not load eBPF is told so, and its groups do without. With CAP_BPF and CAP_PERFMON it can, on
+// Linux 6.1, too.
 func TestLoadWithoutRights(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("not root")
@@ -313,7 +314,7 @@ func TestLoadWithoutRights(t *testing.T) {
 	for _, tt := range []struct {
 		capabilities []uintptr
 		want         string
-	}{{nil, "SKIP"}, {[]uintptr{unix.CAP_BPF}, "PASS"}} {
+	}{{nil, "SKIP"}, {[]uintptr{unix.CAP_BPF, unix.CAP_PERFMON}, "PASS"}} {
 		program := filepath.Join(t.TempDir(), "test")
 		fdtest.Check(t, copyProgram(program))
 		cmd := exec.Command(program, "-test.run=^TestCountingIsHash$", "-test.v")

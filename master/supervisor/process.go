@@ -94,18 +94,23 @@ func AdoptProcess(pid int) Process {
 	return &process{pid: pid}
 }
 
-// withoutBPF calls f on a thread whose children do not get CAP_BPF, if a service manager has given us that for them, too: it is the
-// master's alone (package reuseport).
+// mastersAlone are the capabilities by which a master that is not root loads eBPF (package reuseport). A service manager gives them as
+// ambient ones, which are for children, too.
+var mastersAlone = []uintptr{unix.CAP_BPF, unix.CAP_PERFMON}
+
+// withoutBPF calls f on a thread whose children do not get what is the master's alone.
 func withoutBPF(f func() error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	if set, err := unix.PrctlRetInt(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_IS_SET, unix.CAP_BPF, 0, 0); err != nil || set == 0 {
-		return f()
+	for _, capability := range mastersAlone {
+		if set, err := unix.PrctlRetInt(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_IS_SET, capability, 0, 0); err != nil || set == 0 {
+			continue
+		}
+		if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_LOWER, capability, 0, 0); err != nil {
+			return os.NewSyscallError("prctl", err)
+		}
+		defer unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, capability, 0, 0)
 	}
-	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_LOWER, unix.CAP_BPF, 0, 0); err != nil {
-		return os.NewSyscallError("prctl", err)
-	}
-	defer unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, unix.CAP_BPF, 0, 0)
 	return f()
 }
 

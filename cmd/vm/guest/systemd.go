@@ -547,7 +547,8 @@ func asRoot() error {
 
 // counts has the kernel count, by the unit's lines for that.
 func counts() error {
-	if err := uncomment("AmbientCapabilities=CAP_BPF", "CapabilityBoundingSet=CAP_BPF", "SystemCallFilter=bpf", "Environment=HANDFAST_EBPF=on"); err != nil {
+	if err := uncomment("AmbientCapabilities=CAP_BPF", "CapabilityBoundingSet=CAP_BPF", "SystemCallFilter=bpf", "Environment=HANDFAST_EBPF=on",
+		"AmbientCapabilities=CAP_PERFMON", "CapabilityBoundingSet=CAP_PERFMON"); err != nil {
 		return err
 	}
 	if err := begin(native, "listen: [\":80\"]\nworker-link: native\n")(); err != nil {
