@@ -26,9 +26,11 @@ const (
 	// dryRunTimeout is how long the next program may take until it could begin. Meanwhile this one serves; on a busy machine
 	// it took longer than ten seconds.
 	dryRunTimeout = 30 * time.Second
-	// leftoverTimeout is how long its children may take to end when they are killed.
-	leftoverTimeout = time.Second
-	leftoverPoll    = time.Millisecond
+	// killedTimeout is how long its children may take to end when they are killed: on a busy machine it was more than a second.
+	killedTimeout = 10 * time.Second
+	killedPoll    = time.Millisecond
+	// heldTimeout is how long what it writes may still be held open when all of them have ended.
+	heldTimeout = time.Second
 	// maxComplaint is how much of what a dry run writes is kept: the end.
 	maxComplaint = 4 << 10
 	// ready is what a dry run says when all went well.
@@ -184,7 +186,7 @@ func (r *DryRun) wait(ctx context.Context, pid int) error {
 	}
 	late := !stop()
 	left := endGroup(pid)
-	said.SetReadDeadline(time.Now().Add(leftoverTimeout))
+	said.SetReadDeadline(time.Now().Add(heldTimeout))
 	held := <-read
 	text = bytes.TrimSpace(text)
 	status := reap(pid)
@@ -210,7 +212,7 @@ func (r *DryRun) wait(ctx context.Context, pid int) error {
 // descriptors of the bundle, so that a listener would go on listening when it is closed here. It
 // returns the processes that survive.
 func endGroup(pgid int) (left []int) {
-	for end := time.Now().Add(leftoverTimeout); ; time.Sleep(leftoverPoll) {
+	for end := time.Now().Add(killedTimeout); ; time.Sleep(killedPoll) {
 		left = pgroup.Left(pgid, left)
 		if len(left) == 0 || time.Now().After(end) {
 			return left
