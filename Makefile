@@ -12,6 +12,7 @@ FUZZMINIMIZE ?= 10x
 SEED ?= 0
 CHAOS ?= 30s
 CELLS ?= 1000000
+RUNS ?= 20
 # Of how many packages tests run at a time, of ours and of the examples: they wait much of theirs.
 PACKAGES ?= $(shell nproc)
 EXAMPLES ?= $(shell expr \( $$(nproc) + 1 \) / 2)
@@ -24,7 +25,7 @@ TESTED_WITH = python3 node npm curl nginx haproxy apache2 gunicorn redis-server 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .DEFAULT_GOAL := help
-.PHONY: help build install dist demo check test test-raced test-examples slices chaos faults soak vm bench microbench screenshots fuzz lint
+.PHONY: help build install dist demo check test test-raced test-examples flakes slices chaos faults soak vm bench microbench screenshots fuzz lint
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +70,12 @@ test-raced:
 test-examples: # only clients run in their processes; and what the race detector makes too long
 	env -u MAKEFLAGS $(GO) test -p $(EXAMPLES) $(TESTFLAGS) $$($(GO) list ./examples/... | grep -v /cluster)
 	$(GO) test $(TESTFLAGS) -run '^TestPlan' ./cmd/handfast # all of them: with the race detector they walk a part
+
+flakes: ## make test RUNS (20) times, beside a busy loop on each core, until something fails
+	@for core in $$(seq $$(nproc)); do (exec yes >/dev/null) & busy="$$busy $$!"; done; trap 'kill $$busy' EXIT; \
+	for run in $$(seq $(RUNS)); do \
+		echo "run $$run of $(RUNS)"; $(MAKE) --no-print-directory test || exit 1; \
+	done
 
 slices: ## a short slice of each trial that has a target of its own: the packages, the bench, all servers, the simulation, system calls that fail, several machines, chaos
 	$(GO) -C cmd/dist test -timeout 10m ./...
