@@ -91,6 +91,23 @@ func TestRefusedWhenOverdue(t *testing.T) {
 	})
 }
 
+// TestRefusedThoughSlotIsGone: clients that wait for a worker whose slot is removed are refused when that was so for as long as the
+// patience, whatever slot they belong to now.
+func TestRefusedThoughSlotIsGone(t *testing.T) {
+	inWorld(t, foreign, 2, func(w *world) {
+		for slot, name := range []string{"a", "b"} {
+			w.start(name, slot, true)
+			w.fill(name)
+		}
+		w.comes(1, 1)
+		w.Resize(1)
+		time.Sleep(patienceAtTest - 1)
+		w.notes("b drains, and may accept it")
+		time.Sleep(tickAtTest)
+		w.notes("it has not", "5 refuses 1 at A1")
+	})
+}
+
 // TestRefusedAtOnce: a worker that serves, but not at this address, and that cannot be handed connections, keeps nobody
 // waiting.
 func TestRefusedAtOnce(t *testing.T) {

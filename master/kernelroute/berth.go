@@ -30,24 +30,24 @@ type berth struct {
 	number  int
 	slot    int            // of the workers that have it, or had it last
 	leases  []*Lease       // of workers that live
-	accepts map[group]bool // where the worker that fills the slot accepts by itself
+	accepts map[Group]bool // where the worker that fills the slot accepts by itself
 	used    bool           // a slot's clients have come here since nobody had it
 	spoiled bool           // no worker may get it any more
 	left    time.Time      // when the slot moved to another berth; zero: it has not
-	doing   map[group]task // what the master does about its listeners
+	doing   map[Group]task // what the master does about its listeners
 	watch   listenerWatch
 	queue   queueWatch
 	warned  []string // what was logged of its workers already
 }
 
 func newBerth(number, slot int) *berth {
-	return &berth{number: number, slot: slot, doing: make(map[group]task)}
+	return &berth{number: number, slot: slot, doing: make(map[Group]task)}
 }
 
 // isFit tells whether a berth can be lent: whether all that workers have set on its listeners can be undone.
 func (r *Route) isFit(b *berth) bool {
 	if !b.spoiled && len(b.leases) == 0 {
-		r.clean(b)
+		return r.clean(b)
 	}
 	return !b.spoiled
 }
@@ -76,10 +76,12 @@ func (r *Route) vacant(slot int) (*berth, error) {
 	return b, nil
 }
 
-// clean makes a berth's listeners as new. No worker has them any more.
-func (r *Route) clean(b *berth) {
+// clean makes a berth's listeners as new, and tells whether they are. No worker has them any more.
+func (r *Route) clean(b *berth) bool {
+	isNew := true
 	for _, g := range r.groups {
 		err := g.Clean(b.number, r.blocking)
+		isNew = isNew && err == nil
 		switch {
 		case errors.Is(err, reuseport.ErrSpoiled):
 			r.spoil(b, g)
@@ -87,10 +89,11 @@ func (r *Route) clean(b *berth) {
 			r.log.Error("cannot make a slot's listener as new", "slot", b.slot, "address", g.Addr().String(), "err", err)
 		}
 	}
+	return isNew
 }
 
 // spoil notes that no worker may get a berth any more.
-func (r *Route) spoil(b *berth, g group) {
+func (r *Route) spoil(b *berth, g Group) {
 	if b.spoiled {
 		return
 	}

@@ -186,7 +186,7 @@ func BenchmarkOpen(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer g.Close()
-	r := newRoute(taking, balancer.DefaultConfig(), []group{kernelGroup{g}})
+	r := newRoute(taking, balancer.DefaultConfig(), []Group{kernelGroup{g}})
 	for left := n; left > 0; left -= holdMost {
 		hold(b, g, min(left, holdMost))
 	}

@@ -18,7 +18,7 @@ const (
 
 // listenerWatch is what looks have found out about a berth's worker and its listeners.
 type listenerWatch struct {
-	holder holder // the process that had one open; nil: none had
+	holder Holder // the process that had one open; nil: none had
 	looks  int    // how many in a row have found none
 	hidden *Lease // the worker's, if its processes must not be looked into
 }
@@ -56,7 +56,7 @@ func (r *Route) holdsListener(b *berth, link supervisor.Link) bool {
 	for _, g := range r.groups {
 		listeners = append(listeners, g.Listener(b.number))
 	}
-	found, err := r.machine.findHolder(l.pid, listeners)
+	found, err := r.machine.FindHolder(l.pid, listeners)
 	b.watch.holder = found
 	if errors.Is(err, fs.ErrPermission) {
 		b.watch.hidden = l

@@ -71,8 +71,8 @@ type fakeGroup struct {
 	stopped  bool
 	closed   bool
 
-	growErr, steerErr, repairErr error
-	repairTime                   time.Duration
+	growErr, steerErr, repairErr, cleanErr error
+	repairTime                             time.Duration
 }
 
 func newFakeGroup(t *testing.T, j *journal, name, addr string, members int) *fakeGroup {
@@ -135,6 +135,9 @@ func (g *fakeGroup) Clean(i int, blocking bool) error {
 	if g.spoiled[i] {
 		return reuseport.ErrSpoiled
 	}
+	if g.cleanErr != nil {
+		return g.cleanErr
+	}
 	g.blocking[i] = blocking
 	g.cleaned[i]++
 	return nil
@@ -157,7 +160,7 @@ func (g *fakeGroup) looks() int {
 	return g.repairs
 }
 
-func (g *fakeGroup) OnlyIPv4() (group, error) {
+func (g *fakeGroup) OnlyIPv4() (Group, error) {
 	if g.four == nil {
 		return nil, g.growErr
 	}
@@ -262,7 +265,7 @@ type world struct {
 
 	told   []int             // of so many clients, each time
 	owned  []reuseport.Owner // who have strangers' listeners
-	opened func(address string) (group, error)
+	opened func(address string) (Group, error)
 }
 
 // patienceAtTest is how long clients wait in these tests where they cannot be handed off, in ticks of tickAtTest.
@@ -279,7 +282,7 @@ func inWorld(t *testing.T, kind Config, slots int, f func(w *world)) {
 
 func newWorld(t *testing.T, kind Config, slots int) *world {
 	w := &world{T: t, journal: newJournal(), log: new(strings.Builder), workers: make(map[string]*Lease)}
-	var groups []group
+	var groups []Group
 	if slots > 0 {
 		groups = append(groups, w.group("A", "10.0.0.99:80", slots))
 	}
@@ -299,7 +302,7 @@ func newWorld(t *testing.T, kind Config, slots int) *world {
 }
 
 // makeRoute makes a Route, in the place of the one that was there.
-func (w *world) makeRoute(kind Config, groups []group) {
+func (w *world) makeRoute(kind Config, groups []Group) {
 	placing := balancer.DefaultConfig()
 	placing.RetryDelay, placing.MaxRetries = tickAtTest, int(patienceAtTest/tickAtTest)
 	placing.Logger = hclog.New(&hclog.LoggerOptions{Output: w.log})
@@ -312,14 +315,14 @@ func (w *world) makeRoute(kind Config, groups []group) {
 		defer w.machineMu.Unlock()
 		return slices.Clone(w.sockets), nil
 	}
-	w.machine = surroundings{
-		listen: func(_ context.Context, address string, _ hash.Config, memberOf []int, members int) (group, error) {
+	w.machine = Surroundings{
+		Listen: func(_ context.Context, address string, _ hash.Config, memberOf []int, members int) (Group, error) {
 			if w.opened == nil {
 				return nil, errors.New("nothing can be opened")
 			}
 			return w.opened(address)
 		},
-		findHolder: func(int, []*os.File) (holder, error) {
+		FindHolder: func(int, []*os.File) (Holder, error) {
 			w.journal.note("looks for who holds a listener")
 			w.machineMu.Lock()
 			defer w.machineMu.Unlock()
@@ -328,7 +331,7 @@ func (w *world) makeRoute(kind Config, groups []group) {
 			}
 			return w.holder, w.hidden
 		},
-		owners: func(reuseport.Stranger) []reuseport.Owner { return w.owned },
+		Owners: func(reuseport.Stranger) []reuseport.Owner { return w.owned },
 	}
 }
 

@@ -30,9 +30,9 @@ func (l *Lease) OnlyIPv4(both *os.File) (*os.File, error) {
 	r := l.route
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	isIts := func(g group) bool { return g.Listener(l.berth.number) == both }
+	isIts := func(g Group) bool { return g.Listener(l.berth.number) == both }
 	of := slices.IndexFunc(r.groups, isIts)
-	var its group
+	var its Group
 	if of >= 0 {
 		its = r.groups[of]
 	}
@@ -72,7 +72,7 @@ func (l *Lease) Follow(bound netip.AddrPort, onlyIPv6 bool) (*os.File, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if bound.Addr() == netip.IPv6Unspecified() && !onlyIPv6 { // or the caller cannot know
-		onlyIPv6 = slices.ContainsFunc(r.groups, func(g group) bool {
+		onlyIPv6 = slices.ContainsFunc(r.groups, func(g Group) bool {
 			return g.Addr().AddrPort() == netip.AddrPortFrom(netip.IPv4Unspecified(), bound.Port())
 		})
 	}
@@ -97,7 +97,7 @@ func (l *Lease) Follow(bound netip.AddrPort, onlyIPv6 bool) (*os.File, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	g, err := r.machine.listen(ctx, address, r.hash, at, len(r.berths))
+	g, err := r.machine.Listen(ctx, address, r.hash, at, len(r.berths))
 	if err != nil {
 		return nil, err
 	}
@@ -154,7 +154,7 @@ func (r *Route) retire() {
 }
 
 // closeGroup refuses the connections that wait in a group and closes it.
-func (r *Route) closeGroup(g group) {
+func (r *Route) closeGroup(g Group) {
 	if !r.removeGroup(g) {
 		return
 	}
@@ -174,7 +174,7 @@ func (r *Route) closeGroup(g group) {
 }
 
 // removeGroup takes a group out of the Route, and tells whether it was in there.
-func (r *Route) removeGroup(g group) bool {
+func (r *Route) removeGroup(g Group) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	i := slices.Index(r.groups, g)
@@ -205,7 +205,7 @@ func (r *Route) Addresses() (all []netip.AddrPort) {
 }
 
 // addGroup adds a group, which has a member for each berth.
-func (r *Route) addGroup(g group) (err error) {
+func (r *Route) addGroup(g Group) (err error) {
 	r.groups = append(slices.Clone(r.groups), g)
 	if r.blocking {
 		for _, b := range r.berths {

@@ -18,7 +18,7 @@ func both(t *testing.T, f func(w *world, four *fakeGroup)) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, foreign, 0)
 		six := w.group("A", "[::]:80", 2)
-		w.makeRoute(foreign, []group{six})
+		w.makeRoute(foreign, []Group{six})
 		w.Resize(2)
 		six.four = w.group("B", "0.0.0.0:80", 2)
 		f(w, six.four)
@@ -128,7 +128,7 @@ func following(t *testing.T, f func(w *world)) {
 		kind.Follows = true
 		w := newWorld(t, foreign, 0)
 		w.makeRoute(kind, nil)
-		w.opened = func(address string) (group, error) {
+		w.opened = func(address string) (Group, error) {
 			at := address
 			if strings.HasPrefix(at, ":") {
 				at = "[::]" + at

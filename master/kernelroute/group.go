@@ -14,10 +14,11 @@ import (
 	"github.com/handfast/handfast/master/pgroup"
 	"github.com/handfast/handfast/master/reexec"
 	"github.com/handfast/handfast/master/reuseport"
+	"github.com/handfast/handfast/master/sockdiag"
 )
 
-// group is what a Route needs of the listeners of one address. The methods are those of *reuseport.Group.
-type group interface {
+// Group is what a Route needs of the listeners of one address. The methods are those of *reuseport.Group.
+type Group interface {
 	Addr() *net.TCPAddr
 	Bound() *net.TCPAddr
 	Members() int
@@ -28,7 +29,7 @@ type group interface {
 	Queue(i int) (waiting, limit int, err error)
 	Clean(i int, blocking bool) error
 	Repair() (reuseport.Repaired, error)
-	OnlyIPv4() (group, error) // nil: it is none of both families
+	OnlyIPv4() (Group, error) // nil: it is none of both families
 	StopHandshakes() error
 	Came() []uint64 // by slot; nil: nobody counts
 	Save(*reexec.Bundle) reuseport.Saved
@@ -39,8 +40,8 @@ type group interface {
 // kernelGroup is the group that the kernel knows.
 type kernelGroup struct{ *reuseport.Group }
 
-// OnlyIPv4 implements group.
-func (g kernelGroup) OnlyIPv4() (group, error) {
+// OnlyIPv4 implements Group.
+func (g kernelGroup) OnlyIPv4() (Group, error) {
 	four, err := g.Group.OnlyIPv4()
 	if err != nil || four == nil {
 		return nil, err
@@ -48,8 +49,8 @@ func (g kernelGroup) OnlyIPv4() (group, error) {
 	return kernelGroup{four}, nil
 }
 
-// acceptor is what a Route needs of a *balancer.Balancer.
-type acceptor interface {
+// Acceptor is what a Route needs of a *balancer.Balancer.
+type Acceptor interface {
 	AcceptShared(ctx context.Context, listener *os.File) error
 	RefuseOverdue(tick time.Duration, overdue func(waiting int) int) func(context.Context, *os.File) error
 	TakeBacklog(listener *os.File) error
@@ -57,39 +58,42 @@ type acceptor interface {
 	Shutdown(context.Context)
 }
 
-var _ acceptor = (*balancer.Balancer)(nil)
+var _ Acceptor = (*balancer.Balancer)(nil)
 
-// holder is a process that has a listener open.
-type holder interface{ Holds() bool }
+// Holder is a process that has a listener open.
+type Holder interface{ Holds() bool }
 
-// surroundings is what a Route asks of the machine. Tests have other answers.
-type surroundings struct {
-	// listen opens a group for slots whose clients come to these members, of so many.
-	listen func(ctx context.Context, address string, config hash.Config, memberOf []int, members int) (group, error)
-	// findHolder finds a process of a worker that has one of the listeners open. The error says that nobody knows; it matches
+// Surroundings are what a Route asks of the machine. Tests have other answers.
+type Surroundings struct {
+	// Listen opens a group for slots whose clients come to these members, of so many.
+	Listen func(ctx context.Context, address string, config hash.Config, memberOf []int, members int) (Group, error)
+	// FindHolder finds a process of a worker that has one of the listeners open. The error says that nobody knows; it matches
 	// fs.ErrPermission if processes must not be looked into.
-	findHolder func(pid int, listeners []*os.File) (holder, error)
-	// owners returns the processes that have a stranger's listener, if they can be seen.
-	owners func(reuseport.Stranger) []reuseport.Owner
+	FindHolder func(pid int, listeners []*os.File) (Holder, error)
+	// Owners returns the processes that have a stranger's listener, if they can be seen.
+	Owners func(reuseport.Stranger) []reuseport.Owner
+	// List returns the sockets with a local port that are in one of the states.
+	List func(port uint16, states ...sockdiag.State) ([]sockdiag.Socket, error)
 }
 
 // theMachine has groups count that are given one of the programs, which it borrows.
-func theMachine(programs *reuseport.Programs) surroundings {
-	return surroundings{
-		listen: func(ctx context.Context, address string, config hash.Config, memberOf []int, members int) (group, error) {
+func theMachine(programs *reuseport.Programs) Surroundings {
+	return Surroundings{
+		Listen: func(ctx context.Context, address string, config hash.Config, memberOf []int, members int) (Group, error) {
 			g, err := reuseport.ListenFor(ctx, address, config, memberOf, members, programs)
 			if err != nil {
 				return nil, err
 			}
 			return kernelGroup{g}, nil
 		},
-		findHolder: findHolder,
-		owners:     reuseport.Stranger.Owners,
+		FindHolder: findHolder,
+		Owners:     reuseport.Stranger.Owners,
+		List:       sockdiag.List,
 	}
 }
 
 // findHolder looks among all processes if it has to.
-func findHolder(pid int, listeners []*os.File) (holder, error) {
+func findHolder(pid int, listeners []*os.File) (Holder, error) {
 	var sockets []uint64
 	for _, listener := range listeners {
 		inode, err := sock.Inode(listener)

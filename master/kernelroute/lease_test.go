@@ -123,7 +123,7 @@ func TestBerthIsClean(t *testing.T) {
 	}
 }
 
-// TestLeaseEnds: with the worker's process, unless others of its group go on: they have the listeners, too.
+// TestLeaseEnds: with the worker's process, unless others of its Group go on: they have the listeners, too.
 func TestLeaseEnds(t *testing.T) {
 	for name, tt := range map[string]struct {
 		events []supervisor.Event
@@ -180,6 +180,26 @@ func TestNoOtherListener(t *testing.T) {
 		_, err := w.OpenLink(supervisor.Seat{Slot: 0}, func(*Lease) (Link, error) { opened = true; return nil, nil })
 		if !errors.Is(err, full) || opened {
 			t.Errorf("opened %v: %v", opened, err)
+		}
+	})
+}
+
+// TestCleanFails: a worker gets no listener that could not be made as new. When that can be done it is one as any other.
+func TestCleanFails(t *testing.T) {
+	inWorld(t, foreign, 1, func(w *world) {
+		w.start("a", 0, true)
+		w.fill("a")
+		w.all[0].cleanErr = errors.New("no memory")
+		w.exits("a")
+		w.Empty(0)
+		w.start("b", 0, true)
+		w.fill("b")
+		w.expect("b has another one", "-: now!; 0 b: serves")
+		w.all[0].cleanErr = nil
+		w.start("c", 0, true)
+		w.expect("c gets it", "- c: none; 0 b: serves")
+		if w.logged("cannot make a slot's listener as new", "no memory") == 0 {
+			t.Errorf("not said: %s", w.log)
 		}
 	})
 }

@@ -86,7 +86,7 @@ func (r *Route) warnStranger(other stranger) {
 	}
 	r.strangerTold = time.Now()
 	const gets = "it gets no clients while handfast runs, and all of them after that"
-	owners := r.machine.owners(other.Stranger)
+	owners := r.machine.Owners(other.Stranger)
 	fields := []any{"address", other.address, "left_out", r.strangersUntold}
 	r.strangersUntold = 0
 	if len(owners) == 0 {

@@ -42,10 +42,10 @@ const (
 type Route struct {
 	table    *balancer.Table
 	hash     hash.Config        // by which the kernel finds slots
-	balancer acceptor           // for workers that do not accept
-	refuser  acceptor           // for clients that nobody accepts and that cannot be handed off
+	balancer Acceptor           // for workers that do not accept
+	refuser  Acceptor           // for clients that nobody accepts and that cannot be handed off
 	refusing *balancer.Balancer // the same
-	machine  surroundings
+	machine  Surroundings
 	programs *reuseport.Programs
 	patience time.Duration // how long those may wait
 	tick     time.Duration // between two looks at how long they have
@@ -62,8 +62,8 @@ type Route struct {
 	berths    []*berth          // by number
 	berthOf   []*berth          // by slot: the one that its clients come to
 	filled    []supervisor.Link // by slot: its worker; nil: it is empty
-	groups    []group
-	ipv4      map[group]group     // by group for both families: the one for IPv4 in its place
+	groups    []Group
+	ipv4      map[Group]Group     // by group for both families: the one for IPv4 in its place
 	follows   bool                // there are groups where workers listen
 	came      []uint64            // by slot, by groups that are no more
 	final     []uint64            // Came since Close
@@ -125,21 +125,28 @@ func New(cfg Config) (*Route, error) {
 	if err != nil {
 		return nil, err
 	}
-	var groups []group
+	var groups []Group
 	for _, g := range cfg.Groups {
 		groups = append(groups, kernelGroup{g})
 	}
-	r := newRoute(cfg, cfg.Balancer.Config(), groups)
-	r.table, r.balancer, r.refuser, r.refusing = cfg.Balancer.Table(), cfg.Balancer, refuser, refuser
-	r.machine = theMachine(cfg.Programs)
+	r := NewAmid(cfg, groups, cfg.Balancer, refuser, theMachine(cfg.Programs))
+	r.refusing = refuser
 	return r, nil
 }
 
+// NewAmid is New with other listeners, acceptors and surroundings than this machine's, whose clients nobody but these acceptors refuses.
+func NewAmid(cfg Config, groups []Group, accepts, refuses Acceptor, around Surroundings) *Route {
+	r := newRoute(cfg, cfg.Balancer.Config(), groups)
+	r.table, r.balancer, r.refuser, r.machine = cfg.Balancer.Table(), accepts, refuses, around
+	r.clock.list = around.List
+	return r
+}
+
 // newRoute makes a Route that has no balancers and no machine yet.
-func newRoute(cfg Config, placing balancer.Config, groups []group) *Route {
+func newRoute(cfg Config, placing balancer.Config, groups []Group) *Route {
 	r := &Route{
 		groups:        groups,
-		ipv4:          make(map[group]group),
+		ipv4:          make(map[Group]Group),
 		hash:          placing.Clients.Hash,
 		patience:      placing.Patience(),
 		tick:          placing.RetryDelay,
@@ -234,7 +241,7 @@ func (r *Route) Fill(slot int, link Link) {
 	groups := r.groups
 	r.mu.Unlock()
 	// Without our lock, since the link may ask us for a listener under its own.
-	accepts := make(map[group]bool)
+	accepts := make(map[Group]bool)
 	for _, g := range groups {
 		accepts[g] = link.Accepts(g.Addr().AddrPort())
 	}

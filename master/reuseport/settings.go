@@ -159,8 +159,11 @@ func (s settings) restore(fd int) error {
 }
 
 func (o setting) check(err error) error {
-	if err == nil {
+	switch {
+	case err == nil:
 		return nil
+	case errors.Is(err, unix.ENOMEM), errors.Is(err, unix.ENOBUFS): // no process's doing, and for a moment
+		return fmt.Errorf("reuseport: option %d of level %d: %w", o.option, o.level, err)
 	}
 	return fmt.Errorf("%w: option %d of level %d cannot be put back: %w", ErrSpoiled, o.option, o.level, err)
 }

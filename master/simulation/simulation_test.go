@@ -1,6 +1,9 @@
-// Package simulation runs the supervisor and the balancer for many seeds, each of which makes a schedule of what may happen to them:
-// clients that come, workers that come up or do not, that hang, leave and die, reloads, scaling and upgrades. Time, processes and mailboxes are
-// not real; the supervisor, the table, and the balancer's waiting are. After each event all is looked at that must be so at any time (check_test.go).
+// Package simulation runs the supervisor, the balancer and the kernel's route for many seeds, each of which makes a schedule of what may happen to
+// them: clients that come, workers that come up or do not, that hang, leave and die, reloads, scaling and upgrades. Most seeds have the master
+// route, to workers with mailboxes; a third has the kernel route (kernel_test.go), to workers that accept or are handed connections, or to such as get
+// listeners and nothing else. Time, processes, mailboxes, listeners and their queues are not real; the supervisor, the table, the balancer's waiting,
+// package kernelroute with its rule, leases, clocks and looks, and how a signal makes a worker finish (launch.Drainer) are. After each event all is
+// looked at that must be so at any time (check_test.go).
 package simulation
 
 import (
@@ -59,6 +62,9 @@ var kinds = []kind{
 			return err
 		})
 	}},
+	{"no more listeners, or some", 1, func(w *world, n int) {
+		w.locked(func() { w.kernel.noFiles = w.seed%8 == 0 && !w.kernel.noFiles })
+	}},
 	{"upgrade", 6, func(w *world, n int) { w.upgrade() }},
 	{"time passes", 6, func(w *world, n int) { w.step(time.Duration(n%15) * time.Second) }},
 }
@@ -84,7 +90,11 @@ func (w *world) wake() {
 		for _, k := range w.workers {
 			if k.hangs {
 				k.hangs = false
+				if k.listener != nil {
+					k.listener.blocked = time.Now()
+				}
 				k.take()
+				k.accept()
 			}
 		}
 	})
@@ -131,9 +141,9 @@ func play(t *testing.T, seed uint64, all []event, tell func(string)) (failure st
 				tell(fmt.Sprintf("%9.3fs %-22s %v", time.Since(w.began).Seconds(), what, w.m))
 			}
 		}
-		w.startMaster(nil, w.cfg.Workers, nil)
+		w.startMaster(nil, w.cfg.Workers, nil, nil)
 		w.step(0)
-		line("start")
+		line("start, " + w.link.String())
 		for _, e := range all {
 			w.step(e.after)
 			w.check()
@@ -144,7 +154,7 @@ func play(t *testing.T, seed uint64, all []event, tell func(string)) (failure st
 			}
 		}
 		if w.failure == "" && seed%3 > 0 { // others are stopped in the middle of it all
-			w.locked(func() { w.calm = true })
+			w.locked(func() { w.calm, w.kernel.noFiles = true, false })
 			w.wake()
 			for range 2 {
 				w.step(quiet / 2)
@@ -159,15 +169,15 @@ func play(t *testing.T, seed uint64, all []event, tell func(string)) (failure st
 		case 0:
 			w.m.kill()
 		case 1:
-			w.m.s.Stop()
+			go w.m.stop()
 			w.step(5 * time.Second)
 			w.m.kill()
 		default:
-			w.m.s.Stop()
+			go w.m.stop()
 		}
 		select {
 		case <-w.m.ended:
-		case <-time.After(time.Minute):
+		case <-time.After(2 * time.Minute):
 			w.locked(func() { w.fail("Run does not end") })
 		}
 		w.locked(func() { // what cannot be killed

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/master/kernelroute"
+	"github.com/handfast/handfast/master/link/launch"
 	"github.com/handfast/handfast/master/reexec"
 	"github.com/handfast/handfast/master/supervisor"
 )
@@ -28,6 +30,8 @@ type nature struct {
 	drainTime time.Duration // that it takes to finish; negative: it does not
 	heedsTerm bool
 	killable  bool
+	accepts   bool          // by itself, where the kernel routes
+	lag       time.Duration // by which it is known to be ready later than it begins to accept
 }
 
 // worker is a process, the worker's end of its mailbox, and what it has.
@@ -45,12 +49,17 @@ type worker struct {
 	started, ready, hasLeft, hangs, hung, isDead, isIll bool
 	memory                                              int64 // that it has
 
-	told     bool // to finish
-	removed  bool // with its slot
-	mailbox  []*connection
-	accepted map[*connection]bool
-	closed   int
-	readyAt  time.Time
+	told                                       bool      // to finish
+	listener                                   *listener // where the kernel routes: its own
+	begun, closedListener, finishes, signalled bool
+	closedAt                                   time.Time
+	startedAt                                  time.Time
+	begunAt                                    time.Time
+	removed                                    bool // with its slot
+	mailbox                                    []*connection
+	accepted                                   map[*connection]bool
+	closed                                     int
+	readyAt                                    time.Time
 
 	filledAt   time.Time // when it came into its slot; zero: it never did
 	replacedAt time.Time // when another one did; zero: it is there, or was there never
@@ -63,6 +72,7 @@ func (w *world) natureOf(seat supervisor.Seat, nth int) nature {
 	n := nature{readyTime: 1 + ms(1000), drainTime: ms(20_000), heedsTerm: true, killable: true}
 	bad := r.IntN(100)
 	slow := ms(15_000)
+	n.accepts, n.lag = w.link == listens || r.IntN(6) > 0, ms(300)
 	if w.calm {
 		return n
 	}
@@ -91,9 +101,14 @@ func (w *world) natureOf(seat supervisor.Seat, nth int) nature {
 
 // begins is the start of a process, which has come to an end.
 func (k *worker) begins() {
-	k.started = true
+	k.started, k.startedAt = true, time.Now()
 	k.w.alive++
 	if k.like.readyTime >= 0 {
+		time.AfterFunc(max(0, k.like.readyTime-k.like.lag), func() {
+			if k.w.link == listens {
+				k.w.locked(k.begin)
+			}
+		})
 		time.AfterFunc(k.like.readyTime, k.becomeReady)
 	}
 	if k.like.lifetime > 0 {
@@ -106,6 +121,7 @@ func (k *worker) becomeReady() {
 		if !k.isDead && !k.ready {
 			k.ready, k.readyAt, k.roomSince = true, time.Now(), time.Now()
 			close(k.isReady)
+			time.AfterFunc(time.Millisecond, func() { k.w.locked(k.begin) })
 		}
 	})
 }
@@ -113,7 +129,10 @@ func (k *worker) becomeReady() {
 func (k *worker) leave() {
 	if k.ready && !k.hasLeft && !k.isDead {
 		k.hasLeft = true
-		close(k.left)
+		k.closeListener()
+		if k.w.link != listens { // which does not say so
+			close(k.left)
+		}
 	}
 }
 
@@ -121,6 +140,9 @@ func (k *worker) leave() {
 func (k *worker) die(code int) {
 	if k.isDead || !k.started {
 		return
+	}
+	if k.listener != nil && k.hangs {
+		k.listener.blocked = time.Now()
 	}
 	k.isDead, k.exit = true, supervisor.Exit{Code: code}
 	k.w.alive--
@@ -149,16 +171,7 @@ func (k *worker) take() {
 		return
 	}
 	for _, c := range k.mailbox {
-		c.owner = k.name + "'s"
-		k.accepted[c] = true
-		time.AfterFunc(c.serveTime, func() {
-			k.w.locked(func() {
-				if k.accepted[c] {
-					delete(k.accepted, c)
-					k.w.finish(c, "served by "+k.name)
-				}
-			})
-		})
+		k.has(c)
 	}
 	k.mailbox = nil
 	if k.roomSince.IsZero() {
@@ -166,11 +179,27 @@ func (k *worker) take() {
 	}
 }
 
+// has is when a connection is the worker's.
+func (k *worker) has(c *connection) {
+	c.owner = k.name + "'s"
+	k.accepted[c] = true
+	time.AfterFunc(c.serveTime, func() {
+		k.w.locked(func() {
+			if k.accepted[c] {
+				delete(k.accepted, c)
+				k.w.finish(c, "served by "+k.name)
+			}
+		})
+	})
+}
+
 // handle is a worker as one master sees it: its process, its link, and what a slot is filled with. When another master has taken over,
 // nothing that is done to the handle reaches the worker.
 type handle struct {
 	*worker
-	m *master
+	m       *master
+	lease   *kernelroute.Lease // of a link, where the kernel routes
+	drainer *launch.Drainer    // of a link by which a signal tells the worker to finish
 }
 
 var errOver = errors.New("another master runs")
@@ -180,11 +209,10 @@ var gone = supervisor.Exit{Code: -1}
 func (h handle) Launch(command []string) []string { return command }
 func (h handle) Files() []*os.File                { return nil }
 func (h handle) Env(func(string) string) []string { return []string{"WORKER=" + h.name} }
-func (h handle) Started(supervisor.Process)       {}
 func (h handle) Ready() <-chan struct{}           { return h.isReady }
 func (h handle) Left() <-chan struct{}            { return h.left }
 func (h handle) Err() error                       { return errors.New("it has enough") }
-func (h handle) DrainsGroup() bool                { return false }
+func (h handle) DrainsGroup() bool                { return h.drainer != nil }
 func (h handle) Finished() <-chan struct{}        { return nil }
 func (h handle) Resume()                          {}
 func (h handle) PID() int                         { return h.pid }
@@ -194,8 +222,17 @@ func (h handle) Wait() supervisor.Exit            { return h.Await() }
 func (h handle) Save(*reexec.Bundle) (any, error) { return h.name, nil }
 
 func (h handle) Ping() (alive bool) {
+	if h.w.link == listens {
+		return h.lease.Takes()
+	}
 	h.w.locked(func() { alive = !h.hangs })
 	return alive
+}
+
+func (h handle) Started(p supervisor.Process) {
+	if h.drainer != nil {
+		h.drainer.Started(p)
+	}
 }
 
 func (h handle) Await() supervisor.Exit {
@@ -209,9 +246,18 @@ func (h handle) Await() supervisor.Exit {
 
 func (h handle) Signal(sig syscall.Signal) {
 	h.m.locked(func() {
+		if sig == syscall.SIGTERM || sig == syscall.SIGKILL {
+			h.w.noteSignal(h.worker)
+		}
 		switch {
 		case sig == syscall.SIGKILL && h.like.killable:
 			h.die(-1)
+		case sig == syscall.SIGTERM && h.w.link == listens && h.begun && !h.finishes && !h.hangs:
+			h.finishes = true
+			h.closeListener()
+			if h.like.drainTime >= 0 {
+				time.AfterFunc(h.like.drainTime, func() { h.w.locked(func() { h.die(0) }) })
+			}
 		case sig == syscall.SIGTERM && h.like.heedsTerm && !h.hangs:
 			time.AfterFunc(10*time.Millisecond, func() { h.w.locked(func() { h.die(0) }) })
 		}
@@ -219,20 +265,36 @@ func (h handle) Signal(sig syscall.Signal) {
 }
 
 func (h handle) Drain() {
+	if h.drainer != nil {
+		defer h.drainer.Drain()
+	}
 	h.m.locked(func() {
 		if h.told {
 			return
 		}
 		h.told = true
 		h.w.noteDrain(h.worker)
-		if h.like.drainTime >= 0 && !h.hangs {
+		if h.listener != nil {
+			time.AfterFunc(time.Second, func() { h.w.locked(h.closesWhenDrained) })
+		}
+		if h.drainer == nil && h.like.drainTime >= 0 && !h.hangs {
 			time.AfterFunc(h.like.drainTime, func() { h.w.locked(func() { h.die(0) }) })
 		}
 	})
 }
 
+// closesWhenDrained: who is told by a word accepts for a while what was about to come.
+func (k *worker) closesWhenDrained() {
+	if k.w.link == accepts {
+		k.closeListener()
+	}
+}
+
 // Close takes back what the worker has not taken, as links do.
 func (h handle) Close() {
+	if h.drainer != nil {
+		h.drainer.End()
+	}
 	var back []fdpass.Handoff
 	h.m.locked(func() {
 		if h.closed++; h.closed > 1 {
@@ -271,6 +333,26 @@ func (h handle) Deliver(conns []fdpass.Handoff) (n int, err error) {
 }
 
 func (m *master) newLink(seat supervisor.Seat) (supervisor.Link, error) {
+	if m.route == nil {
+		return m.openLink(seat, nil)
+	}
+	return m.route.OpenLink(seat, func(l *kernelroute.Lease) (kernelroute.Link, error) { return m.openLink(seat, l) })
+}
+
+// link returns a worker's.
+func (m *master) link(k *worker, l *kernelroute.Lease) handle {
+	h := handle{worker: k, m: m, lease: l}
+	if m.w.link == listens {
+		h.drainer = launch.NewDrainer(launch.Drain{Signal: syscall.SIGTERM, Idle: l.Idle})
+	}
+	return h
+}
+
+func (m *master) openLink(seat supervisor.Seat, l *kernelroute.Lease) (kernelroute.Link, error) {
+	var file *os.File
+	if l != nil {
+		file = l.Files()[0]
+	}
 	w, k := m.w, (*worker)(nil)
 	m.locked(func() {
 		nth := w.made[seat.Slot]
@@ -279,12 +361,22 @@ func (m *master) newLink(seat supervisor.Seat) (supervisor.Link, error) {
 			w: w, seat: seat, pid: 100 + len(w.workers), like: w.natureOf(seat, nth), name: fmt.Sprint(seat.Slot, ordinal(nth)),
 			isReady: make(chan struct{}), left: make(chan struct{}), dead: make(chan struct{}), accepted: make(map[*connection]bool),
 		}
+		if file != nil {
+			k.listener = w.kernel.of(file)
+		}
 		w.workers = append(w.workers, k)
+		alive := 0
+		for _, other := range w.workers {
+			if !other.isDead && other.closed == 0 {
+				alive++
+			}
+		}
+		w.mostAlive = max(w.mostAlive, alive)
 	})
 	if k == nil {
 		return nil, errOver
 	}
-	return handle{k, m}, nil
+	return m.link(k, l), nil
 }
 
 // ordinal is a, b … z, ba, bb …
@@ -311,13 +403,28 @@ func (m *master) start(spec supervisor.Spec) (_ supervisor.Process, err error) {
 		return nil, k.like.startErr
 	}
 	m.w.locked(k.begins)
-	return handle{k, m}, nil
+	return handle{worker: k, m: m}, nil
 }
 
-func (m *master) adopt(pid int) supervisor.Process { return handle{m.w.workers[pid-100], m} }
+func (m *master) adopt(pid int) supervisor.Process { return handle{worker: m.w.byPID(pid), m: m} }
+
+func (w *world) byPID(pid int) *worker { return w.workers[pid-100] }
 
 func (m *master) restoreLink(_ supervisor.Seat, pid int, _ json.RawMessage) (supervisor.Link, error) {
-	return handle{m.w.workers[pid-100], m}, nil
+	k := m.w.byPID(pid)
+	if m.route == nil {
+		return m.link(k, nil), nil
+	}
+	return m.route.RestoreLink(pid, func(l *kernelroute.Lease) (kernelroute.Link, error) {
+		h := m.link(k, l)
+		if h.drainer != nil {
+			h.drainer.Started(handle{worker: k, m: m})
+			if k.finishes {
+				h.drainer.SetTold()
+			}
+		}
+		return h, nil
+	})
 }
 
 func (m *master) memory(pid int) (used int64) {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/master/balancer"
+	"github.com/handfast/handfast/master/kernelroute"
 	"github.com/handfast/handfast/master/reexec"
 	"github.com/handfast/handfast/master/supervisor"
 )
@@ -27,12 +28,17 @@ type world struct {
 	began time.Time
 	m     *master
 
+	link linkKind
+
 	mu          sync.Mutex
+	kernel      kernel
 	workers     []*worker // all that there were
 	made        map[int]int
 	alive       int
-	goroutines  int  // that there were before
-	calm        bool // new workers are good ones
+	mostAlive   int         // at a time, with those that are being started
+	fills       map[int]int // of each slot: how often it was
+	goroutines  int         // that there were before
+	calm        bool        // new workers are good ones
 	stopping    bool
 	connections map[uint16]*connection // by port
 	slotsSeen   map[netip.Addr]map[int]int
@@ -41,19 +47,33 @@ type world struct {
 	failure     string          // the first; empty: there is none
 }
 
+// linkKind is how workers get their connections.
+type linkKind int
+
+const (
+	mailbox linkKind = iota // from the master, which routes
+	accepts                 // the kernel routes: from their own listeners, or else from the master, and a word tells them to finish
+	listens                 // from their own listeners alone, and a signal tells them to finish
+)
+
+func (l linkKind) String() string { return [...]string{"mailbox", "accepts", "listens"}[l] }
+
 // master is one process: a supervisor, and a balancer whose table it fills.
 type master struct {
-	w       *world
-	s       *supervisor.Supervisor
-	b       *balancer.Balancer
-	table   []*worker // as the supervisor has told it; nil: empty
-	before  []*worker // at the beginning of the instant of the last change
-	sizes   []int     // of the table in the instant of the last change
-	changed time.Time
-	over    chan struct{} // closed when another master has taken over
-	isOver  bool
-	kill    context.CancelFunc
-	ended   chan struct{} // closed when Run has returned
+	w             *world
+	s             *supervisor.Supervisor
+	b             *balancer.Balancer
+	route         *kernelroute.Route // nil: the master routes
+	stopAccepting context.CancelFunc
+	served        chan struct{} // closed when the route serves no more
+	table         []*worker     // as the supervisor has told it; nil: empty
+	before        []*worker     // at the beginning of the instant of the last change
+	sizes         []int         // of the table in the instant of the last change
+	changed       time.Time
+	over          chan struct{} // closed when another master has taken over
+	isOver        bool
+	kill          context.CancelFunc
+	ended         chan struct{} // closed when Run has returned
 }
 
 // waiting is who has a connection that the balancer has.
@@ -61,14 +81,17 @@ const waiting = "waiting"
 
 // connection is one that a client has opened.
 type connection struct {
-	port      uint16
-	client    netip.Addr
-	fd        int // whoever owns it
-	inode     uint64
-	serveTime time.Duration
-	owner     string    // for people
-	since     time.Time // it waits, if it does
-	ended     string    // how; empty: it has not
+	port        uint16
+	client      netip.Addr
+	fd          int // whoever owns it
+	inode       uint64
+	serveTime   time.Duration
+	slot, slots int       // by the kernel's route
+	cameToEmpty bool      // slot
+	fills       int       // of it, when it came
+	owner       string    // for people
+	since       time.Time // it waits, if it does
+	ended       string    // how; empty: it has not
 }
 
 func (w *world) locked(f func()) {
@@ -123,15 +146,16 @@ func newWorld(seed uint64) *world {
 	if odds(3) {
 		cfg.DrainSpread = 10 * time.Second
 	}
+	link := []linkKind{mailbox, mailbox, mailbox, mailbox, accepts, listens}[rand.New(rand.NewPCG(seed, 3)).IntN(6)]
 	return &world{
-		seed: seed, cfg: cfg, began: time.Now(), goroutines: runtime.NumGoroutine(), made: make(map[int]int), connections: make(map[uint16]*connection),
+		link: link, seed: seed, cfg: cfg, began: time.Now(), goroutines: runtime.NumGoroutine(), made: make(map[int]int), fills: make(map[int]int), connections: make(map[uint16]*connection),
 		slotsSeen: make(map[netip.Addr]map[int]int), calls: make(map[string]bool),
 	}
 }
 
 // startMaster starts one with what the one before has left; nil: it is the first.
-func (w *world) startMaster(left *reexec.Bundle, slots int, parked []balancer.SavedParked) {
-	m := &master{w: w, over: make(chan struct{}), ended: make(chan struct{})}
+func (w *world) startMaster(left *reexec.Bundle, slots int, parked []balancer.SavedParked, route *kernelroute.Saved) {
+	m := &master{w: w, over: make(chan struct{}), ended: make(chan struct{}), served: make(chan struct{})}
 	cfg := w.cfg
 	cfg.NewLink, cfg.Start, cfg.Adopt, cfg.RestoreLink, cfg.Slots, cfg.Resume = m.newLink, m.start, m.adopt, m.restoreLink, m, left
 	cfg.Memory, cfg.Health.Check = m.memory, m.checkHealth
@@ -140,6 +164,10 @@ func (w *world) startMaster(left *reexec.Bundle, slots int, parked []balancer.Sa
 	placing.OnOutcome = m.outcome
 	var err error
 	if m.b, err = balancer.New(placing, balancer.NewTable(slots)); err == nil {
+		if w.link != mailbox {
+			m.makeRoute(route, slots)
+			cfg.OnEventInLoop = m.route.HandleEvent
+		}
 		m.s, err = supervisor.New(cfg)
 	}
 	if err != nil {
@@ -151,6 +179,20 @@ func (w *world) startMaster(left *reexec.Bundle, slots int, parked []balancer.Sa
 	m.table = make([]*worker, slots)
 	m.b.ReadmitParked(parked)
 	go m.run(ctx)
+	if m.route != nil {
+		accepting, stop := context.WithCancel(ctx)
+		m.stopAccepting = stop
+		go m.serve(accepting, ctx)
+	}
+}
+
+// stop ends a master in peace.
+func (m *master) stop() {
+	if m.route != nil {
+		m.stopAccepting()
+		<-m.served
+	}
+	m.s.Stop()
 }
 
 func (m *master) run(ctx context.Context) {
@@ -168,9 +210,13 @@ func (w *world) upgrade() {
 	m := w.m
 	var left *reexec.Bundle
 	var parked []balancer.SavedParked
+	var route *kernelroute.Saved
 	slots := 0
 	m.s.Quiesce(true, func() error {
 		b := reexec.NewBundle("before")
+		if m.route != nil {
+			route = m.route.Save(b)
+		}
 		if err := m.s.Save(b); err != nil {
 			return err
 		}
@@ -200,7 +246,7 @@ func (w *world) upgrade() {
 			w.connections[saved.Client.Port()].waits()
 		}
 	})
-	w.startMaster(left, slots, parked)
+	w.startMaster(left, slots, parked, route)
 }
 
 // end ends what is left of a master. What it would do to workers does not reach them if another has taken over.
@@ -209,6 +255,10 @@ func (m *master) end() {
 	<-m.ended
 	now, cancel := context.WithCancel(context.Background())
 	cancel()
+	if m.route != nil {
+		<-m.served
+		m.route.Close(now)
+	}
 	m.b.Shutdown(now)
 }
 
@@ -225,6 +275,10 @@ func (w *world) arrive(client, n int) {
 			c := &connection{port: port, client: netip.AddrFrom4([4]byte{192, 0, 2, byte(client)}), fd: fd, inode: inode(fd),
 				serveTime: time.Duration(1+(int(port)*7919)%20_000) * time.Millisecond}
 			w.connections[port] = c
+			if w.link != mailbox {
+				w.kernel.comes(w, c)
+				continue
+			}
 			c.waits()
 			all = append(all, c.handoff())
 		}
@@ -285,7 +339,11 @@ func (m *master) outcome(o balancer.Outcome) {
 func (m *master) Resize(n int) {
 	m.locked(func() {
 		m.changes()
-		for _, k := range m.table[min(n, len(m.table)):] {
+		for slot, k := range m.table {
+			if slot < n {
+				continue
+			}
+			m.w.fills[slot]++ // a new one may come in its place
 			if k != nil {
 				k.removed = true
 			}
@@ -296,6 +354,10 @@ func (m *master) Resize(n int) {
 		m.table = m.table[:n]
 		m.sizes = append(m.sizes, n)
 	})
+	if m.route != nil {
+		m.route.Resize(n)
+		return
+	}
 	m.b.Table().Resize(n)
 }
 
@@ -306,7 +368,7 @@ func (m *master) Fill(slot int, link supervisor.Link) {
 		old := m.table[slot]
 		m.table[slot] = h.worker
 		switch {
-		case !h.ready:
+		case !h.ready && !(h.begun && m.w.link == listens):
 			m.w.fail("slot %d is filled with %s, which is not ready", slot, h.name)
 		case h.seat.Slot != slot:
 			m.w.fail("slot %d is filled with %s", slot, h.name)
@@ -316,13 +378,22 @@ func (m *master) Fill(slot int, link supervisor.Link) {
 		if old != nil && old != h.worker {
 			old.replacedAt = time.Now()
 		}
+		m.w.fills[slot]++
 		h.filledAt, h.replacedAt = time.Now(), time.Time{}
 	})
+	if m.route != nil {
+		m.route.Fill(slot, h)
+		return
+	}
 	m.b.Table().Fill(slot, h)
 }
 
 func (m *master) Empty(slot int) {
 	m.locked(func() { m.changes(); m.table[slot] = nil })
+	if m.route != nil {
+		m.route.Empty(slot)
+		return
+	}
 	m.b.Table().Empty(slot)
 }
 
@@ -385,5 +456,15 @@ func (m *master) String() string {
 		show("", s)
 	}
 	fmt.Fprintf(&b, " | %d wait", m.b.Stats().Parked)
+	m.w.locked(func() {
+		for i, l := range m.w.kernel.listeners {
+			fmt.Fprintf(&b, " | listener %d: %d wait", i, len(l.queue))
+			for _, k := range m.w.workers {
+				if k.listener == l && k.started && !k.isDead {
+					fmt.Fprintf(&b, ", %s", k.name)
+				}
+			}
+		}
+	})
 	return b.String()
 }
