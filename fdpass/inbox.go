@@ -34,5 +34,10 @@ func newInbox(socket syscall.RawConn) (*os.File, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("fdpass: %w", err)
 	}
-	return os.NewFile(uintptr(fd), "inbox of a mailbox"), nil
+	inbox := os.NewFile(uintptr(fd), "inbox of a mailbox")
+	if err := sock.Polled(inbox); err != nil {
+		inbox.Close()
+		return nil, fmt.Errorf("fdpass: %w", err)
+	}
+	return inbox, nil
 }

@@ -74,6 +74,12 @@ type nodeOptions struct {
 // another address that is free.
 func startNode(t *testing.T, n int, script string, o nodeOptions) *instance {
 	t.Helper()
+	return start(t, n, withNode(t, script, o))
+}
+
+// withNode are the options of a balancer whose workers run a script.
+func withNode(t *testing.T, script string, o nodeOptions) options {
+	t.Helper()
 	node := findNode(t)
 	path := filepath.Join(t.TempDir(), "server.js")
 	if err := os.WriteFile(path, []byte(prelude+script+"\n// "+o.depends), 0o600); err != nil {
@@ -93,7 +99,7 @@ func startNode(t *testing.T, n int, script string, o nodeOptions) *instance {
 	worker = append(slices.Clone(o.wrap), worker...)
 	addr := freeAddress(t)
 	_, port, _ := net.SplitHostPort(addr)
-	return start(t, n, options{
+	return options{
 		flags:    append([]string{"--listen", addr}, o.flags...),
 		notReady: o.notReady,
 		lean:     o.lean,
@@ -105,7 +111,7 @@ func startNode(t *testing.T, n int, script string, o nodeOptions) *instance {
 				o.change(cmd)
 			}
 		},
-	})
+	}
 }
 
 func findNode(t *testing.T) string {

@@ -82,20 +82,28 @@ var kinds = []struct {
 }{
 	{variant{"master", "native"}, "http"},
 	{variant{"kernel", "native"}, "http"},
+	{variant{"master", "node"}, nodePlays},
+	{variant{"kernel", "node"}, nodePlays},
 	{variant{"master", "any"}, "http"},
 	{variant{"kernel", "any"}, "http"},
 	{variant{"kernel", "activation"}, "activated"},
 }
+
+// nodePlays is a script (prelude), and no part of testworker's.
+const nodePlays = "server.listen(PORT)"
 
 // cells returns all faults in all situations of all kinds: the n-th call fails, n by chance, and all fail for a while.
 func failures(random *rand.Rand) (all []failure) {
 	for _, k := range kinds {
 		for situation := range situations {
 			for _, f := range faults {
-				if f.byMaster && k.route != "master" || f.injects && k.link != "any" {
-					continue
+				if f.byMaster && k.route != "master" || f.injects && k.link != "any" || situation == "full" && k.route != "master" {
+					continue // in the kernel's route clients wait in the kernel, which nobody can fill up
 				}
 				for _, errno := range f.errnos {
+					if k.link == "node" && f.call == "sendmsg" && errno == unix.EAGAIN {
+						continue // Node's channel waits until there is room, so this one has to be true, too
+					}
 					c := failure{variant: k.variant, plays: k.plays, situation: situation, fault: f, errno: errno, n: 1 << random.IntN(6)}
 					c.n = 1 + random.IntN(c.n) // rather a small one
 					all = append(all, c)
@@ -131,6 +139,25 @@ var mended = []failure{
 	{
 		variant: variant{"master", "any"}, plays: "http", situation: "connect", n: 1, errno: unix.ENFILE,
 		fault: fault{call: "openat", number: unix.SYS_OPENAT, in: "writeName"}, told: "a worker could not be told whom it accepts, and has to accept again",
+	},
+	// Nothing woke who waited for room in a channel that had room.
+	{
+		variant: variant{"master", "node"}, plays: nodePlays, situation: "connect", n: 1, errno: unix.ENOBUFS,
+		fault: fault{call: "sendmsg", number: unix.SYS_SENDMSG, in: "nodeipc.(*sending).sendmsg"},
+	},
+	// Its clients waited for a worker that could not be sent anything.
+	{
+		variant: variant{"master", "node"}, plays: nodePlays, situation: "connect", n: 1, errno: unix.EPERM,
+		fault: fault{call: "sendmsg", number: unix.SYS_SENDMSG, in: "nodeipc.(*sending).sendmsg"}, told: "worker takes no more connections",
+	},
+	// What a worker writes was read under a lock, by a call that waited. And a worker was not heard.
+	{
+		variant: variant{"master", "native"}, plays: "http", situation: "crash", n: 1, errno: unix.ENOSPC,
+		fault: fault{call: "epoll_ctl", number: unix.SYS_EPOLL_CTL, in: "output.(*Output).newStream"}, told: "worker cannot be started",
+	},
+	{
+		variant: variant{"master", "node"}, plays: nodePlays, situation: "crash", n: 1, errno: unix.ENOSPC,
+		fault: fault{call: "epoll_ctl", number: unix.SYS_EPOLL_CTL, in: "nodeipc.pair"}, told: "worker cannot be started",
 	},
 	// The machine was said to lack something else.
 	{
@@ -186,7 +213,7 @@ func TestNthCall(t *testing.T) {
 // failure is one fault in one situation.
 type failure struct {
 	variant
-	plays     string // what testworker does
+	plays     string // what testworker does, or nodePlays
 	situation string
 	fault
 	errno syscall.Errno

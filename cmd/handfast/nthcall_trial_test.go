@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -31,10 +32,14 @@ var situations = map[string]func(*faulty){
 	"connect": (*faulty).connect,
 	"burst":   (*faulty).burst,
 	"crash":   (*faulty).crash,
+	"full":    (*faulty).full,
 	"reload":  (*faulty).reload,
 	"upgrade": (*faulty).upgrade,
 	"stop":    (*faulty).stop,
 }
+
+// before has what happens before any call fails.
+var before = map[string]func(*faulty){"full": (*faulty).fill}
 
 // faulty is a balancer some of whose calls fail.
 type faulty struct {
@@ -48,8 +53,16 @@ type faulty struct {
 
 // try is a failure: a balancer starts, something happens while the call fails, and then all is as before.
 func (c failure) try(t *testing.T) {
-	f := &faulty{instance: prepare(t, 2, options{lean: true, variant: c.variant, worker: []string{c.plays}}), failure: c}
-	f.program = trial.Build(t, testWorker)
+	o := options{lean: true, worker: []string{c.plays}}
+	f := &faulty{failure: c}
+	if c.link == "node" {
+		o = withNode(t, c.plays, nodeOptions{lean: true})
+		f.program, _ = filepath.EvalSymlinks(findNode(t))
+	} else {
+		f.program = trial.Build(t, testWorker)
+	}
+	o.variant = c.variant
+	f.instance = prepare(t, 2, o)
 	f.launchTraced(c.situation == "start")
 	t.Cleanup(func() { f.hasExited() }) // before the balancer is stopped
 	happens := situations[c.situation]
@@ -70,6 +83,9 @@ func (c failure) try(t *testing.T) {
 		return
 	}
 	files := f.steadyFiles()
+	if prepares := before[c.situation]; prepares != nil {
+		prepares(f)
+	}
 	f.tracer = nthcall.Attach(t, f.cmd.Process.Pid)
 	f.tracer.Fail(c.rule())
 	happens(f)
@@ -83,6 +99,9 @@ func (c failure) try(t *testing.T) {
 	f.othersEnd()
 	if f.route == "kernel" { // there are listeners for a second generation now
 		files += 4
+		if f.call == "setsockopt" { // and for one that could not be made as new at once
+			files += 2
+		}
 	}
 	if !f.hasEnded() && !within(faultPatience, func() bool { return f.files() <= files }) {
 		t.Errorf("%d open files, before %d: %v", f.files(), files, fdtest.OpenFilesOf(f.cmd.Process.Pid))
@@ -326,6 +345,31 @@ func (f *faulty) burst() {
 	freezeMost(f.t, pid)
 	f.clientsCome(1, 80, "/")
 	unix.Kill(pid, unix.SIGCONT)
+	f.allHeard()
+}
+
+const (
+	// enoughParked is how many clients are parked when a mailbox is surely full, and mostQueued how many it may have taken by then.
+	enoughParked = 20
+	mostQueued   = 3000
+)
+
+// fill stops a worker, and has clients come until there is no room for more: what sends to it fails then by itself (EAGAIN).
+func (f *faulty) fill() {
+	freezeMost(f.t, f.worker(1))
+	for f.status().Slots[1].Parked < enoughParked {
+		if len(f.clients) > mostQueued {
+			f.t.Fatalf("the mailbox took %d connections", len(f.clients))
+		}
+		f.clientsCome(1, 5, "/")
+	}
+}
+
+// full has clients come while a mailbox has no room, and then it has.
+func (f *faulty) full() {
+	f.clientsCome(1, 5, "/")
+	f.clientsCome(0, 3, "/")
+	unix.Kill(f.worker(1), unix.SIGCONT)
 	f.allHeard()
 }
 

@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -34,6 +35,17 @@ func ControlRaw(raw syscall.RawConn, f func(fd int) error) (err error) {
 	default:
 		return os.ErrClosed // a file's only error, which package os does not export
 	}
+}
+
+// ErrNotPolled: a read would hold its thread, and whatever is locked, until something comes.
+var ErrNotPolled = errors.New("the kernel does not watch it (epoll_ctl): there is no memory, or no space left, since this user's processes watch as many files as fs.epoll.max_user_watches allows")
+
+// Polled returns ErrNotPolled if a file that could be waited for is not in Go's poller: os.NewFile and os.Pipe say nothing if that fails.
+func Polled(file *os.File) error {
+	if err := file.SetDeadline(time.Time{}); errors.Is(err, os.ErrNoDeadline) {
+		return ErrNotPolled
+	}
+	return nil
 }
 
 // Duplicate returns another descriptor, close-on-exec, that the caller owns.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"testing"
 	"unsafe"
 
@@ -142,5 +143,26 @@ func TestRawAddrPort(t *testing.T) {
 	raw.Family = unix.AF_UNIX
 	if at := sock.RawAddrPort(&raw); at.IsValid() {
 		t.Errorf("%v of a Unix socket", at)
+	}
+}
+
+// TestPolled: a pipe is in Go's poller; a file that is on a disk is not.
+func TestPolled(t *testing.T) {
+	ours, theirs, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.Close()
+	defer theirs.Close()
+	if err := sock.Polled(ours); err != nil {
+		t.Error(err)
+	}
+	file, err := os.Create(filepath.Join(t.TempDir(), "file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if err := sock.Polled(file); err != sock.ErrNotPolled {
+		t.Errorf("a file on a disk: %v", err)
 	}
 }

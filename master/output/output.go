@@ -65,6 +65,11 @@ func (o *Output) newStream(name string, sink Sink) (theirs *os.File, err error) 
 	if err != nil {
 		return nil, fmt.Errorf("output: %w", err)
 	}
+	if err := sock.Polled(ours); err != nil {
+		ours.Close()
+		theirs.Close()
+		return nil, fmt.Errorf("output: %w", err)
+	}
 	o.streams = append(o.streams, &stream{output: o, name: name, sink: sink, file: ours})
 	if c := o.collector.cfg.Owner; c != nil {
 		sock.Control(theirs, func(fd int) error { return unix.Fchown(fd, int(c.Uid), int(c.Gid)) }) // else it cannot open it by name
@@ -216,6 +221,10 @@ func (o *Output) restore(b *reexec.Bundle, text json.RawMessage) error {
 		file, err := b.Take(entry.FD, "output of a worker")
 		if err != nil {
 			return err
+		}
+		if err := sock.Polled(file); err != nil {
+			file.Close()
+			return fmt.Errorf("output: %w", err)
 		}
 		sink := cfg.Stderr
 		if entry.Name == stdout {

@@ -88,7 +88,7 @@ func (l *Link) Deliver(conns []fdpass.Handoff) (n int, err error) {
 	if l.stopped || len(l.decoys) == 0 {
 		return 0, fdpass.ErrClosed
 	}
-	if n = min(len(conns), maxQueue-len(l.queue)); n < len(conns) {
+	if n = max(0, min(len(conns), maxQueue-len(l.queue))); n < len(conns) { // one that accept has failed to take is back in the queue, whatever its length
 		err = fdpass.ErrFull
 	}
 	if n == 0 {

@@ -287,3 +287,17 @@ func (l *Link) woken() int {
 	_, n := l.decoysFor(anyFamily)
 	return n
 }
+
+// TestQueueThatIsTooLong: a connection that could not be given to the worker is queued again, also if others have come meanwhile. Then there
+// is no room.
+func TestQueueThatIsTooLong(t *testing.T) {
+	l, _ := bare(t, 1)
+	for range maxQueue + 1 {
+		l.queue = append(l.queue, queued{family: unix.AF_INET})
+	}
+	n, err := l.Deliver([]fdpass.Handoff{{FD: -1}})
+	l.queue = nil
+	if n != 0 || !errors.Is(err, fdpass.ErrFull) {
+		t.Errorf("took %d, %v", n, err)
+	}
+}

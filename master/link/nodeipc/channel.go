@@ -3,6 +3,7 @@ package nodeipc
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"syscall"
@@ -58,6 +59,9 @@ func pair() (ours *channel, theirs *os.File, err error) {
 // newChannel takes ownership of the master's end, which is non-blocking.
 func newChannel(file *os.File) (*channel, error) {
 	raw, err := file.SyscallConn()
+	if err == nil {
+		err = sock.Polled(file)
+	}
 	if err != nil {
 		file.Close()
 		return nil, err
@@ -68,6 +72,8 @@ func newChannel(file *os.File) (*channel, error) {
 // Errors of sending.
 var (
 	errFull = errors.New("nodeipc: channel full")
+	// errNoMemory: the kernel has none for a message, whatever room there is.
+	errNoMemory = errors.New("nodeipc: no memory for a message")
 	// errInFlight: there is room, but not for a descriptor (fdpass.ErrInFlight).
 	errInFlight = errors.New("nodeipc: too many descriptors in flight")
 	errGone     = errors.New("nodeipc: channel closed")
@@ -83,12 +89,16 @@ func (c *channel) send(text []byte, fd int) (n int, err error) {
 		return 0, errGone
 	case err == nil:
 		return n, nil
-	case err == unix.EAGAIN, err == unix.ENOBUFS, err == unix.ENOMEM, err == unix.EINTR:
+	case err == unix.EAGAIN:
 		return 0, errFull
+	case err == unix.ENOBUFS, err == unix.ENOMEM:
+		return 0, errNoMemory
 	case err == unix.ETOOMANYREFS:
 		return 0, errInFlight
-	default:
+	case err == unix.EPIPE, err == unix.ECONNRESET, err == unix.ENOTCONN:
 		return 0, errGone
+	default:
+		return 0, fmt.Errorf("nodeipc: %w", os.NewSyscallError("sendmsg", err))
 	}
 }
 

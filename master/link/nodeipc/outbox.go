@@ -118,12 +118,16 @@ func (l *Link) trySend() (done bool) {
 		switch {
 		case err == errFull:
 			return false
-		case err == errInFlight: // nobody tells when that is over
-			l.inFlight = true
+		case err == errInFlight, err == errNoMemory: // nobody tells when that is over
+			l.inFlight = err == errInFlight
 			l.startPause()
 			return true
-		case err != nil: // then receive handles it
+		case err == errGone: // then receive handles it
 			l.outbox = outbox{}
+			return true
+		case err != nil: // it is not allowed, perhaps for good: its clients go elsewhere, and it is told when it can be
+			l.leave(err)
+			l.startPause()
 			return true
 		case !some:
 			return true

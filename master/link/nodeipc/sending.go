@@ -35,5 +35,7 @@ func (s *sending) send(raw syscall.RawConn, text []byte, fd int) error {
 }
 
 func (s *sending) sendmsg(channel uintptr) {
-	s.n, s.err = unix.SendmsgN(int(channel), s.text, s.with, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	for s.err = unix.EINTR; s.err == unix.EINTR; {
+		s.n, s.err = unix.SendmsgN(int(channel), s.text, s.with, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	}
 }

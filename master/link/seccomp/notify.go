@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/fdpass/sock"
 	"github.com/handfast/handfast/master/reexec"
 )
 
@@ -63,6 +64,9 @@ type Notifications struct {
 // NewNotifications takes ownership of file, which must be non-blocking.
 func NewNotifications(file *os.File) (*Notifications, error) {
 	raw, err := file.SyscallConn()
+	if err == nil {
+		err = sock.Polled(file)
+	}
 	if err != nil {
 		file.Close()
 		return nil, fmt.Errorf("receiving seccomp notifications: %w", err)
