@@ -99,7 +99,7 @@ soak: ## the trials with real processes, again and again (SOAK=20 times), a mill
 	HANDFAST_TEST_SIGNALS=$${HANDFAST_TEST_SIGNALS:-2000} $(GO) test -timeout 2h -v -run '^TestSignalsOverExec$$' ./master/reexec
 	HANDFAST_TEST_SERVERS=all HANDFAST_TEST_RELOADS=$${HANDFAST_TEST_RELOADS:-50} $(GO) test -race -shuffle=on -timeout 2h -count=$${SOAK:-20} ./cmd/handfast ./master/... ./worker/... ./fdpass
 
-faults: ## each system call fails with each error in each situation (CELLS: so many of them, chosen by SEED): about an hour
+faults: ## each system call fails with each error in each situation (CELLS: so many of them, chosen by SEED): some hours
 	HANDFAST_TEST_CELLS=$(CELLS) HANDFAST_TEST_SEED=$(SEED) $(GO) test -timeout 6h -v -run '^TestNthCall' ./cmd/handfast
 
 vm: ## other kernels, arm64, and systemd, under QEMU (VM: which, such as bookworm/arm64 or bookworm/systemd); needs qemu-system-x86, qemu-system-arm, cpio, xz-utils, mmdebstrap
