@@ -107,15 +107,30 @@ func (p *Process) Await(what string, n int, f func(line string) bool) {
 	p.t.Helper()
 	asked := -1
 	Eventually(p.t, what, func() bool {
+		ended := isClosed(p.ended) // before the last lines are looked at
 		p.mu.Lock()
 		lines := len(p.output)
 		p.mu.Unlock()
-		if lines == asked {
-			return false
+		if lines != asked {
+			asked = lines
+			if p.Count(f) >= n {
+				return true
+			}
 		}
-		asked = lines
-		return p.Count(f) >= n
+		if ended {
+			p.t.Fatalf("%s: %s has ended", what, filepath.Base(p.Path))
+		}
+		return false
 	})
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }
 
 // Count returns how many lines f finds in what was written so far.
@@ -256,6 +271,22 @@ func Need(t *testing.T, program, pkg string) (path string) {
 	return ""
 }
 
+// Python is Debian's, which has the modules of its packages.
+const Python = "/usr/bin/python3"
+
+// NeedModule is Need for a module of Python's.
+func NeedModule(t *testing.T, module, pkg string) {
+	t.Helper()
+	if exec.Command(Need(t, Python, "python3"), "-c", "import "+module).Run() == nil {
+		return
+	}
+	missing := fmt.Sprintf("%s is not installed; apt-get install %s", module, pkg)
+	if os.Getenv("CI") != "" {
+		t.Fatal(missing)
+	}
+	t.Skip(missing)
+}
+
 // AwaitReady waits until so many workers were ready since the start.
 func (p *Process) AwaitReady(n int) {
 	p.t.Helper()
@@ -266,10 +297,8 @@ func (p *Process) AwaitReady(n int) {
 func (p *Process) AwaitListening(address string) {
 	p.t.Helper()
 	Eventually(p.t, "listening on "+address, func() bool {
-		select {
-		case <-p.ended:
+		if isClosed(p.ended) {
 			p.t.Fatalf("%s has ended and does not listen", filepath.Base(p.Path))
-		default:
 		}
 		conn, err := net.Dial("tcp", address)
 		if err == nil {

@@ -2,11 +2,11 @@
 
 import os
 
-from flask import Flask
+from flask import Flask, request
 from flask_socketio import SocketIO
 
 app = Flask(__name__)
-socketio = SocketIO(app, async_mode="threading")
+socketio = SocketIO(app, async_mode=os.environ.get("ASYNC_MODE", "threading"))
 
 generate_id = socketio.server.eio.generate_id
 socketio.server.eio.generate_id = lambda: f"{generate_id()}.{os.environ['HANDFAST_ROUTE']}"
@@ -14,4 +14,4 @@ socketio.server.eio.generate_id = lambda: f"{generate_id()}.{os.environ['HANDFAS
 
 @socketio.on("who are you")
 def who():
-    return {"pid": os.getpid()}
+    return {"pid": os.getpid(), "client": request.headers.get("X-Forwarded-For", request.remote_addr)}

@@ -1,11 +1,11 @@
-"""A python-socketio server for ASGI. The lines with generate_id are for several workers."""
+"""A python-socketio server for ASGI. The lines with generate_id, and app, are for several workers."""
 
 import os
 
 import socketio
 
 sio = socketio.AsyncServer(async_mode="asgi")
-app = socketio.ASGIApp(sio)
+sessions = socketio.ASGIApp(sio)
 
 generate_id = sio.eio.generate_id
 sio.eio.generate_id = lambda: f"{generate_id()}.{os.environ['HANDFAST_ROUTE']}"
@@ -13,4 +13,16 @@ sio.eio.generate_id = lambda: f"{generate_id()}.{os.environ['HANDFAST_ROUTE']}"
 
 @sio.on("who are you")
 async def who(sid):
-    return {"pid": os.getpid()}
+    environ = sio.get_environ(sid)
+    return {"pid": os.getpid(), "client": environ.get("HTTP_X_FORWARDED_FOR", environ["asgi.scope"]["client"][0])}
+
+
+async def app(scope, receive, send):
+    """Has the connection closed after each answer: the first request on a connection chooses the worker of all."""
+
+    async def close(message):
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (b"connection", b"close")]
+        await send(message)
+
+    await sessions(scope, receive, close)

@@ -5,7 +5,6 @@ import (
 	"maps"
 	"net"
 	"os"
-	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,9 +14,6 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(trial.Main(m)) }
 
-// python has Debian's modules.
-const python = "/usr/bin/python3"
-
 // round is what clients.py says when every client has its answer.
 type round struct {
 	Round, Reconnects int
@@ -26,7 +22,7 @@ type round struct {
 
 func TestGunicorn(t *testing.T) {
 	try(t, func(address string) []string {
-		return []string{trial.Need(t, "gunicorn", "gunicorn"), "-b", address, "--threads", "100", "app:app"}
+		return []string{trial.Need(t, "gunicorn", "gunicorn"), "-b", address, "--threads", "100", "--keep-alive", "0", "app:app"}
 	})
 }
 
@@ -34,21 +30,21 @@ func TestUvicorn(t *testing.T) {
 	if os.Getenv("HANDFAST_TEST_CLIENTS") == "" {
 		t.Skip("in make soak: it is the same library")
 	}
-	need(t, "uvicorn", "python3-uvicorn")
+	trial.NeedModule(t, "uvicorn", "python3-uvicorn")
 	try(t, func(address string) []string {
 		host, port, _ := net.SplitHostPort(address)
-		return []string{python, "-m", "uvicorn", "--host", host, "--port", port, "--no-access-log", "asgi:app"}
+		return []string{trial.Python, "-m", "uvicorn", "--host", host, "--port", port, "--no-access-log", "asgi:app"}
 	})
 }
 
 // try: no session of a client that polls ends, and each stays with its worker, although a reload replaces the workers.
 func try(t *testing.T, command func(address string) []string) {
-	need(t, "flask_socketio", "python3-flask-socketio")
-	need(t, "requests", "python3-requests")
+	trial.NeedModule(t, "flask_socketio", "python3-flask-socketio")
+	trial.NeedModule(t, "requests", "python3-requests")
 	address := trial.FreeAddress(t)
 	flags := []string{"--session", "engine.io", "--new-sessions", "least", "--stop-timeout", "1s"}
 	handfast, _ := trial.BalanceAt(t, address, flags, command(address)...)
-	clients := trial.Start(t, python, "clients.py", "http://"+address, "20", "inf")
+	clients := trial.Start(t, trial.Python, "clients.py", "http://"+address, "20", "inf")
 	first := trial.AwaitRound[round](clients, 2)
 	if len(first.Workers) != trial.Workers {
 		t.Errorf("sessions are at %d workers: %v", len(first.Workers), first)
@@ -63,16 +59,4 @@ func try(t *testing.T, command func(address string) []string) {
 	clients.Process.Kill()
 	clients.Wait()
 	handfast.Stop()
-}
-
-// need skips the test if Debian's Python does not have a module.
-func need(t *testing.T, module, pkg string) {
-	t.Helper()
-	if exec.Command(trial.Need(t, python, "python3"), "-c", "import "+module).Run() == nil {
-		return
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatalf("%s is not installed; apt-get install %s", module, pkg)
-	}
-	t.Skipf("%s is not installed; apt-get install %s", module, pkg)
 }

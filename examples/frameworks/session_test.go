@@ -3,7 +3,6 @@ package frameworks_test
 import (
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -28,9 +27,7 @@ func TestSessions(t *testing.T) {
 			return []string{node, filepath.Join(dir, "session.js")}
 		}},
 		"Flask": {true, func(t *testing.T, address string) []string {
-			if err := exec.Command(trial.Need(t, "/usr/bin/python3", "python3"), "-c", "import flask").Run(); err != nil {
-				t.Skip("apt-get install python3-flask")
-			}
+			trial.NeedModule(t, "flask", "python3-flask")
 			return []string{trial.Need(t, "gunicorn", "gunicorn"), "-b", address, "--threads", "4", "session:app"}
 		}},
 		"Rack": {true, func(t *testing.T, address string) []string {

@@ -2,9 +2,10 @@
 // Socket.IO clients that check what they were promised. A quarter of them have addresses of their own, a quarter
 // share one and a pool of connections, as behind a NAT, a quarter come by IPv6, and a quarter by another address with
 // each connection; with --steady none of them changes. With --reload (repeatable) they send SIGUSR2 to handfast in the
-// middle, --reloads times; with --crash they kill a worker at the end.
+// middle, --reloads times; with --crash they kill a worker at the end. With --apart workers are not joined, and
+// each client has connections of its own.
 //
-//     node clients.js http://127.0.0.1:3000 [--ipv6 ::1] [--clients 200] [--workers N] [--steady] [--reload PID [--reloads 1]] [--crash]
+//     node clients.js http://127.0.0.1:3000 [--ipv6 ::1] [--clients 200] [--workers N] [--steady] [--apart] [--reload PID [--reloads 1]] [--crash]
 
 const assert = require('assert');
 const http = require('http');
@@ -20,6 +21,7 @@ const { values: options, positionals: [url] } = parseArgs({
     ipv6: { type: 'string' }, // the server's other address
     reload: { type: 'string', multiple: true },
     steady: { type: 'boolean', default: false },
+    apart: { type: 'boolean', default: false },
     reloads: { type: 'string', default: '1' },
     crash: { type: 'boolean', default: false },
   },
@@ -56,10 +58,11 @@ class Network extends http.Agent {
 
 const ipv4 = (localAddress) => ({ localAddress });
 const ipv6 = options.ipv6 ? { host: options.ipv6, localAddress: '::1', family: 6 } : ipv4('127.3.0.1');
-const office = new Network({ keepAlive: true }, ipv4('127.4.0.1'));
+const nat = () => new Network({ keepAlive: true }, ipv4('127.4.0.1'));
+const office = nat();
 const networks = [
   (own) => new Network({ keepAlive: true }, ipv4(own)),
-  () => office,
+  options.apart ? nat : () => office,
   () => new Network({ keepAlive: true }, ipv6),
   (own) => new Network({}, ipv4(own), ...(options.steady ? [] : [ipv6])),
 ];
@@ -108,7 +111,7 @@ class Client {
 
   async meet() {
     const { pid, client } = await this.ask('who are you');
-    assert(this.network.ways.some(({ localAddress }) => localAddress === client), `the worker sees the address ${client}`);
+    assert(this.network.ways.some(({ localAddress }) => localAddress === client.replace(/^::ffff:/, '')), `the worker sees the address ${client}`);
     return pid;
   }
 
@@ -171,6 +174,11 @@ async function registers(clients) {
     for (const pid of pidsOf(clients)) assert(workers.includes(pid), `${pid} among ${workers}, ${client}`);
   });
   console.log(`fetchSockets and serverSideEmit: ${pidsOf(clients).length} workers know of each other and of all clients`);
+}
+
+async function joined(clients) {
+  await news(clients);
+  await registers(clients);
 }
 
 // listed asks a worker for what it has to find out from the others. Some of these may have ended without a farewell (the adapter's, which a
@@ -241,13 +249,11 @@ async function main() {
   }
   await place(clients);
   assert.strictEqual(pidsOf(clients).length, workers, 'workers with clients');
-  await news(clients);
-  await registers(clients);
+  if (!options.apart) await joined(clients);
   untouched(clients);
   if (options.reload) {
     await reload(clients, options.reload.map(Number));
-    await news(clients);
-    await registers(clients);
+    if (!options.apart) await joined(clients);
   }
   if (options.crash) await crash(clients);
   for (const client of clients) client.socket.disconnect();

@@ -1,8 +1,10 @@
-// Package socketio_test runs the Socket.IO servers of this directory under the real
+// Package socketio_test runs the Socket.IO servers of this directory, and Python's, under the real
 // command, and the clients that check what they promise, with the libraries from npm.
 package socketio_test
 
 import (
+	"cmp"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -23,6 +25,7 @@ const few = 30
 type example struct {
 	server string
 	flags  []string
+	python func(t *testing.T, host, port string) []string // in place of server: its command
 
 	node, dir string
 }
@@ -57,6 +60,38 @@ func TestSticky(t *testing.T) {
 	example{server: "sticky.js"}.install(t).behind(t, trial.Nginx, "nginx-websocket.conf")
 }
 
+// TestGunicorn: the server is Flask-SocketIO's, which neither hands connections back nor is joined to the other workers.
+func TestGunicorn(t *testing.T) {
+	t.Setenv("ASYNC_MODE", "gevent")
+	tryPython(t, func(t *testing.T, host, port string) []string {
+		trial.NeedModule(t, "geventwebsocket", "python3-gevent-websocket")
+		trial.NeedModule(t, "flask_socketio", "python3-flask-socketio")
+		return []string{trial.Need(t, "gunicorn", "gunicorn"), "--chdir", "../flask-socketio", "-b", net.JoinHostPort(host, port),
+			"-k", "geventwebsocket.gunicorn.workers.GeventWebSocketWorker", "app:app"}
+	})
+}
+
+// TestUvicorn: the server is python-socketio's, for ASGI.
+func TestUvicorn(t *testing.T) {
+	tryPython(t, func(t *testing.T, host, port string) []string {
+		trial.NeedModule(t, "socketio", "python3-socketio")
+		trial.NeedModule(t, "uvicorn", "python3-uvicorn")
+		trial.NeedModule(t, "wsproto", "python3-wsproto")
+		return []string{trial.Python, "-m", "uvicorn", "--app-dir", "../flask-socketio", "--host", host, "--port", port, "--no-access-log", "asgi:app"}
+	})
+}
+
+// tryPython: behind a proxy each request has a connection of its own.
+func tryPython(t *testing.T, command func(t *testing.T, host, port string) []string) {
+	if clients(t) == few {
+		t.Skip("in make soak; ../flask-socketio has a reload")
+	}
+	e := example{flags: named, python: command}.install(t)
+	t.Run("Direct", e.direct)
+	t.Run("nginx", func(t *testing.T) { e.behind(t, trial.Nginx, "nginx-websocket.conf") })
+	t.Run("haproxy", func(t *testing.T) { e.behind(t, trial.HAProxy, "haproxy-http.cfg") })
+}
+
 func (e example) install(t *testing.T) example {
 	t.Helper()
 	e.node, e.dir = trial.Install(t, "app.js", "server.js", "sticky.js", "clients.js")
@@ -86,10 +121,14 @@ func (e example) balance(t *testing.T, listen string, flags ...string) (handfast
 	if err != nil {
 		t.Fatal(err)
 	}
+	command := []string{e.node, filepath.Join(e.dir, e.server)}
+	if e.python != nil {
+		command = e.python(t, cmp.Or(host, "::"), port)
+	}
 	t.Setenv("HOST", host)
 	t.Setenv("PORT", port)
 	flags = slices.Concat(flags, e.flags, []string{"--stop-timeout", "2s"})
-	handfast, _ = trial.BalanceAt(t, listen, flags, e.node, filepath.Join(e.dir, e.server))
+	handfast, _ = trial.BalanceAt(t, listen, flags, command...)
 	return handfast
 }
 
@@ -98,10 +137,18 @@ func (e example) try(t *testing.T, handfast *trial.Process, address string, flag
 	t.Helper()
 	flags = append(flags, "--workers", strconv.Itoa(trial.Workers), "--clients", strconv.Itoa(clients(t)),
 		"--reload", strconv.Itoa(handfast.Process.Pid), "--crash")
-	if clients(t) > few {
-		flags = append(flags, "--reloads", "10")
+	if e.python != nil {
+		flags = append(flags, "--apart")
 	}
+	reloads := 1
+	if clients(t) > few {
+		reloads = 10
+	}
+	flags = append(flags, "--reloads", strconv.Itoa(reloads))
 	p := trial.Start(t, e.node, slices.Concat([]string{filepath.Join(e.dir, "clients.js"), "http://" + address}, flags)...)
+	for n := 1; n <= reloads; n++ { // each is given its time
+		p.Await(fmt.Sprint("reload ", n), 1, func(line string) bool { return strings.HasPrefix(line, fmt.Sprintf("reload %d: ", n)) })
+	}
 	p.Finish()
 	if n := p.Count(func(line string) bool { t.Log(line); return line == "all is well" }); n != 1 {
 		t.Error("the clients do not say that all is well")
