@@ -84,7 +84,10 @@ func helpOf(f cli.Flag) (h flagHelp) {
 	before, name, ok := strings.Cut(h.usage, "`")
 	if name, after, closed := strings.Cut(name, "`"); ok && closed {
 		kind = name
-		if before == "" && strings.Trim(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") == "" { // it begins the sentence
+		switch {
+		case before == "" && strings.Contains(name, "|"): // it is no word of the sentence
+			name, after = "", strings.TrimSpace(after)
+		case before == "" && strings.Trim(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") == "": // it begins the sentence
 			name = strings.ToLower(name)
 		}
 		h.usage = before + name + after

@@ -117,5 +117,24 @@ func helpMistake(names []string, typed string) error {
 	if hint := nearest(typed, names); hint != "" {
 		return usagef("help has nothing of %q; did you mean handfast help %s?", typed, hint)
 	}
-	return usagef("help has nothing of %q; 'handfast help' lists commands and topics, 'handfast help troubleshooting' has all messages", typed)
+	if pages := topicsWith(typed); len(pages) > 0 {
+		return usagef("help has nothing of %q by itself; it is in handfast help %s", typed, or(pages))
+	}
+	return usagef("help has nothing of %q; 'handfast help' lists commands and topics, 'handfast help troubleshooting' has each warning and error of the log. What the log says at level info is no trouble: 'handfast help concepts' has its words", typed)
+}
+
+// topicsWith returns the topics whose pages have these words, which are in all of them if they are too short.
+func topicsWith(words string) (names []string) {
+	const least = 4
+	words = strings.ToLower(strings.ReplaceAll(words, "-", " "))
+	if len(anchorOf(words)) < least {
+		return nil
+	}
+	for _, t := range topics {
+		text := strings.Join(strings.Fields(strings.ToLower(strings.ReplaceAll(unmarked(t.page), "-", " "))), " ")
+		if strings.Contains(text, words) {
+			names = append(names, t.name)
+		}
+	}
+	return names
 }

@@ -60,8 +60,10 @@ func TestHelpUnknown(t *testing.T) {
 		"relod-failed": "did you mean handfast help reload-failed?",
 		"relaod":       "did you mean handfast help reload?",
 		"concept":      "did you mean handfast help concepts?",
-		"fnord":        "'handfast help troubleshooting' has all messages",
-		"...":          "'handfast help troubleshooting' has all messages",
+		"fnord":        "What the log says at level info is no trouble: 'handfast help concepts'",
+		"route-chosen": "What the log says at level info is no trouble: 'handfast help concepts'",
+		"...":          "'handfast help troubleshooting' has each warning and error",
+		"mailbox":      `help has nothing of "mailbox" by itself; it is in handfast help concepts`,
 	} {
 		var out, err bytes.Buffer
 		if status := run(t.Context(), []string{"handfast", "help", typed}, &out, &err); status != exitUsage || !strings.Contains(err.String(), want) || out.Len() > 0 {
