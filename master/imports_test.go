@@ -38,8 +38,8 @@ var layers = map[string]string{
 	"master/link/foreign":      "master/reexec master/link/launch master/link/seccomp",
 	"master/link/foreigntest":  "fdpass/fdtest master/supervisor",
 	"master/link/launch":       "fdpass master/supervisor master/openconns master/reexec master/link/seccomp",
-	"master/link/listening":    "master/sockdiag",
-	"master/link/seccomp":      "fdpass master/reexec master/link/listening",
+	"master/link/listening":    "master/pgroup master/sockdiag",
+	"master/link/seccomp":      "fdpass master/reexec master/link/listening master/pgroup",
 
 	"master/reexec":            "master/pgroup master/reexec/early",
 	"master/reexec/early":      "",

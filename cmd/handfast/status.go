@@ -221,39 +221,52 @@ func lastWordsText(s *master.Status) string {
 	return text
 }
 
+// leaving are the workers of a generation that linger, or those that drain.
+type leaving struct {
+	state                  string
+	generation, workers    int
+	since, until, deadline time.Time // of the first, and the last ones
+}
+
+// leavingBy returns them by their state, those that linger first, and by their generation.
+func leavingBy(s *master.Status) (all []leaving) {
+	for _, w := range s.Draining {
+		if w.State != "lingering" && w.State != "draining" || w.Deadline == nil {
+			continue
+		}
+		at := slices.IndexFunc(all, func(l leaving) bool { return l.state == w.State && l.generation == w.Generation })
+		if at < 0 {
+			at = len(all)
+			all = append(all, leaving{state: w.State, generation: w.Generation, since: w.Since})
+		}
+		l := &all[at]
+		l.workers++
+		if w.Since.Before(l.since) {
+			l.since = w.Since
+		}
+		if w.Until != nil && w.Until.After(l.until) {
+			l.until = *w.Until
+		}
+		if w.Deadline.After(l.deadline) {
+			l.deadline = *w.Deadline
+		}
+	}
+	slices.SortStableFunc(all, func(a, b leaving) int {
+		return cmp.Or(cmp.Compare(b.state, a.state), cmp.Compare(a.generation, b.generation))
+	})
+	return all
+}
+
 // drainingText is a line for each generation of which workers linger, and for each of which workers drain.
 func drainingText(s *master.Status) (text string) {
-	for _, state := range []string{"lingering", "draining"} {
-		for i := 0; i < len(s.Draining); {
-			generation, workers := s.Draining[i].Generation, 0
-			var since, until, deadline time.Time // first, last and last
-			for ; i < len(s.Draining) && s.Draining[i].Generation == generation; i++ {
-				w := &s.Draining[i]
-				if w.State != state || w.Deadline == nil {
-					continue
-				}
-				workers++
-				if since.IsZero() || w.Since.Before(since) {
-					since = w.Since
-				}
-				if w.Until != nil && w.Until.After(until) {
-					until = *w.Until
-				}
-				if w.Deadline.After(deadline) {
-					deadline = *w.Deadline
-				}
-			}
-			if workers == 0 {
-				continue
-			}
-			most := span(deadline.Sub(s.Now)) + " more at most"
-			if until.IsZero() {
-				text += fmt.Sprintf("generation %d: %d %s since %s, %s\n", generation, workers, state, age(s, since), most)
-				continue
-			}
-			text += fmt.Sprintf("generation %d: %d %s for its clients since %s, %s more if none comes back, %s (handfast drain --now ends that)\n",
-				generation, workers, state, age(s, since), span(until.Sub(s.Now)), most)
+	for _, l := range leavingBy(s) {
+		most := span(l.deadline.Sub(s.Now)) + " more at most"
+		if l.until.IsZero() {
+			text += fmt.Sprintf("generation %d: %d %s since %s, %s\n", l.generation, l.workers, l.state, age(s, l.since), most)
+			continue
 		}
+		text += fmt.Sprintf("generation %d: %d %s for its clients since %s, %s more if none comes back, %s (handfast drain --now ends that)\n",
+			l.generation, l.workers, l.state, age(s, l.since), span(l.until.Sub(s.Now)), most)
 	}
 	return text
 }
@@ -432,11 +445,7 @@ func tableWithin(rows [][]string, width int) (table, left string) {
 	}
 	if at := slices.Index(rows[0], last); shown[len(shown)-1] == at {
 		shown = shown[:len(shown)-1]
-		for _, row := range rows[1:] {
-			if row[at] != "" {
-				left += fmt.Sprintf("slot %s: %s\n", row[0], row[at])
-			}
-		}
+		left = endsText(rows[1:], at)
 	}
 	some := columnsOf(rows, func(_, cell string) bool { return cell != "" && cell != "0" && cell != "0.0" })
 	var zero []string
@@ -464,6 +473,28 @@ func tableWithin(rows [][]string, width int) (table, left string) {
 		left = "\n" + left
 	}
 	return table, left
+}
+
+// endsText has a line for each way in which workers ended, which a column says. Where one thing ends all of them that is one line.
+func endsText(rows [][]string, column int) (text string) {
+	var ways []string
+	slots := map[string][]string{} // by how their workers ended
+	for _, row := range rows {
+		if how := row[column]; how != "" {
+			if slots[how] == nil {
+				ways = append(ways, how)
+			}
+			slots[how] = append(slots[how], row[0])
+		}
+	}
+	for _, how := range ways {
+		more := ""
+		if others := len(slots[how]) - 1; others > 0 {
+			more = fmt.Sprintf(" (and %d more)", others)
+		}
+		text += fmt.Sprintf("slot %s%s: %s\n", slots[how][0], more, how)
+	}
+	return text
 }
 
 // columnsOf returns which columns have such a cell below their title. The first one, the slot, always does.

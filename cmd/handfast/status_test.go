@@ -166,7 +166,7 @@ func TestStatusWithin(t *testing.T) {
 		wide.Worker.MaxOpen, wide.Worker.Open, wide.LastEnd = new(1000), new(uint64(1000)), &master.End{Why: "exited with signal killed", At: now}
 		byMaster.Slots = append(byMaster.Slots, wide)
 	}
-	if text := statusWithin(&byMaster, 80); widest(strings.Split(text, "\n")) > 80 || !strings.Contains(text, "\n\nall 0: PARKED, REFUSED\nno room for UPTIME\nslot 0: exited") {
+	if text := statusWithin(&byMaster, 80); widest(strings.Split(text, "\n")) > 80 || !strings.Contains(text, "\n\nall 0: PARKED, REFUSED\nno room for UPTIME\nslot 0 (and 31 more): exited") {
 		t.Errorf("by the master's route:\n%s", text)
 	}
 	for width := 20; width < 200; width++ {
@@ -208,5 +208,26 @@ func TestWords(t *testing.T) {
 		if !strings.Contains(explained, title) {
 			t.Errorf("OPERATING.md does not explain %s", title)
 		}
+	}
+}
+
+// TestLeaving: of each generation those that linger have a line, and those that drain, in whatever order workers come.
+func TestLeaving(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	after := func(d time.Duration) *time.Time { return new(now.Add(d)) }
+	worker := func(generation int, state string, since time.Duration, until, deadline *time.Time) master.WorkerStatus {
+		return master.WorkerStatus{Generation: generation, State: state, Since: now.Add(-since), Until: until, Deadline: deadline}
+	}
+	s := master.Status{Now: now, Draining: []master.WorkerStatus{
+		worker(1, "draining", time.Minute, nil, after(2*time.Minute)), worker(1, "lingering", 5*time.Second, after(4*time.Second), after(time.Hour)),
+		worker(1, "draining", 2*time.Minute, nil, after(time.Minute)), worker(2, "lingering", time.Second, after(9*time.Second), after(time.Hour)),
+		worker(1, "lingering", 3*time.Second, after(7*time.Second), after(30*time.Minute)), worker(2, "stopping", time.Second, nil, after(time.Second)),
+	}}
+	const want = `generation 1: 2 lingering for its clients since 5s, 7s more if none comes back, 1h0m more at most (handfast drain --now ends that)
+generation 2: 1 lingering for its clients since 1s, 9s more if none comes back, 1h0m more at most (handfast drain --now ends that)
+generation 1: 2 draining since 2m0s, 2m0s more at most
+`
+	if got := drainingText(&s); got != want {
+		t.Errorf("\n%s\nwant\n%s", got, want)
 	}
 }

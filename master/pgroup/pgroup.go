@@ -119,11 +119,15 @@ func left(pgid int, before []int) (pids []int, err error) {
 	return pids, err
 }
 
+// Ended tells whether an error about a process, or a thread, is that there is none any more: its folder in /proc has gone (ENOENT), or went
+// while it was read (ESRCH, as of system calls that take its number).
+func Ended(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) }
+
 // groupOf returns the group of a process that has not ended, else 0 (man 5 proc_pid_stat). Its first
 // thread may have ended before the others: it counts as a zombie, and the process does not. An error says that nobody knows.
 func groupOf(pid int) (pgid int, err error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
+	if err != nil && !Ended(err) {
 		return 0, err
 	}
 	fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:]) // a name may contain anything

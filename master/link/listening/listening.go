@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/master/pgroup"
 	"github.com/handfast/handfast/master/sockdiag"
 )
 
@@ -169,7 +170,7 @@ func Process(tid int) int {
 // unlessEnded returns why a process could not be looked into; nil if it has ended. For want of descriptors or memory others that are there are
 // not seen.
 func unlessEnded(pid int, err error) error {
-	if err == nil || errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+	if err == nil || pgroup.Ended(err) {
 		return nil
 	}
 	return fmt.Errorf("process %d: %w", pid, err)

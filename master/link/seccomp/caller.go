@@ -12,6 +12,7 @@ import (
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/master/link/listening"
+	"github.com/handfast/handfast/master/pgroup"
 )
 
 // Caller is a thread that waits in a system call, and the descriptor that the call is about. The thread
@@ -27,7 +28,7 @@ func (c Caller) BindAddress(n *Notification) (bound netip.AddrPort, family uint1
 		return bound, 0, false, nil
 	}
 	text, err := c.read(n.Args[1], int(n.Args[2]))
-	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EFAULT) { // it has ended; or what the kernel will say, too
+	if pgroup.Ended(err) || errors.Is(err, unix.EFAULT) { // it has ended; or what the kernel will say, too
 		return bound, 0, false, nil
 	}
 	if err != nil {
@@ -53,10 +54,10 @@ func (c Caller) IsTCP(family uint16) (bool, error) {
 // its path only (O_PATH, man 2 open: no file system is asked), see that it is a socket's, and ask that.
 func (c Caller) Protocol() (string, error) {
 	at, err := unix.Open(fmt.Sprintf("/proc/%d/fd/%d", c.TID, c.FD), unix.O_PATH|unix.O_CLOEXEC, 0)
-	switch err {
-	case nil:
+	switch {
+	case err == nil:
 		defer unix.Close(at)
-	case unix.ENOENT, unix.ESRCH:
+	case pgroup.Ended(err): // or it has closed the descriptor
 		return "", nil
 	default:
 		return "", os.NewSyscallError("open", err)
