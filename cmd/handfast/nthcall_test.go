@@ -101,8 +101,8 @@ func failures(random *rand.Rand) (all []failure) {
 					continue // in the kernel's route clients wait in the kernel, which nobody can fill up
 				}
 				for _, errno := range f.errnos {
-					if k.link == "node" && f.call == "sendmsg" && errno == unix.EAGAIN {
-						continue // Node's channel waits until there is room, so this one has to be true, too
+					if (k.link == "node" || k.link == "activation") && f.call == "sendmsg" && errno == unix.EAGAIN {
+						continue // who sends waits until there is room, so this one has to be true, too
 					}
 					c := failure{variant: k.variant, plays: k.plays, situation: situation, fault: f, errno: errno, n: 1 << random.IntN(6)}
 					c.n = 1 + random.IntN(c.n) // rather a small one
