@@ -233,7 +233,7 @@ func (m *master) patience() time.Duration {
 // checkRefusal is asked when the master refuses what waits at a listener.
 func (m *master) checkRefusal(c *connection, l *listener) {
 	w, k := m.w, m.at(c.slot)
-	if w.stopping || c.slot >= len(m.table) {
+	if w.stopping || c.slot >= len(m.table) || m.changed.Equal(time.Now()) { // then the master may have seen the table as it was before
 		return
 	}
 	switch {
