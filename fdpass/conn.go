@@ -54,7 +54,8 @@ type Conn struct {
 	inbox     *os.File // what Receive waits on: file itself, or that of newInbox
 	inboxRaw  syscall.RawConn
 	read      func(uintptr) bool
-	bin       *Bin // for what the other side should not have sent; nil: it is trusted
+	over      atomic.Bool // EndReceiving was called
+	bin       *Bin        // for what the other side should not have sent; nil: it is trusted
 }
 
 // outgoing is the message being sent; its buffers are used again and again so
@@ -93,8 +94,8 @@ func NewMasterConn(file *os.File) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.bin = new(Bin)
-	c.in.distrust(c.bin)
+	c.Distrust()
+	c.in.takeWhole()
 	return c, nil
 }
 
@@ -115,12 +116,15 @@ func NewWorkerConn(file *os.File) (*Conn, error) {
 		c.Close()
 		return nil, fmt.Errorf("fdpass: %w", err)
 	}
-	c.in.flags, c.in.raw = unix.MSG_DONTWAIT, true
+	c.in.flags = unix.MSG_DONTWAIT
+	c.in.packet.raw, c.in.spare.raw = true, true
 	var done bool // under c.receiving
 	readSocket := func(socket uintptr) { done = c.in.read(socket) }
 	c.read = func(uintptr) bool {
 		done = false
-		c.raw.Control(readSocket) // when the socket is closed, so is the inbox, where it then waits
+		if !c.over.Load() {
+			c.raw.Control(readSocket) // when the socket is closed, so is the inbox, where it then waits
+		}
 		return done
 	}
 	return c, nil
@@ -129,17 +133,34 @@ func NewWorkerConn(file *os.File) (*Conn, error) {
 // NewConn takes ownership of one end of a mailbox. To wait in Go's poller, the
 // descriptor must have been non-blocking when the file was made.
 func NewConn(file *os.File) (*Conn, error) {
+	c, err := newSender(file)
+	if err != nil {
+		return nil, err
+	}
+	c.in = newIncoming()
+	c.read = func(fd uintptr) bool { return c.in.read(fd) }
+	return c, nil
+}
+
+// newSender is NewConn without what Receive needs.
+func newSender(file *os.File) (*Conn, error) {
 	raw, err := file.SyscallConn()
 	if err != nil {
 		file.Close()
 		return nil, fmt.Errorf("fdpass: %w", err)
 	}
-	c := &Conn{file: file, raw: raw, inbox: file, inboxRaw: raw, in: newIncoming()}
-	c.read = func(fd uintptr) bool { return c.in.read(fd) }
+	c := &Conn{file: file, raw: raw, inbox: file, inboxRaw: raw}
 	c.out.body = make([]byte, 0, headerSize+MaxBatch*longRecordSize)
 	c.out.oob = make([]byte, unix.CmsgSpace(4*MaxBatch))
 	c.out.write = c.out.sendmsg
 	return c, nil
+}
+
+// Distrust has nobody wait for descriptors that arrive and are not wanted, whatever they are: those of what is malformed, and those that
+// are discarded. Call it before the first Receive.
+func (c *Conn) Distrust() {
+	c.bin = new(Bin)
+	c.in.discard = func(fds []int) { c.bin.Discard(fds...) }
 }
 
 // TrySend queues one message without waiting. It borrows the descriptors of hs,
@@ -368,6 +389,13 @@ func (c *Conn) SyscallConn() (syscall.RawConn, error) { return c.file.SyscallCon
 
 // SetReceiveDeadline bounds Receive, as net.Conn's SetReadDeadline does.
 func (c *Conn) SetReceiveDeadline(t time.Time) error { return c.inbox.SetReadDeadline(t) }
+
+// EndReceiving has Receive on a worker's end return, now and from now on, without taking another message. It does not wait. For a
+// ReceiveLocked no message leaves the socket either that was not locked before.
+func (c *Conn) EndReceiving() {
+	c.over.Store(true)
+	c.SetReceiveDeadline(time.Unix(1, 0))
+}
 
 // CloseWrite says that no more messages follow. The other side receives all that
 // was sent before, then end of file.

@@ -93,8 +93,10 @@
 //	                       connections as after ready
 //	   6  report   worker  one, without a descriptor: how many connections the worker has
 //	                       open (offset 4, 8 bytes) and has accepted since its start
-//	                       (offset 12, 8 bytes), by whatever route; and how many
-//	                       requests on them have named it (offset 20, 4 bytes)
+//	                       (offset 12, 8 bytes), by whatever route; how many
+//	                       requests on them have named it (offset 20, 4 bytes); and how many
+//	                       connections other workers have passed to it, which are not among
+//	                       those that it has accepted (offset 0, 4 bytes)
 //	   7  ping     master  none: does the worker take connections?
 //	   8  pong     worker  none: the answer
 //	   9  hand back worker connections between two requests, to be placed as if they had
@@ -104,6 +106,13 @@
 //	                       (offset 4, 4 bytes), or 0: hand nothing back; and whether another
 //	                       worker has taken the slot over (offset 8, 4 bytes, 1 or 0); the rest
 //	                       is zero
+//	  11  pass      master  ends of passages, by which workers pass connections to each other:
+//	                       the port is the number of the slot whose worker's it is, the address is 0.0.0.0
+//	  11  pass      worker  connections that other workers have passed to it and that it does
+//	                       not take, with the records that they came with; before ready none:
+//	                       the worker does all that
+//	  11  pass      worker  to another worker, through a passage: connections between two requests, of which
+//	                       the next belongs to its slot, with the records that they came with
 //
 // # What a worker can do
 //
@@ -191,6 +200,29 @@
 //
 // The master is not told which slot the worker thinks of. A connection that in its own view belongs to the
 // worker that has handed it back waits for a retry delay.
+//
+// # Connections that workers pass to each other
+//
+// On a connection of a pool requests of the same slots follow each other again and again. So a worker that hands it back may keep what it
+// has made of it, and go on when it comes back: it is the same socket if SO_COOKIE says so. Then it needs no
+// look of the master's, and two processes more that are woken. Where the master need not know of each connection that a worker gets, it
+// makes a passage for each worker of slots 0 to 63 that hands connections back and has sent pass, empty, before ready. It is a
+// socketpair(AF_UNIX, SOCK_SEQPACKET, 0), for messages one way. Its exit is for the worker itself, its entrance for the workers of all other slots; each
+// hears of the new ones by pass, in whatever number, and they are blocking. An entrance takes the place of the one of that slot before. A worker's exit
+// stays the same as long as it lives; it closes further ones. One that has sent pass:
+//
+//   - passes a connection through the entrance of a slot if the next request belongs to that slot by its client, and not by its session's id,
+//     and if it was not replaced and does not drain. It hands the connection back if that fails for whatever reason, such as that there
+//     is no room or no entrance, or if the connection was passed to it and it has not served a request on it since. And it had better do so
+//     if it has never waited for this connection before, since then that worker hardly does;
+//   - takes from its exit no connection but those that it has itself handed back or passed on and waits for, by their cookies, if they come with
+//     the record that it knows. It looks at the request then, whose place nobody but another worker has told;
+//   - sends the master by pass all others that are sockets, also if it drains, and closes what is anything else. It is not to blame for any of these, whoever sent them. A
+//     malformed message from the exit is ignored, but for its descriptors. None of what it closes may hold it up;
+//   - closes the entrances of slots that are no more, by the message slots.
+//
+// When the worker is to drain, or has left, its passage ends, and it reads end of file from the exit behind what was passed before. What
+// it does not receive the master takes out when it has ended, or after a second, as from its mailbox.
 //
 // # Later versions
 //

@@ -97,7 +97,8 @@ func TestForeignAtTheLimit(t *testing.T) {
 	sendRaw(t, int(theirs.Fd()), []byte("hello"), []int{fd, fd, last})
 	unix.Close(last)
 	limit(t, ours, 64)
-	ours.in.distrust(ours.bin)
+	ours.Distrust()
+	ours.in.takeWhole()
 	ours.in.flags = unix.MSG_DONTWAIT
 	held := crowd(t, fd, 2)
 	for range 3 {

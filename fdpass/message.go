@@ -43,6 +43,7 @@ const (
 
 	TypeHandBack Type = 9
 	TypeSlots    Type = 10
+	TypePass     Type = 11
 )
 
 func (t Type) String() string {
@@ -67,6 +68,8 @@ func (t Type) String() string {
 		return "hand back"
 	case TypeSlots:
 		return "slots"
+	case TypePass:
+		return "pass"
 	default:
 		return "type " + strconv.Itoa(int(t))
 	}

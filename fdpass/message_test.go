@@ -56,6 +56,8 @@ func TestGolden(t *testing.T) {
 		"pong":            {int(TypePong), 8},
 		"hand back":       {int(TypeHandBack), 9},
 		"slots":           {int(TypeSlots), 10},
+		"pass":            {int(TypePass), 11},
+		"most passages":   {MaxPassages, 64},
 		"flag proxied":    {int(FlagProxied), 1},
 		"flag unplaced":   {int(FlagUnplaced), 2},
 		"most details":    {MaxDetails, 4096},
@@ -69,8 +71,8 @@ func TestGolden(t *testing.T) {
 // TestReport: the bytes that doc.go promises, and that it arrives.
 func TestReport(t *testing.T) {
 	fdtest.NoLeaks(t)
-	sent := Report{Open: 0x0102030405060708, Accepted: 0x1112131415161718}
-	const want = "0106000100180000" + "00000000" + "0102030405060708" + "1112131415161718" + "00000000"
+	sent := Report{Open: 0x0102030405060708, Accepted: 0x1112131415161718, Passed: 0x21222324}
+	const want = "0106000100180000" + "21222324" + "0102030405060708" + "1112131415161718" + "00000000"
 	if got := hex.EncodeToString(appendReport(nil, sent)); got != want {
 		t.Errorf("a report is\n%s, want\n%s", got, want)
 	}
@@ -256,7 +258,7 @@ func TestScope(t *testing.T) {
 }
 
 func TestTypeString(t *testing.T) {
-	for typ, want := range map[Type]string{TypeHandoff: "handoff", TypeReady: "ready", TypeLeave: "leave", TypeReturn: "return", TypeHandBack: "hand back", TypeSlots: "slots", 200: "type 200"} {
+	for typ, want := range map[Type]string{TypeHandoff: "handoff", TypeReady: "ready", TypeLeave: "leave", TypeReturn: "return", TypeHandBack: "hand back", TypeSlots: "slots", TypePass: "pass", 200: "type 200"} {
 		if typ.String() != want {
 			t.Errorf("%q, want %q", typ, want)
 		}
@@ -304,7 +306,7 @@ func messages() [][]byte {
 	detailed := appendMessage(nil, TypeHandBack, detailed(-1, -1, -1), true)
 	full := appendMessage(nil, TypeReturn, numbered(0, 1, MaxBatch), false)
 	return [][]byte{
-		appendReport(nil, Report{1, 1 << 40, 7}), edit(appendReport(nil, Report{}), 3, 2),
+		appendReport(nil, Report{1, 1 << 40, 7, 5}), edit(appendReport(nil, Report{}), 3, 2),
 		nil, {1}, good, full, good[:len(good)-1], later(clients[:3]...),
 		appendMessage(nil, TypeReady, nil, false), appendMessage(nil, TypePing, nil, false), appendMessage(nil, TypePong, nil, false),
 		appendMessage(nil, TypePing, clients[:1], false), appendMessage(nil, TypePong, clients[:1], false), appendMessage(nil, 200, clients[:1], false),

@@ -140,12 +140,9 @@ func newIncoming() *incoming {
 	return in
 }
 
-// distrust prepares for messages with descriptors that must not be closed at once. The kernel closes
-// none in recvmsg, since each message is peeked until all of them have arrived.
-func (in *incoming) distrust(bin *Bin) {
-	in.near, in.whole = true, true
-	in.discard = func(fds []int) { bin.Discard(fds...) }
-}
+// takeWhole prepares for messages with descriptors of which the kernel must close none in recvmsg: each message is peeked until all
+// of them have arrived. Nobody else may receive from this end.
+func (in *incoming) takeWhole() { in.near, in.whole = true, true }
 
 // nearLimit is how many free descriptors make receiving careful: two full
 // messages, since the first may use up what the last one left.

@@ -7,10 +7,12 @@ type Report struct {
 	Open     uint64 // and has not closed yet
 	Accepted uint64 // since it was started
 	Named    uint32 // requests on them, after the first one of each, whose session names the worker; modulo 1<<32
+	Passed   uint32 // connections that other workers have passed to it, beside those that it accepted; likewise
 }
 
 // Where the numbers are in a report's record.
 const (
+	passedAt   = 0
 	openAt     = 4
 	acceptedAt = 12
 	namedAt    = 20
@@ -28,6 +30,7 @@ func (c *Conn) TrySendReport(r Report) error {
 func appendReport(b []byte, r Report) []byte {
 	b = appendMessage(b, TypeReport, []Handoff{{}}, false)
 	record := b[len(b)-recordSize:]
+	binary.BigEndian.PutUint32(record[passedAt:], r.Passed)
 	binary.BigEndian.PutUint64(record[openAt:], r.Open)
 	binary.BigEndian.PutUint64(record[acceptedAt:], r.Accepted)
 	binary.BigEndian.PutUint32(record[namedAt:], r.Named)
@@ -40,6 +43,7 @@ func parseReport(record []byte) Report {
 		Open:     binary.BigEndian.Uint64(record[openAt:]),
 		Accepted: binary.BigEndian.Uint64(record[acceptedAt:]),
 		Named:    binary.BigEndian.Uint32(record[namedAt:]),
+		Passed:   binary.BigEndian.Uint32(record[passedAt:]),
 	}
 }
 

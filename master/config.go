@@ -34,6 +34,9 @@ const (
 	// process, also one that drains: both ends of its mailbox, the inbox of ours, and its pidfd.
 	filesPerProcess = 4
 
+	// filesPerPassage is how many it holds besides for what other workers pass to one.
+	filesPerPassage = 2
+
 	// baseFiles is what it holds besides: standard streams, poller, listeners, and eBPF programs with their maps.
 	baseFiles = 28
 )
@@ -145,6 +148,9 @@ func (c *Config) filesPerWorker() int {
 	if c.HearNotices {
 		n++
 	}
+	if c.passes() {
+		n += filesPerPassage
+	}
 	return n
 }
 
@@ -203,10 +209,17 @@ func (c *Config) maxSlots() int {
 func (c *Config) requests() mailbox.Requests {
 	r := mailbox.Requests{MaxConnections: c.MaxConnections, Pings: c.Supervisor.Watchdog > 0}
 	if _, byKey := c.Balancer.Strategy.(balancer.ByKey); byKey && !c.kernelRoutes() && !c.NoHandBack {
-		r.Slots = new(mailbox.Slots) // workers can place clients as we do
+		r.Slots = &mailbox.Slots{Passes: c.passes()} // workers can place clients as we do
 		r.Rules = strings.Join(placing(&c.Balancer.Clients), "\n")
 	}
 	return r
+}
+
+// passes tells whether workers pass connections to each other between two requests, of which the master need not know: it bounds no worker's
+// connections, places no client by their number, and remembers no client's worker.
+func (c *Config) passes() bool {
+	rules := &c.Balancer.Clients.Rules
+	return c.Link == LinkNative && rules.Looks() && !c.kernelRoutes() && !c.NoHandBack && c.MaxConnections == 0 && !rules.Anywhere && c.DrainAffinity == 0
 }
 
 // close closes what New was given.

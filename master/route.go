@@ -120,6 +120,9 @@ func (r *masterRoute) Fill(slot int, link supervisor.Link) {
 	before := r.Table.Fill(slot, worker)
 	r.setReplaced(before, true)
 	r.setReplaced(worker, false)
+	if m, ok := worker.(*mailbox.Mailbox); ok && r.slots != nil {
+		r.slots.Seat(slot, m)
+	}
 }
 
 // setReplaced tells a worker that hands connections back whether its slot has another one.

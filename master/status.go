@@ -107,6 +107,7 @@ type WorkerStatus struct {
 	MaxOpen    *int       `json:"max_open"`   // beyond them new ones are refused; null: never
 	HandsBack  *bool      `json:"hands_back"` // connections whose next request is not its own; false: the first request on a connection decides for all; null: no request decides, or the worker is not ready
 	Accepted   *uint64    `json:"accepted"`   // likewise, since it was started
+	Passed     *uint64    `json:"passed"`     // likewise, that other slots' workers have passed to it between two requests; null: they do not
 	Memory     *int64     `json:"memory"`     // bytes that it and its process group had some seconds ago; null: nobody looks (--max-memory)
 	Says       string     `json:"says"`       // its STATUS by sd_notify (--sd-notify); empty: it has said none
 }
@@ -400,6 +401,9 @@ func (m *Master) workerStatus(w *supervisor.WorkerStatus) *WorkerStatus {
 		}
 		if r, said := worker.Report(); said {
 			s.Open, s.Accepted = &r.Open, &r.Accepted
+			if slots := m.requests.Slots; slots != nil && slots.Passes {
+				s.Passed = new(uint64(r.Passed))
+			}
 		}
 	}
 	return s

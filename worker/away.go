@@ -46,8 +46,11 @@ func (l *look) prepare() {
 
 // resume goes on with a connection that has come back. It takes ownership of its descriptor.
 func (l *look) resume(h fdpass.Handoff) bool {
+	if l.passed {
+		sock.SetNonblock(h.FD) // as the master does
+	}
 	s := openSocket(h.FD)
-	l.judged = true
+	l.judged = !l.passed
 	l.conn.socket.Store(&s)
 	if l.conn.closed.Load() { // perhaps before that
 		s.Close()
@@ -105,8 +108,9 @@ func (h *handBack) remove(l *look) (wasAway bool) {
 	return l.isAway
 }
 
-// takeReturned takes ownership of a connection if it was away and has come back with a request.
-func (h *handBack) takeReturned(c fdpass.Handoff) bool {
+// takeReturned takes ownership of a connection if it was away and has come back with a request. passed: another worker says so, and not the
+// master.
+func (h *handBack) takeReturned(c fdpass.Handoff, passed bool) bool {
 	if h == nil || c.Flags&fdpass.FlagUnplaced != 0 {
 		return false
 	}
@@ -120,7 +124,7 @@ func (h *handBack) takeReturned(c fdpass.Handoff) bool {
 		return false
 	}
 	delete(h.away, l.cookie)
-	l.isAway = false
+	l.isAway, l.passed = false, passed
 	h.looked[l] = struct{}{}
 	l.returned <- c
 	return true

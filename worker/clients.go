@@ -155,7 +155,8 @@ func (p *placed) isElsewhere(rules *forwarded.Rules, config hash.Config, r *http
 	}
 	request := requestOf(rules, r)
 	if looked && p.look.back.slots.Load() > 0 {
-		return p.look.back.isElsewhere(&request, peerOf(r))
+		_, elsewhere := p.look.back.isElsewhere(&request, peerOf(r))
+		return elsewhere
 	}
 	key := request.Client(peerOf(r), config).Key
 	return !p.key.CompareAndSwap(nil, &key) && *p.key.Load() != key

@@ -21,6 +21,7 @@
 //	source.go          where its connections come from: the mailbox; slotlisteners.go: or the slot's own listeners
 //	conn.go            Conn, a connection that was handed off; zerocopy.go: what the kernel moves for it
 //	handback.go        connections that are handed back; look.go: whose next request is where; away.go: until they come back
+//	passage.go         or passed from worker to worker
 //	tlv.go             what else a proxy said of it (PROXY protocol, version 2)
 //	serve.go           Serve, and its drain; traffic.go: which requests are under way
 //	clients.go         a request's client, and connections of one client behind a proxy (KeepClientsApart)

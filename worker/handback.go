@@ -21,7 +21,8 @@ const (
 )
 
 // handBack gives connections back to the master between two requests, and knows which: those whose next request belongs to another
-// slot, and, once the worker drains, all that are looked at.
+// slot, and, once the worker drains, all that are looked at. Where the master wants no more of that it passes those that come and go
+// straight to the worker of the other slot (passage.go).
 //
 // It has a descriptor of the mailbox for itself, since it goes on when the listener has left that, until the last connection is
 // closed.
@@ -40,6 +41,11 @@ type handBack struct {
 	changed  atomic.Int64 // when that did last
 	replaced atomic.Bool  // another worker is in our slot: only requests that name us belong here
 	adopted  adopted
+
+	listener  *Listener
+	entrances [fdpass.MaxPassages]atomic.Pointer[fdpass.Conn] // of the passages of other slots' workers
+	exit      *fdpass.Conn                                    // of ours; nil: there is none. It belongs to receivePassed
+	passed    atomic.Uint32                                   // connections that have come by it
 
 	mu       sync.Mutex
 	draining atomic.Bool        // all are to be handed back; written under mu
@@ -108,6 +114,9 @@ func (h *handBack) resize(slots int, replaced bool) {
 			h.changed.Store(time.Now().UnixNano())
 		}
 		h.slots.Store(int32(slots))
+		for slot := slots; slots > 0 && slot < len(h.entrances); slot++ {
+			h.setEntrance(slot, nil)
+		}
 	}
 }
 
@@ -121,29 +130,36 @@ func (h *handBack) looksAt(local netip.AddrPort, source netip.Addr) bool {
 	return !addressed
 }
 
+// anyone stands for a slot that the master has to find.
+const anyone = -1
+
 // isElsewhere tells whether a request from source belongs to another worker: to the one that it names, or else to the one in its
-// client's slot.
-func (h *handBack) isElsewhere(r *forwarded.Request, source netip.Addr) bool {
+// client's slot, which it returns.
+func (h *handBack) isElsewhere(r *forwarded.Request, source netip.Addr) (slot int, elsewhere bool) {
 	slots := int(h.slots.Load())
 	if slots == 0 {
-		return false
+		return anyone, false
 	}
 	ours := false
 	for token := range r.Tokens {
 		switch {
 		case token == h.route:
 			h.wasNamed()
-			return false
+			return anyone, false
 		case !h.adopted.has(token):
-			return true
+			return anyone, true
 		}
 		ours = true
 	}
 	if h.replaced.Load() {
-		return true
+		return anyone, true
 	}
 	client := r.Client(source, h.config)
-	return !ours && (client.Told || !h.rules.Anywhere) && client.Key.Slot(slots) != h.slot
+	if ours || h.rules.Anywhere && !client.Told {
+		return anyone, false
+	}
+	slot = client.Key.Slot(slots)
+	return slot, slot != h.slot
 }
 
 // wasNamed counts a request that names us.
@@ -154,13 +170,13 @@ func (h *handBack) wasNamed() {
 	}
 }
 
-// reported returns how many requests have named us, for a report.
-func (h *handBack) reported() uint32 {
+// reported returns how many requests have named us, and how many connections were passed to us, for a report.
+func (h *handBack) reported() (named, passed uint32) {
 	if h == nil {
-		return 0
+		return 0, 0
 	}
 	h.unreported.Store(false) // before it is read
-	return h.named.Load()
+	return h.named.Load(), h.passed.Load()
 }
 
 // maxAdopted bounds the tokens that a worker remembers to have adopted. Those that are forgotten cost their next requests the way by
@@ -249,9 +265,16 @@ func (h *handBack) add(l *look) {
 	h.looked[l] = struct{}{}
 }
 
-// close ends it when the last connection is closed.
+// close ends it when the last connection is closed. The caller holds the listener's lock, and so nothing is being passed to us.
 func (h *handBack) close() {
-	if h != nil {
-		h.conn.Close()
+	if h == nil {
+		return
+	}
+	h.conn.Close()
+	if h.exit != nil {
+		h.exit.EndReceiving()
+	}
+	for slot := range h.entrances {
+		h.setEntrance(slot, nil)
 	}
 }

@@ -76,6 +76,9 @@ func (c Config) Listen() (*Listener, error) {
 		draining:    make(chan struct{}),
 		idle:        make(chan struct{}),
 	}
+	if back != nil {
+		back.listener = l
+	}
 	if back != nil && reporter != nil {
 		back.reportSoon = func() {
 			l.mu.Lock()
@@ -146,7 +149,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, l.acceptError(err)
 		}
-		if !l.back.takeReturned(h) {
+		if !l.back.takeReturned(h, false) {
 			c := newConn(l, h)
 			l.spread.add(c)
 			return c, nil

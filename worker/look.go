@@ -37,11 +37,13 @@ type look struct {
 	http bool                         // its server is package http's
 
 	judged bool        // the request that is being read was looked at, or the master has just placed it
+	passed bool        // it has come back from another worker, straight
 	whole  int         // length of the reader's buffer; 0: nothing was read yet
 	lent   atomic.Bool // the socket's first byte was given, and is still there
 	buffer []byte
 	n      int
 	given  [1]fdpass.Handoff
+	to     int   // the slot whose worker it may be passed to, or anyone
 	err    error // of peek, drop and send
 
 	expecting atomic.Bool // all requests that were read are answered
@@ -73,7 +75,7 @@ func newLook(c *Conn, back *handBack) *look {
 
 // ExpectRequest says that all requests that were read from a connection are answered, and that nothing was read behind them. The
 // next Read then looks at the head of the next request before it takes it. If that belongs to another
-// slot, or the worker drains, it hands the connection back to the master, closes it here, and returns io.EOF. If an
+// slot, or the worker drains, it hands the connection back to the master, or to that slot's worker, closes it here, and returns io.EOF. If an
 // http.Server reads, it first waits a while whether the connection comes back, and then returns its request.
 //
 // A server calls it after each answer, if the connection is to stay open. Serve and KeepClientsApart do so for an
@@ -126,6 +128,15 @@ func (l *look) takeLent() {
 
 // readNext reads the beginning of the next request, or hands the connection back.
 func (l *look) readNext(b []byte) (n int, err error) {
+	again := true
+	for again {
+		n, again, err = l.readOnce(b)
+	}
+	return n, err
+}
+
+// readOnce is readNext. It tells whether the connection has come back with a request that nobody but another worker has looked at.
+func (l *look) readOnce(b []byte) (n int, again bool, err error) {
 	buffer := b
 	if l.lent.Load() {
 		long := headBuffers.Get().(*[]byte)
@@ -133,22 +144,27 @@ func (l *look) readNext(b []byte) (n int, err error) {
 		buffer = *long
 	}
 	if n, err = l.awaitNext(buffer); err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	l.expecting.Store(false)
-	at := l.belongs(buffer[:n], n == len(buffer))
-	if at == elsewhere && l.give() {
-		if l.awaitReturn() {
-			return l.conn.socket.Load().Read(b)
+	at, slot := l.belongs(buffer[:n], n == len(buffer))
+	if at == elsewhere && l.give(slot) {
+		switch {
+		case !l.awaitReturn():
+			return 0, false, io.EOF
+		case l.passed:
+			return 0, true, nil
 		}
-		return 0, io.EOF
+		n, err = l.conn.socket.Load().Read(b)
+		return n, false, err
 	}
-	l.judged = at == here
+	l.judged, l.passed = at == here, false
 	if l.lent.Load() {
 		l.takeLent()
-		return l.conn.socket.Load().Read(b)
+		n, err = l.conn.socket.Load().Read(b)
+		return n, false, err
 	}
-	return n, l.take(n)
+	return n, false, l.take(n)
 }
 
 // awaitNext waits for the next request, unless the worker drains: then it hands the connection back, and says io.EOF.
@@ -166,7 +182,7 @@ func (l *look) awaitNext(buffer []byte) (n int, err error) {
 	switch {
 	case err != nil && !errors.Is(err, os.ErrDeadlineExceeded):
 		return n, err
-	case l.back.drains() && l.give():
+	case l.back.drains() && l.give(anyone):
 		l.conn.Close()
 		return 0, io.EOF
 	case n == 0:
@@ -175,10 +191,15 @@ func (l *look) awaitNext(buffer []byte) (n int, err error) {
 	return n, nil
 }
 
-// give hands the connection back, and the caller closes it here. It returns false if the master does not take it.
-func (l *look) give() bool {
+// give hands the connection back, or passes it to the worker of a slot, and the caller closes it here. It returns false if nobody takes it.
+//
+// It is passed if it was away before: then that worker may wait for it, too. And not twice before it is served, however workers disagree.
+func (l *look) give(slot int) bool {
 	if l.over.Load() {
 		return false
+	}
+	if l.to = slot; l.passed || l.since.IsZero() {
+		l.to = anyone
 	}
 	c := l.conn
 	l.given[0] = fdpass.Handoff{Client: c.remote, Flags: c.flags &^ fdpass.FlagUnplaced, Details: c.details}
@@ -199,7 +220,9 @@ func (l *look) give() bool {
 
 func (l *look) sendBack(fd uintptr) {
 	l.given[0].FD = int(fd)
-	l.err = l.back.conn.TrySend(fdpass.TypeHandBack, l.given[:])
+	if l.err = nil; !l.back.pass(l.to, l.given[:]) {
+		l.err = l.back.conn.TrySend(fdpass.TypeHandBack, l.given[:])
+	}
 }
 
 // await waits until there is something, and peeks at it.
@@ -281,40 +304,41 @@ const (
 	elsewhere
 )
 
-// belongs tells where the next request belongs, of which this has arrived, and perhaps more. What has come of a head that is not
-// whole goes back: the master waits for the rest.
-func (l *look) belongs(data []byte, more bool) where {
+// belongs tells where the next request belongs, of which this has arrived, and perhaps more, and to which slot if it is known. What has come of
+// a head that is not whole goes back: the master waits for the rest.
+func (l *look) belongs(data []byte, more bool) (at where, slot int) {
 	if l.back.slots.Load() == 0 {
-		return unknown
+		return unknown, anyone
 	}
 	head := forwarded.Head{Request: l.back.rules.Request()}
 	switch head.Scan(data) {
 	case forwarded.Complete:
-		if l.back.isElsewhere(&head.Request, l.conn.source()) {
-			return elsewhere
+		slot, there := l.back.isElsewhere(&head.Request, l.conn.source())
+		if there {
+			return elsewhere, slot
 		}
-		return here
+		return here, slot
 	case forwarded.NotHTTP:
 		l.over.Store(true)
 	case forwarded.Partial:
 		if !more {
-			return elsewhere
+			return elsewhere, anyone
 		}
 		return l.belongsLong(len(data))
 	}
-	return unknown
+	return unknown, anyone
 }
 
 // belongsLong is belongs for a head that is longer than what was peeked.
-func (l *look) belongsLong(peeked int) where {
+func (l *look) belongsLong(peeked int) (where, int) {
 	long := headBuffers.Get().(*[]byte)
 	defer headBuffers.Put(long)
 	if peeked >= len(*long) {
-		return elsewhere // the master has an answer to that
+		return elsewhere, anyone // the master has an answer to that
 	}
 	n, err := l.await(*long)
 	if err != nil {
-		return unknown // which the next read says
+		return unknown, anyone // which the next read says
 	}
 	return l.belongs((*long)[:n], n == len(*long))
 }

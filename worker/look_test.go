@@ -58,6 +58,7 @@ func newPoolOf(t *testing.T, srv *http.Server, rules forwarded.Rules) *pool {
 		ln:   &Listener{source: source, back: back, draining: make(chan struct{}), idle: make(chan struct{})},
 		back: make(chan fdpass.Handoff, 1000), signals: make(chan os.Signal, 2), served: make(chan error, 1), conns: make(chan *Conn, 1000),
 	}
+	back.listener = p.ln
 	connContext := srv.ConnContext
 	srv.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
 		if connContext != nil {
@@ -527,14 +528,14 @@ func TestReportNamed(t *testing.T) {
 	for range 3 {
 		h.wasNamed()
 	}
-	if n := h.reported(); n != 3 || asked != 1 {
+	if n, _ := h.reported(); n != 3 || asked != 1 {
 		t.Errorf("%d are reported, %d times", n, asked)
 	}
 	h.wasNamed()
-	if n := h.reported(); n != 4 || asked != 2 {
+	if n, _ := h.reported(); n != 4 || asked != 2 {
 		t.Errorf("%d are reported, %d times", n, asked)
 	}
-	if n := (*handBack)(nil).reported(); n != 0 {
+	if n, _ := (*handBack)(nil).reported(); n != 0 {
 		t.Errorf("%d are reported where nothing is handed back", n)
 	}
 }

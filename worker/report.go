@@ -28,8 +28,8 @@ const (
 type reporter struct {
 	conn     *fdpass.Conn
 	interval time.Duration
-	most     uint64      // connections closed and not reported; then it is done at once
-	closed   uint64      // as it was reported
+	most     int64       // connections closed and not reported; then it is done at once
+	closed   int64       // as it was reported
 	due      *time.Timer // nil: there is nothing to report
 }
 
@@ -42,8 +42,8 @@ func newReporter(mailbox *os.File) (*reporter, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &reporter{conn: conn, interval: reportInterval, most: math.MaxUint64}
-	if limit, _ := strconv.ParseUint(os.Getenv(fdpass.EnvMaxConnections), 10, 64); limit > 0 {
+	r := &reporter{conn: conn, interval: reportInterval, most: math.MaxInt64}
+	if limit, _ := strconv.ParseInt(os.Getenv(fdpass.EnvMaxConnections), 10, 64); limit > 0 {
 		r.interval, r.most = limitInterval, max(limit/limitShare, 1)
 	}
 	return r, nil
@@ -54,12 +54,15 @@ func (l *Listener) reportSoon() {
 	r := l.reporter
 	switch {
 	case r == nil:
-	case l.accepted-uint64(l.open)-r.closed >= r.most:
+	case l.ended()-r.closed >= r.most:
 		l.reportNow()
 	case r.due == nil:
 		r.due = time.AfterFunc(r.interval, l.report)
 	}
 }
+
+// ended returns how many connections have been closed or passed on, less those that others have passed to us. The caller holds l.mu.
+func (l *Listener) ended() int64 { return int64(l.accepted) - int64(l.open) }
 
 func (l *Listener) report() {
 	l.mu.Lock()
@@ -74,10 +77,11 @@ func (l *Listener) reportNow() {
 	if r == nil {
 		return
 	}
-	err := r.conn.TrySendReport(fdpass.Report{Open: uint64(l.open), Accepted: l.accepted, Named: l.back.reported()})
+	named, passed := l.back.reported()
+	err := r.conn.TrySendReport(fdpass.Report{Open: uint64(l.open), Accepted: l.accepted, Named: named, Passed: passed})
 	switch {
 	case !errors.Is(err, fdpass.ErrFull):
-		r.closed = l.accepted - uint64(l.open)
+		r.closed = l.ended()
 	case r.due == nil:
 		r.due = time.AfterFunc(r.interval, l.report)
 	}

@@ -90,13 +90,13 @@ func duplicateMailbox(mailbox *os.File) (*fdpass.Conn, error) {
 
 func (s *mailboxSource) ready() error { return s.begin(fdpass.TypeReady) }
 
-// begin says by t that connections are welcome, and before that pings are answered and connections handed back.
+// begin says by t that connections are welcome, and before that pings are answered and connections handed back and passed.
 func (s *mailboxSource) begin(t fdpass.Type) error {
 	if s.pings {
 		s.pong()
 	}
 	if s.back != nil {
-		if err := s.say(fdpass.TypeHandBack); err != nil {
+		if err := errors.Join(s.say(fdpass.TypeHandBack), s.say(fdpass.TypePass)); err != nil {
 			return err
 		}
 	}
@@ -120,7 +120,7 @@ func (s *mailboxSource) receive(m *fdpass.Message) error {
 	for {
 		err := s.conn.Receive(m)
 		switch {
-		case errors.Is(err, fdpass.ErrNoFiles), m.Lost > 0 && len(m.Handoffs) == 0:
+		case errors.Is(err, fdpass.ErrNoFiles), m.Type == fdpass.TypeHandoff && m.Lost > 0 && len(m.Handoffs) == 0:
 			if s.pings {
 				s.pong() // in case that a ping lies behind it
 			}
@@ -134,6 +134,9 @@ func (s *mailboxSource) receive(m *fdpass.Message) error {
 			return nil
 		case m.Type == fdpass.TypeSlots:
 			s.back.resize(m.Slots, m.Replaced)
+		case m.Type == fdpass.TypePass:
+			s.back.setPassages(m.Handoffs)
+			m.Handoffs = m.Handoffs[:0]
 		}
 		fdpass.CloseHandoffs(m.Handoffs) // of a type that this version does not know
 	}

@@ -158,13 +158,24 @@ func (b *instance) tryHandBack(l *pooledLoad, requests int) {
 	l.await(max(requests, int(l.made.Load())+requests/4))
 	stop()
 	s := b.status()
-	b.t.Logf("%d requests, %d of them in a wrong slot, %d failed; %d connections were handed back", l.made.Load(), l.strayed.Load(), l.failed.Load(), *s.Totals.HandedBack)
+	b.t.Logf("%d requests, %d of them in a wrong slot, %d failed; %d connections were handed back, and %d passed to the workers that there are now",
+		l.made.Load(), l.strayed.Load(), l.failed.Load(), *s.Totals.HandedBack, b.passed())
 	if l.strayed.Load() > 0 || l.failed.Load() > 0 || s.Totals.Refused > 0 {
 		b.t.Errorf("totals: %+v", s.Totals)
 	}
-	if back := int64(*s.Totals.HandedBack); back < l.made.Load()/4 {
-		b.t.Errorf("%d of %d requests were handed back: the proxy has no pool", back, l.made.Load())
+	if !eventually(func() bool { return int64(*s.Totals.HandedBack+b.passed()) >= l.made.Load()/8 }) { // what is passed is reported later
+		b.t.Error("so few connections were handed back or passed that the proxy has no pool")
 	}
+}
+
+// passed returns how many connections other workers have passed to those that are in slots now, as they have reported.
+func (b *instance) passed() (n uint64) {
+	for _, sl := range b.status().Slots {
+		if w := sl.Worker; w != nil && w.Passed != nil {
+			n += *w.Passed
+		}
+	}
+	return n
 }
 
 // pooledLoad are requests of a thousand clients, made through a proxy.

@@ -130,7 +130,7 @@ func everything() master.Status {
 	one, few := uint64(1), 1
 	return master.Status{
 		Slots: []master.SlotStatus{{State: "serving", HandedOff: &one, HandedBack: &one, Handshakes: &one, Queue: &few, Open: &few, MailboxFull: &one,
-			Worker: &master.WorkerStatus{Open: &one, MaxOpen: &few, Accepted: &one, HandsBack: new(true), Memory: new(int64(1))}}},
+			Worker: &master.WorkerStatus{Open: &one, MaxOpen: &few, Accepted: &one, Passed: &one, HandsBack: new(true), Memory: new(int64(1))}}},
 		Totals:   master.Totals{Accepted: &one, TakenBack: &one},
 		Largest:  &master.LargestClient{},
 		Fullest:  &master.FullestSlot{},

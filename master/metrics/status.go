@@ -40,12 +40,13 @@ var (
 	since      = desc("worker_start_time_seconds", "When the worker in the slot was started, in Unix time.", "slot")
 	open       = desc("worker_open_connections", "Connections that the worker in the slot has open, if it says so.", "slot")
 	taken      = desc("worker_accepted_connections_total", "Connections that the worker in the slot has accepted since it was started, if it says so.", "slot")
+	passed     = desc("worker_passed_connections_total", "Connections that other slots' workers have passed to the worker in the slot between two requests, without the master, since it was started.", "slot")
 	mayOpen    = desc("worker_open_connections_limit", "Connections that the worker in the slot may have open before further ones are refused, if it is held to that.", "slot")
 	handsBack  = desc("worker_hands_back", "1 if the worker in the slot hands connections back whose next request is not its own, 0 if the first request on a connection decides for all; not there if none decides.", "slot")
 	memory     = desc("worker_memory_bytes", "Memory that the worker in the slot and its process group have, if --max-memory bounds it: pages that they share count once.", "slot")
 	restarts   = desc("worker_restarts_total", "Successors that were needed since a worker had ended, left, or could not be started.", "slot")
 	handedOff  = desc("handed_off_connections_total", "Connections that the master gave to the slot's workers; one that was taken back counts again.", "slot")
-	handedBack = desc("handed_back_connections_total", "Connections that the slot's workers handed back between two requests, since the next one was another slot's or the worker drained.", "slot")
+	handedBack = desc("handed_back_connections_total", "Connections that the slot's workers handed back to the master between two requests, since the next one was another slot's or the worker drained.", "slot")
 	slotParked = desc("slot_parked_connections", "Connections that wait in the master for the slot.", "slot")
 	refused    = desc("slot_refused_connections_total", "Connections that were refused for want of the slot's worker.", "slot")
 	full       = desc("mailbox_full_total", "How often the slot's worker did not keep up, each try counted.", "slot")
@@ -111,6 +112,7 @@ func (status collector) Collect(out chan<- prometheus.Metric) {
 				gauge(open, float64(*w.Open), slot)
 			}
 			counter(taken, w.Accepted, slot)
+			counter(passed, w.Passed, slot)
 			if w.HandsBack != nil {
 				gauge(handsBack, truth(*w.HandsBack), slot)
 			}

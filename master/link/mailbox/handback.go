@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/handfast/handfast/fdpass"
@@ -15,9 +16,13 @@ const slotsDelay = 100 * time.Millisecond
 // Slots tells workers how many slots there are: those that hand connections back place clients themselves to see which
 // belong elsewhere. The zero Slots tells them 0: nothing is to be handed back.
 type Slots struct {
+	Passes bool // workers pass connections to each other that the master need not know of
+
 	mu    sync.Mutex
 	n     int
-	boxes map[*Mailbox]struct{} // of workers that want to know
+	boxes map[*Mailbox]struct{}        // of workers that want to know
+	seats [fdpass.MaxPassages]*Mailbox // of those in the slots, that have passages
+	given atomic.Int64                 // connections that were handed off to all of them, if they may pass them on
 }
 
 // Set says how many there are now, or 0. It does not wait.
@@ -25,7 +30,11 @@ func (s *Slots) Set(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.n = n
+	if n > 0 && n < len(s.seats) {
+		clear(s.seats[n:])
+	}
 	for m := range s.boxes {
+		m.unsaid = true
 		s.tell(m)
 	}
 }
@@ -37,10 +46,8 @@ func (s *Slots) SetReplaced(m *Mailbox, replaced bool) {
 	if m.replaced == replaced {
 		return
 	}
-	m.replaced = replaced
-	if _, wants := s.boxes[m]; wants {
-		s.tell(m)
-	}
+	m.replaced, m.unsaid = replaced, true
+	s.tell(m)
 }
 
 func (s *Slots) add(m *Mailbox) {
@@ -49,7 +56,7 @@ func (s *Slots) add(m *Mailbox) {
 	if s.boxes == nil {
 		s.boxes = make(map[*Mailbox]struct{})
 	}
-	s.boxes[m] = struct{}{}
+	s.boxes[m], m.unsaid = struct{}{}, true
 	s.tell(m)
 }
 
@@ -59,19 +66,28 @@ func (s *Slots) remove(m *Mailbox) {
 	delete(s.boxes, m)
 }
 
-// tell tells one worker, or does so later if it does not keep up. The caller holds s.mu.
+// tell tells one worker what it does not know yet, if it wants to, or does so later if it does not keep up. The caller holds s.mu.
 func (s *Slots) tell(m *Mailbox) {
-	n := s.n
-	if m.rulesChanged {
-		n = 0
+	if _, wants := s.boxes[m]; !wants {
+		return
 	}
-	if errors.Is(m.ours.TrySendSlots(n, m.replaced), fdpass.ErrFull) {
+	var err error
+	if m.unsaid {
+		n := s.n
+		if m.rulesChanged {
+			n = 0
+		}
+		err = m.ours.TrySendSlots(n, m.replaced)
+		m.unsaid = err != nil
+	}
+	if err == nil {
+		err = s.tellPassages(m)
+	}
+	if errors.Is(err, fdpass.ErrFull) {
 		time.AfterFunc(slotsDelay, func() {
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			if _, waits := s.boxes[m]; waits {
-				s.tell(m)
-			}
+			s.tell(m)
 		})
 	}
 }
@@ -101,7 +117,7 @@ func (m *Mailbox) handleHandBack(hs []fdpass.Handoff) error {
 	case !m.Looks():
 		m.ours.Discard(hs)
 		return fmt.Errorf("%w: a hand back of a worker that has not said that it does that, or is not ready", fdpass.ErrMalformed)
-	case m.has.Add(-n) < 0:
+	case m.has.Add(-n)+m.requests.Slots.given.Load() < 0:
 		m.ours.Discard(hs)
 		return fmt.Errorf("%w: more connections are handed back than were handed off", fdpass.ErrMalformed)
 	}

@@ -2,6 +2,8 @@ package mailbox
 
 import (
 	"errors"
+	"net/netip"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -13,12 +15,16 @@ import (
 // back collects what is handed back, and takes no more than room.
 type back struct {
 	returned
-	room int
+	room    int
+	foreign netip.AddrPort // what it does not take
 }
 
 func (b *back) take(_ *Mailbox, hs []fdpass.Handoff) (n int, err error) {
 	if n = len(hs); n > b.room {
 		n, err = b.room, errors.New("no connection of ours")
+	}
+	if i := slices.Index(clientsOf(hs), b.foreign); i >= 0 {
+		n, err = i, errors.New("no connection of ours")
 	}
 	b.room -= n
 	b.readmit(hs[:n])

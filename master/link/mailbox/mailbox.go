@@ -1,7 +1,7 @@
 // Package mailbox is the native link between the master and one worker process:
 // handoffs over a Unix socket, as package fdpass describes it.
 //
-// mailbox.go hands off and receives, handback.go takes connections back between two requests, ping.go asks whether the worker still takes connections, limit.go
+// mailbox.go hands off and receives, handback.go takes connections back between two requests, passage.go has workers pass them to each other, ping.go asks whether the worker still takes connections, limit.go
 // keeps to the connections that it may have open, and upgrade.go leaves a mailbox to another program (package reexec).
 package mailbox
 
@@ -70,8 +70,14 @@ type Mailbox struct {
 	offersBack   bool         // the worker has said that it hands connections back; of receive
 	handsBack    bool         // and the master takes them; written before ready is closed
 	replaced     bool         // another worker has taken the slot over; of requests.Slots
+	unsaid       bool         // it has not been told how many slots there are now; likewise
 	rulesChanged bool         // since the worker was told how clients are recognised; written before receive
-	has          atomic.Int64 // connections that were handed off and not handed back: at least as many as it has
+	has          atomic.Int64 // connections that were handed off and not handed back: at least as many as it has that no other one has passed to it
+
+	offersPass bool       // the worker has said that it takes what others pass to it; of receive
+	passes     bool       // and so it does; written before ready is closed
+	passage    passage    // of requests.Slots
+	taking     sync.Mutex // what is left in it
 
 	answers    bool                // the worker answers the pings that are requested; written before ready is closed
 	ponged     bool                // it has sent a pong; of receive
@@ -202,6 +208,9 @@ func (m *Mailbox) Copy(conns []fdpass.Handoff) (n int, err error) {
 			return n, fdpass.ErrLimit
 		}
 		m.has.Add(int64(len(batch)))
+		if s := m.requests.Slots; s != nil && s.Passes {
+			s.given.Add(int64(len(batch)))
+		}
 		if err := m.ours.TrySend(fdpass.TypeHandoff, batch); err != nil {
 			m.refund(len(batch))
 			m.has.Add(-int64(len(batch)))
@@ -264,24 +273,34 @@ const (
 func (m *Mailbox) endFlow() {
 	m.drained.Store(true)
 	m.ours.CloseWrite()
+	m.endPassage()
 }
 
-// takeBack empties the mailbox from the worker's end. Our end is shut down, so the
+// takeBack empties the mailbox and the passage from the worker's end. Our end is shut down, so the
 // last message is followed by end of file and nothing here waits, except for
 // descriptors: what is still queued needs none, but a successor does.
 func (m *Mailbox) takeBack() {
+	m.empty(m.theirs, func(msg *fdpass.Message) {
+		if msg.Type == fdpass.TypeHandoff {
+			m.has.Add(-int64(len(msg.Handoffs)))
+			m.readmit(msg.Handoffs)
+		} else { // the slot's listeners, or ends of passages
+			fdpass.CloseHandoffs(msg.Handoffs)
+		}
+	})
+	m.takePassed()
+}
+
+// empty takes what the worker did not receive, until end of file.
+func (m *Mailbox) empty(from *fdpass.Conn, take func(*fdpass.Message)) {
 	var msg fdpass.Message
 	for {
 		for fdlimit.Scarce() {
 			time.Sleep(noFilesDelay)
 		}
-		err := m.theirs.ReceiveLocked(&msg, reexec.Lock.RLocker())
-		switch {
-		case err == nil && msg.Type == fdpass.TypeHandoff:
-			m.has.Add(-int64(len(msg.Handoffs)))
-			m.readmit(msg.Handoffs)
-		case err == nil: // the slot's listeners
-			fdpass.CloseHandoffs(msg.Handoffs)
+		err := from.ReceiveLocked(&msg, reexec.Lock.RLocker())
+		if err == nil {
+			take(&msg)
 		}
 		reexec.Lock.RUnlock()
 		if err != nil && !errors.Is(err, fdpass.ErrNoFiles) && !errors.Is(err, fdpass.ErrMalformed) {
@@ -357,6 +376,8 @@ func (m *Mailbox) handle(msg *fdpass.Message) error {
 		m.handlePong()
 	case fdpass.TypeHandBack:
 		return m.handleHandBack(msg.Handoffs)
+	case fdpass.TypePass:
+		return m.handlePassed(msg.Handoffs)
 	case fdpass.TypeLeave:
 		return ErrLeft
 	case fdpass.TypeReturn:
@@ -389,6 +410,7 @@ func (m *Mailbox) setReady(listens bool) {
 		m.limited = m.requests.MaxConnections > 0 && m.report.Load() != nil
 		m.answers = m.requests.Pings && m.ponged
 		m.handsBack = m.requests.HandBack != nil && m.offersBack
+		m.passes = m.handsBack && m.offersPass
 		m.beginHandBack()
 		m.alive.Store(true)
 		close(m.ready)

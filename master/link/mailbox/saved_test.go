@@ -15,9 +15,10 @@ import (
 func TestGolden(t *testing.T) {
 	reexectest.Golden(t, part, saved{
 		Ours: 7, Theirs: 8, Offered: true, Listens: true, Drained: true, Left: "it asked for that",
-		Report:         &savedReport{Open: 3, Accepted: 9},
+		Report:         &savedReport{Open: 3, Accepted: 9, Passed: 4},
 		MaxConnections: 100, Given: 12, Answers: true, Owes: true,
 		HandsBack: true, Rules: "HANDFAST_SEED=1", Has: 5,
+		Passes: true, Passage: &savedPassage{Entrance: 9, Exit: 10, Told: true},
 	})
 }
 

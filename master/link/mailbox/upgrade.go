@@ -10,7 +10,7 @@ import (
 )
 
 // part is what Save seals.
-var part = reexec.Part{Name: "mailbox", Version: 1}
+var part = reexec.Part{Name: "mailbox", Version: 2}
 
 // saved is what the next program needs to go on with a mailbox.
 type saved struct {
@@ -27,11 +27,22 @@ type saved struct {
 
 	HandsBack bool
 	Rules     string // by which the worker places clients, if it hands back
-	Has       int64
+	Has       int64  // with what others may have passed to it
+	Passes    bool
+	Passage   *savedPassage // nil: there is none
+}
+
+// savedPassage is a passage.
+type savedPassage struct {
+	Entrance, Exit int // descriptors
+	Told           bool
 }
 
 // savedReport is a fdpass.Report, without what the next program need not know.
-type savedReport struct{ Open, Accepted uint64 }
+type savedReport struct {
+	Open, Accepted uint64
+	Passed         uint32
+}
 
 // Save implements supervisor.Link. The worker has said that it is ready.
 func (m *Mailbox) Save(b *reexec.Bundle) (any, error) {
@@ -50,9 +61,18 @@ func (m *Mailbox) Save(b *reexec.Bundle) (any, error) {
 		HandsBack: m.Looks(),
 		Rules:     m.requests.Rules,
 		Has:       m.has.Load(),
+		Passes:    m.passes,
+	}
+	if slots := m.requests.Slots; slots != nil {
+		slots.mu.Lock()
+		defer slots.mu.Unlock()
+		s.Has += slots.given.Load()
+		if p := &m.passage; p.there {
+			s.Passage = &savedPassage{b.Keep(p.entrance), b.Keep(p.exit), p.told}
+		}
 	}
 	if r, ok := m.Report(); ok {
-		s.Report = &savedReport{r.Open, r.Accepted}
+		s.Report = &savedReport{r.Open, r.Accepted, r.Passed}
 	}
 	if m.rulesChanged {
 		s.Rules = ""
@@ -89,6 +109,9 @@ func Restore(b *reexec.Bundle, state json.RawMessage, requests Requests, readmit
 		ours.Close()
 		return nil, fmt.Errorf("taking a mailbox over: %w", err)
 	}
+	if s.Passage != nil && requests.Slots == nil {
+		requests.Slots = new(Slots) // which ends it
+	}
 	m := newMailbox(ours, theirs, file, requests, readmit)
 	m.limited = s.MaxConnections > 0 && requests.MaxConnections > 0
 	m.given.Store(s.Given)
@@ -98,11 +121,20 @@ func Restore(b *reexec.Bundle, state json.RawMessage, requests Requests, readmit
 	m.replaced = requests.Slots != nil // until it is in a slot again
 	m.rulesChanged = s.Rules != requests.Rules
 	m.has.Store(s.Has)
+	m.passes = s.Passes && m.handsBack
+	if p := s.Passage; p != nil {
+		if err := errors.Join(b.TakeFD(p.Entrance), b.TakeFD(p.Exit)); err != nil {
+			ours.Close()
+			theirs.Close()
+			return nil, fmt.Errorf("taking a mailbox over: %w", err)
+		}
+		m.passage = passage{there: true, entrance: p.Entrance, exit: p.Exit, told: p.Told}
+	}
 	m.alive.Store(true)
 	m.offered, m.accepts = s.Offered, s.Listens
 	m.drained.Store(s.Drained)
 	if r := s.Report; r != nil {
-		m.report.Store(&fdpass.Report{Open: r.Open, Accepted: r.Accepted})
+		m.report.Store(&fdpass.Report{Open: r.Open, Accepted: r.Accepted, Passed: r.Passed})
 	}
 	close(m.ready)
 	if s.Left != "" {
@@ -114,6 +146,9 @@ func Restore(b *reexec.Bundle, state json.RawMessage, requests Requests, readmit
 // Resume implements supervisor.Link.
 func (m *Mailbox) Resume() {
 	m.beginHandBack()
+	if !m.mayPass() {
+		m.endPassage()
+	}
 	go m.receive()
 	if m.leftErr != nil {
 		go func() {
