@@ -4,7 +4,7 @@ import os
 
 import socketio
 
-sio = socketio.AsyncServer(async_mode="asgi")
+sio = socketio.AsyncServer(async_mode="asgi", ping_timeout=60)  # seconds, in place of 20: a busy machine is late now and then
 sessions = socketio.ASGIApp(sio)
 
 generate_id = sio.eio.generate_id
