@@ -176,7 +176,7 @@ func TestStickyListenDiesOfAReset(t *testing.T) {
 	if a := b.ask(proxyAt, head); a.status != http.StatusOK {
 		t.Errorf("%+v", a)
 	}
-	if !eventually(func() bool { return b.files() <= files+1 }) { // the worker's link
+	if !eventually(func() bool { return b.files() <= files+3 }) { // the inbox of its link, and both ends of its passage
 		t.Errorf("%d files are open, at the start %d", b.files(), files)
 	}
 }
