@@ -166,7 +166,7 @@ func TestBody(t *testing.T) {
 // left alone as long as they are named. New sessions begin with new workers.
 func TestSession(t *testing.T) {
 	t.Parallel()
-	p, address := trial.BalanceWith(t, []string{"--session", "cookie:route", "--new-sessions", "least", "--session-idle", "2s"}, python(t), "worker.py")
+	p, address := trial.BalanceWith(t, []string{"--session", "cookie:route", "--new-sessions", "least", "--session-idle", "5s"}, python(t), "worker.py")
 	var conn *proxy
 	ask := func(cookie string) (a trial.Answer, session string) {
 		t.Helper()
@@ -199,7 +199,7 @@ func TestSession(t *testing.T) {
 	p.Process.Signal(syscall.SIGUSR2)
 	reloaded := func(line string) bool { return strings.Contains(line, `"reload finished"`) }
 	// For longer than sessions may be idle. The master sees no request on their own connections but the first, and all of those they share.
-	for end := time.Now(); p.Count(reloaded) == 0 || time.Since(end) < 3*time.Second; time.Sleep(50 * time.Millisecond) {
+	for end := time.Now(); p.Count(reloaded) == 0 || time.Since(end) < 6*time.Second; time.Sleep(50 * time.Millisecond) {
 		if p.Count(reloaded) == 0 {
 			end = time.Now()
 		}

@@ -92,7 +92,7 @@ func isStopped(pid int) bool {
 // TestWatchdog: the worker answers pings, and is replaced when it does not.
 func TestWatchdog(t *testing.T) {
 	t.Parallel()
-	p, address := trial.BalanceWith(t, []string{"--watchdog", "2s", "--when-hung", "replace", "--worker-link", "native"}, python(t), "worker.py")
+	p, address := trial.BalanceWith(t, []string{"--watchdog", "2s", "--when-hung", "replace", "--worker-link", "native", "--max-retries", "600"}, python(t), "worker.py")
 	client := trial.ClientAt(trial.Loopback(1))
 	defer client.CloseIdleConnections()
 	before, err := trial.Get(client, address)
