@@ -21,7 +21,7 @@ type Lease struct {
 	slot  int
 	link  Link // nil: it is not made yet, or the worker is one that the program before was about to end
 	pid   int  // 0: it was not started yet
-	over  bool // the worker was told to end, so it will not be ready
+	over  bool // the worker was told to end, or overtaken, so it will not be ready
 }
 
 // listener is a berth's listener on one address.
@@ -100,6 +100,11 @@ func (r *Route) grant(slot int) (*Lease, error) {
 	if len(b.leases) == 0 {
 		b.warned, b.queue = nil, queueWatch{}
 	}
+	for _, berth := range r.berths { // who has no process yet was overtaken, and no event has said so
+		for _, other := range berth.leases {
+			other.over = other.over || other.slot == slot && other.pid == 0
+		}
+	}
 	l := &Lease{route: r, berth: b, slot: slot}
 	b.slot = slot
 	b.leases = append(b.leases, l)
@@ -161,7 +166,8 @@ func (r *Route) release(l *Lease) {
 	r.updateAcceptors()
 }
 
-// RestoreLink makes the link of a worker of the program before, whose lease Restore has put back.
+// RestoreLink makes the link of a worker of the program before, whose lease Restore has put back. Workers that were not ready have no link any
+// more: the program before has told them to end.
 func (r *Route) RestoreLink(pid int, restore func(*Lease) (Link, error)) (Link, error) {
 	r.mu.Lock()
 	l := r.leaseOf(nil, pid)
@@ -175,6 +181,6 @@ func (r *Route) RestoreLink(pid int, restore func(*Lease) (Link, error)) (Link, 
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	l.link = link
+	l.link, l.over = link, false
 	return link, nil
 }

@@ -153,6 +153,21 @@ func TestLeaseEnds(t *testing.T) {
 	}
 }
 
+// TestStartOvertaken: who was overtaken while its start hangs, which no event says, is not the one that clients of its slot wait for.
+func TestStartOvertaken(t *testing.T) {
+	inWorld(t, foreign, 1, func(w *world) {
+		w.start("a", 0, true)
+		w.fill("a")
+		if _, err := w.OpenLink(supervisor.Seat{Slot: 0}, func(*Lease) (Link, error) { return &fakeLink{name: "b", accepts: true}, nil }); err != nil {
+			t.Fatal(err)
+		}
+		w.start("c", 0, true)
+		w.exits("a")
+		w.Empty(0)
+		w.expect("a ends", "-: now!; - b: none; 0 c: wait!")
+	})
+}
+
 // TestNoOtherListener: where no listener can be opened, a worker shares that of the one it replaces, and a slot that
 // of another. Where that one is spoiled, the worker cannot be started.
 func TestNoOtherListener(t *testing.T) {

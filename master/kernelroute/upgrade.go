@@ -99,7 +99,7 @@ func (s *Saved) Restore(b *reexec.Bundle, config hash.Config, counts *SavedCount
 }
 
 // Restore puts back what the program before knew of the groups that New was given; counts are nil if it did not count. Call it before
-// anything else.
+// anything else. How long connections have waited is not saved: patience begins anew.
 func (r *Route) Restore(state *Saved, counts *SavedCounts) error {
 	n := len(state.Berths)
 	if len(state.Groups) == 0 && !r.follows || n == 0 || slices.ContainsFunc(state.Groups, func(g savedGroup) bool { return len(g.Members) != n }) ||
@@ -121,7 +121,7 @@ func (r *Route) Restore(state *Saved, counts *SavedCounts) error {
 		b := newBerth(i, entry.Slot)
 		b.used, b.spoiled, b.left = entry.Used, entry.Spoiled, entry.Left
 		for _, l := range entry.Leases {
-			b.leases = append(b.leases, &Lease{route: r, berth: b, slot: l.Slot, pid: l.PID})
+			b.leases = append(b.leases, &Lease{route: r, berth: b, slot: l.Slot, pid: l.PID, over: true}) // until RestoreLink // unless RestoreLink says more
 		}
 		r.berths = append(r.berths, b)
 	}

@@ -108,6 +108,38 @@ func TestRestoreLink(t *testing.T) {
 	})
 }
 
+// TestRestoreEnded: a worker that was not ready, and that the program before has told to end, is not the one that clients of its slot wait for. One that
+// was ready is, of a slot that is not in use yet.
+func TestRestoreEnded(t *testing.T) {
+	inWorld(t, foreign, 1, func(w *world) {
+		a := w.start("a", 0, true)
+		w.fill("a")
+		w.start("b", 0, true)
+		w.happens(supervisor.WorkerTerminated, "b")
+		d := w.start("d", 1, true)
+		if err := w.next(foreign, w.saved()); err != nil {
+			t.Fatal(err)
+		}
+		w.Resize(1)
+		for name, pid := range map[string]int{"a": a.pid, "d": d.pid} {
+			if _, err := w.RestoreLink(pid, func(l *Lease) (Link, error) {
+				w.workers[name] = l
+				return &fakeLink{name: name, accepts: true}, nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.fill("a")
+		w.start("c", 0, true)
+		w.expect("c starts while b ends", "0 a: serves; -: none; - d: none; - c: none")
+		w.exits("a")
+		w.Empty(0)
+		w.expect("a ends", "-: now!; -: none; - d: none; 0 c: wait!")
+		w.Resize(2)
+		w.expect("slot 1 is in use", "-: now!; -: none; 1 d: wait!; 0 c: wait!")
+	})
+}
+
 // TestRestoreFamilies: a group for both families that was about to go away does so in the next program.
 func TestRestoreFamilies(t *testing.T) {
 	both(t, func(w *world, four *fakeGroup) {
