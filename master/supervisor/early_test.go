@@ -1,6 +1,9 @@
 package supervisor
 
-import "testing"
+import (
+	"testing"
+	"time"
+)
 
 // TestBegun: a worker that serves an empty slot's clients already, and is not known to be ready, is not cancelled by what makes it needless: it
 // takes the slot, and finishes what it has as any other.
@@ -52,13 +55,14 @@ func TestBegunUnheard(t *testing.T) {
 			w.reload()
 			w.expect("0b drains", "0c starts")
 			within := w.cfg.KillTimeout
+			w.pass(time.Second)
 			if begun {
 				w.ready("0b")
 				within = w.cfg.DrainTimeout
 			}
 			w.ready("0c")
 			w.expect("fill 0c")
-			w.after(within, "0b TERM")
+			w.after(within-time.Second, "0b TERM") // since it was told
 		})
 	}
 }

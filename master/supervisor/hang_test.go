@@ -171,6 +171,31 @@ func (w *world) answers() {
 	}
 }
 
+// TestEndWhileAStartHangs: who was told to end before there was a process is so since there is one, as far as anybody can see, and is given its time
+// from then on.
+func TestEndWhileAStartHangs(t *testing.T) {
+	play(t, func(w *world) {
+		over := make(chan struct{})
+		end := sync.OnceFunc(func() { close(over) })
+		defer end()
+		ofSlot1["start of the process"](w, over)
+		w.serve(2)
+		w.exits("1a", 1)
+		w.pass(time.Second)
+		if err := w.s.Scale(1); err != nil {
+			t.Fatal(err)
+		}
+		w.pass(w.cfg.KillTimeout - 1)
+		end()
+		w.settle()
+		if all := w.snapshot().Draining; all[0].State != Stopping || !all[0].Since.Equal(time.Now()) {
+			t.Errorf("%+v; want it to be stopping since now, %v", all[0], time.Now())
+		}
+		w.lines = nil
+		w.after(w.cfg.KillTimeout, "1b KILL")
+	})
+}
+
 // TestStopWhileAStartHangs: Run returns; what was started is ended when that is known.
 func TestStopWhileAStartHangs(t *testing.T) {
 	for name, hang := range ofSlot1 {

@@ -166,9 +166,9 @@ func (s *Supervisor) started(w *worker, result startResult) {
 	s.workers[w] = struct{}{} // again, if it was given up
 	s.emit(w.event(WorkerStarted))
 	s.observe(w)
+	w.since = w.started
 	switch w.state {
 	case Starting:
-		w.since = w.started
 		w.setDeadline(w.started.Add(s.cfg.ReadyTimeout))
 	case Stopping:
 		w.setDeadline(w.started.Add(s.killTimeout()))

@@ -119,7 +119,7 @@ func (s *Supervisor) probe(ctx context.Context, w *worker, passed chan<- struct{
 func (s *Supervisor) ready(w *worker) {
 	if w.state == Draining && w.readyAt.IsZero() { // it had begun when it was cancelled
 		w.readyAt = time.Now()
-		w.setDeadline(w.readyAt.Add(s.drainTimeout(w.seat)))
+		w.setDeadline(w.since.Add(s.drainTimeout(w.seat)))
 	}
 	if w.state != Starting {
 		return // too late: it is being replaced already
