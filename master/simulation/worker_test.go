@@ -31,7 +31,7 @@ type nature struct {
 	heedsTerm bool
 	killable  bool
 	accepts   bool          // by itself, where the kernel routes
-	lag       time.Duration // by which it is known to be ready later than it begins to accept
+	lag       time.Duration // by which it is known to be ready later than it is, where the kernel routes
 }
 
 // worker is a process, the worker's end of its mailbox, and what it has.
@@ -72,7 +72,7 @@ func (w *world) natureOf(seat supervisor.Seat, nth int) nature {
 	n := nature{readyTime: 1 + ms(1000), drainTime: ms(20_000), heedsTerm: true, killable: true}
 	bad := r.IntN(100)
 	slow := ms(15_000)
-	n.accepts, n.lag = w.link == listens || r.IntN(6) > 0, ms(300)
+	n.accepts, n.lag = w.link == listens || r.IntN(6) > 0, ms(3000)
 	if w.calm {
 		return n
 	}
@@ -104,12 +104,16 @@ func (k *worker) begins() {
 	k.started, k.startedAt = true, time.Now()
 	k.w.alive++
 	if k.like.readyTime >= 0 {
-		time.AfterFunc(max(0, k.like.readyTime-k.like.lag), func() {
+		known := k.like.readyTime
+		if k.w.link != mailbox {
+			known += k.like.lag
+		}
+		time.AfterFunc(k.like.readyTime, func() {
 			if k.w.link == listens {
 				k.w.locked(k.begin)
 			}
 		})
-		time.AfterFunc(k.like.readyTime, k.becomeReady)
+		time.AfterFunc(known, k.becomeReady)
 	}
 	if k.like.lifetime > 0 {
 		time.AfterFunc(max(k.like.readyTime, 0)+k.like.lifetime, func() { k.w.locked(func() { k.die(1) }) })

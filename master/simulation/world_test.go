@@ -241,9 +241,14 @@ func (w *world) upgrade() {
 		return
 	}
 	m.end()
-	w.locked(func() {
-		for _, saved := range parked { // their patience begins anew
+	w.locked(func() { // patience begins anew: of what is parked, and of what the next master finds in queues
+		for _, saved := range parked {
 			w.connections[saved.Client.Port()].waits()
+		}
+		for _, l := range w.kernel.listeners {
+			for _, c := range l.queue {
+				c.since = time.Now()
+			}
 		}
 	})
 	w.startMaster(left, slots, parked, route)
