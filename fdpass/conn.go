@@ -163,6 +163,10 @@ func (c *Conn) Distrust() {
 	c.in.discard = func(fds []int) { c.bin.Discard(fds...) }
 }
 
+// KeepWhole has Receive report ErrNoFiles for whatever has not all its descriptors yet, so that the kernel closes none of them. Call it before
+// the first Receive. Others may receive as well.
+func (c *Conn) KeepWhole() { c.in.near, c.in.whole = true, true }
+
 // TrySend queues one message without waiting. It borrows the descriptors of hs,
 // at most as many as Fit says, for the duration of the call. A nil error means
 // "queued by the kernel", not "received by the other side".

@@ -209,7 +209,7 @@
 // makes a passage for each worker of slots 0 to 63 that hands connections back and has sent pass, empty, before ready. It is a
 // socketpair(AF_UNIX, SOCK_SEQPACKET, 0), for messages one way. Its exit is for the worker itself, its entrance for the workers of all other slots; each
 // hears of the new ones by pass, in whatever number, and they are blocking. An entrance takes the place of the one of that slot before. A worker's exit
-// stays the same as long as it lives; it closes further ones. One that has sent pass:
+// stays the same as long as it lives; it closes further ones, and leaves if it has no room for it, since connections would wait there. One that has sent pass:
 //
 //   - passes a connection through the entrance of a slot if the next request belongs to that slot by its client, and not by its session's id,
 //     and if it was not replaced and does not drain. It hands the connection back if that fails for whatever reason, such as that there

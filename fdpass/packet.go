@@ -128,6 +128,7 @@ type incoming struct {
 	careful bool // peek
 	kept    bool // the message is still in the mailbox
 	whole   bool // keep what has not arrived whole, whatever it is
+	alone   bool // nobody else receives
 	discard func(fds []int)
 }
 
@@ -142,7 +143,7 @@ func newIncoming() *incoming {
 
 // takeWhole prepares for messages with descriptors of which the kernel must close none in recvmsg: each message is peeked until all
 // of them have arrived. Nobody else may receive from this end.
-func (in *incoming) takeWhole() { in.near, in.whole = true, true }
+func (in *incoming) takeWhole() { in.near, in.whole, in.alone = true, true, true }
 
 // nearLimit is how many free descriptors make receiving careful: two full
 // messages, since the first may use up what the last one left.
@@ -159,7 +160,7 @@ func (in *incoming) recvmsg(fd uintptr) bool {
 		if in.kept || in.err != nil {
 			return true
 		}
-		if in.whole {
+		if in.alone {
 			in.drop(fd)
 			return true
 		}

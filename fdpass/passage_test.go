@@ -3,6 +3,8 @@ package fdpass
 import (
 	"encoding/hex"
 	"io"
+	"os"
+	"slices"
 	"sync"
 	"testing"
 
@@ -104,3 +106,27 @@ func (l *locking) Lock() {
 }
 
 func (l *locking) Unlock() { l.mu.Unlock() }
+
+// TestPassageWhole: of what does not fit KeepWhole has the kernel close nothing: it stays until there is room.
+func TestPassageWhole(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	in, out, err := NewPassage()
+	fdtest.Check(t, err)
+	exit, err := NewConn(os.NewFile(uintptr(out), "exit"))
+	fdtest.Check(t, err)
+	defer exit.Close()
+	defer unix.Close(in)
+	sendRaw(t, in, []byte("hello"), slices.Repeat([]int{in}, maxRights))
+	limit(t, exit, 600)
+	exit.Distrust()
+	exit.KeepWhole()
+	crowded := crowd(t, in, 20)
+	for range 3 {
+		wantError(t, exit, ErrNoFiles)
+	}
+	fdtest.Eventually(t, "that copies are closed", func() bool { return !exit.Full() })
+	closeAll(crowded)
+	wantError(t, exit, ErrMalformed)
+}

@@ -413,12 +413,22 @@ func (m *Master) nodeConfig(cfg *Config) nodeipc.Config {
 func (m *Master) mailboxRequests(seat supervisor.Seat) mailbox.Requests {
 	r := m.requests
 	if r.Slots != nil {
-		r.HandBack = func(from *mailbox.Mailbox, conns []fdpass.Handoff) (int, error) {
+		r.HandBack = func(from *mailbox.Mailbox, looked bool, conns []fdpass.Handoff) (int, error) {
+			if !looked {
+				return m.balancer.HandBack(seat.Slot, passedTo{from}, conns)
+			}
 			return m.balancer.HandBack(seat.Slot, from, conns)
 		}
 	}
 	return r
 }
+
+// passedTo is a worker that has not looked at connections which others have passed to it: they may well be its own, and then it gets them at
+// once.
+type passedTo struct{ *mailbox.Mailbox }
+
+// Looks implements balancer.Returner.
+func (passedTo) Looks() bool { return false }
 
 // sessions shows Node workers the table's sessions.
 type sessions struct{ *balancer.Table }

@@ -13,9 +13,15 @@ import (
 // passedPause is the time between two looks whether a connection can be received, or what other workers have sent is closed.
 const passedPause = 50 * time.Millisecond
 
+// errNoExit ends the listener: whoever passes connections to us would do so for nothing. It is none of the errors that go by.
+var errNoExit = errors.New("worker: no free file descriptors for what other workers pass to this one")
+
 // setPassages takes ownership of ends of passages: the exit of ours, the first time, and entrances of those of other slots' workers.
-func (h *handBack) setPassages(ends []fdpass.Handoff) {
-	for _, end := range ends {
+func (h *handBack) setPassages(m *fdpass.Message) (err error) {
+	if h != nil && h.exit == nil && m.Lost > 0 {
+		err = errNoExit // perhaps
+	}
+	for _, end := range m.Handoffs {
 		slot := end.PassageSlot()
 		switch {
 		case h == nil || slot >= len(h.entrances):
@@ -27,12 +33,16 @@ func (h *handBack) setPassages(ends []fdpass.Handoff) {
 		case h.exit != nil:
 			unix.Close(end.FD)
 		default:
-			if exit, err := fdpass.NewExit(end.FD); err == nil {
-				h.exit = exit
-				go h.receivePassed(exit)
+			exit, failed := fdpass.NewExit(end.FD)
+			if failed != nil {
+				err = errNoExit
+				continue
 			}
+			h.exit, err = exit, nil
+			go h.receivePassed(exit)
 		}
 	}
+	return err
 }
 
 // setEntrance takes ownership of the entrance of the passage of a slot's worker; nil: there is none any more.

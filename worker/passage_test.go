@@ -2,6 +2,7 @@ package worker
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -117,6 +118,30 @@ func TestPass(t *testing.T) {
 		t.Errorf("%d were passed, %d are new, %d came to the master", passed, len(g.conns), len(g.back))
 	}
 	unread(t, h, proxy, request(1, "/elsewhere", ""))
+}
+
+// TestPassNoFiles: a worker that has no file descriptors for its exit takes nothing more, since nobody would receive what is passed to it. Without an
+// entrance it hands back.
+func TestPassNoFiles(t *testing.T) {
+	in, out, err := fdpass.NewPassage()
+	fdtest.Check(t, err)
+	h := new(handBack)
+	fdtest.WithoutFiles(t, func() {
+		err = h.setPassages(&fdpass.Message{Handoffs: []fdpass.Handoff{fdpass.PassageEnd(0, out)}})
+	})
+	if err == nil || errors.Is(err, unix.EMFILE) || ended(err) {
+		t.Errorf("without an exit: %v", err)
+	}
+	if err := h.setPassages(&fdpass.Message{Lost: 1}); err == nil {
+		t.Error("the exit may have been lost, and nobody says so")
+	}
+	unix.Close(in)
+	p := newPool(t, &http.Server{Handler: http.HandlerFunc(answer)})
+	withPassages(t, p)
+	fdtest.Eventually(t, "the exit", func() bool { return p.ln.back.entrances[1].Load() != nil })
+	if err := p.ln.back.setPassages(&fdpass.Message{Lost: 1}); err != nil {
+		t.Errorf("without an entrance: %v", err)
+	}
 }
 
 // TestPassOnce: what was passed here and belongs elsewhere goes to the master, however often.

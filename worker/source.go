@@ -135,8 +135,10 @@ func (s *mailboxSource) receive(m *fdpass.Message) error {
 		case m.Type == fdpass.TypeSlots:
 			s.back.resize(m.Slots, m.Replaced)
 		case m.Type == fdpass.TypePass:
-			s.back.setPassages(m.Handoffs)
-			m.Handoffs = m.Handoffs[:0]
+			err := s.back.setPassages(m)
+			if m.Handoffs = m.Handoffs[:0]; err != nil {
+				return err
+			}
 		}
 		fdpass.CloseHandoffs(m.Handoffs) // of a type that this version does not know
 	}

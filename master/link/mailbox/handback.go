@@ -121,7 +121,7 @@ func (m *Mailbox) handleHandBack(hs []fdpass.Handoff) error {
 		m.ours.Discard(hs)
 		return fmt.Errorf("%w: more connections are handed back than were handed off", fdpass.ErrMalformed)
 	}
-	taken, err := m.requests.HandBack(m, hs)
+	taken, err := m.requests.HandBack(m, true, hs)
 	m.ours.Discard(hs[taken:])
 	return err
 }

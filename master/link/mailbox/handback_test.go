@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -17,9 +18,17 @@ type back struct {
 	returned
 	room    int
 	foreign netip.AddrPort // what it does not take
+	looked  atomic.Int32   // how many its worker has looked at
+	midway  func()         // called before
 }
 
-func (b *back) take(_ *Mailbox, hs []fdpass.Handoff) (n int, err error) {
+func (b *back) take(_ *Mailbox, looked bool, hs []fdpass.Handoff) (n int, err error) {
+	if looked {
+		b.looked.Add(int32(len(hs)))
+	}
+	if b.midway != nil {
+		b.midway()
+	}
 	if n = len(hs); n > b.room {
 		n, err = b.room, errors.New("no connection of ours")
 	}

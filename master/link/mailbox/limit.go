@@ -8,9 +8,10 @@ type Requests struct {
 	MaxConnections int  // that it may have open at a time; 0: any number
 	Pings          bool // it is to be asked whether it is there
 
-	// HandBack takes ownership of the first n of conns, which the worker has between two requests. err says why the next
+	// HandBack takes ownership of the first n of conns, which the worker has between two requests. looked: it has found that they
+	// belong elsewhere; else others have passed them to it. err says why the next
 	// one is none that it can have been handed; then its link ends. nil: no worker is to hand connections back.
-	HandBack func(from *Mailbox, conns []fdpass.Handoff) (n int, err error)
+	HandBack func(from *Mailbox, looked bool, conns []fdpass.Handoff) (n int, err error)
 	Slots    *Slots // only if there is HandBack
 	Rules    string // by which clients are recognised, as the worker was told by environment; likewise
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/netip"
 	"os"
 	"strconv"
@@ -280,7 +281,7 @@ func (m *Mailbox) endFlow() {
 // last message is followed by end of file and nothing here waits, except for
 // descriptors: what is still queued needs none, but a successor does.
 func (m *Mailbox) takeBack() {
-	m.empty(m.theirs, func(msg *fdpass.Message) {
+	m.empty(m.theirs, math.MaxInt, func(msg *fdpass.Message) {
 		if msg.Type == fdpass.TypeHandoff {
 			m.has.Add(-int64(len(msg.Handoffs)))
 			m.readmit(msg.Handoffs)
@@ -291,10 +292,11 @@ func (m *Mailbox) takeBack() {
 	m.takePassed()
 }
 
-// empty takes what the worker did not receive, until end of file.
-func (m *Mailbox) empty(from *fdpass.Conn, take func(*fdpass.Message)) {
+// empty takes what the worker did not receive, until end of file. It returns false if it has given up: it waits so often for what is there to fit,
+// or for what nobody wants to be closed.
+func (m *Mailbox) empty(from *fdpass.Conn, tries int, take func(*fdpass.Message)) bool {
 	var msg fdpass.Message
-	for {
+	for tries > 0 {
 		for fdlimit.Scarce() {
 			time.Sleep(noFilesDelay)
 		}
@@ -303,10 +305,15 @@ func (m *Mailbox) empty(from *fdpass.Conn, take func(*fdpass.Message)) {
 			take(&msg)
 		}
 		reexec.Lock.RUnlock()
-		if err != nil && !errors.Is(err, fdpass.ErrNoFiles) && !errors.Is(err, fdpass.ErrMalformed) {
-			return
+		switch {
+		case errors.Is(err, fdpass.ErrNoFiles) || from.Full():
+			time.Sleep(noFilesDelay)
+			tries--
+		case err != nil && !errors.Is(err, fdpass.ErrMalformed):
+			return true
 		}
 	}
+	return false
 }
 
 // receive handles what the worker sends until its end is shut down.

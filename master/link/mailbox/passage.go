@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
+	"github.com/handfast/handfast/master/reexec"
 )
 
 // passage is what workers of other slots pass connections through to a worker. The mailbox owns both ends: workers have copies, and from the
@@ -54,10 +55,12 @@ func (s *Slots) unseat(m *Mailbox) {
 // tellPassages has a worker know its own passage, and those of others that are new. The caller holds s.mu.
 func (s *Slots) tellPassages(m *Mailbox) error {
 	var ends []fdpass.Handoff
+	told := m.passage.told
 	for at, other := range s.seats {
 		switch {
 		case other == nil:
-		case other == m && !m.passage.told:
+		case other == m && !told:
+			told = true
 			ends = append(ends, fdpass.PassageEnd(at, m.passage.exit))
 		case other != m && m.passage.untold&(1<<at) != 0:
 			ends = append(ends, fdpass.PassageEnd(at, other.passage.entrance))
@@ -68,7 +71,7 @@ func (s *Slots) tellPassages(m *Mailbox) error {
 	}
 	err := m.ours.TrySend(fdpass.TypePass, ends)
 	if err == nil {
-		m.passage.told, m.passage.untold = true, 0
+		m.passage.told, m.passage.untold = told, 0
 	}
 	return err
 }
@@ -87,6 +90,14 @@ func (m *Mailbox) mayPass() bool {
 	return m != nil && m.passes && m.requests.Slots.Passes && !m.rulesChanged && !m.Drains()
 }
 
+// hasExit tells whether the worker was sent the exit of its passage.
+func (m *Mailbox) hasExit() bool {
+	s := m.requests.Slots
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return m.passage.told
+}
+
 // endPassage lets nobody pass any more, whoever has the entrance. The worker receives what was passed before, and then end of file.
 func (m *Mailbox) endPassage() {
 	s := m.requests.Slots
@@ -101,9 +112,9 @@ func (m *Mailbox) endPassage() {
 	}
 }
 
-// exit returns the exit of the passage, which has ended and which the caller owns, once; nil: there is none. Receiving from it waits for
-// nothing, since end of file follows.
-func (m *Mailbox) exit() *fdpass.Conn {
+// openExit returns the exit of the passage, which has ended; nil: there is none any more. Receiving from it waits for nothing, since end of
+// file follows. Until closePassage the passage is there, and would be saved.
+func (m *Mailbox) openExit() *fdpass.Conn {
 	s := m.requests.Slots
 	if s == nil {
 		return nil
@@ -113,29 +124,43 @@ func (m *Mailbox) exit() *fdpass.Conn {
 	if !m.passage.there {
 		return nil
 	}
-	m.passage.there = false
-	unix.Close(m.passage.entrance)
 	exit, err := fdpass.NewConn(os.NewFile(uintptr(m.passage.exit), "exit of a passage"))
 	if err != nil {
 		return nil // does not happen: it is open
 	}
 	exit.Distrust() // what is there other workers have sent
+	exit.KeepWhole()
 	return exit
+}
+
+// closePassage closes both ends. What was saved must not be closed: hence the gate.
+func (m *Mailbox) closePassage(exit *fdpass.Conn, emptied bool) {
+	reexec.Lock.RLock()
+	defer reexec.Lock.RUnlock()
+	s := m.requests.Slots
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m.passage.there = false
+	unix.Close(m.passage.entrance)
+	if emptied {
+		exit.Close()
+	} else {
+		go exit.Close() // with what is there, and that may wait
+	}
 }
 
 // takePassed takes out of the passage, which has ended, what the worker did not receive, as if it had handed it back.
 func (m *Mailbox) takePassed() {
 	m.taking.Lock()
 	defer m.taking.Unlock()
-	exit := m.exit()
+	exit := m.openExit()
 	if exit == nil {
 		return
 	}
-	defer exit.Close()
-	m.empty(exit, func(msg *fdpass.Message) {
+	emptied := m.empty(exit, lastTries, func(msg *fdpass.Message) {
 		hs := msg.Handoffs
 		for msg.Type == fdpass.TypePass && m.requests.HandBack != nil && len(hs) > 0 {
-			n, err := m.requests.HandBack(m, hs)
+			n, err := m.requests.HandBack(m, false, hs)
 			if err == nil {
 				return
 			}
@@ -144,6 +169,7 @@ func (m *Mailbox) takePassed() {
 		}
 		exit.Discard(hs)
 	})
+	m.closePassage(exit, emptied)
 }
 
 // handlePassed handles connections that other workers have passed to this one and that it does not want, or, before ready, the word that it
@@ -153,11 +179,11 @@ func (m *Mailbox) handlePassed(hs []fdpass.Handoff) error {
 	case len(hs) == 0:
 		m.offersPass = true
 		return nil
-	case !m.Looks():
+	case !m.Looks() || !m.hasExit():
 		m.ours.Discard(hs)
-		return fmt.Errorf("%w: a pass of a worker that has not said that it hands back, or is not ready", fdpass.ErrMalformed)
+		return fmt.Errorf("%w: a pass of a worker that nobody can have passed anything to", fdpass.ErrMalformed)
 	}
-	taken, _ := m.requests.HandBack(m, hs)
+	taken, _ := m.requests.HandBack(m, false, hs)
 	m.ours.Discard(hs[taken:])
 	return nil
 }

@@ -7,11 +7,13 @@ import (
 	"os"
 	"slices"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/fdpass"
 	"github.com/handfast/handfast/fdpass/fdtest"
+	"github.com/handfast/handfast/master/fdlimit"
 	"github.com/handfast/handfast/master/reexec"
 )
 
@@ -122,6 +124,31 @@ func TestPassages(t *testing.T) {
 	}
 }
 
+// TestPassagesToldLate: a worker that did not keep up when it came to its slot, and was replaced before it was told of its exit, is told when it comes back.
+func TestPassagesToldLate(t *testing.T) {
+	g := newGroup(t, 0)
+	m, w := g.open(fdpass.TypeHandBack, fdpass.TypePass)
+	w.hears(4)
+	for err := error(nil); err == nil; {
+		err = m.ours.TrySend(fdpass.TypePing, nil)
+	}
+	g.slots.Seat(0, m)
+	g.seat(1)
+	g.seat(0)
+	var got fdpass.Message
+	for got.Type != fdpass.TypePass {
+		fdtest.Check(t, w.Receive(&got))
+	}
+	if len(got.Handoffs) != 1 || got.Handoffs[0].PassageSlot() != 1 {
+		t.Errorf("it hears %+v", got)
+	}
+	fdpass.CloseHandoffs(got.Handoffs)
+	g.slots.Seat(0, m)
+	if w.ends(2)[0] == nil {
+		t.Error("it was not told of its exit")
+	}
+}
+
 // TestNoPassages: nobody passes to a worker that has not said that it takes that, or where the master has to know, or in a slot beyond the limit.
 func TestNoPassages(t *testing.T) {
 	g := newGroup(t, 0)
@@ -179,6 +206,28 @@ func TestPassedToTheDead(t *testing.T) {
 	}
 }
 
+// TestPassedTooMuch: what another worker has sent into a passage and does not fit holds nobody up for ever.
+func TestPassedTooMuch(t *testing.T) {
+	g := newGroup(t, 0)
+	m, _ := g.seat(0)
+	entrance := m.passage.entrance
+	fdtest.Check(t, unix.Sendmsg(entrance, []byte("hello"), unix.UnixRights(slices.Repeat([]int{entrance}, 253)...), nil, 0))
+	m.endFlow()
+	exit := m.openExit()
+	var before unix.Rlimit
+	fdtest.Check(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &before))
+	next, err := unix.Dup(entrance)
+	fdtest.Check(t, err)
+	unix.Close(next)
+	fdtest.Check(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(next + fdlimit.Reserve + 8), Max: before.Max}))
+	emptied := m.empty(exit, 2, func(*fdpass.Message) { t.Error("it was received") })
+	fdtest.Check(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &before))
+	if emptied {
+		t.Error("all of it was received")
+	}
+	m.closePassage(exit, emptied)
+}
+
 // TestPassedOn: a worker is not to blame for what others pass to it, and sends that to the master.
 func TestPassedOn(t *testing.T) {
 	g := newGroup(t, 1)
@@ -196,6 +245,15 @@ func TestPassedOn(t *testing.T) {
 	w.say(fdpass.TypePass, sent...)
 	fdpass.CloseHandoffs(sent)
 	fdtest.Receive(t, "the end of one that does not hand back", other.Left())
+	if n := g.back.looked.Load(); n != 0 {
+		t.Errorf("it has looked at %d", n)
+	}
+
+	other, w = g.open(fdpass.TypeHandBack, fdpass.TypePass)
+	sent, _ = connect(t, 1)
+	w.say(fdpass.TypePass, sent...)
+	fdpass.CloseHandoffs(sent)
+	fdtest.Receive(t, "the end of one without a passage", other.Left())
 }
 
 // TestPassedThenHandedBack: a worker may hand back what another one was given, but no more than all of them were.
@@ -214,6 +272,51 @@ func TestPassedThenHandedBack(t *testing.T) {
 		t.Error(m.Err())
 	}
 	fdpass.CloseHandoffs(sent[2:])
+}
+
+// TestPassageUpgradeMidway: the next program gets a passage that is being emptied, too, and nothing of what it gets is closed meanwhile.
+func TestPassageUpgradeMidway(t *testing.T) {
+	g := newGroup(t, 5)
+	_, from := g.seat(0)
+	m, w := g.seat(1)
+	entrance := from.ends(2)[1]
+	w.ends(2)
+	sent, _ := connect(t, 2)
+	fdtest.Check(t, entrance.TrySend(fdpass.TypePass, sent[:1]))
+	fdtest.Check(t, entrance.TrySend(fdpass.TypePass, sent[1:]))
+	fdpass.CloseHandoffs(sent)
+	g.back.midway = func() {
+		text, err := m.Save(reexec.NewBundle("before"))
+		fdtest.Check(t, err)
+		var s struct{ State struct{ State saved } }
+		fdtest.Check(t, json.Unmarshal(text.(json.RawMessage), &s))
+		if p := s.State.State.Passage; p == nil || !isOpen(p.Entrance) || !isOpen(p.Exit) {
+			t.Errorf("saved: %+v", p)
+		}
+	}
+	m.Close()
+	g.back.want(t, sent)
+
+	g.back.midway = nil
+	m, _ = g.seat(2)
+	m.endFlow()
+	p := m.passage
+	reexec.Lock.Lock() // as while it is saved
+	taken := make(chan struct{})
+	go func() {
+		defer close(taken)
+		m.closePassage(m.openExit(), true)
+	}()
+	select {
+	case <-taken:
+		t.Error("it is closed")
+	case <-time.After(10 * time.Millisecond): // which may show nothing, and fails nothing that is right
+	}
+	if !isOpen(p.entrance) || !isOpen(p.exit) {
+		t.Error("an end is closed")
+	}
+	reexec.Lock.Unlock()
+	fdtest.Receive(t, "its end", taken)
 }
 
 // TestPassageUpgrade: the next program goes on with a passage, or ends it if workers are not to pass any more, and what is in it is not lost.
