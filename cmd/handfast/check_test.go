@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"fmt"
 	"net"
 	"os"
@@ -208,7 +207,7 @@ func TestCheckSlotAddress(t *testing.T) {
 		"--listen :0 --slot-address 192.0.2.0/24 --workers 3":            "\n--slot-address 192.0.2.0/24          this machine does not have slot 0's address 192.0.2.0: as root, ip route add local 192.0.2.0/24 dev lo",
 		"--listen :0 --slot-address 192.0.2.0/24 --workers 3 --freebind": "\n--slot-address 192.0.2.0/24          note: this machine does not have slot 0's address 192.0.2.0",
 	} {
-		var out bytes.Buffer
+		var out buffer
 		run(t.Context(), strings.Fields("handfast check --admin off "+args), &out, &out)
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%s: %s, want %q", args, &out, want)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"io"
 	"net/http"
@@ -115,7 +114,7 @@ func TestDefaultWorkers(t *testing.T) {
 	}
 	t.Setenv("GOMAXPROCS", "")
 	runtime.GOMAXPROCS(256)
-	var out bytes.Buffer
+	var out buffer
 	run(t.Context(), []string{"handfast", "check", "--listen", "127.0.0.1:0"}, &out, io.Discard)
 	if want := "workers: 128 # default: number of CPUs (256), at most 128\n"; !strings.Contains(out.String(), want) {
 		t.Errorf("check says %s", out.String())

@@ -32,7 +32,7 @@ func runCheck(t *testing.T, args ...string) (out string, status int) {
 // effective returns what check prints of the settings, without trying the machine.
 func effective(t *testing.T, args ...string) string {
 	t.Helper()
-	var out bytes.Buffer
+	var out buffer
 	app := newApp(&out, &out)
 	args = append([]string{"handfast", "check"}, args...)
 	args = arrange(app, args)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"fmt"
 	"net"
 	"slices"
@@ -75,7 +74,7 @@ func TestFollow(t *testing.T) {
 // Row C4: check says so.
 func TestFollowCheck(t *testing.T) {
 	t.Parallel()
-	var out bytes.Buffer
+	var out buffer
 	run(t.Context(), []string{"handfast", "check", "--", "python3", "-m", "http.server", "8000"}, &out, &out)
 	if !strings.Contains(out.String(), "run listens where the first worker does") || strings.Contains(out.String(), "--listen :8080") {
 		t.Error(out.String())

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"net/http"
@@ -172,7 +171,7 @@ func TestKernelOrphans(t *testing.T) {
 	b.hears("hoards", 2)
 	names := func(pid int) {
 		t.Helper()
-		var out bytes.Buffer
+		var out buffer
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		status := run(ctx, []string{"handfast", "run", "--route", "kernel", "--listen", b.addr, "--", "true"}, &out, &out)
@@ -208,7 +207,7 @@ func TestRouteChosen(t *testing.T) {
 		t.Error(why)
 	}
 	for args, want := range map[string]string{"--behind-proxy": "--route kernel: ", "--proxy-protocol": "--route kernel: ", "--ebpf off --workers 1000": "--route kernel: 1000 slots are more than the 128"} {
-		var out bytes.Buffer
+		var out buffer
 		args := append(append([]string{"handfast", "run", "--route", "kernel", "--listen", "127.0.0.1:0"}, strings.Fields(args)...), "--", "true")
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"io"
 	"os"
 	"os/exec"
@@ -51,7 +50,7 @@ func lintManual(t *testing.T, page string) {
 // help is what a command prints that succeeds.
 func help(t *testing.T, args ...string) string {
 	t.Helper()
-	var out bytes.Buffer
+	var out buffer
 	if status := run(t.Context(), append([]string{"handfast"}, args...), &out, &out); status != exitOK {
 		t.Fatalf("%q: status %d: %s", args, status, &out)
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -726,7 +725,7 @@ func TestNodeMessages(t *testing.T) {
 // TestNodeChosen: auto takes the link that the command needs.
 func TestNodeChosen(t *testing.T) {
 	t.Parallel()
-	var out bytes.Buffer
+	var out buffer
 	args := []string{"handfast", "run", "--worker-link", "cluster", "--", "true"}
 	if status := run(context.Background(), args, &out, &out); status != exitUsage || !strings.Contains(out.String(), `--worker-link`) {
 		t.Errorf("exit status %d: %s", status, &out)

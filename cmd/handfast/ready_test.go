@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"net/http"
@@ -72,7 +71,7 @@ func TestReadyWhenWrong(t *testing.T) {
 		"--ready-when -1s":                            "delay such as 3s",
 		"--ready-when tcp:127.0.0.1:{slot}{slot}0000": "port",
 	} {
-		var out bytes.Buffer
+		var out buffer
 		args := append(append([]string{"handfast", "run", "--listen", "127.0.0.1:0"}, strings.Fields(args)...), "--", "true")
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		if status := run(ctx, args, &out, &out); status != exitUsage || !strings.Contains(out.String(), want) {

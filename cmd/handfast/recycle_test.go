@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -179,7 +178,7 @@ func TestWatchingMistakes(t *testing.T) {
 		"--max-age -1s":                                           "--max-age -1s",
 		"--max-restarts -1":                                       "--max-restarts -1: want 0 to",
 	} {
-		var out bytes.Buffer
+		var out buffer
 		command := "handfast run --listen 127.0.0.1:0 " + args + " -- true"
 		if status := run(t.Context(), strings.Fields(command), &out, &out); status != exitUsage || !strings.Contains(out.String(), says) {
 			t.Errorf("%s: exit status %d, %s", args, status, fmt.Sprintf("want %q in %s", says, &out))

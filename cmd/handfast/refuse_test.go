@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -195,7 +194,7 @@ func TestUsage(t *testing.T) {
 		{"--version", exitOK, []string{"handfast version"}},
 		{"run --help", exitOK, []string{"--retry-delay", "HANDFAST_RETRY_DELAY", "SIGUSR2", "Exit status"}},
 	} {
-		var out bytes.Buffer
+		var out buffer
 		status := run(t.Context(), append([]string{"handfast"}, strings.Fields(c.args)...), &out, &out)
 		for _, want := range c.says {
 			if !strings.Contains(out.String(), want) {
@@ -208,7 +207,7 @@ func TestUsage(t *testing.T) {
 	}
 	t.Run("environment", func(t *testing.T) {
 		t.Setenv("HANDFAST_WORKERS", "none")
-		var out bytes.Buffer
+		var out buffer
 		if status := run(t.Context(), []string{"handfast", "run", "--", "true"}, &out, &out); status != exitUsage || !strings.Contains(out.String(), "HANDFAST_WORKERS") {
 			t.Errorf("status %d: %s", status, &out)
 		}

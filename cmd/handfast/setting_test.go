@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -109,7 +108,7 @@ func TestSettingErrors(t *testing.T) {
 		{"--env-file " + dir + "/none", "--env-file " + dir + "/none: no such file or directory", exitFailure},
 	} {
 		for _, command := range []string{"run", "check"} {
-			var out bytes.Buffer
+			var out buffer
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			status := run(ctx, append(append([]string{"handfast", command, "--listen", "127.0.0.1:0"}, strings.Fields(test.args)...), "--", "true"), &out, &out)
 			cancel()
@@ -118,7 +117,7 @@ func TestSettingErrors(t *testing.T) {
 			}
 		}
 	}
-	var out bytes.Buffer
+	var out buffer
 	t.Setenv("HANDFAST_ENV", "A=1,2\nB=3")
 	run(t.Context(), []string{"handfast", "check", "--listen", "127.0.0.1:0,127.0.0.2:0", "--directory", dir, "--", "true"}, &out, &out)
 	for _, line := range []string{"env: ['A=1,2', B=3] # $HANDFAST_ENV", "listen: ['127.0.0.1:0', '127.0.0.2:0'] # --listen", fmt.Sprintf("directory: %s # --directory", dir), "directory, variables                 ok"} {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -204,7 +203,7 @@ func TestUsageBehindProxy(t *testing.T) {
 		"--behind-proxy --header-limit 9223372036854775807K": "--header-limit",
 		"--behind-proxy --header-timeout 0":                  "--header-timeout 0s: want at least 1ms",
 	} {
-		var out bytes.Buffer
+		var out buffer
 		command := append([]string{"handfast", "run"}, strings.Fields(args+" -- true")...)
 		if status := run(context.Background(), command, &out, &out); status != exitUsage || !strings.Contains(out.String(), says) {
 			t.Errorf("%s: exit status %d, does not say %s: %s", args, status, says, &out)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -62,7 +61,7 @@ func TestSticky(t *testing.T) {
 	used := make(map[int]bool)
 	for from, slot := range before {
 		used[slot] = true
-		var out bytes.Buffer
+		var out buffer
 		args := []string{"handfast", "slot", from.String(), "--workers", strconv.Itoa(workers)}
 		if run(context.Background(), args, &out, &out) != exitOK || strings.TrimSpace(out.String()) != strconv.Itoa(slot) {
 			t.Errorf("%v: its slot is %d: %s", args, slot, &out)
@@ -128,7 +127,7 @@ func TestSeed(t *testing.T) {
 	b := start(t, 4, options{flags: []string{"--hash-seed", "7"}})
 	slots := b.slotsOf(sources(20), 1)
 	for from, slot := range slots {
-		var out bytes.Buffer
+		var out buffer
 		run(context.Background(), []string{"handfast", "slot", "-n", "4", "--hash-seed=7", from.String()}, &out, &out)
 		if strings.TrimSpace(out.String()) != strconv.Itoa(slot) {
 			t.Errorf("%v: slot %d, computed %s", from, slot, &out)

@@ -161,18 +161,19 @@ func (w *window) leaves(before unix.Termios, signal syscall.Signal) {
 func TestWatchWindow(t *testing.T) {
 	t.Parallel()
 	b := start(t, 32, options{})
-	w := openWindow(t, 80, 24, "status", "--watch", "--interval", "20ms", "--admin", b.admin)
+	// Within 80 columns there are lines below the table once a worker is a minute old.
+	w := openWindow(t, 100, 24, "status", "--watch", "--interval", "20ms", "--admin", b.admin)
 	before := b.status().Name
-	w.shows(80, 24, before, "SLOT", "1 to 18 of 32", "q leaves", "\n17 ")
+	w.shows(100, 24, before, "SLOT", "1 to 18 of 32", "q leaves", "\n17 ")
 	if modes := w.modes(); modes.Lflag&(unix.ECHO|unix.ICANON) != 0 {
 		t.Error("keys are echoed")
 	}
 	w.ours.WriteString("j\x1b[B")
-	w.shows(80, 24, "3 to 20 of 32", "SLOT", "\n19 ")
+	w.shows(100, 24, "3 to 20 of 32", "SLOT", "\n19 ")
 	w.ours.WriteString("G")
-	w.shows(80, 24, "15 to 32 of 32", "\n31 ")
+	w.shows(100, 24, "15 to 32 of 32", "\n31 ")
 	w.ours.WriteString("kg")
-	w.shows(80, 24, "1 to 18 of 32", "\n0 ")
+	w.shows(100, 24, "1 to 18 of 32", "\n0 ")
 	w.resize(60, 50)
 	w.shows(60, 50, "\n31 ", "q leaves")
 	w.resize(20, 4)

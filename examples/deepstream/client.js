@@ -13,7 +13,7 @@ class Client {
   constructor(i) {
     this.address = `127.0.1.${1 + i}`;
     this.deepstream = new DeepstreamClient(url, { socketOptions: { localAddress: this.address } });
-    this.deepstream.on('error', (error, event) => console.error(this.address, event, error.message || error));
+    this.deepstream.on('error', (error, event) => console.error(this.address, event, error?.message ?? error));
     this.deepstream.on('clientDataChanged', (data) => this.welcome(data));
   }
 
