@@ -144,12 +144,22 @@ func (w *world) checkWorkers(snapshot *supervisor.Snapshot) {
 		if sl.Worker != nil && sl.Next != nil && sl.Next.Generation != sl.Worker.Generation && !reloads(snapshot) {
 			w.fail("slot %d is about to get generation %d, and no reload is in progress", sl.Next.Slot, sl.Next.Generation)
 		}
+		if r := snapshot.Reload; r != nil && r.Err != nil && sl.Worker != nil && sl.Worker.Generation == r.Generation && sl.Standby != nil && sl.Standby.Generation != r.Generation {
+			w.fail("slot %d keeps generation %d, which is on probation, and its reload has failed", sl.Standby.Slot, r.Generation)
+		}
 		if sl.Worker == nil && sl.Next == nil && sl.NextStart.IsZero() && !snapshot.Stopping {
 			w.fail("slot of generation %d has no worker, and will get none", snapshot.Generation)
 		}
 	}
+	leaving := make(map[int]int) // by slot
 	for _, s := range snapshot.Draining {
 		see(s, supervisor.Draining, supervisor.Lingering, supervisor.Stopping, supervisor.Killed)
+		if s.State == supervisor.Draining || s.State == supervisor.Lingering {
+			leaving[s.Slot]++
+		}
+		if most := w.cfg.MaxDraining; most > 0 && leaving[s.Slot] > most && !snapshot.Stopping {
+			w.fail("of slot %d %d workers drain or linger, and %d may", s.Slot, leaving[s.Slot], most)
+		}
 	}
 	for _, k := range w.workers {
 		switch n := known[k.pid]; {
@@ -185,6 +195,9 @@ func (w *world) longest(s supervisor.State) time.Duration {
 // checkConnections: nobody waits for longer than may be, or for a worker that has room.
 func (w *world) checkConnections() {
 	m, now := w.m, time.Now()
+	if n, most := m.b.Stats().Parked, m.b.Config().MaxParked; n > most {
+		w.fail("%d connections wait, and %d may", n, most)
+	}
 	for _, c := range w.connections {
 		if c.ended != "" || c.owner != waiting {
 			continue
@@ -199,7 +212,9 @@ func (w *world) checkConnections() {
 		}
 		retry := m.b.Config().RetryDelay + time.Millisecond
 		room := k.closed == 0 && len(k.mailbox) < mailboxRoom
-		if room && (k.filledAt.Equal(now) || now.Sub(c.since) > retry && now.Sub(k.roomSince) > retry) {
+		atOnce := k.filledAt.Equal(now) && slices.Min(m.sizes) == slices.Max(m.sizes) // who has waited for another slot until now looks again after the delay
+		lately := now.Sub(c.since) <= retry || now.Sub(k.roomSince) <= retry || now.Sub(k.filledAt) <= retry
+		if room && (atOnce || !lately) {
 			w.fail("connection %d waits, and %s in its slot has room", c.port, k.name)
 		}
 	}

@@ -68,7 +68,7 @@ type master struct {
 	served        chan struct{} // closed when the route serves no more
 	table         []*worker     // as the supervisor has told it; nil: empty
 	before        []*worker     // at the beginning of the instant of the last change
-	sizes         []int         // of the table in the instant of the last change
+	sizes         []int         // of the table in the instant of the last change, and before
 	changed       time.Time
 	over          chan struct{} // closed when another master has taken over
 	isOver        bool
