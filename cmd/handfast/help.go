@@ -164,10 +164,17 @@ func commandHelp(command *cli.Command) string {
 		fmt.Fprintf(&b, "\n%s\n", strings.Join(fill(command.Description, helpWidth), "\n"))
 	}
 	writeFlags(&b, command.Flags)
-	if len(command.Flags) > 0 {
-		fmt.Fprint(&b, "\nMost flags have an environment variable: --retry-delay is HANDFAST_RETRY_DELAY.\n")
+	if named := slices.IndexFunc(command.Flags, hasVariable); named >= 0 {
+		flag := command.Flags[named].Names()[0]
+		fmt.Fprintf(&b, "\nFlags have environment variables: --%s is %s.\n", flag, env(flag)[0])
 	}
 	return b.String()
+}
+
+// hasVariable tells whether a flag can be given by an environment variable.
+func hasVariable(flag cli.Flag) bool {
+	f, ok := flag.(cli.DocGenerationFlag)
+	return ok && len(f.GetEnvVars()) > 0
 }
 
 // appHelp is what `handfast help` prints.

@@ -45,8 +45,9 @@ func runCommand(stderr io.Writer) *cli.Command {
 			"Behind nginx, HAProxy or another HTTP proxy clients are told apart only with\n" +
 			"--behind-proxy, behind a TCP proxy only with --proxy-protocol.\n\n" +
 			"Exit status: 0 stopped as asked; 1 could not start, could not go on, or was\n" +
-			"stopped by a second signal; 2 wrong flags. Workers that fail do not end it:\n" +
-			"they are started again, and clients of their slots wait and then get 502.",
+			"stopped by a second signal; 2 wrong flags; 3 workers kept dying young, with\n" +
+			"--max-restarts. Without that workers that fail do not end it: they are started again,\n" +
+			"and clients of their slots wait and then get 502.",
 		Flags: runFlags(),
 		Action: func(c *cli.Context) error {
 			// The reader of our log may go away: that ends a Go program unless it is caught
