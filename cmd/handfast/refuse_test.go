@@ -192,7 +192,7 @@ func TestUsage(t *testing.T) {
 		{"run --listen 127.0.0.1:0 -- no-such-program", exitFailure, []string{"no-such-program", "not found"}},
 		{"", exitOK, []string{"handfast run"}},
 		{"--version", exitOK, []string{"handfast version"}},
-		{"run --help", exitOK, []string{"--retry-delay", "HANDFAST_RETRY_DELAY", "SIGUSR2", "Exit status"}},
+		{"run --help", exitOK, []string{"--retry-delay", "HANDFAST_LISTEN", "SIGUSR2", "Exit status"}},
 	} {
 		var out buffer
 		status := run(t.Context(), append([]string{"handfast"}, strings.Fields(c.args)...), &out, &out)
