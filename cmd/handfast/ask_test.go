@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -14,36 +13,23 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/coder/websocket"
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/master"
 )
 
 // asking is a command that runs.
 type asking struct {
-	t      *testing.T
-	mu     sync.Mutex
-	text   bytes.Buffer
-	status int
-	stop   context.CancelFunc
-	ended  chan struct{}
-}
-
-func (a *asking) Write(b []byte) (int, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.text.Write(b)
-}
-
-func (a *asking) String() string {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.text.String()
+	fdtest.Log // what it has written
+	t          *testing.T
+	status     int
+	stop       context.CancelFunc
+	ended      chan struct{}
 }
 
 // says waits until the command has written this.

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/handfast/handfast/cmd/trial"
+	"github.com/handfast/handfast/fdpass/fdtest"
 )
 
 // answerOf is what check says of one thing.
@@ -207,7 +208,7 @@ func TestCheckSlotAddress(t *testing.T) {
 		"--listen :0 --slot-address 192.0.2.0/24 --workers 3":            "\n--slot-address 192.0.2.0/24          this machine does not have slot 0's address 192.0.2.0: as root, ip route add local 192.0.2.0/24 dev lo",
 		"--listen :0 --slot-address 192.0.2.0/24 --workers 3 --freebind": "\n--slot-address 192.0.2.0/24          note: this machine does not have slot 0's address 192.0.2.0",
 	} {
-		var out buffer
+		var out fdtest.Log
 		run(t.Context(), strings.Fields("handfast check --admin off "+args), &out, &out)
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%s: %s, want %q", args, &out, want)

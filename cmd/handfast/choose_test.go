@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/handfast/handfast/cmd/trial"
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/master"
 	"github.com/handfast/handfast/master/programs"
 )
@@ -114,7 +115,7 @@ func TestDefaultWorkers(t *testing.T) {
 	}
 	t.Setenv("GOMAXPROCS", "")
 	runtime.GOMAXPROCS(256)
-	var out buffer
+	var out fdtest.Log
 	run(t.Context(), []string{"handfast", "check", "--listen", "127.0.0.1:0"}, &out, io.Discard)
 	if want := "workers: 128 # default: number of CPUs (256), at most 128\n"; !strings.Contains(out.String(), want) {
 		t.Errorf("check says %s", out.String())

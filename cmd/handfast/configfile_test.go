@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/handfast/handfast/fdpass/fdtest"
 )
 
 // writeConfig makes a configuration file.
@@ -32,7 +34,7 @@ func runCheck(t *testing.T, args ...string) (out string, status int) {
 // effective returns what check prints of the settings, without trying the machine.
 func effective(t *testing.T, args ...string) string {
 	t.Helper()
-	var out buffer
+	var out fdtest.Log
 	app := newApp(&out, &out)
 	args = append([]string{"handfast", "check"}, args...)
 	args = arrange(app, args)

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/cmd/trial"
+	"github.com/handfast/handfast/fdpass/fdtest"
 )
 
 // Row C4: without --listen, handfast listens where the workers do, on all their addresses and on no
@@ -74,7 +75,7 @@ func TestFollow(t *testing.T) {
 // Row C4: check says so.
 func TestFollowCheck(t *testing.T) {
 	t.Parallel()
-	var out buffer
+	var out fdtest.Log
 	run(t.Context(), []string{"handfast", "check", "--", "python3", "-m", "http.server", "8000"}, &out, &out)
 	if !strings.Contains(out.String(), "run listens where the first worker does") || strings.Contains(out.String(), "--listen :8080") {
 		t.Error(out.String())

@@ -54,24 +54,6 @@ func TestMain(m *testing.M) {
 	os.Exit(run(context.Background(), os.Args, os.Stdout, os.Stderr))
 }
 
-// buffer is what a command writes to. Its log may still do so when the command has ended, if the machine is busy.
-type buffer struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (b *buffer) Write(text []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(text)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
-}
-
 // instance is a running `handfast run`.
 type instance struct {
 	t     *testing.T

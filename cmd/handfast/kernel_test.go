@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass/fdtest"
 )
 
 // TestKernelRoute: what is promised does not depend on who gives clients to slots.
@@ -171,7 +173,7 @@ func TestKernelOrphans(t *testing.T) {
 	b.hears("hoards", 2)
 	names := func(pid int) {
 		t.Helper()
-		var out buffer
+		var out fdtest.Log
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		status := run(ctx, []string{"handfast", "run", "--route", "kernel", "--listen", b.addr, "--", "true"}, &out, &out)
@@ -207,7 +209,7 @@ func TestRouteChosen(t *testing.T) {
 		t.Error(why)
 	}
 	for args, want := range map[string]string{"--behind-proxy": "--route kernel: ", "--proxy-protocol": "--route kernel: ", "--ebpf off --workers 1000": "--route kernel: 1000 slots are more than the 128"} {
-		var out buffer
+		var out fdtest.Log
 		args := append(append([]string{"handfast", "run", "--route", "kernel", "--listen", "127.0.0.1:0"}, strings.Fields(args)...), "--", "true")
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()

@@ -13,6 +13,7 @@ import (
 	"github.com/coder/websocket"
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/master"
 )
 
@@ -181,7 +182,7 @@ func TestMailboxNeeded(t *testing.T) {
 		"--when-hung replace":                                                  {"--when-hung replace", "--watchdog"},
 		"--when-hung wait --watchdog 1s":                                       {`--when-hung "wait"`, "report or replace"},
 	} {
-		var out buffer
+		var out fdtest.Log
 		command := "handfast run --listen 127.0.0.1:0 " + args + " -- true"
 		if status := run(t.Context(), strings.Fields(command), &out, &out); status != exitUsage {
 			t.Errorf("%s: exit status %d", args, status)

@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/handfast/handfast/cmd/trial"
+	"github.com/handfast/handfast/fdpass/fdtest"
 )
 
 // Row C10: TestManual: the page has every flag and the sections that people look for, in lines that editors and
@@ -50,7 +51,7 @@ func lintManual(t *testing.T, page string) {
 // help is what a command prints that succeeds.
 func help(t *testing.T, args ...string) string {
 	t.Helper()
-	var out buffer
+	var out fdtest.Log
 	if status := run(t.Context(), append([]string{"handfast"}, args...), &out, &out); status != exitOK {
 		t.Fatalf("%q: status %d: %s", args, status, &out)
 	}

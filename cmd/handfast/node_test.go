@@ -33,6 +33,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/cmd/trial"
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/hash"
 )
 
@@ -725,7 +726,7 @@ func TestNodeMessages(t *testing.T) {
 // TestNodeChosen: auto takes the link that the command needs.
 func TestNodeChosen(t *testing.T) {
 	t.Parallel()
-	var out buffer
+	var out fdtest.Log
 	args := []string{"handfast", "run", "--worker-link", "cluster", "--", "true"}
 	if status := run(context.Background(), args, &out, &out); status != exitUsage || !strings.Contains(out.String(), `--worker-link`) {
 		t.Errorf("exit status %d: %s", status, &out)

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/hash"
 )
 
@@ -229,12 +230,12 @@ func TestTrustedProxiesFileErrors(t *testing.T) {
 		if err := os.WriteFile(dir+"/list", []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		var out buffer
+		var out fdtest.Log
 		if status := run(t.Context(), []string{"handfast", "check", "--behind-proxy", "--trusted-proxies", "@" + dir + "/list", "--", "true"}, &out, &out); status != exitUsage || !strings.Contains(out.String(), says) {
 			t.Errorf("%.40q: exit status %d, does not say %s: %s", text, status, says, &out)
 		}
 	}
-	var out buffer
+	var out fdtest.Log
 	if status := run(t.Context(), []string{"handfast", "check", "--behind-proxy", "--trusted-proxies", "@" + dir + "/none", "--", "true"}, &out, &out); status != exitUsage || !strings.Contains(out.String(), dir+"/none: no such file") {
 		t.Errorf("no file: exit status %d, %s", status, &out)
 	}
@@ -247,7 +248,7 @@ func TestKeyHeader(t *testing.T) {
 	b := start(t, slots, options{flags: []string{"--behind-proxy", "--key", "header:X-Session"}})
 	for i := range 20 {
 		session := fmt.Sprintf("session/%d;=", i)
-		var out buffer
+		var out fdtest.Log
 		run(t.Context(), []string{"handfast", "slot", "-n", strconv.Itoa(slots), "--key", "header:X-Session", session}, &out, &out)
 		for client := range 3 {
 			a := b.ask(proxyAt, forwardedHead("X-Forwarded-For: "+proxied(client).String(), "x-session:  "+session+" "))

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/handfast/handfast/fdpass/fdtest"
 )
 
 // TestProxyConfigDescribed: of a handfast that does not run yet, each proxy's configuration has a server for each slot, and says
@@ -16,7 +18,7 @@ func TestProxyConfigDescribed(t *testing.T) {
 	noError(t, os.WriteFile(file, []byte("name: my-shop\nlisten: ':8081'\nslot-address: 127.77.0.16/28\nworkers: 3\nmax-parked: 7\ncommand: [true]\n"), 0o644))
 	for _, proxy := range proxies {
 		for _, by := range []string{"address", "cookie", "header:X-User"} {
-			var out buffer
+			var out fdtest.Log
 			status := run(t.Context(), []string{"handfast", "proxy-config", proxy.name, "--config", file, "--by", by}, &out, &out)
 			if strings.HasPrefix(by, "header") && proxy.noHeader {
 				if status != exitUsage || !strings.Contains(out.String(), "use --by cookie or --by address") {
@@ -56,7 +58,7 @@ func TestProxyConfigRunning(t *testing.T) {
 		{with.admin, "--workers 3", exitUsage, "--workers 3: shop has 2 slots; first handfast scale 3", ""},
 		{without.admin, "", exitFailure, "stall: its slots have no addresses of their own: run it with --slot-address", ""},
 	} {
-		var out buffer
+		var out fdtest.Log
 		args := append([]string{"handfast", "proxy-config", "nginx", "--admin", c.admin}, strings.Fields(c.args)...)
 		status := run(context.Background(), args, &out, &out)
 		if status != c.status || !strings.Contains(out.String(), c.want) || c.not != "" && strings.Contains(out.String(), c.not) {
@@ -83,7 +85,7 @@ func TestProxyConfigMistakes(t *testing.T) {
 		{"caddy --slot-address 127.77.0.0/24 --listen unix:/run/app.sock", "needs no more than reverse_proxy unix//run/app.sock"},
 		{"traefik --slot-address 127.77.0.0/24 --listen unix:/run/app.sock", "to which this proxy cannot connect, and its slots"},
 	} {
-		var out buffer
+		var out fdtest.Log
 		if status := run(t.Context(), append([]string{"handfast", "proxy-config"}, strings.Fields(c.args)...), &out, &out); status != exitUsage || !strings.Contains(out.String(), c.want) {
 			t.Errorf("%s: status %d, want %q: %s", c.args, status, c.want, &out)
 		}

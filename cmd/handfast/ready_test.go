@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass/fdtest"
 )
 
 // TestReadyWhenProbed: a worker that its link believes is ready takes its slot over only when it
@@ -71,7 +73,7 @@ func TestReadyWhenWrong(t *testing.T) {
 		"--ready-when -1s":                            "delay such as 3s",
 		"--ready-when tcp:127.0.0.1:{slot}{slot}0000": "port",
 	} {
-		var out buffer
+		var out fdtest.Log
 		args := append(append([]string{"handfast", "run", "--listen", "127.0.0.1:0"}, strings.Fields(args)...), "--", "true")
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		if status := run(ctx, args, &out, &out); status != exitUsage || !strings.Contains(out.String(), want) {

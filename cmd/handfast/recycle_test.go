@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/handfast/handfast/cmd/trial"
+	"github.com/handfast/handfast/fdpass/fdtest"
 	"github.com/handfast/handfast/master"
 )
 
@@ -178,7 +179,7 @@ func TestWatchingMistakes(t *testing.T) {
 		"--max-age -1s":                                           "--max-age -1s",
 		"--max-restarts -1":                                       "--max-restarts -1: want 0 to",
 	} {
-		var out buffer
+		var out fdtest.Log
 		command := "handfast run --listen 127.0.0.1:0 " + args + " -- true"
 		if status := run(t.Context(), strings.Fields(command), &out, &out); status != exitUsage || !strings.Contains(out.String(), says) {
 			t.Errorf("%s: exit status %d, %s", args, status, fmt.Sprintf("want %q in %s", says, &out))

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass/fdtest"
 )
 
 // TestRefusal: the 502 is complete and well formed, and the client receives it
@@ -194,7 +196,7 @@ func TestUsage(t *testing.T) {
 		{"--version", exitOK, []string{"handfast version"}},
 		{"run --help", exitOK, []string{"--retry-delay", "HANDFAST_LISTEN", "SIGUSR2", "Exit status"}},
 	} {
-		var out buffer
+		var out fdtest.Log
 		status := run(t.Context(), append([]string{"handfast"}, strings.Fields(c.args)...), &out, &out)
 		for _, want := range c.says {
 			if !strings.Contains(out.String(), want) {
@@ -207,7 +209,7 @@ func TestUsage(t *testing.T) {
 	}
 	t.Run("environment", func(t *testing.T) {
 		t.Setenv("HANDFAST_WORKERS", "none")
-		var out buffer
+		var out fdtest.Log
 		if status := run(t.Context(), []string{"handfast", "run", "--", "true"}, &out, &out); status != exitUsage || !strings.Contains(out.String(), "HANDFAST_WORKERS") {
 			t.Errorf("status %d: %s", status, &out)
 		}

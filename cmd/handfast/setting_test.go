@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/handfast/handfast/cmd/trial"
+	"github.com/handfast/handfast/fdpass/fdtest"
 )
 
 // releasePython and releaseNode are servers that tell of which release they are, and what they were
@@ -108,7 +109,7 @@ func TestSettingErrors(t *testing.T) {
 		{"--env-file " + dir + "/none", "--env-file " + dir + "/none: no such file or directory", exitFailure},
 	} {
 		for _, command := range []string{"run", "check"} {
-			var out buffer
+			var out fdtest.Log
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			status := run(ctx, append(append([]string{"handfast", command, "--listen", "127.0.0.1:0"}, strings.Fields(test.args)...), "--", "true"), &out, &out)
 			cancel()
@@ -117,7 +118,7 @@ func TestSettingErrors(t *testing.T) {
 			}
 		}
 	}
-	var out buffer
+	var out fdtest.Log
 	t.Setenv("HANDFAST_ENV", "A=1,2\nB=3")
 	run(t.Context(), []string{"handfast", "check", "--listen", "127.0.0.1:0,127.0.0.2:0", "--directory", dir, "--", "true"}, &out, &out)
 	for _, line := range []string{"env: ['A=1,2', B=3] # $HANDFAST_ENV", "listen: ['127.0.0.1:0', '127.0.0.2:0'] # --listen", fmt.Sprintf("directory: %s # --directory", dir), "directory, variables                 ok"} {

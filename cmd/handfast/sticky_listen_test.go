@@ -10,6 +10,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/handfast/handfast/fdpass/fdtest"
 )
 
 // The tests in this file are named after the faults of sticky-listen 3.3.0, our ancestor,
@@ -203,7 +205,7 @@ func TestUsageBehindProxy(t *testing.T) {
 		"--behind-proxy --header-limit 9223372036854775807K": "--header-limit",
 		"--behind-proxy --header-timeout 0":                  "--header-timeout 0s: want at least 1ms",
 	} {
-		var out buffer
+		var out fdtest.Log
 		command := append([]string{"handfast", "run"}, strings.Fields(args+" -- true")...)
 		if status := run(context.Background(), command, &out, &out); status != exitUsage || !strings.Contains(out.String(), says) {
 			t.Errorf("%s: exit status %d, does not say %s: %s", args, status, says, &out)

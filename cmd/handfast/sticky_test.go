@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/handfast/handfast/fdpass/fdtest"
 )
 
 // slotsOf asks from each source, times times, and returns the slots. It fails when
@@ -61,7 +63,7 @@ func TestSticky(t *testing.T) {
 	used := make(map[int]bool)
 	for from, slot := range before {
 		used[slot] = true
-		var out buffer
+		var out fdtest.Log
 		args := []string{"handfast", "slot", from.String(), "--workers", strconv.Itoa(workers)}
 		if run(context.Background(), args, &out, &out) != exitOK || strings.TrimSpace(out.String()) != strconv.Itoa(slot) {
 			t.Errorf("%v: its slot is %d: %s", args, slot, &out)
@@ -127,7 +129,7 @@ func TestSeed(t *testing.T) {
 	b := start(t, 4, options{flags: []string{"--hash-seed", "7"}})
 	slots := b.slotsOf(sources(20), 1)
 	for from, slot := range slots {
-		var out buffer
+		var out fdtest.Log
 		run(context.Background(), []string{"handfast", "slot", "-n", "4", "--hash-seed=7", from.String()}, &out, &out)
 		if strings.TrimSpace(out.String()) != strconv.Itoa(slot) {
 			t.Errorf("%v: slot %d, computed %s", from, slot, &out)

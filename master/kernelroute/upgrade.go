@@ -121,7 +121,7 @@ func (r *Route) Restore(state *Saved, counts *SavedCounts) error {
 		b := newBerth(i, entry.Slot)
 		b.used, b.spoiled, b.left = entry.Used, entry.Spoiled, entry.Left
 		for _, l := range entry.Leases {
-			b.leases = append(b.leases, &Lease{route: r, berth: b, slot: l.Slot, pid: l.PID, over: true}) // until RestoreLink // unless RestoreLink says more
+			b.leases = append(b.leases, &Lease{route: r, berth: b, slot: l.Slot, pid: l.PID, over: true}) // until RestoreLink
 		}
 		r.berths = append(r.berths, b)
 	}
